@@ -1,0 +1,1 @@
+"""Trajectories and, later, quantization: what calibration needs to know about a model."""

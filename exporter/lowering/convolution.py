@@ -1,0 +1,126 @@
+"""Convolutions and pools. Transposed convolutions are rewritten before they get here (`rules.convolution`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch.fx import Node
+
+from .table import Context, lowers
+
+__all__: list[str] = []
+
+aten = torch.ops.aten
+
+
+def _spread(numbers: Sequence[int], rank: int) -> list[int]:
+    """One number for all axes, as PyTorch allows, or one for each."""
+    return [int(n) for n in numbers] * (rank if len(numbers) == 1 else 1)
+
+
+@lowers(aten.convolution.default)
+def _convolution(
+    context: Context,
+    x: Node,
+    weight: Node,
+    bias: Node | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> ir.Value:
+    rank = len(context.shape) - 2
+    pads = _spread(padding, rank)
+    attributes: dict[str, Any] = {
+        "strides": _spread(stride, rank),
+        "pads": [*pads, *pads],
+        "dilations": _spread(dilation, rank),
+        "group": int(groups),
+    }
+    kind = "Conv"
+    if transposed:
+        kind = "ConvTranspose"
+        attributes["output_padding"] = _spread(output_padding, rank)
+    return context.op(
+        kind, context.value(x), context.value(weight), None if bias is None else context.value(bias), **attributes
+    )
+
+
+@lowers(aten.max_pool2d_with_indices.default, aten.max_pool3d_with_indices.default)
+def _max_pool(
+    context: Context,
+    x: Node,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> tuple[ir.Value]:
+    # Only the maxima: the indices are wanted by PyTorch's own gradient alone, which `rules.pooling` replaces.
+    shape = context.node.meta["shape"][0]
+    rank = 3 if context.node.target is aten.max_pool3d_with_indices.default else 2
+    value, own = context.value(x), context.shape_of(x)
+    if len(own) == rank + 1:  # no batch dimension: ONNX wants one
+        value = context.op("Unsqueeze", value, context.emit.ints([0]), dtype=context.type_of(x), shape=[1, *own])
+        shape = (1, *shape)
+    size = _spread(kernel, rank)
+    pads = _spread(padding, rank)
+    pooled = context.op(
+        "MaxPool",
+        value,
+        dtype=context.type_of(x),
+        shape=shape,
+        kernel_shape=size,
+        strides=_spread(stride or size, rank),
+        pads=[*pads, *pads],
+        dilations=_spread(dilation, rank),
+        ceil_mode=int(ceil_mode),
+    )
+    if len(own) == rank + 1:
+        pooled = context.op("Squeeze", pooled, context.emit.ints([0]), dtype=context.type_of(x), shape=shape[1:])
+    return (pooled,)
+
+
+@lowers(aten.avg_pool2d.default, aten.avg_pool3d.default)
+def _avg_pool(
+    context: Context,
+    x: Node,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+) -> ir.Value:
+    # Odd cases (ceil_mode, other divisors, no batch) are rewritten by `rules.pooling`.
+    rank = len(context.shape) - 2
+    size = _spread(kernel, rank)
+    pads = _spread(padding, rank)
+    return context.op(
+        "AveragePool",
+        context.value(x),
+        kernel_shape=size,
+        strides=_spread(stride or size, rank),
+        pads=[*pads, *pads],
+        count_include_pad=1,
+    )
+
+
+@lowers(aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default)
+def _upsample_nearest(context: Context, x: Node, size: Any, *_: Any) -> ir.Value:
+    # `rules.resampling` leaves only whole factors, for which every rounding rule is the same.
+    own = context.shape_of(x)
+    assert all(isinstance(a, int) and isinstance(b, int) for a, b in zip(context.shape[2:], own[2:], strict=True))
+    scales = [1.0, 1.0, *(a / b for a, b in zip(context.shape[2:], own[2:], strict=True))]  # type: ignore[operator]
+    factor = context.emit.constant(scales, ir.DataType.FLOAT)
+    return context.op(
+        "Resize",
+        context.value(x),
+        None,
+        factor,
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )

@@ -1,0 +1,161 @@
+"""Reading and writing at places that are given as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch.fx import Node
+
+from ..batch import Dim
+from .shape import _is_zero, expand, reshape
+from .table import Context, lowers
+
+__all__: list[str] = []
+
+aten = torch.ops.aten
+INT64 = ir.DataType.INT64
+
+
+@lowers(aten.gather.default)
+def _gather(context: Context, x: Node, dim: int, index: Node, sparse_grad: bool = False) -> ir.Value:
+    rank = len(context.shape)
+    return context.op("GatherElements", context.value(x), context.value(index, INT64), axis=dim % rank)
+
+
+@lowers(aten.index_select.default)
+def _index_select(context: Context, x: Node, dim: int, index: Node) -> ir.Value:
+    rank = len(context.shape)
+    return context.op("Gather", context.value(x), context.value(index, INT64), axis=dim % rank)
+
+
+@lowers(aten.embedding.default)
+def _embedding(context: Context, weight: Node, index: Node, *_: Any) -> ir.Value:
+    return context.op("Gather", context.value(weight), context.value(index, INT64), axis=0)
+
+
+@lowers(aten.scatter.src, aten.scatter_add.default)
+def _scatter(context: Context, x: Node, dim: int, index: Node, source: Node) -> ir.Value:
+    adds = context.node.target is aten.scatter_add.default
+    rows = context.shape_of(index)
+    value = context.value(source, context.dtype)
+    if context.shape_of(source) != rows:  # PyTorch reads the leading part of a larger source
+        bounds = [context.emit.ints([0] * len(rows)), context.emit.dims(rows), context.emit.ints(range(len(rows)))]
+        value = context.op("Slice", value, *bounds, shape=rows)
+    return _scatter_elements(context, x, dim, index, value, "add" if adds else "none")
+
+
+@lowers(aten.scatter.value)
+def _scatter_value(context: Context, x: Node, dim: int, index: Node, fill: Any) -> ir.Value:
+    value = expand(context, context.value(fill), (), context.shape_of(index))
+    return _scatter_elements(context, x, dim, index, value, "none")
+
+
+@lowers(aten.scatter_reduce.two)
+def _scatter_reduce(
+    context: Context, x: Node, dim: int, index: Node, source: Node, reduce: str, *, include_self: bool = True
+) -> ir.Value:
+    kinds = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
+    if not include_self or reduce not in kinds:
+        raise NotImplementedError(f"scatter_reduce with reduce={reduce!r}, include_self={include_self}")
+    return _scatter_elements(context, x, dim, index, context.value(source, context.dtype), kinds[reduce])
+
+
+def _scatter_elements(context: Context, x: Node, dim: int, index: Node, source: ir.Value, reduction: str) -> ir.Value:
+    axis = dim % max(len(context.shape), 1)
+    inputs = [context.value(x, context.dtype), context.value(index, INT64), source]
+    return context.op("ScatterElements", *inputs, axis=axis, reduction=reduction)
+
+
+@lowers(aten.index.Tensor)
+def _index(context: Context, x: Node, indices: Sequence[Node | None]) -> ir.Value:
+    dims = [dim for dim, index in enumerate(indices) if index is not None]
+    if len(dims) == 1:
+        index = indices[dims[0]]
+        assert isinstance(index, Node)
+        return context.op("Gather", context.value(x), context.value(index, INT64), axis=dims[0])
+    shape = context.shape_of(x)
+    order = [*dims, *(d for d in range(len(shape)) if d not in dims)]
+    value = context.value(x)
+    if order != list(range(len(shape))):
+        value = context.op("Transpose", value, perm=order, shape=[shape[d] for d in order])
+    places, rows = _stacked(context, indices, dims)
+    rest = [shape[d] for d in order[len(dims) :]]
+    front: list[Dim] = [*rows, *rest]
+    value = context.op("GatherND", value, places, shape=front)
+    return _back_in_place(context, value, dims, rows, front)
+
+
+def _back_in_place(
+    context: Context, value: ir.Value, dims: list[int], rows: Sequence[Dim], front: Sequence[Dim]
+) -> ir.Value:
+    """PyTorch puts adjacent indexed dimensions where they were, others first."""
+    adjacent = dims == list(range(dims[0], dims[-1] + 1))
+    if not adjacent or dims[0] == 0:
+        return value
+    n = len(rows)
+    order = [*range(n, n + dims[0]), *range(n), *range(n + dims[0], len(front))]
+    return context.op("Transpose", value, perm=order, shape=[front[d] for d in order])
+
+
+def _stacked(
+    context: Context, indices: Sequence[Node | None], dims: Sequence[int]
+) -> tuple[ir.Value, tuple[Dim, ...]]:
+    """The index tensors broadcast together and stacked last: [*rows, len(dims)]."""
+    nodes = [indices[d] for d in dims]
+    shapes = [context.shape_of(node) for node in nodes if node is not None]
+    rank = max(len(shape) for shape in shapes)
+    padded = [[1] * (rank - len(shape)) + list(shape) for shape in shapes]
+    rows: tuple[Dim, ...] = tuple(next((s for s in sizes if s != 1), 1) for sizes in zip(*padded, strict=True))
+    columns = []
+    for node, own in zip(nodes, shapes, strict=True):
+        value = context.value(node, INT64)
+        if own != rows:
+            aligned: list[Dim] = [1] * (rank - len(own)) + list(own)
+            value = context.op(
+                "Expand",
+                value,
+                context.emit.dims([1 if a == b else b for a, b in zip(aligned, rows, strict=True)]),
+                dtype=INT64,
+                shape=rows,
+            )
+        columns.append(reshape(context, value, [*rows, 1], dtype=INT64))
+    if len(columns) == 1:
+        return columns[0], rows
+    return context.op("Concat", *columns, axis=-1, dtype=INT64, shape=[*rows, len(columns)]), rows
+
+
+@lowers(aten.index_put.default)
+def _index_put(
+    context: Context, x: Node, indices: Sequence[Node | None], source: Node, accumulate: bool = False
+) -> ir.Value:
+    dims = [dim for dim, index in enumerate(indices) if index is not None]
+    shape = context.shape
+    order = [*dims, *(d for d in range(len(shape)) if d not in dims)]
+    straight = order == list(range(len(shape)))
+    moved = [shape[d] for d in order]
+    places, rows = _stacked(context, indices, dims)
+    rest = moved[len(dims) :]
+    value = context.value(x, context.dtype)
+    if not straight:
+        if _is_zero(context, x):
+            value = expand(context, context.value(0), (), moved)
+        else:
+            value = context.op("Transpose", value, perm=order, shape=moved)
+    updates = context.value(source, context.dtype)
+    own = context.shape_of(source)
+    adjacent = dims == list(range(dims[0], dims[-1] + 1))
+    lead = dims[0] if adjacent else 0
+    wanted: list[Dim] = [*rest[:lead], *rows, *rest[lead:]]
+    updates = expand(context, updates, own, wanted)
+    if lead:
+        n = len(rows)
+        front = [*range(lead, lead + n), *range(lead), *range(lead + n, len(wanted))]
+        updates = context.op("Transpose", updates, perm=front, shape=[*rows, *rest])
+    value = context.op("ScatterND", value, places, updates, shape=moved, reduction="add" if accumulate else "none")
+    if straight:
+        return value
+    inverse = [order.index(d) for d in range(len(shape))]
+    return context.op("Transpose", value, perm=inverse)

@@ -1,0 +1,102 @@
+"""The walk from ATen to ONNX."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from ...runtime.errors import UnsupportedOperation
+from ..batch import arguments_of
+from ..provenance import origin_of
+from ..trace import ScoreGraph
+from . import convolution, elementwise, indexing, matmul, reduction, shape  # noqa: F401  (they fill the table)
+from .emitter import ONNX_TYPES, OPSET, Emitter
+from .table import RULES, Context
+
+__all__ = ["lower"]
+
+
+def lower(traced: ScoreGraph, name: str) -> ir.Model:
+    """Writes a score graph as an ONNX model of standard operations.
+
+    Args:
+        traced: the functional ATen graph.
+        name: name of the ONNX graph.
+
+    Returns:
+        A float32 model with inputs x [B, *S], the conditioning inputs and grad_scale [B], and outputs energy [B]
+        and grad [B, *S]. Every value is typed and shaped; B is symbolic.
+
+    Raises:
+        UnsupportedOperation: an operation has no rule; the message names it, its module and its source line.
+    """
+    inputs = {node.name: node for node in traced.graph.nodes if node.op == "placeholder"}
+    graph_inputs: dict[torch.fx.Node, ir.Value] = {}
+    for wanted in traced.inputs:
+        node = inputs[f"input_{wanted}"]
+        graph_inputs[node] = ir.val(
+            wanted, ONNX_TYPES[node.meta["val"].dtype], ir.Shape(["B", *node.meta["shape"][1:]])
+        )
+    emit = Emitter(next(iter(graph_inputs.values())))
+    for wanted in (*traced.inputs, *traced.outputs):
+        emit.reserve(wanted)
+    values: dict[torch.fx.Node, Any] = dict(graph_inputs)
+    constants: dict[torch.fx.Node, np.ndarray] = {}
+    results: list[ir.Value] = []
+    for node in traced.graph.nodes:
+        emit.origin = origin_of(node)
+        if node.op == "placeholder" and node.name in traced.constants:
+            content = traced.constants[node.name].numpy(force=True)
+            constants[node] = content
+            values[node] = emit.constant(
+                content, ONNX_TYPES[node.meta["val"].dtype], name=traced.origins.get(node.name, "constant")
+            )
+        elif node.op == "call_function":
+            values[node] = _lower_node(Context(emit, node, values, constants), node)
+        elif node.op == "output":
+            for wanted, result in zip(traced.outputs, node.args[0], strict=True):
+                results.append(_as_output(emit, wanted, values[result]))
+    graph = ir.Graph(
+        list(graph_inputs.values()),
+        results,
+        nodes=emit.nodes,
+        initializers=list(emit.initializers.values()),
+        opset_imports={"": OPSET},
+        name=name,
+    )
+    return ir.Model(graph, ir_version=10, producer_name="ebm-export")
+
+
+def _lower_node(context: Context, node: torch.fx.Node) -> Any:
+    args, kwargs = arguments_of(node)
+    if node.target is operator.getitem:
+        return context.values[args[0]][args[1]]
+    rule = RULES.get(node.target)
+    if rule is None:
+        raise _unsupported(node, "has no rule")
+    try:
+        return rule(context, *args, **kwargs)
+    except NotImplementedError as error:
+        raise _unsupported(node, f"is not supported in this form ({error})") from error
+
+
+def _unsupported(node: torch.fx.Node, problem: str) -> UnsupportedOperation:
+    origin = origin_of(node)
+    place = origin.describe() if origin else "an unknown place of the model"
+    return UnsupportedOperation(
+        f"operation {node.target}, in {place}, {problem}; "
+        "rewrite that line with other operations, or add a rule (docs/adding-a-rule.md)"
+    )
+
+
+def _as_output(emit: Emitter, name: str, value: ir.Value) -> ir.Value:
+    """The graph output of this name; a value that already is an input or an output goes through Identity."""
+    if value.producer() is None or value.name in ("energy", "grad"):
+        assert value.shape is not None and value.dtype is not None
+        value = emit.ops("Identity", [value], outputs=[(value.dtype, ["B", *list(value.shape)[1:]])])[0]  # type: ignore[list-item]
+    value.name = name
+    return value

@@ -1,0 +1,207 @@
+"""Traces an energy and its input gradient into one functional ATen graph."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.fx.traceback as fx_traceback
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..runtime.errors import ContractError, UnsupportedOperation
+from .batch import generalize
+from .energy import Energy
+from .provenance import Provenance
+from .rules import decompositions
+from .simplify import simplify
+
+__all__ = ["ScoreGraph", "trace"]
+
+_RESERVED = ("x", "grad_scale", "energy", "grad")
+
+
+@dataclass
+class ScoreGraph:
+    """The traced score graph: (x, cond.., grad_scale) -> (energy, grad), before lowering.
+
+    Shapes stand in `node.meta["shape"]`; every dimension is a number except those that grow with the batch,
+    which are `BatchSize`. `node.meta["val"]` is a fake tensor of the first traced batch size.
+    """
+
+    graph: torch.fx.Graph
+    """Functional ATen; placeholders are constants (parameters, buffers, folded values), then `inputs`."""
+    constants: dict[str, torch.Tensor]
+    """Value of each constant placeholder, by placeholder name."""
+    origins: dict[str, str]
+    """Name in the user's state_dict of each constant that is a parameter or buffer, by placeholder name."""
+    inputs: tuple[str, ...]
+    """Graph input names: `x`, the conditioning inputs, `grad_scale`."""
+    outputs: tuple[str, ...] = field(default=("energy", "grad"))
+
+
+def trace(energy: Energy, *, with_energy: bool = True) -> ScoreGraph:
+    """Traces E and grad_scale * dE/dx for every batch size.
+
+    The model is traced at two concrete batch sizes and the traces are compared: sizes that differ are the batch,
+    any other difference is an error. Symbolic shapes would say the same, but many operations lack them.
+
+    The user's own autograd runs below the tracer, so custom autograd functions, `no_grad` blocks, detached
+    values and gradients taken inside `forward` mean in the graph what they mean in PyTorch.
+
+    Args:
+        energy: the model with example inputs; it is copied, never changed.
+        with_energy: whether the graph returns the energy too; without it nothing that only the energy needs
+            is left in the graph.
+
+    Returns:
+        The score graph, functional, with everything that depends on parameters alone folded.
+
+    Raises:
+        ContractError: the model fixes the batch size, or fails under tracing.
+    """
+    state = {**dict(energy.module.named_parameters()), **dict(energy.module.named_buffers())}
+    names = input_names(energy)
+    inputs = [name for name in names.values() if name != "x"]
+    inputs = ["x", *inputs, "grad_scale"]
+    sizes = _batch_sizes(energy, state)
+    first, second = (_trace_at(energy, size, with_energy=with_energy) for size in sizes)
+    generalize(first, second, sizes)
+    constants, origins = _name_placeholders(first, state, inputs)
+    simplify(first, constants, origins)
+    outputs = ("energy", "grad") if with_energy else ("grad",)
+    return ScoreGraph(first.graph, constants, origins, tuple(inputs), outputs)
+
+
+def _trace_at(energy: Energy, batch: int, *, with_energy: bool) -> torch.fx.GraphModule:
+    """Functional ATen of (state, inputs) -> (energy, grad) at one batch size."""
+    module = copy.deepcopy(energy.module).float()
+    module.requires_grad_(False)
+    names = input_names(energy)
+    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    parameters = {name: fake_mode.from_tensor(value.detach()) for name, value in state.items()}
+    inputs = _fake_inputs(fake_mode, energy, batch)
+    provenance = Provenance(module)
+
+    def joint(parameters: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        arguments = {name: inputs[names[name]] for name in energy.inputs}
+        x = arguments[energy.wrt] = arguments[energy.wrt].detach().requires_grad_()
+        with provenance, torch.enable_grad():
+            value = energy.reduce(torch.func.functional_call(module, parameters, tuple(arguments.values())))
+            (grad,) = torch.autograd.grad(value, x, inputs["grad_scale"].to(value.dtype))
+        result = (grad.to(torch.float32),)
+        return (value.to(torch.float32), *result) if with_energy else result
+
+    with _tracing(fake_mode):
+        try:
+            traced = make_fx(joint, _allow_non_fake_inputs=True)(parameters, inputs)
+            functional = _functional(traced, parameters, inputs)
+        except DataDependentOutputException as error:
+            raise ContractError(
+                f"the model decides by the value of a tensor ({error.func}){provenance.describe_last()}: a graph "
+                "cannot branch on data; use torch.where, or turn argument checks off for the export"
+            ) from error
+        except UnsupportedOperation:
+            raise
+        except Exception as error:
+            raise ContractError(
+                f"the model cannot be traced{provenance.describe_last()}: {type(error).__name__}: {_first_line(error)}"
+            ) from error
+    functional.graph.eliminate_dead_code()
+    return functional
+
+
+def input_names(energy: Energy) -> dict[str, str]:
+    """Graph input name of each of the energy's inputs; the refined one is `x`, a clash gets an underscore."""
+    return {
+        name: "x" if name == energy.wrt else name + "_" if name in _RESERVED else name for name in energy.inputs
+    }
+
+
+def _batch_sizes(energy: Energy, state: dict[str, torch.Tensor]) -> tuple[int, int]:
+    """Two primes that no dimension of the model or its inputs equals, so that no coincidence of sizes counts."""
+    taken = {int(size) for tensor in (*state.values(), *energy.example) for size in tensor.shape}
+    primes = (n for n in range(5, 100_000) if n not in taken and all(n % k for k in range(2, math.isqrt(n) + 1)))
+    return next(primes), next(primes)
+
+
+def _fake_inputs(fake_mode: FakeTensorMode, energy: Energy, batch: int) -> dict[str, torch.Tensor]:
+    """Fake inputs in the order of the graph: x, the conditioning inputs, grad_scale."""
+    names = input_names(energy)
+    examples = dict(zip(energy.inputs, energy.example, strict=True))
+    inputs: dict[str, torch.Tensor] = {}
+    with fake_mode:
+        for name in [energy.wrt, *(name for name in energy.inputs if name != energy.wrt)]:
+            example = examples[name]
+            dtype = torch.float32 if example.is_floating_point() else example.dtype
+            inputs[names[name]] = torch.empty((batch, *example.shape[1:]), dtype=dtype)
+        inputs["grad_scale"] = torch.empty((batch,))
+    return inputs
+
+
+@contextlib.contextmanager
+def _tracing(fake_mode: FakeTensorMode) -> Iterator[None]:
+    """Settings under which PyTorch takes the paths that have gradients ONNX can express."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            fx_traceback.preserve_node_meta(),
+            sdpa_kernel(SDPBackend.MATH),
+            torch.backends.mkldnn.flags(enabled=False),  # its fused recurrent layers have no differentiable form
+            fake_mode,
+        ):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def _functional(
+    traced: torch.fx.GraphModule, parameters: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]
+) -> torch.fx.GraphModule:
+    """Removes views and in-place writes, and applies the rules of `exporter.rules`."""
+
+    def run(parameters: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]) -> Any:
+        flat = [*parameters.values(), *inputs.values()]
+        return torch.fx.Interpreter(traced).run(*flat, enable_io_processing=False)
+
+    functional: Callable[..., Any] = torch.func.functionalize(run, remove="mutations")
+    return make_fx(functional, decomposition_table=decompositions(), _allow_non_fake_inputs=True)(parameters, inputs)
+
+
+def _name_placeholders(
+    traced: torch.fx.GraphModule, state: dict[str, torch.Tensor], inputs: list[str]
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Names inputs as the contract does and turns captured tensors into placeholders like the parameters."""
+    graph = traced.graph
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    constants: dict[str, torch.Tensor] = {}
+    origins: dict[str, str] = {}
+    for index, (node, (name, value)) in enumerate(zip(placeholders, state.items(), strict=False)):
+        node.name = node.target = f"state_{index}"
+        constants[node.name] = value.detach()
+        origins[node.name] = name
+    for node, name in zip(placeholders[len(state) :], inputs, strict=True):
+        node.name = node.target = f"input_{name}"
+    for node in [node for node in graph.nodes if node.op == "get_attr"]:
+        value = getattr(traced, str(node.target))
+        with graph.inserting_before(placeholders[0] if placeholders else None):
+            new = graph.placeholder(f"captured_{len(constants)}")
+        new.meta["val"] = node.meta.get("val", value)
+        new.meta["shape"] = tuple(value.shape)
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+        constants[new.name] = value.detach()
+    return constants, origins
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no message"

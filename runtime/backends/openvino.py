@@ -1,0 +1,150 @@
+"""Runs a score graph with OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..engine import Engine
+from ..errors import LoadError, MissingBackend, UsageError
+
+__all__ = ["OpenVinoEngine", "available"]
+
+_KEPT_SHAPES = 4  # compiled models kept, one per batch size: the three sizes of a verification and one of a sampler
+_ARITHMETIC = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq", "ScaledDotProductAttention"})
+_BOOKKEEPING = frozenset({"Const", "Convert", "Input", "Output", "Reorder", "Reshape"})
+
+
+def available() -> str | None:
+    """None when OpenVINO can be used here, else a sentence that says why not."""
+    if importlib.util.find_spec("openvino") is None:
+        return "the package openvino is not installed: pip install 'ebm-export[openvino]'"
+    return None
+
+
+class OpenVinoEngine(Engine):
+    """A score graph compiled by OpenVINO's CPU plugin.
+
+    The precision is the one written into the graph: each operation runs in the type it has there. OpenVINO's own
+    default is another (on a CPU with BF16 instructions everything runs in BF16, a float32 graph and the float32
+    parts of a BF16 graph included), so INFERENCE_PRECISION_HINT is always set, to f32 unless the options say
+    otherwise: a CPU without instructions for a low type then computes in float32 on weights stored in that type,
+    and never in a lower type than the graph asks for. `executed_precision` says what really runs.
+
+    A model is compiled for the very shapes of a batch, at the first call that brings them, and the last four are
+    kept: with fixed shapes a call was 1.1 to 1.7 times faster than with a symbolic batch, and compiling took
+    30 ms for a small network and 100 ms for a residual network of 17 convolutions.
+    """
+
+    backend = "openvino"
+
+    def __init__(self, path: Path, *, precision: str, threads: int | None = None, options: dict[str, Any] | None = None):
+        """Keeps the settings; `open` does the work.
+
+        Args:
+            path: an .xml file with its .bin beside it, or an .onnx file.
+            precision: the name the bundle gives this artifact; the arithmetic is set by the graph's own types.
+            threads: threads that one call may use, None for all cores.
+            options: `inference_precision` ("f32" by default, "bf16", "f16"): the INFERENCE_PRECISION_HINT.
+
+        Raises:
+            UsageError: an option that this backend does not know.
+        """
+        options = dict(options or {})
+        self._hint = options.pop("inference_precision", "f32")
+        if options:
+            raise UsageError(f"backend 'openvino' knows the option 'inference_precision'; it got {', '.join(map(repr, options))}")
+        if self._hint not in ("f32", "bf16", "f16"):
+            raise UsageError(f"option 'inference_precision' of backend 'openvino' is f32, bf16 or f16; it got {self._hint!r}")
+        self.path = Path(path)
+        self.precision = precision
+        self.threads = threads
+        self._core: Any = None
+        self._model: Any = None
+        self._requests: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
+
+    def open(self) -> None:
+        """Reads the model; it is compiled when the first batch shows its shapes."""
+        try:
+            import openvino
+        except ModuleNotFoundError as error:
+            if error.name != "openvino":
+                raise
+            raise MissingBackend(
+                "backend 'openvino' needs the package openvino: pip install 'ebm-export[openvino]'"
+            ) from error
+        self._core = openvino.Core()
+        try:
+            self._model = self._core.read_model(self.path)
+        except RuntimeError as error:
+            raise LoadError(f"OpenVINO cannot read {self.path.name}: {_last_line(error)}") from error
+        self._inputs = [port.get_any_name() for port in self._model.inputs]
+        self._outputs = [port.get_any_name() for port in self._model.outputs]
+
+    def close(self) -> None:
+        """Frees the compiled models; arrays that `run` returned stay valid."""
+        self._requests.clear()
+        self._model = self._core = None
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Evaluates one batch; see `Engine.run`. The returned arrays are views that the next call overwrites."""
+        shapes = tuple(inputs[name].shape for name in self._inputs)
+        request = self._requests.get(shapes)
+        if request is None:
+            request = self._compile(shapes)
+        else:
+            self._requests.move_to_end(shapes)
+        results = request.infer([inputs[name] for name in self._inputs], share_inputs=True, share_outputs=True)
+        return {name: results[index] for index, name in enumerate(self._outputs)}
+
+    def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> Any:
+        """Compiles for one set of input shapes, in the order of the model's inputs."""
+        if self._model is None:
+            raise RuntimeError("the engine is not open: call it inside a with statement")
+        model = self._model.clone()
+        model.reshape(dict(zip(self._inputs, map(list, shapes), strict=True)))
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": self._hint,
+            # The default quantizes activations on the way into a matrix product whose weights are stored in 8 bits.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        }
+        if self.threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = self.threads
+            # Pinned threads of two engines, or of two processes, would land on the same cores.
+            settings["ENABLE_CPU_PINNING"] = False
+        request = self._core.compile_model(model, "CPU", settings).create_infer_request()
+        self._requests[shapes] = request
+        if len(self._requests) > _KEPT_SHAPES:
+            self._requests.popitem(last=False)
+        return request
+
+    @property
+    def executed_precision(self) -> str:
+        """What the convolutions and matrix products of the last batch ran in, such as "f32", "bf16" or "bf16+f32".
+
+        Read from the compiled graph, so it also tells what a hint turned into: on a CPU without FP16 arithmetic
+        "f16" becomes BF16 or float32. A graph without such an operation answers for all its operations.
+        """
+        if not self._requests:
+            raise RuntimeError("executed_precision is known after the first run")
+        compiled = next(reversed(self._requests.values())).get_compiled_model()
+        arithmetic, other = set(), set()
+        for operation in compiled.get_runtime_model().get_ops():
+            info = operation.get_rt_info()
+            layer, precision = info["layerType"].astype(str), info["runtimePrecision"].astype(str)
+            if layer in _ARITHMETIC:
+                arithmetic.add(precision)
+            elif layer not in _BOOKKEEPING:
+                other.add(precision)
+        return "+".join(sorted(arithmetic or other))
+
+
+def _last_line(error: RuntimeError) -> str:
+    """The part of OpenVINO's message that names the cause; the lines before it are source locations."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"

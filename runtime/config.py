@@ -1,0 +1,159 @@
+"""The settings of a sampler."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import numbers
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from .errors import UsageError
+
+__all__ = ["SamplerConfig", "Schedule"]
+
+Schedule = float | tuple[float, ...]
+"""One number for all steps, or numbers that are interpolated over the steps (see `schedule.py`)."""
+
+_CHOICES = {
+    "grad_clip_mode": ("value", "norm"),
+    "order": ("drift-noise", "noise-drift"),
+    "init": ("normal", "uniform", "data"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerConfig:
+    """How Langevin dynamics is run; every field can be overridden by keyword in `Ebm.sample`.
+
+    `step_size`, `noise` and `temperature` each take a number or a list of numbers. A list is a schedule: its
+    first entry holds at the first step, its last at the last step, and it is interpolated linearly between.
+
+    Attributes:
+        steps: number of steps, at least 1.
+        step_size: factor of the gradient in one step, at least 0 (units of x squared per unit of energy).
+        noise: standard deviation of the noise of one step, in units of x; None means
+            sqrt(2 * step_size * temperature), the value at which the chain keeps exp(-E / temperature).
+        temperature: at least 0, in units of energy; without effect where `noise` is set.
+        grad_clip: limit on the gradient before it is multiplied by `step_size`; None means no limit.
+        grad_clip_mode: "value" limits each number to [-grad_clip, grad_clip]; "norm" shortens each sample's
+            gradient to a Euclidean length of at most `grad_clip`.
+        bounds: (low, high) that every number of x is projected into; None means unbounded.
+        order: "drift-noise" or "noise-drift"; see `samplers/langevin.py` for both formulas.
+        init: where chains start: "normal" is N(0, I), "uniform" is uniform over `bounds`, "data" picks from
+            given states.
+    """
+
+    steps: int = 60
+    step_size: Schedule = 10.0
+    noise: Schedule | None = None
+    temperature: Schedule = 1.0
+    grad_clip: float | None = None
+    grad_clip_mode: Literal["value", "norm"] = "value"
+    bounds: tuple[float, float] | None = None
+    order: Literal["drift-noise", "noise-drift"] = "drift-noise"
+    init: Literal["normal", "uniform", "data"] = "normal"
+
+    def __post_init__(self) -> None:
+        """Checks every field and turns lists into tuples and numpy numbers into Python ones.
+
+        Raises:
+            UsageError: a field has a value that cannot be right.
+        """
+        self._store("steps", _whole_number("steps", self.steps))
+        self._store("step_size", _schedule("step_size", self.step_size))
+        self._store("temperature", _schedule("temperature", self.temperature))
+        if self.noise is not None:
+            self._store("noise", _schedule("noise", self.noise))
+        if self.grad_clip is not None:
+            limit = _number("grad_clip", self.grad_clip)
+            if limit <= 0:
+                raise UsageError(f"grad_clip: expected a number above 0, or none for no clipping, got {limit:g}")
+            self._store("grad_clip", limit)
+        if self.bounds is not None:
+            self._store("bounds", _bounds(self.bounds))
+        for field, choices in _CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise UsageError(f"{field}: expected one of {', '.join(choices)}, got {getattr(self, field)!r}")
+        if self.init == "uniform" and self.bounds is None:
+            raise UsageError('init="uniform" starts uniformly over the bounds, and there are none: set bounds=(low, high)')
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> SamplerConfig:
+        """Builds a config from a mapping such as a manifest's "sampler" entry.
+
+        Args:
+            settings: field names to values; fields left out keep their defaults.
+
+        Raises:
+            UsageError: a key is no field (the nearest field is named), or a value cannot be right.
+        """
+        cls._check_names(settings)
+        return cls(**settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns every field as JSON can hold it (tuples become lists)."""
+        return {
+            field.name: list(value) if isinstance(value := getattr(self, field.name), tuple) else value
+            for field in dataclasses.fields(self)
+        }
+
+    def replace(self, **overrides: Any) -> SamplerConfig:
+        """Returns a copy with some fields changed, checked again.
+
+        Raises:
+            UsageError: as `from_dict`.
+        """
+        self._check_names(overrides)
+        return dataclasses.replace(self, **overrides)
+
+    @classmethod
+    def field_names(cls) -> tuple[str, ...]:
+        """Returns the names of all settings."""
+        return tuple(field.name for field in dataclasses.fields(cls))
+
+    @classmethod
+    def _check_names(cls, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in cls.field_names():
+                near = difflib.get_close_matches(name, cls.field_names(), n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"the settings are {', '.join(cls.field_names())}"
+                raise UsageError(f"{name!r} is not a sampler setting; {hint}")
+
+    def _store(self, field: str, value: object) -> None:
+        object.__setattr__(self, field, value)  # the class is frozen; only __post_init__ comes here
+
+
+def _number(field: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise UsageError(f"{field}: expected a finite number, got {value!r}")
+    return float(value)
+
+
+def _whole_number(field: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise UsageError(f"{field}: expected a whole number of at least 1, got {value!r}")
+    return int(value)
+
+
+def _schedule(field: str, value: object) -> Schedule:
+    """Returns a number, or a tuple of at least one number; none may be below 0."""
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        entries = tuple(_number(f"{field}[{index}]", entry) for index, entry in enumerate(value))
+        if not entries:
+            raise UsageError(f"{field}: expected a number or a list of at least one number, got an empty list")
+    else:
+        entries = (_number(field, value),)
+    if min(entries) < 0:
+        raise UsageError(f"{field}: expected numbers of at least 0, got {min(entries):g}")
+    return entries if isinstance(value, Iterable) else entries[0]
+
+
+def _bounds(value: object) -> tuple[float, float]:
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        raise UsageError(f"bounds: expected a pair (low, high), or none, got {value!r}")
+    ends = tuple(_number(f"bounds[{index}]", end) for index, end in enumerate(value))
+    if len(ends) != 2 or ends[0] >= ends[1]:
+        raise UsageError(f"bounds: expected a pair (low, high) with low below high, got {ends}")
+    return ends

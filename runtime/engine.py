@@ -1,0 +1,51 @@
+"""What every backend gives: a batch in, energies and input gradients out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+
+import numpy as np
+
+__all__ = ["Engine"]
+
+
+class Engine(ABC):
+    """A loaded, compiled score graph on one backend at one precision.
+
+    An engine is a context manager: it opens its session on entry and frees it on exit. Names, shapes and
+    dtypes are checked once by the caller (`Ebm`), not here.
+    """
+
+    backend: str
+    """Name of the library that runs the graph."""
+
+    @abstractmethod
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Evaluates the score graph on one batch.
+
+        Args:
+            inputs: every graph input by name: `x` [B, *S] float32, `grad_scale` [B] float32, and the
+                conditioning inputs [B, ...]. All are C-contiguous.
+
+        Returns:
+            `energy` [B] float32 and `grad` [B, *S] float32 = grad_scale * dE/dx. The arrays belong to the
+            caller until the next call of `run`, which may reuse them.
+        """
+
+    @abstractmethod
+    def open(self) -> None:
+        """Loads and compiles; called by `__enter__`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees the session; safe to call twice."""
+
+    def __enter__(self) -> Engine:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

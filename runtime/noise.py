@@ -1,0 +1,152 @@
+"""Random numbers that depend on the seed, the step and the chain, and on nothing else.
+
+A counter-based generator (Philox 4x64: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011)
+turns a position straight into a random number. The position here is
+
+    key     = (seed, stream)
+    counter = (0, block of chains, step, 0)        the first word counts on while numbers are drawn
+
+so that the noise of chain 70 at step 12 is the same in a batch of 8 or of 800, in one process or split over
+several, and in a run that was resumed. Two engines can then be compared under common random numbers.
+
+Chains are grouped into blocks because moving the counter costs 1.0 us and a draw call another 0.5 us, against
+8 ns per float32 normal (measured on one x86-64 core): with one block per chain, chains of two numbers would pay
+most of their time for moving. A block holds as many chains as make up `BLOCK_NUMBERS` numbers, so the
+moving costs at most about 5 %. Inside a block the numbers are drawn in order, so asking for chains from the
+middle of a block draws and drops those before; that wastes at most `BLOCK_NUMBERS` numbers (33 us) per
+call, and nothing where chains are asked for from the start of a block. Chains of more than `BLOCK_NUMBERS / 2`
+numbers get a block each.
+
+The normals are numpy's (a ziggurat on float32). numpy promises the same bits for the same version; between versions
+and machines they have been the same in practice, but numpy reserves the right to change them.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from .errors import UsageError
+
+__all__ = ["BLOCK_NUMBERS", "NoiseSource", "Stream", "normal", "uniform"]
+
+BLOCK_NUMBERS = 4096  # float32 numbers in one block of chains; changing it changes every sample ever drawn
+
+
+class Stream(enum.IntEnum):
+    """What the numbers are for; two streams of one seed share no number."""
+
+    STEPS = 0
+    START = 1
+    DATA = 2
+
+
+class NoiseSource:
+    """Draws from one stream of one seed.
+
+    It holds one bit generator whose counter is moved for each block, which is six times as fast as making
+    a new one (1.0 us against 5.9 us). It keeps nothing between calls: the order of calls does not matter. Threads
+    need one source each.
+
+    Args:
+        seed: at least 0 and below 2**64.
+        stream: what the numbers are for.
+
+    Raises:
+        UsageError: the seed is out of range.
+    """
+
+    def __init__(self, seed: int, stream: Stream = Stream.STEPS) -> None:
+        if not 0 <= seed < 2**64:
+            raise UsageError(f"seed: expected a whole number from 0 to 2**64 - 1, got {seed}")
+        self._bits = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
+        self._generator = np.random.Generator(self._bits)
+        self._origin = self._bits.state  # freshly made: nothing is buffered
+        self._counter = self._origin["state"]["counter"]
+
+    def normal(self, step: int, chains: range, shape: tuple[int, ...], out: np.ndarray | None = None) -> np.ndarray:
+        """Draws standard normals.
+
+        Args:
+            step: number of the step, at least 0.
+            chains: consecutive chain numbers, without gaps.
+            shape: shape of one chain's state.
+            out: [len(chains), *shape] float32, C-contiguous, to write into; None allocates.
+
+        Returns:
+            [len(chains), *shape] float32: `out` where it was given.
+        """
+        return self._fill(self._generator.standard_normal, step, chains, shape, out)
+
+    def uniform(self, step: int, chains: range, shape: tuple[int, ...], out: np.ndarray | None = None) -> np.ndarray:
+        """Draws numbers uniformly from [0, 1); arguments and result are those of `normal`."""
+        return self._fill(self._generator.random, step, chains, shape, out)
+
+    def _fill(
+        self,
+        draw: Callable[..., np.ndarray],
+        step: int,
+        chains: range,
+        shape: tuple[int, ...],
+        out: np.ndarray | None,
+    ) -> np.ndarray:
+        if out is None:
+            out = np.empty((len(chains), *shape), dtype=np.float32)
+        assert chains.step == 1 and out.shape == (len(chains), *shape) and out.flags.c_contiguous
+        numbers = math.prod(shape)
+        block_chains = max(1, BLOCK_NUMBERS // max(1, numbers))
+        flat = out.reshape(-1)
+        chain = chains.start
+        while chain < chains.stop:
+            block, skipped = divmod(chain, block_chains)
+            stop = min(chains.stop, (block + 1) * block_chains)
+            self._move_to(step, block)
+            if skipped:
+                draw(size=skipped * numbers, dtype=np.float32)
+            draw(out=flat[(chain - chains.start) * numbers : (stop - chains.start) * numbers], dtype=np.float32)
+            chain = stop
+        return out
+
+    def _move_to(self, step: int, block: int) -> None:
+        self._counter[1] = block
+        self._counter[2] = step
+        self._bits.state = self._origin
+
+
+def normal(
+    seed: int,
+    step: int,
+    chains: range,
+    shape: tuple[int, ...],
+    out: np.ndarray | None = None,
+    stream: Stream = Stream.STEPS,
+) -> np.ndarray:
+    """Draws standard normals for one step; `NoiseSource` does the same and is faster in a loop.
+
+    Args:
+        seed: at least 0 and below 2**64.
+        step: number of the step, at least 0.
+        chains: consecutive chain numbers, without gaps.
+        shape: shape of one chain's state.
+        out: [len(chains), *shape] float32, C-contiguous, to write into; None allocates.
+        stream: what the numbers are for.
+
+    Returns:
+        [len(chains), *shape] float32.
+    """
+    return NoiseSource(seed, stream).normal(step, chains, shape, out)
+
+
+def uniform(
+    seed: int,
+    step: int,
+    chains: range,
+    shape: tuple[int, ...],
+    out: np.ndarray | None = None,
+    stream: Stream = Stream.STEPS,
+) -> np.ndarray:
+    """Draws numbers uniformly from [0, 1); arguments and result are those of `normal`."""
+    return NoiseSource(seed, stream).uniform(step, chains, shape, out)

@@ -1,0 +1,46 @@
+"""Settings that change over the steps of a chain.
+
+Schedules are worked out before the first step, outside the kernels: a kernel sees plain numbers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .config import SamplerConfig, Schedule
+
+__all__ = ["noise_schedule", "spread"]
+
+
+def spread(setting: Schedule, steps: int) -> np.ndarray:
+    """Spreads a number or a list of numbers over the steps.
+
+    Entry j of m stands at position j * (steps - 1) / (m - 1), and steps between two entries are interpolated
+    linearly. So the first entry holds at step 0, the last at step steps - 1, and a list as long as `steps`
+    gives exactly one value per step. With a single step the first entry holds.
+
+    Args:
+        setting: a number, or m >= 1 numbers.
+        steps: number of steps, at least 1.
+
+    Returns:
+        [steps] float64.
+    """
+    entries = np.atleast_1d(np.asarray(setting, dtype=np.float64))  # [m]
+    return np.interp(np.arange(steps), np.linspace(0, steps - 1, num=len(entries)), entries)
+
+
+def noise_schedule(config: SamplerConfig) -> np.ndarray:
+    """Returns the standard deviation of the noise at every step.
+
+    sigma = `noise` where it is set, else sqrt(2 * step_size * temperature), step by step.
+
+    Args:
+        config: the sampler's settings.
+
+    Returns:
+        [steps] float64, in units of x.
+    """
+    if config.noise is not None:
+        return spread(config.noise, config.steps)
+    return np.sqrt(2.0 * spread(config.step_size, config.steps) * spread(config.temperature, config.steps))
