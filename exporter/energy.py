@@ -1,17 +1,245 @@
+"""An energy E(x, *cond) -> [B] with everything the exporter needs to know about it."""
+
 from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
 import torch
+from torch import nn
+
+from ..runtime.config import SamplerConfig
+from ..runtime.errors import UsageError
+from .function_module import FunctionModule, KeywordCall
+
+__all__ = ["Energy", "EnergyMode", "make_energy"]
+
+EnergyMode = Literal["energy", "negative", "logsumexp"]
+"""How a model's output becomes an energy; see `Energy.reduce`."""
+
+
 @dataclass
 class Energy:
-    module: torch.nn.Module
-    inputs: tuple
-    example: tuple
+    """A model, the names of its inputs, a batch of each, and how its output is read.
+
+    Calling it gives energies [B]; nothing is copied and no gradient setting is changed by a call.
+    """
+
+    module: nn.Module
+    """Called as `module(*inputs)`."""
+    inputs: tuple[str, ...]
+    """Names of the inputs, in the order of the call."""
+    example: tuple[torch.Tensor, ...]
+    """A batch of each input, [B, ...], in the same order."""
     wrt: str
-    mode: str
-    name: str
-    sampler: object
-    def reduce(self, out):
-        if self.mode == "logsumexp": return -torch.logsumexp(out, dim=1)
-        if out.dim() == 2: out = out.squeeze(1)
-        return -out if self.mode == "negative" else out
-    def __call__(self, *a): return self.reduce(self.module(*a))
+    """Name of the input that is refined."""
+    mode: EnergyMode = "energy"
+    name: str = "energy"
+    """Name of the model, for file names and reports."""
+    sampler: SamplerConfig | None = None
+    """The sampler's settings where the model's file holds them."""
+
+    def __post_init__(self) -> None:
+        """Checks that names, examples, `wrt` and `mode` fit together.
+
+        Raises:
+            UsageError: they do not.
+        """
+        if self.mode not in get_args(EnergyMode):
+            raise UsageError(f"energy: expected one of {', '.join(get_args(EnergyMode))}, got {self.mode!r}")
+        if self.wrt not in self.inputs:
+            raise UsageError(f"wrt: {self.wrt!r} is no input of the model; its inputs are {', '.join(self.inputs)}")
+        assert len(self.inputs) == len(self.example)
+        scalars = [name for name, value in zip(self.inputs, self.example, strict=True) if value.dim() == 0]
+        if scalars:
+            raise UsageError(
+                f"the example of {scalars[0]!r} is a scalar; expected a leading batch dimension, [B, ...]: "
+                "give one value per sample"
+            )
+        sizes = {name: int(value.shape[0]) for name, value in zip(self.inputs, self.example, strict=True)}
+        if len(set(sizes.values())) > 1:
+            listing = ", ".join(f"{name}: {size}" for name, size in sizes.items())
+            raise UsageError(f"the examples have different batch sizes ({listing}); expected one for all inputs")
+
+    @property
+    def position(self) -> int:
+        """Place of the refined input among `inputs`."""
+        return self.inputs.index(self.wrt)
+
+    @property
+    def x(self) -> torch.Tensor:
+        """Example batch of the refined input, [B, *S]."""
+        return self.example[self.position]
+
+    @property
+    def cond(self) -> dict[str, torch.Tensor]:
+        """Example batches of the other inputs by name, each [B, ...]."""
+        return {name: value for name, value in zip(self.inputs, self.example, strict=True) if name != self.wrt}
+
+    def reduce(self, output: torch.Tensor) -> torch.Tensor:
+        """Turns the model's output into an energy.
+
+        Args:
+            output: [B] or [B, 1] for "energy" (taken as it is) and "negative" (sign changed: the model gives a
+                log density or a score that is higher for likelier inputs); [B, K] logits for "logsumexp", whose
+                energy is -log(sum_k exp(logit_k)).
+
+        Returns:
+            [B], of the output's dtype.
+        """
+        if self.mode == "logsumexp":
+            return -torch.logsumexp(output, dim=1)
+        if output.dim() == 2:
+            output = output.squeeze(1)
+        return -output if self.mode == "negative" else output
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Returns the energies [B] of a batch of every input, in the order of `inputs`."""
+        return self.reduce(self.module(*inputs))
+
+
+def make_energy(
+    model: nn.Module | Callable[..., torch.Tensor],
+    example: torch.Tensor,
+    *,
+    cond: Mapping[str, torch.Tensor] | None = None,
+    wrt: str | None = None,
+    energy: EnergyMode = "energy",
+    name: str | None = None,
+    sampler: SamplerConfig | None = None,
+) -> Energy:
+    """Builds an energy from a module or function E(x, *cond).
+
+    Parameters with a default that are not named in `cond` keep it. A conditioning example with a leading dimension
+    of 1 is repeated for the whole batch.
+
+    Args:
+        model: a module, an exported program, a TorchScript module, or a function. It is used, not copied or changed.
+        example: a batch of the refined input, [B, *S].
+        cond: batches [B, ...] or [1, ...] of other parameters of forward, by their names.
+        wrt: name of the parameter that `example` belongs to; the first one that `cond` does not name if left out.
+        energy: how the output becomes an energy, see `Energy.reduce`.
+        name: name of the model; its class or function name if left out.
+        sampler: settings to keep with the model.
+
+    Raises:
+        UsageError: the parameters of forward and the given names do not fit.
+    """
+    if not isinstance(example, torch.Tensor):
+        raise UsageError(f"example: expected a tensor [B, ...], got {type(example).__name__}")
+    if name is None:
+        name = getattr(model, "__name__", None) or getattr(model, "original_name", None) or type(model).__name__
+    given = dict(cond or {})
+    module = as_module(model)
+    signature = _signature_of(module)
+    wrt = _refined(signature, given, wrt)
+    names, by_keyword = _call_order(signature, given, wrt)
+    if by_keyword:
+        module = KeywordCall(module, names)
+    batch = int(example.shape[0]) if example.dim() else 1
+    values = {wrt: example, **{key: _batched(key, value, batch) for key, value in given.items()}}
+    return Energy(module, names, tuple(values[key] for key in names), wrt, energy, _file_name(name), sampler)
+
+
+def as_module(model: Any) -> nn.Module:
+    """Turns any accepted model into a plain module whose forward runs operation by operation in Python.
+
+    Wrappers of PyTorch that hold the model unchanged (data parallel, torch.compile) are taken off.
+
+    Raises:
+        UsageError: it is nothing that can be called.
+    """
+    from .torchscript import ScriptedGraph
+
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return as_module(model.module)
+    compiled = getattr(model, "_orig_mod", None)
+    if isinstance(compiled, nn.Module):
+        return as_module(compiled)
+    if isinstance(model, torch.jit.ScriptModule):
+        return ScriptedGraph(model)
+    if isinstance(model, torch.export.ExportedProgram):
+        from .static_batch import rebatch
+
+        return rebatch(model)
+    if isinstance(model, nn.Module):
+        return model
+    if callable(model):
+        return FunctionModule(model)
+    raise UsageError(f"model: expected a module or a function, got {type(model).__name__}")
+
+
+def _signature_of(module: nn.Module) -> inspect.Signature:
+    if isinstance(module, FunctionModule):
+        target: Callable[..., Any] = module.function
+    else:
+        # Modules rebuilt from a file carry the signature of the graph they run.
+        given = getattr(module, "signature", None)
+        if isinstance(given, inspect.Signature):
+            return given
+        target = module.forward
+    try:
+        return inspect.signature(target)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"the parameters of {target!r} cannot be read ({error}); wrap it in a function whose parameters have names"
+        ) from error
+
+
+def _refined(signature: inspect.Signature, cond: dict[str, Any], wrt: str | None) -> str:
+    names = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if wrt is not None:
+        if wrt in cond:
+            raise UsageError(f"{wrt!r} is both wrt and in cond; its examples are the ones given as example")
+        if names and wrt not in names:
+            raise UsageError(f"wrt: {wrt!r} is no parameter of the model; its parameters are {', '.join(names)}")
+        return wrt
+    free = [name for name in names if name not in cond]
+    if free:
+        return free[0]
+    if any(p.kind == p.VAR_POSITIONAL for p in signature.parameters.values()) and not names:
+        return "x"
+    raise UsageError(
+        "the model has no parameter left to refine: "
+        + (f"cond names all of {', '.join(names)}" if names else "its forward takes none")
+    )
+
+
+def _call_order(signature: inspect.Signature, cond: dict[str, Any], wrt: str) -> tuple[tuple[str, ...], bool]:
+    """Names of the given inputs in the order of the call, and whether they must be passed by keyword."""
+    parameters = list(signature.parameters.values())
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    extra = [name for name in cond if name not in {p.name for p in named}]
+    if extra and not any(p.kind == p.VAR_KEYWORD for p in parameters):
+        names = [p.name for p in named if p.name != wrt]
+        near = difflib.get_close_matches(extra[0], names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"its parameters are {', '.join(p.name for p in named)}"
+        if not named:
+            hint = "it takes *args, which have no names: wrap it in a function that names its parameters"
+        raise UsageError(f"cond: {extra[0]!r} is no parameter of the model; {hint}")
+    given = {wrt, *cond}
+    for parameter in named:
+        if parameter.name not in given and parameter.default is parameter.empty:
+            raise UsageError(
+                f"the model also takes {parameter.name!r}, which has no default: pass a batch of it, "
+                f"cond={{{parameter.name!r}: ...}} (on the command line --cond {parameter.name}=SHAPE)"
+            )
+    order = tuple([p.name for p in named if p.name in given] + extra) or (wrt,)
+    prefix = [p.name for p in named if p.kind is not p.KEYWORD_ONLY][: len(order)]
+    return order, bool(named) and list(order) != prefix
+
+
+def _batched(name: str, value: torch.Tensor, batch: int) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor):
+        raise UsageError(f"cond: expected a tensor for {name!r}, got {type(value).__name__}")
+    if value.dim() and value.shape[0] == 1 and batch > 1:
+        return value.expand(batch, *value.shape[1:]).clone()
+    return value
+
+
+def _file_name(name: str) -> str:
+    """Keeps what every file system takes; `<lambda>` and the like lose their brackets."""
+    return "".join(c if c.isalnum() or c in "-_." else "" for c in name) or "energy"

@@ -160,6 +160,8 @@ def _evaluate(node: Node, args: Any, kwargs: dict[str, Any]) -> Any:
     kwargs = {key: torch.float64 if value is torch.float32 else value for key, value in kwargs.items()}
     if "device" in kwargs:
         kwargs["device"] = torch.device("cpu")
-    target = aten.reshape.default if node.target is aten.view.default else node.target  # strides may have changed
+    # Strides may have changed since tracing, so a view may need a copy.
+    views = (aten.view.default, aten._unsafe_view.default)
+    target = aten.reshape.default if node.target in views else node.target
     with torch.no_grad():
         return target(*args, **kwargs)

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,30 +19,12 @@ from .batch import generalize
 from .energy import Energy
 from .provenance import Provenance
 from .rules import decompositions
+from .score_graph import ScoreGraph
 from .simplify import simplify
 
-__all__ = ["ScoreGraph", "trace"]
+__all__ = ["input_names", "trace"]
 
 _RESERVED = ("x", "grad_scale", "energy", "grad")
-
-
-@dataclass
-class ScoreGraph:
-    """The traced score graph: (x, cond.., grad_scale) -> (energy, grad), before lowering.
-
-    Shapes stand in `node.meta["shape"]`; every dimension is a number except those that grow with the batch,
-    which are `BatchSize`. `node.meta["val"]` is a fake tensor of the first traced batch size.
-    """
-
-    graph: torch.fx.Graph
-    """Functional ATen; placeholders are constants (parameters, buffers, folded values), then `inputs`."""
-    constants: dict[str, torch.Tensor]
-    """Value of each constant placeholder, by placeholder name."""
-    origins: dict[str, str]
-    """Name in the user's state_dict of each constant that is a parameter or buffer, by placeholder name."""
-    inputs: tuple[str, ...]
-    """Graph input names: `x`, the conditioning inputs, `grad_scale`."""
-    outputs: tuple[str, ...] = field(default=("energy", "grad"))
 
 
 def trace(energy: Energy, *, with_energy: bool = True) -> ScoreGraph:
@@ -163,6 +144,15 @@ def _tracing(fake_mode: FakeTensorMode) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
+class _Replay(torch.fx.Interpreter):
+    """Runs a traced graph; a rule may give other strides than the operation that it replaces."""
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is torch.ops.aten.view.default:
+            target = torch.ops.aten.reshape.default
+        return super().call_function(target, args, kwargs)
+
+
 def _functional(
     traced: torch.fx.GraphModule, parameters: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]
 ) -> torch.fx.GraphModule:
@@ -170,7 +160,7 @@ def _functional(
 
     def run(parameters: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]) -> Any:
         flat = [*parameters.values(), *inputs.values()]
-        return torch.fx.Interpreter(traced).run(*flat, enable_io_processing=False)
+        return _Replay(traced).run(*flat, enable_io_processing=False)
 
     functional: Callable[..., Any] = torch.func.functionalize(run, remove="mutations")
     return make_fx(functional, decomposition_table=decompositions(), _allow_non_fake_inputs=True)(parameters, inputs)

@@ -36,11 +36,13 @@ def _convolution(
 ) -> ir.Value:
     rank = len(context.shape) - 2
     pads = _spread(padding, rank)
+    if not isinstance(groups, int):
+        raise NotImplementedError("a kernel for each sample: the number of groups grows with the batch")
     attributes: dict[str, Any] = {
         "strides": _spread(stride, rank),
         "pads": [*pads, *pads],
         "dilations": _spread(dilation, rank),
-        "group": int(groups),
+        "group": groups,
     }
     kind = "Conv"
     if transposed:
@@ -124,3 +126,15 @@ def _upsample_nearest(context: Context, x: Node, size: Any, *_: Any) -> ir.Value
         coordinate_transformation_mode="asymmetric",
         nearest_mode="floor",
     )
+
+
+@lowers(*(getattr(aten, f"{kind}_pad{rank}d").default for kind in ("reflection", "replication") for rank in (1, 2, 3)))
+def _border_pad(context: Context, x: Node, pads: Sequence[int]) -> ir.Value:
+    rank = len(context.shape)
+    if any(n < 0 for n in pads):
+        raise NotImplementedError("a negative reflection or replication pad")
+    before, after = [0] * rank, [0] * rank
+    for index in range(len(pads) // 2):
+        before[rank - 1 - index], after[rank - 1 - index] = int(pads[2 * index]), int(pads[2 * index + 1])
+    mode = "reflect" if "reflection" in str(context.node.target) else "edge"
+    return context.op("Pad", context.value(x), context.emit.ints([*before, *after]), mode=mode)

@@ -12,8 +12,7 @@ import torch
 from ...runtime.errors import UnsupportedOperation
 from ..batch import arguments_of
 from ..provenance import origin_of
-from ..trace import ScoreGraph
-from . import convolution, elementwise, indexing, matmul, reduction, shape  # noqa: F401  (they fill the table)
+from ..score_graph import ScoreGraph
 from .emitter import ONNX_TYPES, OPSET, Emitter
 from .table import RULES, Context
 

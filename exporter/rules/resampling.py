@@ -1,0 +1,122 @@
+"""Upsampling as constant matrices along each axis, and the transposed matrices as its gradient.
+
+Every separable resampling is linear, so its matrix along an axis is what PyTorch's own operation makes of the identity.
+Two small matrix products are exact for every mode, scale and corner rule, fuse in every engine, and their gradient is the
+same with the matrix transposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from .constant import constant
+from .linear_map import along
+
+__all__ = ["RULES"]
+
+aten = torch.ops.aten
+
+Scale = float | None
+
+
+def _resample(x: torch.Tensor, size: Sequence[int], matrix: Callable[[int, int, int], torch.Tensor]) -> torch.Tensor:
+    """Applies matrix(axis, n, out) [out, n] along each spatial axis whose map is not the identity."""
+    for axis, (n, out) in enumerate(zip(x.shape[2:], size, strict=True)):
+        weights = constant(lambda axis=axis, n=n, out=out: matrix(axis, n, out).float())  # type: ignore[misc]
+        if not constant(lambda weights=weights, n=n: torch.equal(weights, torch.eye(n))):  # type: ignore[misc, arg-type, return-value]
+            x = along(x, 2 + axis, weights)
+    return x
+
+
+def _adjoint(grad: torch.Tensor, size: Sequence[int], matrix: Callable[[int, int, int], torch.Tensor]) -> torch.Tensor:
+    """The gradient of `_resample` at an input of spatial size `size`."""
+    for axis, (n, out) in enumerate(zip(size, grad.shape[2:], strict=True)):
+        weights = constant(lambda axis=axis, n=n, out=out: matrix(axis, n, out).float())  # type: ignore[misc]
+        if not constant(lambda weights=weights, n=n: torch.equal(weights, torch.eye(n))):  # type: ignore[misc, arg-type, return-value]
+            grad = along(grad, 2 + axis, weights.t())
+    return grad
+
+
+def _linear(align_corners: bool, scales: Sequence[Scale]) -> Callable[[int, int, int], torch.Tensor]:
+    def matrix(axis: int, n: int, out: int) -> torch.Tensor:
+        eye = torch.eye(n, dtype=torch.float64)[None]
+        return aten.upsample_linear1d.default(eye, [out], align_corners, scales[axis])[0].t()  # type: ignore[no-any-return]
+
+    return matrix
+
+
+def _planar(operation: Any, align_corners: bool, scales: Sequence[Scale]) -> Callable[[int, int, int], torch.Tensor]:
+    """Matrix of a 2-d operation along one axis: the other axis has size 1 and stays."""
+
+    def matrix(axis: int, n: int, out: int) -> torch.Tensor:
+        eye = torch.eye(n, dtype=torch.float64)[None, :, :, None]
+        return operation(eye, [out, 1], align_corners, scales[axis], None)[0, :, :, 0].t()  # type: ignore[no-any-return]
+
+    return matrix
+
+
+def _nearest(operation: Any, scales: Sequence[Scale]) -> Callable[[int, int, int], torch.Tensor]:
+    def matrix(axis: int, n: int, out: int) -> torch.Tensor:
+        eye = torch.eye(n, dtype=torch.float64)[None]
+        return operation(eye, [out], scales[axis])[0].t()  # type: ignore[no-any-return]
+
+    return matrix
+
+
+def _with_corners(build: Callable[[bool, Sequence[Scale]], Callable[[int, int, int], torch.Tensor]]) -> tuple[Any, Any]:
+    """Forward and gradient rule of an operation with align_corners and one scale for each axis."""
+
+    def forward(x: torch.Tensor, size: Sequence[int], align_corners: bool, *scales: Scale) -> torch.Tensor:
+        return _resample(x, size, build(align_corners, scales or [None] * len(size)))
+
+    def backward(
+        grad: torch.Tensor, size: Sequence[int], input_size: Sequence[int], align_corners: bool, *scales: Scale
+    ) -> torch.Tensor:
+        return _adjoint(grad, input_size[2:], build(align_corners, scales or [None] * len(size)))
+
+    return forward, backward
+
+
+def _nearest_rules(operation: Any) -> tuple[Any, Any]:
+    def forward(x: torch.Tensor, size: Sequence[int], *scales: Scale) -> Any:
+        whole = all(out % n == 0 for n, out in zip(x.shape[2:], size, strict=True))
+        if whole and len(size) == 2 and operation is aten.upsample_nearest1d.default:
+            # For a whole factor every rounding rule repeats each element, whatever scale was given with the size.
+            if all(s is None or s * n == out for s, n, out in zip(scales, x.shape[2:], size, strict=False)):
+                return NotImplemented
+        if whole and len(size) == 2 and not any(scales):
+            return aten.upsample_nearest2d.default(x, size)
+        return _resample(x, size, _nearest(operation, scales or [None] * len(size)))
+
+    def backward(grad: torch.Tensor, size: Sequence[int], input_size: Sequence[int], *scales: Scale) -> torch.Tensor:
+        n = input_size[2:]
+        if all(o % m == 0 for m, o in zip(n, size, strict=True)) and not any(scales):
+            wide = list(grad.shape[:2])
+            for m, o in zip(n, size, strict=True):
+                wide += [m, o // m]
+            return grad.reshape(wide).sum([3 + 2 * axis for axis in range(len(n))])
+        return _adjoint(grad, n, _nearest(operation, scales or [None] * len(size)))
+
+    return forward, backward
+
+
+RULES: dict[Any, Any] = {}
+
+
+def _register(name: str, rules: tuple[Any, Any]) -> None:
+    forward, backward = rules
+    RULES[getattr(aten, name).default] = forward
+    RULES[getattr(aten, f"{name}_backward").default] = backward
+
+
+for _name in ("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d"):
+    _register(_name, _with_corners(_linear))
+for _name in ("upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"):
+    _operation = getattr(aten, _name).default
+    _register(_name, _with_corners(lambda corners, scales, op=_operation: _planar(op, corners, scales)))  # type: ignore[misc]
+for _rank in (1, 2, 3):
+    _register(f"upsample_nearest{_rank}d", _nearest_rules(aten.upsample_nearest1d.default))
+    _register(f"_upsample_nearest_exact{_rank}d", _nearest_rules(aten._upsample_nearest_exact1d.default))
