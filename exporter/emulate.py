@@ -1,8 +1,8 @@
 """Makes a graph typed FP16 or BF16 run on a backend that lacks kernels for the low type, with the low type's numbers.
 
-onnxruntime's CPU provider has no BF16 kernels for arithmetic (NOT_IMPLEMENTED when the session is made), and runs FP16
-graphs in float32 from end to end on x86: it even drops the casts between two nodes, so nothing overflows there that would
-overflow on a GPU. `emulate` writes the roundings down as Cast nodes that stay.
+onnxruntime's CPU provider has no BF16 kernels for arithmetic (NOT_IMPLEMENTED when the session is made), and on x86 it
+runs an FP16 graph in float32 from end to end: it drops the casts between two nodes, so that nothing overflows which
+would overflow on a GPU. `emulate` writes the roundings down as Cast nodes that stay.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _LOW = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 # Their results are numbers that they were given, or the negative of one, so rounding them again would change nothing.
 _EXACT = frozenset(
-    "Abs BatchToSpace Clip Compress Concat DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND Identity Max "
-    "MaxPool Min Neg Pad ReduceMax ReduceMin Relu Reshape ReverseSequence Shape Slice SpaceToDepth Split Squeeze Tile TopK "
+    "Abs Clip Compress Concat DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND Identity Max MaxPool "
+    "Min Neg Pad ReduceMax ReduceMin Relu Reshape ReverseSequence Slice SpaceToDepth Split Squeeze Tile TopK "
     "Transpose Trilu Unsqueeze Where".split()
 )
 
@@ -86,6 +86,7 @@ def _rewrite(graph: ir.Graph, node: ir.Node, rounding: bool) -> None:
         _widen_attribute(node, attribute)
     for value in low:
         narrow = value.dtype
+        assert narrow is not None
         value.dtype = ir.DataType.FLOAT
         if rounding and node.op_type not in _EXACT:
             uses = tuple(value.uses())
@@ -129,7 +130,7 @@ def _widen(graph: ir.Graph, value: ir.Value, *, after: ir.Node | None) -> None:
     _redirect(uses, up.outputs[0])
 
 
-def _redirect(uses: Iterable[ir.Usage], value: ir.Value) -> None:
+def _redirect(uses: Iterable[tuple[ir.Node, int]], value: ir.Value) -> None:
     for node, index in uses:
         node.replace_input_with(index, value)
 
@@ -142,7 +143,7 @@ def _cast(value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
 
 
 def _widen_attribute(node: ir.Node, attribute: ir.Attr) -> None:
-    """Low types hide in two kinds of attribute: a type by number (`dtype`) and a tensor (`value` of ConstantOfShape)."""
+    """A low type can be in two kinds of attribute: a type by number (`dtype`) and a tensor (ConstantOfShape)."""
     if attribute.name == "dtype" and attribute.as_int() in {dtype.value for dtype in _LOW}:
         node.attributes["dtype"] = ir.AttrInt64("dtype", ir.DataType.FLOAT.value)
     elif attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in _LOW:
@@ -157,5 +158,7 @@ def _attributes(node: ir.Node) -> tuple[ir.Attr, ...]:
 def _type(node: ir.Node, value: ir.Value) -> ir.DataType | None:
     """The type of a node's result; None for a result that is left out."""
     if value.dtype is None and value.name and (value.uses() or value.is_graph_output()):
-        raise UnsupportedOperation(f"shape inference does not know the type of {value.name!r} of node {node.name!r} ({node.op_type})")
+        raise UnsupportedOperation(
+            f"shape inference does not know the type of {value.name!r} of node {node.name!r} ({node.op_type})"
+        )
     return value.dtype

@@ -62,8 +62,9 @@ class Provenance(TorchDispatchMode):
         running = torch._C._current_autograd_node()
         if running is None:
             origin = self._from_graph() or self._from_stack()
-            # Autograd makes its node before it calls down to here, so the latest number is this operation's.
-            self._forward[torch.autograd._get_sequence_nr() - 1] = origin
+            # Autograd makes its node before it calls down to here, so the latest number is this operation's; an
+            # operation that needs no gradient makes none and must not claim the number of the one before it.
+            self._forward.setdefault(torch.autograd._get_sequence_nr() - 1, origin)
         else:
             made_by = self._forward.get(running._sequence_nr(), Origin("", "", False))
             origin = Origin(made_by.module, made_by.source, backward=True)

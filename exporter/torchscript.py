@@ -7,7 +7,6 @@ import inspect
 import math
 import operator
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,7 +118,7 @@ class ScriptedGraph(nn.Module):
         outputs = [value.debugName() for value in node.outputs()]
         instruction = _Instruction(kind, inputs, outputs, place=_place(node), path=_path(node))
         if kind == "prim::Constant":
-            value = node.output().toIValue()
+            value = _constant(node)
             if isinstance(value, torch.Tensor):
                 if value.dim() == 0:
                     value = value.item()  # a number; as a tensor it could not become a size under the tracer
@@ -218,6 +217,13 @@ class ScriptedGraph(nn.Module):
         scope.update(zip(instruction.outputs, results, strict=True))
 
 
+def _constant(node: Any) -> Any:
+    try:
+        return node.output().toIValue()
+    except RuntimeError:  # a function object, left over from a call that was inlined
+        return None
+
+
 def _argument_name(name: str) -> str:
     return re.sub(r"\.\d+$", "", name)
 
@@ -262,6 +268,39 @@ def _shown(instruction: _Instruction) -> Iterator[None]:
 # --- operations
 
 
+_DTYPES = [
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.float16,
+    torch.float32,
+    torch.float64,
+    torch.complex32,
+    torch.complex64,
+    torch.complex128,
+    torch.bool,
+    torch.qint8,
+    torch.quint8,
+    torch.qint32,
+    torch.bfloat16,
+]
+"""TorchScript writes a dtype as its number in this list (c10::ScalarType)."""
+
+_FROM_NUMBER: dict[str, list[Any]] = {
+    "ScalarType": _DTYPES,
+    "Layout": [torch.strided],
+    "MemoryFormat": [
+        torch.contiguous_format,
+        torch.preserve_format,
+        torch.channels_last,
+        torch.channels_last_3d,
+    ],
+}
+"""The same for every kind of argument that TorchScript writes as a number, by its type in the schema."""
+
+
 def _raise(message: Any = "", *_: Any) -> None:
     raise RuntimeError(f"the TorchScript model raised: {message}")
 
@@ -293,10 +332,6 @@ def _append(values: list[Any], value: Any) -> list[Any]:
     return values
 
 
-def _device(value: torch.Tensor) -> torch.device:
-    return value.device
-
-
 def _setitem(values: Any, key: Any, value: Any) -> Any:
     values[key] = value
     return values
@@ -320,10 +355,6 @@ def _same(value: Any, *_: Any) -> Any:
     return value
 
 
-def _index(dtype: torch.dtype | int) -> Any:
-    return dtype
-
-
 def _several(*values: Any) -> tuple[Any, ...]:
     return values
 
@@ -345,9 +376,9 @@ _PRIMITIVES: dict[str, Callable[..., Any]] = {
     "aten::_unwrap_optional": _same,
     "prim::Uninitialized": lambda: None,
     "prim::RaiseException": _raise,
-    "prim::dtype": lambda value: value.dtype,
-    "prim::device": _device,
-    "prim::layout": lambda value: value.layout,
+    "prim::dtype": lambda value: _DTYPES.index(value.dtype),
+    "prim::device": lambda value: value.device,
+    "prim::layout": lambda value: 0,
     "prim::data": lambda value: value.detach(),
     "prim::requires_grad": lambda value: value.requires_grad,
     "prim::is_cuda": lambda value: value.is_cuda,
@@ -403,7 +434,6 @@ _NUMBERS: dict[str, Callable[..., Any]] = {
     "detach": _same,
     "to": _same,
     "clone": _same,
-    "contiguous": _same,
     "max": max,
     "min": min,
     "str": str,
@@ -460,52 +490,91 @@ _TENSORS: dict[str, Callable[..., Any]] = {
 """Questions to a tensor whose answer is a number."""
 
 
+def _cast(value: Any, *arguments: Any) -> torch.Tensor:
+    """`to` in the forms that only TorchScript has: (dtype, non_blocking, copy) or (device, dtype, ...)."""
+    for argument in arguments:
+        if type(argument) is int:
+            return torch.as_tensor(value).to(_DTYPES[argument])
+    return torch.as_tensor(value)
+
+
+def _tensor(value: Any, dtype: int | None = None, *_: Any) -> torch.Tensor:
+    return torch.as_tensor(value, dtype=None if dtype is None else _DTYPES[dtype])
+
+
+_LISTS_OF_TENSORS = ("len", "__getitem__", "slice", "append", "_set_item", "add", "add_", "list", "copy", "keys",
+                     "values", "items", "get", "reverse", "insert", "extend", "pop", "clear")  # fmt: skip
+"""What is done with a list or dictionary whatever it holds."""
+
+_TENSORS_BY_HAND: dict[str, Callable[..., Any]] = {
+    "to": _cast,
+    "tensor": _tensor,
+    "as_tensor": _tensor,
+}
+"""Operations that have a form in TorchScript alone."""
+
+_ONLY_SCRIPT = ("prim_dtype", "prim_Device", "prim_other", "default", "bool", "int", "float", "list")
+"""The overloads of those forms."""
+
+
 def _operation(node: Any) -> Callable[..., Any]:
     """What runs an operation: PyTorch's own where a tensor takes part, Python's on numbers and containers.
 
-    Raises:
-        LoadError: there is none.
+    An operation that cannot be run raises when it is reached, not when it is read: it may stand in a branch that is
+    never taken (training, scripting checks).
     """
     kind = node.kind()
     space, _, name = kind.partition("::")
     schema = node.schema()
     if schema == "(no schema)" or space == "prim":
-        raise LoadError(
-            f"the TorchScript graph uses {kind}, which this exporter cannot run"
-            + (f" ({_place(node)})" if _place(node) else "")
-            + "; export the model with torch.export.save or save_energy instead"
-        )
+        return _refuse(kind, _place(node))
     overload = schema.partition("(")[0].partition("::")[2].partition(".")[2] or "default"
-    schema_arguments = torch._C.parse_schema(schema).arguments
-    keywords = [argument.name if argument.kwarg_only else None for argument in schema_arguments]
+    arguments = torch._C.parse_schema(schema).arguments
     native = getattr(getattr(getattr(torch.ops, space), name, None), overload, None)
+    convert = [_FROM_NUMBER.get(str(argument.real_type).removeprefix("Optional[").rstrip("]")) for argument in arguments]
 
     def run(*inputs: Any) -> Any:
         first = inputs[0] if inputs else None
-        flat = [v for i in inputs for v in (i if isinstance(i, (list, tuple)) else (i,))]
-        if space == "aten" and inputs and not any(isinstance(value, torch.Tensor) for value in flat):
+        if space == "aten" and isinstance(first, torch.Tensor) and name in _TENSORS:
+            return _TENSORS[name](*inputs)
+        if space == "aten" and inputs and not any(isinstance(v, torch.Tensor) for i in inputs for v in _flat(i)):
             if isinstance(first, (list, tuple, dict, str)) and name in _CONTAINERS:
                 return _CONTAINERS[name](*inputs)
             if isinstance(first, _NUMBER) and name in _NUMBERS:
-                if name in ("to", "clone", "contiguous", "detach", "item"):
-                    return first
-                return _NUMBERS[name](*(value for value in inputs if value is not None or name != "div"))
-        if space == "aten" and isinstance(first, torch.Tensor) and name in _TENSORS:
-            return _TENSORS[name](*inputs)
-        if space == "aten" and isinstance(first, (list, tuple, dict)) and name in _CONTAINERS:
-            if not (name in ("max", "min", "sum")):
-                return _CONTAINERS[name](*inputs)
+                return _NUMBERS[name](*inputs)
+        if isinstance(first, (list, dict)) and name in _LISTS_OF_TENSORS:
+            return _CONTAINERS[name](*inputs)
+        if name in _TENSORS_BY_HAND and (native is None or overload in _ONLY_SCRIPT):
+            return _TENSORS_BY_HAND[name](*inputs)
         if native is None:
             raise LoadError(f"the TorchScript graph uses {kind}, which this PyTorch does not have")
-        args = [value for value, keyword in zip(inputs, keywords, strict=False) if keyword is None]
-        kwargs = {keyword: value for value, keyword in zip(inputs, keywords, strict=False) if keyword is not None}
-        for place, argument in enumerate(schema_arguments[: len(args)]):
-            if isinstance(args[place], (int, float)) and str(argument.type) == "List[Tensor]":
-                raise AssertionError(argument.name)
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for value, argument, change in zip(inputs, arguments, convert, strict=True):
+            if change is not None and type(value) is int:
+                value = change[value]
+            if argument.kwarg_only:
+                kwargs[argument.name] = value
+            else:
+                args.append(value)
         return native(*args, **kwargs)
 
-    run.__name__ = name
     return run
+
+
+def _refuse(kind: str, place: str) -> Callable[..., Any]:
+    def run(*_: Any) -> Any:
+        raise LoadError(
+            f"the TorchScript graph uses {kind}, which this exporter cannot run"
+            + (f" ({place})" if place else "")
+            + "; export the model with save_energy or torch.export.save instead"
+        )
+
+    return run
+
+
+def _flat(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else (value,)
 
 
 _NUMBER = (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool)

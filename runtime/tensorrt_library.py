@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -89,8 +90,8 @@ def _device() -> tuple[str | None, str | None]:
         from cuda.bindings import runtime as cuda  # type: ignore[import-not-found, unused-ignore]
     except ModuleNotFoundError:
         return None, None
-    error, properties = cuda.cudaGetDeviceProperties(0)
-    if int(error) != 0:
+    status, properties = cuda.cudaGetDeviceProperties(0)
+    if int(status) != 0:
         return None, None
     return bytes(properties.name).split(b"\0")[0].decode(), f"{properties.major}.{properties.minor}"
 
@@ -129,8 +130,7 @@ def build_plan(
     smallest, frequent, largest = batch
     if not 1 <= smallest <= frequent <= largest:
         raise UsageError(
-            "batch is MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, such as 1:16:64, not "
-            f"{smallest}:{frequent}:{largest}"
+            f"batch is MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, such as 1:16:64, not {smallest}:{frequent}:{largest}"
         )
     if isinstance(onnx_model, Path) and not onnx_model.is_file():
         raise LoadError(f"there is no ONNX file {onnx_model}")
@@ -247,7 +247,15 @@ def _refusal(parser: Any, library: ModuleType, logger: Any) -> EbmExportError:
 
 
 def _logger(library: ModuleType) -> Any:
-    """A logger that keeps the errors for our own messages; the library's stays quiet on stderr."""
+    """The logger that keeps the errors for our own messages, emptied; nothing goes to stderr."""
+    logger = _collector(library)
+    logger.errors.clear()
+    return logger
+
+
+@cache
+def _collector(library: ModuleType) -> Any:
+    """One logger for the whole process: the library goes on using its first one and ignores later ones."""
 
     class Collector(library.ILogger):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:

@@ -23,6 +23,7 @@ from . import (
     pooling,
     resampling,
     running,
+    statistics,
 )
 
 __all__ = ["decompositions"]
@@ -38,6 +39,7 @@ _FAMILIES = (
     pooling,
     resampling,
     running,
+    statistics,
 )
 
 
@@ -46,11 +48,7 @@ aten = torch.ops.aten
 # PyTorch writes these outside its core set, in terms of operations that are lowered.
 _MORE = (
     aten.linalg_vector_norm.default,
-    aten.native_group_norm.default,
-    aten.native_layer_norm.default,
     aten.unfold.default,
-    aten.var.correction,
-    aten.var_mean.correction,
 )
 
 

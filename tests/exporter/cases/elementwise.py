@@ -197,7 +197,7 @@ CASES: dict[str, Case] = {
     "remainder": op_case(lambda x: torch.remainder(x, 0.7), S),
     "remainder_tensor": op_case(lambda x, w: torch.remainder(x, w.abs() + 0.5), S, (4,)),
     "periodic_box": op_case(lambda x: (x - 2.0 * torch.round(x / 2.0)).square(), S, x_scale=2.0),
-    "floor_divide": op_case(lambda x: torch.floor_divide(x, 0.3) * x + torch.div(x, 0.4, rounding_mode="trunc") * x, S),
+    "floor_divide": op_case(lambda x: torch.floor_divide(x.detach(), 0.3) * x + torch.div(x, 0.4, rounding_mode="trunc") * x, S),
     "heaviside_by_comparison": op_case(lambda x: (x > 0.1).to(x.dtype) * x.square(), S),
     "logical": op_case(lambda x: ((x > -0.5) & ~(x > 0.5) | (x < -1.5)).to(x.dtype) * x.sin() + x, S),
     "isfinite_nan_to_num": op_case(lambda x: torch.nan_to_num(x.sin(), nan=0.0) * torch.isfinite(x), S),

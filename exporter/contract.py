@@ -1,0 +1,298 @@
+"""The energy contract: what a model must do before it is worth tracing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..runtime.errors import ContractError
+from ..runtime.start import start_states
+from .module_copy import copy_module
+
+if TYPE_CHECKING:
+    from .energy import Energy
+
+__all__ = ["check_contract", "check_independence", "check_repeatability", "rows_like"]
+
+_BATCH = 5
+"""Samples in a check; an odd number that few models have as a size."""
+
+_ROUNDING = 1e-4
+"""Difference of two energies that counts as rounding, relative to the largest energy of the batch. Other batch sizes
+make other sums of float32, which differ by some 1e-6; a batch norm in training mode or a dropout changes more."""
+
+
+def check_contract(energy: Energy, start: torch.Tensor | None = None) -> None:
+    """Checks that a model is an energy: E(x, *cond) -> one finite number per sample, with a gradient in x.
+
+    In this order: x is floating; the model runs; its output is [B] or [B, 1] of floats; two calls agree; a sample's
+    energy depends on that sample alone, and not on the batch size; energies and gradients are finite where chains
+    start; the gradient is not zero everywhere. All runs are on a float32 copy on the CPU: neither the module nor the
+    random numbers of torch change. The copy keeps the module's mode; nothing is switched to eval() here, since a
+    model that is exported in another mode than it runs in is another model.
+
+    Args:
+        energy: the model with its example inputs.
+        start: [M, *S] states that chains start from; drawn as the sampler's `init` says if left out (for "data",
+            the example).
+
+    Raises:
+        ContractError: the model breaks the contract; the text says what came and what was expected.
+    """
+    if not energy.x.is_floating_point():
+        raise ContractError(
+            f"the refined input {energy.wrt!r} is {_dtype(energy.x)}; expected floating point, since it moves along a "
+            "gradient: choose another input with wrt (--wrt), or embed it outside the energy"
+        )
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        module = copy_module(energy.module)
+        example = tuple(_plain(value) for value in energy.example)
+        _check_output(energy, _call(module, example, "the example"), int(energy.x.shape[0]))
+        rows = _start_rows(energy, example, start)
+        try:
+            output = module(*rows)
+        except Exception as error:  # the model's own error, whatever it is
+            raise ContractError(
+                f"the model runs at the example's batch of {energy.x.shape[0]} and fails at a batch of {_BATCH}: "
+                f"{type(error).__name__}: {_line(error)}; take the batch size from x.shape[0] inside forward"
+            ) from error
+        _check_output(energy, output, _BATCH)
+        check_repeatability(module, rows, energy.reduce)
+        check_independence(module, rows, energy.reduce)
+        _check_gradient(energy, module, rows)
+
+
+def check_repeatability(
+    module: nn.Module, rows: Sequence[torch.Tensor], reduce: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> None:
+    """Checks that two calls with the same inputs give the same energies.
+
+    Args:
+        module: the model; its state may change.
+        rows: a batch of every input, [B, ...].
+        reduce: turns the output into energies.
+
+    Raises:
+        ContractError: they differ by more than rounding.
+    """
+    first, second = (_energies(module, rows, reduce) for _ in range(2))
+    gap = _gap(first, second)
+    if gap:
+        raise ContractError(
+            f"two calls with the same inputs gave different energies ({gap}); expected equal ones: "
+            + _training_hint(module, "the model draws random numbers or changes its own state in forward")
+        )
+
+
+def check_independence(
+    module: nn.Module, rows: Sequence[torch.Tensor], reduce: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> None:
+    """Checks that each energy is a function of its own sample, in any company.
+
+    Args:
+        module: the model; its state may change.
+        rows: a batch of every input, [B, ...] with B at least 2.
+        reduce: turns the output into energies.
+
+    Raises:
+        ContractError: an energy changes with the other samples, or with how many they are.
+    """
+    size = rows[0].shape[0]
+    before = _energies(module, rows, reduce)
+    for kept in (0, size - 1):
+        changed = [_others_changed(value, kept) for value in rows]
+        after = _energies(module, changed, reduce)
+        gap = _gap(before[kept : kept + 1], after[kept : kept + 1], float(before.abs().max()))
+        if gap:
+            raise ContractError(
+                f"the energy of sample {kept} changes with the other samples of its batch ({gap}); expected it to "
+                "depend on its own sample alone: "
+                + _training_hint(module, "look for a mean, norm or softmax over dimension 0 in forward")
+            )
+    try:
+        fewer = _energies(module, [value[: size - 1] for value in rows], reduce)
+    except RuntimeError:
+        return  # a model of one batch size; the caller has a better text for it
+    gap = _gap(before[: size - 1], fewer)
+    if gap:
+        raise ContractError(
+            f"the energies change with the number of samples in the batch ({gap}, at {size} and {size - 1} samples); "
+            "expected one number per sample whatever its company: " + _training_hint(module, "do not divide by B")
+        )
+
+
+def rows_like(example: torch.Tensor, size: int, seed: int) -> torch.Tensor:
+    """More rows in the manner of an example: its own first, then copies moved by noise so that no two are equal.
+
+    Args:
+        example: [B, ...].
+        size: rows wanted, at least B.
+        seed: of the noise.
+
+    Returns:
+        [size, ...]; whole numbers and booleans are repeated, in turn.
+    """
+    batch = example.shape[0]
+    rows = example.detach()[torch.arange(size) % batch].clone()
+    if rows.is_floating_point() and size > batch:
+        noise = torch.randn(rows[batch:].shape, generator=torch.Generator().manual_seed(seed))
+        spread = float(rows.float().std(correction=0)) if rows.numel() else 0.0
+        rows[batch:] += (0.3 * (spread or 1.0) * noise).to(rows.dtype)
+    return rows
+
+
+# --- the parts
+
+
+def _plain(value: torch.Tensor) -> torch.Tensor:
+    value = value.detach().cpu()
+    return value.float() if value.is_floating_point() else value
+
+
+def _call(module: nn.Module, inputs: Sequence[torch.Tensor], what: str) -> Any:
+    try:
+        return module(*inputs)
+    except Exception as error:  # the model's own error, whatever it is
+        shapes = ", ".join(f"{tuple(value.shape)} {_dtype(value)}" for value in inputs)
+        raise ContractError(
+            f"the model fails on {what} ({shapes}): {type(error).__name__}: {_line(error)}"
+        ) from error
+
+
+def _check_output(energy: Energy, output: Any, batch: int) -> None:
+    expected = f"one energy per sample, [{batch}] or [{batch}, 1]"
+    if not isinstance(output, torch.Tensor):
+        kinds = type(output).__name__
+        if isinstance(output, (tuple, list)):
+            kinds += " of " + ", ".join(
+                str(tuple(v.shape)) if isinstance(v, torch.Tensor) else type(v).__name__ for v in output
+            )
+        raise ContractError(
+            f"the model returns a {kinds}; expected {expected}: wrap it in a function that returns the energy alone"
+        )
+    if not output.is_floating_point():
+        raise ContractError(f"the model returns {_dtype(output)}; expected {expected} in floating point")
+    shape = tuple(output.shape)
+    if energy.mode == "logsumexp":
+        if len(shape) != 2 or shape[0] != batch:
+            raise ContractError(
+                f"the model returns shape {shape}; energy=logsumexp expects logits [{batch}, K] for a batch of {batch}"
+            )
+        return
+    if shape in ((batch,), (batch, 1)):
+        return
+    hint = "reduce it over all dimensions but the first"
+    if len(shape) == 2 and shape[0] == batch:
+        hint = (
+            f"if these are the logits of a classifier over {shape[1]} classes, its energy is "
+            "-logsumexp(logits): --energy logsumexp"
+        )
+    elif not shape or shape == (1,):
+        hint = "forward sums or averages over the batch; leave the first dimension"
+    raise ContractError(f"the model returns shape {shape} for a batch of {batch}; expected {expected}: {hint}")
+
+
+def _start_rows(
+    energy: Energy, example: tuple[torch.Tensor, ...], start: torch.Tensor | None
+) -> tuple[torch.Tensor, ...]:
+    rows = [rows_like(v, max(_BATCH, v.shape[0]), 11 + i)[:_BATCH] for i, v in enumerate(example)]
+    shape = tuple(energy.x.shape[1:])
+    if start is not None:
+        rows[energy.position] = rows_like(_plain(start), max(_BATCH, start.shape[0]), 17)[:_BATCH]
+    elif energy.sampler is None or energy.sampler.init == "normal":
+        numbers = np.random.default_rng(0).standard_normal((_BATCH, *shape), dtype=np.float32)
+        if energy.sampler is not None and energy.sampler.bounds is not None:
+            numbers = np.clip(numbers, *np.float32(energy.sampler.bounds))
+        rows[energy.position] = torch.from_numpy(numbers)
+    elif energy.sampler.init == "uniform":
+        rows[energy.position] = torch.from_numpy(start_states(energy.sampler, shape, range(_BATCH), 0))
+    return tuple(rows)
+
+
+def _check_gradient(energy: Energy, module: nn.Module, rows: Sequence[torch.Tensor]) -> None:
+    x = rows[energy.position].detach().clone().requires_grad_()
+    inputs = [x if i == energy.position else value for i, value in enumerate(rows)]
+    value = energy.reduce(module(*inputs))
+    start = energy.sampler.init if energy.sampler is not None else "normal"
+    finite = torch.isfinite(value)
+    if not bool(finite.all()):
+        came = value.detach()[~finite][0].item()
+        raise ContractError(
+            f"{int((~finite).sum())} of {_BATCH} energies are not finite ({came}) where chains start ({start}); "
+            "expected finite numbers there: check the range of the inputs (bounds, init) and the weights"
+        )
+    unrelated = (
+        f"the energy has no gradient in {energy.wrt!r}; expected it to depend on it through differentiable "
+        "operations: look for detach(), no_grad, argmax or rounding in forward"
+    )
+    if not value.requires_grad:
+        raise ContractError(unrelated)
+    try:
+        (grad,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
+    except RuntimeError as error:
+        raise ContractError(f"the gradient of the energy fails: {_line(error)}") from error
+    if grad is None:
+        raise ContractError(unrelated)
+    broken = ~torch.isfinite(grad).flatten(1).all(dim=1)
+    if bool(broken.any()):
+        raise ContractError(
+            f"the gradient of {int(broken.sum())} of {_BATCH} samples is not finite where chains start ({start}), "
+            "though their energies are; look for sqrt, norm or a division at zero in forward"
+        )
+    if not bool(grad.any()):
+        raise ContractError(
+            f"the gradient in {energy.wrt!r} is zero for all {_BATCH} samples where chains start ({start}); expected "
+            "a slope to follow: the model is constant there (saturated, or its last layer is zero)"
+        )
+
+
+def _energies(
+    module: nn.Module, rows: Sequence[torch.Tensor], reduce: Callable[[torch.Tensor], torch.Tensor] | None
+) -> torch.Tensor:
+    output = module(*rows)
+    return (reduce(output) if reduce is not None else output).detach()  # type: ignore[no-any-return]
+
+
+def _gap(first: torch.Tensor, second: torch.Tensor, largest: float = 0.0) -> str:
+    """Describes the largest difference, or is empty where there is none beyond rounding; NaN equals NaN here."""
+    difference = (first - second).abs().nan_to_num(nan=0.0)
+    allowed = _ROUNDING * max(largest, float(first.abs().nan_to_num(0.0, 0.0, 0.0).max()))
+    if not difference.numel() or float(difference.max()) <= allowed:
+        return ""
+    place = int(difference.flatten().argmax())
+    return f"{first.flatten()[place].item():.6g} and {second.flatten()[place].item():.6g}"
+
+
+def _others_changed(value: torch.Tensor, kept: int) -> torch.Tensor:
+    changed = value.flip(0)
+    if value.is_floating_point():
+        changed = 1.7 * changed + 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(3))
+    changed[kept] = value[kept]
+    return changed
+
+
+_MODES = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+
+
+def _training_hint(module: nn.Module, otherwise: str) -> str:
+    """Names what is in training mode, or says where else to look."""
+    named = [(path, child) for path, child in module.named_modules() if child.training]
+    kinds = [(path, child) for path, child in named if isinstance(child, _MODES)]
+    if not named:
+        return otherwise
+    listed = ", ".join(f"{path or 'the model'} ({type(child).__name__})" for path, child in (kinds or named)[:4])
+    more = len(kinds or named) - 4
+    tail = f" and {more} more" if more > 0 else ""
+    return f"{listed}{tail} in training mode; call model.eval() before exporting"
+
+
+def _dtype(value: torch.Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "no message")

@@ -1,0 +1,69 @@
+"""Shapes and dtypes of inputs, as text on the command line or as values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..runtime.errors import UsageError
+
+__all__ = ["InputSpec", "parse_cond", "parse_shape"]
+
+_DTYPES = {"float32": torch.float32, "int64": torch.int64, "bool": torch.bool}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input: the shape of one sample (no batch) and the dtype, one of float32, int64 and bool."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+
+    def example(self, batch: int, seed: int) -> torch.Tensor:
+        """A batch to look at a model with: standard normal, or zeros where numbers are whole (any table has row 0).
+
+        Args:
+            batch: number of samples.
+            seed: of the normal numbers.
+
+        Returns:
+            [batch, *shape] of `dtype`.
+        """
+        sizes = (batch, *self.shape)
+        if self.dtype is torch.float32:
+            return torch.randn(sizes, generator=torch.Generator().manual_seed(seed))
+        return torch.zeros(sizes, dtype=self.dtype)
+
+
+def parse_shape(text: str, option: str = "--shape") -> tuple[int, ...]:
+    """Reads "1,28,28" as the shape of one sample; an empty text is a number per sample.
+
+    Raises:
+        UsageError: an entry is no whole number of at least 1.
+    """
+    entries = [entry.strip() for entry in text.split(",")] if text.strip() else []
+    if not all(entry.isdecimal() and int(entry) > 0 for entry in entries):
+        raise UsageError(f"{option}: expected sizes of one sample without the batch, such as 1,28,28; got {text!r}")
+    return tuple(int(entry) for entry in entries)
+
+
+def parse_cond(texts: Sequence[str]) -> dict[str, InputSpec]:
+    """Reads "name=3,96,96" and "name:int64=10" (dtype float32 unless given; "label:int64=" is a number per sample).
+
+    Raises:
+        UsageError: a text has no name, an unknown dtype or no shape, or a name comes twice.
+    """
+    specs: dict[str, InputSpec] = {}
+    for text in texts:
+        left, equals, shape = text.partition("=")
+        name, colon, dtype = (part.strip() for part in left.partition(":"))
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--cond: expected NAME=SHAPE or NAME:DTYPE=SHAPE, such as obs=3,96,96; got {text!r}")
+        if colon and dtype not in _DTYPES:
+            raise UsageError(f"--cond {name}: expected one of {', '.join(_DTYPES)} after the colon, got {dtype!r}")
+        if name in specs:
+            raise UsageError(f"--cond: {name!r} is given twice")
+        specs[name] = InputSpec(parse_shape(shape, f"--cond {name}"), _DTYPES.get(dtype, torch.float32))
+    return specs

@@ -1,0 +1,26 @@
+"""Copies of a user's module."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+__all__ = ["copy_module"]
+
+
+def copy_module(module: nn.Module) -> nn.Module:
+    """Returns a deep copy in float32 on the CPU whose parameters need no gradient; the module itself is not touched.
+
+    Tensors that a forward left behind as attributes (the weight that a spectral-norm hook computes, a cached
+    feature) carry a history, which `copy.deepcopy` refuses; the copy gets their values.
+    """
+    memo: dict[int, Any] = {}
+    for child in module.modules():
+        for value in pytree.tree_leaves([v for k, v in vars(child).items() if k not in ("_modules", "_parameters")]):
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(module, memo).float().cpu().requires_grad_(False)

@@ -1,0 +1,37 @@
+"""The manifest's entry for one written file, as far as the writer of that file knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+__all__ = ["Artifact", "Progress"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, steps done, steps in all)."""
+
+
+class Artifact(TypedDict):
+    """One entry of `artifacts` in manifest.json. The bundle's writer adds the checksums, and "verified" to status.
+
+    Attributes:
+        path: the file, relative to the bundle's folder.
+        target: onnx, onnxruntime, openvino or tensorrt.
+        precision: fp32, fp16, bf16 ...
+        role: score, prologue or sampler.
+        files: names of the files that belong beside it, such as an OpenVINO .bin.
+        toolchain: name and version of what wrote it.
+        options: what the backend must be given when it loads the file.
+        status: "built, not run"; the verification makes it "verified".
+        note: what a reader of the manifest should know about this file, or nothing.
+    """
+
+    path: str
+    target: str
+    precision: str
+    role: str
+    files: list[str]
+    toolchain: dict[str, str]
+    options: dict[str, Any]
+    status: str
+    note: str

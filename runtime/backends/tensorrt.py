@@ -1,0 +1,195 @@
+"""Runs a TensorRT plan of a score graph on GPU 0.
+
+Where this was written there is no GPU: it has been checked by type, and against a stand-in for the CUDA runtime and for
+TensorRT (tests/runtime/backends/test_tensorrt.py), not by running a plan. `ebm-run verify` is the check on a device.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import tensorrt_library
+from ..engine import Engine
+from ..errors import EbmExportError, LoadError, MissingBackend, UsageError
+
+__all__ = ["TensorRtEngine", "available"]
+
+_CUDA = "cuda"
+_CUDA_MISSING = (
+    "backend 'tensorrt' needs the package cuda-python beside TensorRT: pip install 'ebm-export[tensorrt]' "
+    "or 'ebm-export[tensorrt-rtx]'"
+)
+
+
+def available() -> str | None:
+    """None when a plan can be run here, else a sentence that says why not."""
+    missing = tensorrt_library.missing_tensorrt()
+    if missing is not None:
+        return missing
+    try:
+        cuda = _import_cuda()
+    except MissingBackend as error:
+        return str(error)
+    status, count = cuda.cudaGetDeviceCount()
+    if int(status) != 0:
+        return f"CUDA finds no GPU: {_text(cuda, status)}"
+    return None if count else "CUDA finds no GPU"
+
+
+class TensorRtEngine(Engine):
+    """A plan, its execution context, and buffers for the largest batch that the plan takes.
+
+    Device memory for every input and output, and page-locked host memory for the outputs, are allocated once, in
+    `open`; a smaller batch uses the front of them. A call copies the inputs to the GPU, runs the plan and copies
+    the outputs back, all in one stream, and waits for the end.
+    """
+
+    backend = "tensorrt"
+
+    def __init__(
+        self, path: Path, *, precision: str, threads: int | None = None, options: dict[str, Any] | None = None
+    ):
+        """Keeps the settings; `open` does the work.
+
+        Args:
+            path: a .plan file.
+            precision: the name the bundle gives this plan; the plan's own types decide.
+            threads: ignored, the work is on the GPU.
+            options: `batch`, the (smallest, most frequent, largest) that the plan was built for. It is there for
+                whoever builds the plan again; here the plan itself says it.
+
+        Raises:
+            UsageError: an option that this backend does not know.
+        """
+        unknown = [name for name in options or {} if name != "batch"]
+        if unknown:
+            raise UsageError(f"backend 'tensorrt' knows the option 'batch'; it got {', '.join(map(repr, unknown))}")
+        self.path = Path(path)
+        self.precision = precision
+        self.batch = (0, 0)
+        """Smallest and largest batch that the plan takes; known once open."""
+        self._cuda: Any = None
+        self._engine: Any = None
+        self._context: Any = None
+        self._stream: Any = None
+        self._device: dict[str, int] = {}  # address of each input and output on the GPU
+        self._pinned: list[int] = []  # addresses of page-locked host memory
+        self._host: dict[str, np.ndarray] = {}  # the outputs' host memory, [largest batch, ...]
+        self._shapes: dict[str, tuple[int, ...]] = {}  # input shapes that the context is set to
+
+    def open(self) -> None:
+        """Loads the plan and allocates.
+
+        Raises:
+            MissingBackend: TensorRT or cuda-python is not installed.
+            LoadError: the plan does not fit this machine.
+            EbmExportError: CUDA reports an error, such as no memory left.
+        """
+        library = tensorrt_library.import_tensorrt()
+        self._cuda = _import_cuda()
+        if not self.path.is_file():
+            raise LoadError(f"there is no plan {self.path}")
+        self._engine = tensorrt_library.load_plan(self.path.read_bytes())
+        try:
+            self._context = self._engine.create_execution_context()
+            if self._context is None:
+                raise EbmExportError(f"TensorRT could not make an execution context for {self.path.name}")
+            self._stream = self._call("cudaStreamCreate")
+            names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+            mode = library.TensorIOMode
+            self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == mode.INPUT]
+            self._outputs = [name for name in names if self._engine.get_tensor_mode(name) == mode.OUTPUT]
+            smallest, _, largest = self._engine.get_tensor_profile_shape(self._inputs[0], 0)
+            self.batch = (int(smallest[0]), int(largest[0]))
+            for name in names:
+                shape = (self.batch[1], *(int(size) for size in tuple(self._engine.get_tensor_shape(name))[1:]))
+                dtype = np.dtype(library.nptype(self._engine.get_tensor_dtype(name)))
+                size = int(np.prod(shape)) * dtype.itemsize
+                self._device[name] = int(self._call("cudaMalloc", size))
+                self._context.set_tensor_address(name, self._device[name])
+                if name in self._outputs:
+                    self._host[name] = self._page_locked(shape, dtype, size)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Frees the GPU's memory. Arrays that `run` returned are gone with it: copy what you keep."""
+        self._host.clear()
+        self._shapes.clear()
+        self._context = self._engine = None
+        for address in self._device.values():
+            self._cuda.cudaFree(address)
+        self._device.clear()
+        for address in self._pinned:
+            self._cuda.cudaFreeHost(address)
+        self._pinned.clear()
+        if self._stream is not None:
+            self._cuda.cudaStreamDestroy(self._stream)
+            self._stream = None
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Evaluates one batch; see `Engine.run`. The arrays are views that the next call overwrites.
+
+        Raises:
+            UsageError: the batch is outside what the plan was built for.
+        """
+        size = inputs[self._inputs[0]].shape[0]
+        if not self.batch[0] <= size <= self.batch[1]:
+            raise UsageError(
+                f"{self.path.name} takes batches of {self.batch[0]} to {self.batch[1]}, not {size}: split the batch, "
+                "or export with a wider --batch MIN:OPT:MAX"
+            )
+        to_device = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        to_host = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        for name in self._inputs:
+            array = inputs[name]
+            if self._shapes.get(name) != array.shape:
+                if not self._context.set_input_shape(name, array.shape):
+                    raise UsageError(f"{self.path.name} does not take the shape {array.shape} for {name!r}")
+                self._shapes[name] = array.shape
+            self._call("cudaMemcpyAsync", self._device[name], array.ctypes.data, array.nbytes, to_device, self._stream)
+        if not self._context.execute_async_v3(int(self._stream)):
+            raise EbmExportError(f"TensorRT could not run {self.path.name}")
+        results = {name: self._host[name][:size] for name in self._outputs}
+        for name, array in results.items():
+            self._call("cudaMemcpyAsync", array.ctypes.data, self._device[name], array.nbytes, to_host, self._stream)
+        self._call("cudaStreamSynchronize", self._stream)
+        return results
+
+    def _page_locked(self, shape: tuple[int, ...], dtype: np.dtype[Any], size: int) -> np.ndarray:
+        """An array in host memory that the GPU copies into directly."""
+        address = int(self._call("cudaHostAlloc", size, self._cuda.cudaHostAllocDefault))
+        self._pinned.append(address)
+        memory = (ctypes.c_byte * size).from_address(address)
+        return np.frombuffer(memoryview(memory), dtype=dtype).reshape(shape)
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        """Calls the CUDA runtime, which returns (error, result) or (error,)."""
+        status, *result = getattr(self._cuda, function)(*arguments)
+        if int(status) != 0:
+            raise EbmExportError(f"{function} failed: {_text(self._cuda, status)}")
+        return result[0] if result else None
+
+
+def _import_cuda() -> Any:
+    """The CUDA runtime of cuda-python.
+
+    Raises:
+        MissingBackend: it is not installed.
+    """
+    # Other packages may have put something of theirs under the name cuda.
+    if importlib.util.find_spec(_CUDA) is None or importlib.util.find_spec(f"{_CUDA}.bindings") is None:
+        raise MissingBackend(_CUDA_MISSING)
+    return importlib.import_module(f"{_CUDA}.bindings.runtime")
+
+
+def _text(cuda: Any, status: Any) -> str:
+    text = cuda.cudaGetErrorString(status)[1]
+    return text.decode() if isinstance(text, bytes) else str(text)

@@ -1,0 +1,252 @@
+"""The TensorRT engine against a stand-in: host memory for the GPU, a numpy function for the plan.
+
+It shows that addresses, sizes, shapes and the order of the calls fit together. It cannot show that a plan runs: no GPU here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ebm_export.runtime import tensorrt_library
+from ebm_export.runtime.backends import tensorrt
+from ebm_export.runtime.backends.tensorrt import TensorRtEngine, available
+from ebm_export.runtime.errors import EbmExportError, LoadError, MissingBackend, UsageError
+
+SHAPES = {"x": (-1, 3), "grad_scale": (-1,), "energy": (-1,), "grad": (-1, 3)}
+SMALLEST, LARGEST = 2, 4
+
+
+class Cuda:
+    """The calls of the CUDA runtime that the engine makes, on host memory, all of them written down."""
+
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice="to device", cudaMemcpyDeviceToHost="to host")
+    cudaHostAllocDefault = 0
+
+    def __init__(self, *, fails: str = "", devices: tuple[int, int | None] = (0, 1)) -> None:
+        self.fails, self.devices = fails, devices
+        self.blocks: dict[int, Any] = {}
+        self.calls: list[str] = []
+
+    def _allocate(self, name: str, size: int) -> tuple[int, int | None]:
+        self.calls.append(name)
+        if self.fails == name:
+            return 2, None
+        block = (ctypes.c_byte * size)()
+        self.blocks[ctypes.addressof(block)] = block
+        return 0, ctypes.addressof(block)
+
+    def _release(self, address: int) -> tuple[int]:
+        del self.blocks[address]
+        return (0,)
+
+    def cudaMalloc(self, size: int) -> tuple[int, int | None]:
+        return self._allocate("cudaMalloc", size)
+
+    def cudaHostAlloc(self, size: int, flags: int) -> tuple[int, int | None]:
+        assert flags == self.cudaHostAllocDefault
+        return self._allocate("cudaHostAlloc", size)
+
+    cudaFree = cudaFreeHost = _release
+
+    def cudaStreamCreate(self) -> tuple[int, int]:
+        self.blocks[7] = "the stream"
+        return 0, 7
+
+    cudaStreamDestroy = _release
+
+    def cudaMemcpyAsync(self, to: int, source: int, size: int, kind: str, stream: int) -> tuple[int]:
+        assert stream == 7
+        device = to if kind == "to device" else source
+        assert size <= len(self.blocks[device])
+        ctypes.memmove(to, source, size)
+        self.calls.append(kind)
+        return (0,)
+
+    def cudaStreamSynchronize(self, stream: int) -> tuple[int]:
+        assert stream == 7
+        self.calls.append("synchronize")
+        return (0,)
+
+    def cudaGetDeviceCount(self) -> tuple[int, int | None]:
+        return self.devices
+
+    def cudaGetErrorString(self, status: int) -> tuple[int, bytes]:
+        return 0, f"error {status} in words".encode()
+
+
+class Context:
+    """Runs E = |x|^2 / 2 on the memory behind the addresses."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[str, int] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.shape_calls = 0
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shape_calls += 1
+        self.shapes[name] = shape
+        return shape[1:] == SHAPES[name][1:]
+
+    def _view(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        size = int(np.prod(shape))
+        return np.ctypeslib.as_array((ctypes.c_float * size).from_address(self.addresses[name])).reshape(shape)
+
+    def execute_async_v3(self, stream: int) -> bool:
+        assert stream == 7
+        x, scale = self._view("x", self.shapes["x"]), self._view("grad_scale", self.shapes["grad_scale"])
+        self._view("energy", (len(x),))[:] = (x**2).sum(1) / 2
+        self._view("grad", x.shape)[:] = scale[:, None] * x
+        return True
+
+
+class Plan:
+    """The part of ICudaEngine that the engine asks."""
+
+    num_io_tensors = 4
+
+    def __init__(self) -> None:
+        self.context = Context()
+
+    def create_execution_context(self) -> Context:
+        return self.context
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(SHAPES)[index]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "in" if name in ("x", "grad_scale") else "out"
+
+    def get_tensor_dtype(self, name: str) -> str:
+        return "float"
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return SHAPES[name]
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        assert profile == 0
+        return [(size, *SHAPES[name][1:]) for size in (SMALLEST, 3, LARGEST)]
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
+    made = Plan()
+    library = SimpleNamespace(TensorIOMode=SimpleNamespace(INPUT="in", OUTPUT="out"), nptype=lambda dtype: np.float32)
+    monkeypatch.setattr(tensorrt_library, "import_tensorrt", lambda: library)
+    monkeypatch.setattr(tensorrt_library, "load_plan", lambda data: made)
+    return made
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "score.fp16.tensorrt.plan").write_bytes(b"plan")
+    return tmp_path / "score.fp16.tensorrt.plan"
+
+
+def use(monkeypatch: pytest.MonkeyPatch, cuda: Cuda) -> Cuda:
+    monkeypatch.setattr(tensorrt, "_import_cuda", lambda: cuda)
+    return cuda
+
+
+def batch_of(size: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(size)
+    return {
+        "x": rng.standard_normal((size, 3)).astype(np.float32),
+        "grad_scale": rng.uniform(1, 2, size).astype(np.float32),
+    }
+
+
+class TestRun:
+    def test_every_batch_of_the_profile(self, plan: Plan, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        cuda = use(monkeypatch, Cuda())
+        with TensorRtEngine(path, precision="fp16") as engine:
+            assert engine.batch == (SMALLEST, LARGEST)
+            for size in (3, 4, 2, 4):
+                inputs = batch_of(size)
+                result = engine.run(inputs)
+                np.testing.assert_allclose(result["energy"], (inputs["x"] ** 2).sum(1) / 2, rtol=1e-6)
+                np.testing.assert_array_equal(result["grad"], inputs["grad_scale"][:, None] * inputs["x"])
+            # Four inputs and outputs on the GPU, two of them on the host as well, whatever the batches were.
+            assert (cuda.calls.count("cudaMalloc"), cuda.calls.count("cudaHostAlloc")) == (4, 2)
+            assert cuda.calls[-5:] == ["to device", "to device", "to host", "to host", "synchronize"]
+        assert not cuda.blocks
+
+    def test_shapes_are_set_when_they_change(self, plan: Plan, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        use(monkeypatch, Cuda())
+        with TensorRtEngine(path, precision="fp16") as engine:
+            for _ in range(3):
+                engine.run(batch_of(2))
+        assert plan.context.shape_calls == 2
+
+    @pytest.mark.parametrize("size", [1, 5])
+    def test_a_batch_outside_the_profile(
+        self, plan: Plan, path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+    ) -> None:
+        use(monkeypatch, Cuda())
+        with (
+            TensorRtEngine(path, precision="fp16") as engine,
+            pytest.raises(UsageError, match=rf"takes batches of 2 to 4, not {size}: .* --batch MIN:OPT:MAX"),
+        ):
+            engine.run(batch_of(size))
+
+
+class TestErrors:
+    @pytest.mark.parametrize("call", ["cudaMalloc", "cudaHostAlloc"])
+    def test_no_memory_left(self, plan: Plan, path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+        cuda = use(monkeypatch, Cuda(fails=call))
+        with pytest.raises(EbmExportError, match=f"{call} failed: error 2 in words"):
+            TensorRtEngine(path, precision="fp16").open()
+        assert not cuda.blocks
+
+    def test_closing_twice(self, plan: Plan, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        cuda = use(monkeypatch, Cuda())
+        engine = TensorRtEngine(path, precision="fp16")
+        with engine:
+            pass
+        engine.close()
+        assert not cuda.blocks
+
+    def test_no_file(self, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        use(monkeypatch, Cuda())
+        with pytest.raises(LoadError, match=r"there is no plan .*gone\.plan"):
+            TensorRtEngine(tmp_path / "gone.plan", precision="fp16").open()
+
+    def test_unknown_option(self, path: Path) -> None:
+        TensorRtEngine(path, precision="fp16", options={"batch": [2, 3, 4]})
+        with pytest.raises(UsageError, match="knows the option 'batch'; it got 'streams'"):
+            TensorRtEngine(path, precision="fp16", options={"streams": 2})
+
+    def test_no_cuda_python(self, plan: Plan, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tensorrt, "_CUDA", "a_package_nobody_has")
+        with pytest.raises(MissingBackend, match="needs the package cuda-python beside TensorRT"):
+            TensorRtEngine(path, precision="fp16").open()
+
+
+class TestAvailable:
+    def test_with_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        use(monkeypatch, Cuda())
+        assert available() is None
+
+    @pytest.mark.parametrize(
+        ("devices", "reason"), [((0, 0), "CUDA finds no GPU"), ((35, None), "CUDA finds no GPU: error 35 in words")]
+    )
+    def test_without_a_gpu(self, monkeypatch: pytest.MonkeyPatch, devices: tuple[int, int | None], reason: str) -> None:
+        use(monkeypatch, Cuda(devices=devices))
+        assert available() == reason
+
+    def test_without_cuda_python(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tensorrt, "_CUDA", "a_package_nobody_has")
+        assert "cuda-python" in str(available())
+
+    def test_without_tensorrt(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tensorrt_library, "_MODULES", ("a_package_nobody_has",))
+        assert "ebm-export[tensorrt-rtx]" in str(available())
