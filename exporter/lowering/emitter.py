@@ -95,14 +95,14 @@ class Emitter:
         return node.outputs
 
     def constant(self, array: Any, dtype: ir.DataType | None = None, name: str = "constant") -> ir.Value:
-        """An initializer of this content; equal contents share one."""
+        """An initializer of this content; equal contents without a name of their own share one."""
         content = np.asarray(array)
         if dtype is not None:
             content = content.astype(_NUMPY[dtype])
         elif content.dtype == np.float64:
             content = content.astype(np.float32)
         content = np.ascontiguousarray(content).reshape(content.shape)
-        key = (content.dtype.str, content.shape, content.tobytes())
+        key = (name, content.dtype.str, content.shape, content.tobytes())
         if key not in self._constants:
             unique = self._unique(name)
             value = ir.val(unique, const_value=ir.tensor(content, name=unique))

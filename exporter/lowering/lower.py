@@ -52,7 +52,7 @@ def lower(traced: ScoreGraph, name: str) -> ir.Model:
             content = traced.constants[node.name].numpy(force=True)
             constants[node] = content
             values[node] = emit.constant(
-                content, ONNX_TYPES[node.meta["val"].dtype], name=traced.origins.get(node.name, "constant")
+                content, ONNX_TYPES[node.meta["val"].dtype], name=_constant_name(traced, node.name)
             )
         elif node.op == "call_function":
             values[node] = _lower_node(Context(emit, node, values, constants), node)
@@ -68,6 +68,14 @@ def lower(traced: ScoreGraph, name: str) -> ir.Model:
         name=name,
     )
     return ir.Model(graph, ir_version=10, producer_name="ebm-export")
+
+
+def _constant_name(traced: ScoreGraph, placeholder: str) -> str:
+    """The user's name of a parameter; what was computed from it says so."""
+    origin = traced.origins.get(placeholder)
+    if origin is None:
+        return "constant"
+    return origin if placeholder.startswith("state_") else f"{origin}.folded"
 
 
 def _lower_node(context: Context, node: torch.fx.Node) -> Any:

@@ -1,0 +1,33 @@
+"""Small passes over the ONNX graph, each with its rules in its docstring."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
+
+from .affine import FoldAffineIntoConv
+from .expand import DropExpand
+from .pad import FusePadIntoConv
+from .reshape import MergeReshapes
+
+__all__ = ["DropExpand", "FoldAffineIntoConv", "FusePadIntoConv", "MergeReshapes", "optimize"]
+
+
+def optimize(model: ir.Model) -> None:
+    """Rewrites a lowered score graph in place until no pass changes it.
+
+    A score graph has no subgraphs and no functions, so no pass here looks for any.
+    """
+    passes = ir.passes.PassManager(
+        [
+            MergeReshapes(),
+            DropExpand(),
+            CommonSubexpressionEliminationPass(),
+            FoldAffineIntoConv(),
+            FusePadIntoConv(),
+            RemoveUnusedNodesPass(),
+        ],
+        steps=10,
+        early_stop=True,
+    )
+    passes(model)

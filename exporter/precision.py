@@ -1,0 +1,172 @@
+"""Typed FP16 and BF16 versions of a float32 score graph."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
+
+from .passes.graph import content
+
+__all__ = ["LOW_TYPES", "typed"]
+
+LOW_TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+"""Low precisions and their ONNX types."""
+
+_NUMPY = {ir.DataType.FLOAT16: np.dtype(np.float16), ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16)}
+
+_COMPUTE = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_REDUCTIONS = {
+    "CumSum", "LogSoftmax", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceProd", "ReduceSum", "ReduceSumSquare", "Softmax",
+}  # fmt: skip
+# Their products overflow or lose most bits before a reduction gets to see them.
+_BEFORE_REDUCTION = {"Abs", "Exp", "Mul", "Pow"}
+# Elementwise, so a last one before the border can run in float32 without dragging a convolution along.
+_TAIL = {
+    "Add", "Concat", "Expand", "Identity", "Mul", "Neg", "Pad", "Reshape", "Slice", "Sub", "Transpose", "Unsqueeze",
+}  # fmt: skip
+# Inputs whose type does not follow the data.
+_FIXED_INPUTS = {"Resize": {1, 2, 3}}
+
+
+def typed(model: ir.Model, precision: str) -> ir.Model:
+    """A copy of a float32 score graph with its work in FP16 or BF16 and float32 at the border.
+
+    1. Convolutions and matrix products run in the low type. What follows from their results runs in it too.
+    2. Reductions (and a square or exponential that only a reduction reads) run in float32, as does the energy head:
+       every node that only the energy needs.
+    3. What is computed from float32 values alone (the state before the first layer, the statistics of a norm, the
+       gradient scale before the last layer's weights) stays float32; nothing is rounded before it meets a layer.
+    4. The last additions before `grad` run in float32.
+
+    The graph is strongly typed: every change of type is a Cast, as TensorRT wants it.
+
+    Args:
+        model: a lowered float32 graph; not changed.
+        precision: "fp16" or "bf16".
+
+    Returns:
+        The typed copy, with the same inputs and outputs, all float32.
+    """
+    low = LOW_TYPES[precision]
+    copy = ir.from_proto(ir.to_proto(model))
+    wide = _float32_nodes(copy.graph)
+    casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+    for node in list(copy.graph):
+        if _is_data(node):
+            _retype(copy.graph, node, ir.DataType.FLOAT if node in wide else low, casts)
+    for output in copy.graph.outputs:
+        _restore_output(copy.graph, output)
+    for cleanup in (CommonSubexpressionEliminationPass(), RemoveUnusedNodesPass()):
+        cleanup(copy)
+    return copy
+
+
+def _is_data(node: ir.Node) -> bool:
+    """Whether a node computes or carries floating-point data."""
+    return any(value.dtype == ir.DataType.FLOAT for value in (*node.inputs, *node.outputs) if value is not None)
+
+
+def _float32_nodes(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes that run in float32, by the rules of `typed`."""
+    gradient = _ancestors(next(output for output in graph.outputs if output.name == "grad"))
+    wide: set[ir.Node] = {node for node in graph if node not in gradient or node.op_type in _REDUCTIONS}
+    tail: set[ir.Node] = set()
+    nodes = list(graph)
+    for node in reversed(nodes):
+        users = [use.node for use in node.outputs[0].uses()] if len(node.outputs) == 1 else []
+        if node.op_type in _BEFORE_REDUCTION and users and all(user.op_type in _REDUCTIONS for user in users):
+            wide.add(node)
+        last = node.outputs[0].name == "grad" or (bool(users) and all(user in wide and user in tail for user in users))
+        if node.op_type in _TAIL and last:
+            wide.add(node)
+            tail.add(node)
+    for node in nodes:
+        if node in wide or node.op_type in _COMPUTE or not _is_data(node):
+            continue
+        data = [value for value in node.inputs if value is not None and value.dtype == ir.DataType.FLOAT]
+        computed = [value for value in data if content(value) is None]
+        if all(value.producer() is None or value.producer() in wide for value in computed):
+            wide.add(node)
+    return wide
+
+
+def _ancestors(value: ir.Value) -> set[ir.Node]:
+    found: set[ir.Node] = set()
+    waiting = [value.producer()]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            waiting += [source.producer() for source in node.inputs if source is not None]
+    return found
+
+
+def _retype(
+    graph: ir.Graph, node: ir.Node, dtype: ir.DataType, casts: dict[tuple[ir.Value, ir.DataType], ir.Value]
+) -> None:
+    fixed = _FIXED_INPUTS.get(node.op_type, set())
+    for index, value in enumerate(node.inputs):
+        if value is None or index in fixed or value.dtype not in (ir.DataType.FLOAT, *_NUMPY) or value.dtype == dtype:
+            continue
+        key = (value, dtype)
+        if key not in casts:
+            casts[key] = _stored(graph, value, dtype) if content(value) is not None else _cast(node, value, dtype)
+        node.replace_input_with(index, casts[key])
+    if node.op_type == "Cast":
+        if node.outputs[0].dtype == ir.DataType.FLOAT:
+            node.attributes["to"] = ir.AttrInt64("to", dtype.value)
+            node.outputs[0].dtype = dtype
+        return
+    for output in node.outputs:
+        if output.dtype == ir.DataType.FLOAT:
+            output.dtype = dtype
+
+
+def _stored(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    array = content(value)
+    assert array is not None
+    if dtype == ir.DataType.FLOAT:
+        return value
+    limits = ml_dtypes.finfo(_NUMPY[dtype])
+    # A mask of -inf stays; a finite constant must not become infinite.
+    kept = np.where(np.isfinite(array), np.clip(array, float(limits.min), float(limits.max)), array)
+    name = f"{value.name}.{dtype.name.lower()}"
+    new = ir.val(name, const_value=ir.tensor(kept.astype(_NUMPY[dtype]), dtype=dtype, name=name))
+    new.dtype, new.shape = dtype, value.shape
+    graph.register_initializer(new)
+    return new
+
+
+def _cast(before: ir.Node, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    # After the producer, so that every reader can share it.
+    name = f"{value.name}.{dtype.name.lower()}"
+    node = ir.node("Cast", [value], {"to": dtype.value}, name=name)
+    node.outputs[0].name, node.outputs[0].dtype, node.outputs[0].shape = name, dtype, value.shape
+    graph = before.graph
+    assert isinstance(graph, ir.Graph)
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(next(iter(graph)), node)
+    else:
+        graph.insert_after(producer, node)
+    return node.outputs[0]
+
+
+def _restore_output(graph: ir.Graph, output: ir.Value) -> None:
+    """Gives a graph output its float32 back."""
+    if output.dtype == ir.DataType.FLOAT:
+        return
+    producer = output.producer()
+    assert producer is not None
+    name, low = output.name, output.dtype
+    cast = ir.node("Cast", [output], {"to": ir.DataType.FLOAT.value}, name=f"{name}.float")
+    new = cast.outputs[0]
+    new.dtype, new.shape = ir.DataType.FLOAT, output.shape
+    graph.insert_after(producer, cast)
+    graph.outputs[list(graph.outputs).index(output)] = new
+    assert low is not None
+    output.name = f"{name}.{low.name.lower()}"
+    new.name = name
