@@ -25,4 +25,6 @@ class ScoreGraph:
     """Name in the user's state_dict of each constant that is a parameter or buffer, by placeholder name."""
     inputs: tuple[str, ...]
     """Graph input names: `x`, the conditioning inputs, `grad_scale`."""
+    batch: int
+    """The batch size at which the graph's own numbers hold, without its `BatchSize`s."""
     outputs: tuple[str, ...] = field(default=("energy", "grad"))

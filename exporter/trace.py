@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..runtime.errors import ContractError, UnsupportedOperation
 from .batch import generalize
 from .energy import Energy
+from .module_copy import copy_module
 from .provenance import Provenance
 from .rules import decompositions
 from .score_graph import ScoreGraph
@@ -57,12 +57,12 @@ def trace(energy: Energy, *, with_energy: bool = True) -> ScoreGraph:
     constants, origins = _name_placeholders(first, state, inputs)
     simplify(first, constants, origins)
     outputs = ("energy", "grad") if with_energy else ("grad",)
-    return ScoreGraph(first.graph, constants, origins, tuple(inputs), outputs)
+    return ScoreGraph(first.graph, constants, origins, tuple(inputs), sizes[0], outputs)
 
 
 def _trace_at(energy: Energy, batch: int, *, with_energy: bool) -> torch.fx.GraphModule:
     """Functional ATen of (state, inputs) -> (energy, grad) at one batch size."""
-    module = copy.deepcopy(energy.module).float()
+    module = copy_module(energy.module)
     module.requires_grad_(False)
     names = input_names(energy)
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)

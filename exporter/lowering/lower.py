@@ -16,7 +16,12 @@ from ..score_graph import ScoreGraph
 from .emitter import ONNX_TYPES, OPSET, Emitter
 from .table import RULES, Context
 
-__all__ = ["lower"]
+__all__ = ["ATEN_NODE", "ORIGIN", "lower"]
+
+ATEN_NODE = "ebm_export.aten_node"
+"""Metadata of an ONNX node: name of the traced node whose value it computes."""
+ORIGIN = "ebm_export.origin"
+"""Metadata of an ONNX node: the operation and its place in the user's model, in words."""
 
 
 def lower(traced: ScoreGraph, name: str) -> ir.Model:
@@ -56,6 +61,7 @@ def lower(traced: ScoreGraph, name: str) -> ir.Model:
             )
         elif node.op == "call_function":
             values[node] = _lower_node(Context(emit, node, values, constants), node)
+            _remember(values[node], node)
         elif node.op == "output":
             for wanted, result in zip(traced.outputs, node.args[0], strict=True):
                 results.append(_as_output(emit, wanted, values[result]))
@@ -89,6 +95,17 @@ def _lower_node(context: Context, node: torch.fx.Node) -> Any:
         return rule(context, *args, **kwargs)
     except NotImplementedError as error:
         raise _unsupported(node, f"is not supported in this form ({error})") from error
+
+
+def _remember(value: Any, node: torch.fx.Node) -> None:
+    """Notes on the ONNX node which ATen node it is the value of, and where in the user's model that stands."""
+    producer = value.producer() if isinstance(value, ir.Value) else None
+    if producer is None or ATEN_NODE in producer.metadata_props:
+        return
+    producer.metadata_props[ATEN_NODE] = node.name
+    origin = origin_of(node)
+    if origin is not None:
+        producer.metadata_props[ORIGIN] = f"{node.target}, in {origin.describe()}"
 
 
 def _unsupported(node: torch.fx.Node, problem: str) -> UnsupportedOperation:

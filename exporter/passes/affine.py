@@ -55,7 +55,11 @@ class FoldAffineIntoConv(ir.passes.InPlacePass):
         if user.op_type == "Add" or has_bias:
             own = conv.inputs[2].name if has_bias and conv.inputs[2] is not None else f"{name}.bias"
             _set_bias(conv, stored(graph, bias_value.astype(weight.dtype), f"{own}.folded"))
+        # From here on the Conv computes what its reader did, so it answers to that name.
+        conv.metadata_props.update(user.metadata_props)
+        name = user.outputs[0].name
         replace(user, conv.outputs[0])
+        conv.outputs[0].name = name
         return True
 
     def _before(self, graph: ir.Graph, conv: ir.Node, weight: np.ndarray) -> bool:

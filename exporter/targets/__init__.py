@@ -10,8 +10,9 @@ from types import ModuleType
 
 from ...runtime.errors import UsageError
 from . import onnx, onnxruntime, openvino, tensorrt
+from .artifact import Artifact, Progress
 
-__all__ = ["TARGETS", "target"]
+__all__ = ["TARGETS", "Artifact", "Progress", "target"]
 
 TARGETS: dict[str, ModuleType] = {
     "onnx": onnx,

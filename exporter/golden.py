@@ -1,0 +1,111 @@
+"""The states that engines are checked at, and PyTorch's answers there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from ..calibration import Trajectory, record_trajectory
+from ..runtime.backends.function import FunctionEngine
+from ..runtime.config import SamplerConfig
+from .contract import rows_like
+from .energy import Energy
+from .reference import Reference
+from .trace import input_names
+
+__all__ = ["CHAINS", "fresh_conditions", "make_golden"]
+
+CHAINS = 8
+"""Samples at each stage; the batch sizes 1, 3 and 8 are slices of them."""
+
+
+def make_golden(
+    energy: Energy,
+    config: SamplerConfig,
+    *,
+    seed: int = 0,
+    data: np.ndarray | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, np.ndarray]:
+    """Runs the model's sampler in PyTorch and evaluates it in float64 at stages along the way.
+
+    Args:
+        energy: the model.
+        config: the sampler's settings.
+        seed: of the chains and the conditioning inputs, which tracing never saw.
+        data: states to start from, for init="data".
+        progress: called with (done, in all).
+
+    Returns:
+        The arrays of golden.npz: x [G, N, *S], step [G], grad_scale [G, N], energy [G, N] and grad [G, N, *S] in
+        float64, reference_error [G, N] (relative error of PyTorch's own float32 gradient), and "cond.NAME".
+
+    Raises:
+        DivergenceError: the chains diverge in PyTorch itself.
+    """
+    single = Reference(energy, torch.float32)
+    cond = fresh_conditions(energy, CHAINS, seed)
+    with FunctionEngine(single) as engine:
+        trajectory = record_trajectory(
+            engine,
+            config,
+            tuple(energy.x.shape[1:]),
+            CHAINS,
+            seed=seed,
+            cond=cond,
+            data=data,
+            progress=progress,
+        )
+    return _answer(energy, single, trajectory, cond)
+
+
+def fresh_conditions(energy: Energy, count: int, seed: int) -> dict[str, np.ndarray]:
+    """Conditioning inputs like the example's but not the example's, [count, ...] by graph input name."""
+    names = input_names(energy)
+    return {
+        names[name]: _plain(rows_like(example, count, seed + index))
+        for index, (name, example) in enumerate(energy.cond.items())
+    }
+
+
+def _plain(tensor: torch.Tensor) -> np.ndarray:
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def _answer(
+    energy: Energy, single: Reference, trajectory: Trajectory, cond: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    double = _double(energy, trajectory.x[0], cond)
+    energies, grads, errors = [], [], []
+    for x in trajectory.x:
+        value, grad = (double or single)(x, **cond)
+        _, rough = single(x, **cond)
+        flat = grad.reshape(len(x), -1).astype(np.float64)
+        size = np.linalg.norm(flat, axis=1)
+        error = np.linalg.norm(rough.reshape(len(x), -1) - flat, axis=1)
+        energies.append(value.astype(np.float64))
+        grads.append(grad.astype(np.float64))
+        errors.append(np.divide(error, size, out=np.zeros_like(error), where=size > 0))
+    stages = len(trajectory.step)
+    repeated = {f"cond.{name}": np.broadcast_to(array, (stages, *array.shape)).copy() for name, array in cond.items()}
+    return {
+        "x": trajectory.x,
+        "step": trajectory.step,
+        "grad_scale": trajectory.grad_scale,
+        "energy": np.stack(energies),
+        "grad": np.stack(grads),
+        "reference_error": np.stack(errors),
+        **repeated,
+    }
+
+
+def _double(energy: Energy, x: np.ndarray, cond: dict[str, np.ndarray]) -> Reference | None:
+    """The model in float64, or None where it cannot run so (a type written into its forward, say)."""
+    try:
+        reference = Reference(energy, torch.float64)
+        reference(x, **cond)
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    return reference

@@ -1,0 +1,52 @@
+"""PyTorch's own energies and gradients, which every engine is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from .energy import Energy
+from .module_copy import copy_module
+from .trace import input_names
+
+__all__ = ["Reference"]
+
+
+class Reference:
+    """E and dE/dx of the user's model by PyTorch's autograd, in one floating-point type.
+
+    Args:
+        energy: the model; it is copied.
+        dtype: torch.float32 or torch.float64.
+    """
+
+    def __init__(self, energy: Energy, dtype: torch.dtype) -> None:
+        self._energy = energy
+        self._module = copy_module(energy.module).to(dtype)
+        self._module.requires_grad_(False)
+        self._dtype = dtype
+        self._names = input_names(energy)
+
+    def __call__(self, x: np.ndarray, **cond: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Evaluates a batch.
+
+        Args:
+            x: [B, *S].
+            cond: conditioning arrays [B, ...] by graph input name.
+
+        Returns:
+            energy [B] and grad [B, *S] in the type of this reference.
+        """
+        arrays: Mapping[str, np.ndarray] = {"x": x, **cond}
+        inputs = [self._tensor(arrays[self._names[name]]) for name in self._energy.inputs]
+        refined = inputs[self._energy.position].requires_grad_()
+        with torch.enable_grad():
+            energy = self._energy.reduce(self._module(*inputs))
+            (grad,) = torch.autograd.grad(energy.sum(), refined)
+        return energy.detach().to(self._dtype).numpy(), grad.to(self._dtype).numpy()
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.tensor(array)
+        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor

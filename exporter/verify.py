@@ -1,0 +1,156 @@
+"""Compares every engine that can run here with PyTorch before it is kept."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from ..runtime.backends import available, open_engine
+from ..runtime.errors import EbmExportError
+from ..runtime.verify import StageResult, Tolerance, check_engine, tolerance
+from .bisection import bisect
+from .emulate import emulate
+from .score_graph import ScoreGraph
+from .targets import Artifact, target
+
+__all__ = ["Verification", "describe_failure", "verify_artifact"]
+
+_BACKENDS = {"onnx": "onnxruntime", "onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt"}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a comparison with PyTorch found."""
+
+    path: str
+    precision: str
+    stages: Sequence[StageResult]
+    reason: str
+    """Why the engine was not run, or "" where it was."""
+
+    @property
+    def passed(self) -> bool:
+        """True where the engine ran and every stage is within tolerance."""
+        return not self.reason and all(result.passed for result in self.stages)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest's entry."""
+        return {
+            "path": self.path,
+            "precision": self.precision,
+            "tolerance": tolerance(self.precision).to_dict(),
+            "stages": [result.to_dict() for result in self.stages],
+            "passed": self.passed,
+        }
+
+
+def verify_artifact(artifact: Artifact, folder: Path, golden: dict[str, np.ndarray]) -> Verification:
+    """Runs one artifact over the golden states.
+
+    A typed ONNX file of a precision that no CPU library computes in is run with its roundings written out
+    (`exporter.emulate`): what an engine that rounds every result would return.
+
+    Args:
+        artifact: its entry, with the path relative to `folder`.
+        folder: where its files are.
+        golden: as `make_golden` returns it.
+    """
+    backend = _BACKENDS[artifact["target"]]
+    missing = available(backend)
+    if missing is not None:
+        return Verification(artifact["path"], artifact["precision"], [], missing)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = folder / artifact["path"]
+        if artifact["target"] == "onnx" and artifact["precision"] != "fp32":
+            path = Path(scratch) / path.name
+            onnx.save(emulate(onnx.load(folder / artifact["path"])), path)
+        engine = open_engine(
+            backend, path, precision=artifact["precision"], threads=None, options=artifact["options"]
+        )
+        with engine:
+            stages = check_engine(engine, golden, artifact["precision"])
+    return Verification(artifact["path"], artifact["precision"], stages, "")
+
+
+def describe_failure(
+    found: Verification,
+    artifact: Artifact,
+    model: ir.Model,
+    traced: ScoreGraph,
+    golden: dict[str, np.ndarray],
+    progress: Callable[[str, int, int], None] | None = None,
+) -> str:
+    """Says which stage of a failed engine is off, how far, and which operation is the first to differ.
+
+    Args:
+        found: the failed verification.
+        artifact: the entry it belongs to.
+        model: the graph, in the artifact's precision, that the artifact was written from.
+        traced: the graph that it was lowered from.
+        golden: the states.
+        progress: called for every piece that is built.
+    """
+    limit = tolerance(found.precision)
+    worst = next(result for result in found.stages if not result.passed)
+    text = (
+        f"{found.path} disagrees with PyTorch: at stage {worst.stage} (step {worst.step}, batch {worst.batch}) the "
+        f"gradient's relative error is {worst.relative_error:.2g} and its cosine {worst.cosine:.6f}, the energy's "
+        f"error is {worst.energy_error:.2g}; allowed: {limit.describe()}"
+    )
+    first = _first_difference(worst, artifact, model, traced, golden, limit, progress)
+    return f"{text}. {first}"
+
+
+def _first_difference(
+    worst: StageResult,
+    artifact: Artifact,
+    model: ir.Model,
+    traced: ScoreGraph,
+    golden: dict[str, np.ndarray],
+    limit: Tolerance,
+    progress: Callable[[str, int, int], None] | None,
+) -> str:
+    rows = np.resize(np.arange(golden["x"].shape[1]), traced.batch)
+    inputs = {"x": golden["x"][worst.stage][rows], "grad_scale": golden["grad_scale"][worst.stage][rows]}
+    inputs |= {
+        name.removeprefix("cond."): array[worst.stage][rows]
+        for name, array in golden.items()
+        if name.startswith("cond.")
+    }
+    writer, count = target(artifact["target"]), 0
+
+    def run(piece: ir.Model) -> np.ndarray:
+        nonlocal count
+        count += 1
+        if progress is not None:
+            progress("looking for the first operation that differs", count, 0)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            proto = ir.to_proto(piece)
+            if artifact["target"] == "onnx" and artifact["precision"] != "fp32":
+                proto = emulate(proto)
+            entry = writer.write(proto, folder, precision=artifact["precision"], batch=(1, traced.batch, traced.batch))
+            engine = open_engine(
+                _BACKENDS[artifact["target"]],
+                folder / entry["path"],
+                precision=artifact["precision"],
+                threads=None,
+                options=entry["options"],
+            )
+            with engine:
+                return engine.run({name: np.ascontiguousarray(array) for name, array in inputs.items()})["grad"].copy()
+
+    try:
+        first = bisect(model, traced, inputs, run, limit.relative_error)
+    except (EbmExportError, RuntimeError) as error:
+        return f"The first operation that differs could not be found: {error}"
+    if first is None:
+        return "Every part of the graph is right by itself, so the backend's optimiser breaks the whole"
+    return f"The first operation that differs is {first.origin} (node {first.node}, off by {first.relative_error:.2g})"
