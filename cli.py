@@ -1,0 +1,499 @@
+"""The commands: ebm-export on the workstation, ebm-run on the device.
+
+Each is a thin layer over one call of the library. Results go to stdout, progress and messages to stderr. An error that a
+user can mend is one line and its exit code (runtime/errors.py); anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from .runtime.batch_range import parse_batch_range
+from .runtime.errors import EbmExportError, UsageError
+
+__all__ = ["ebm_export", "ebm_run"]
+
+_log = Console(stderr=True, highlight=False)
+_out = Console(highlight=False)
+
+_run = typer.Typer(
+    name="ebm-run",
+    help="Sample from a bundle on the device. Needs no torch.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Target(str, Enum):
+    """What the exporter writes."""
+
+    onnx = "onnx"
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
+    tensorrt = "tensorrt"
+
+
+class Precision(str, Enum):
+    """In what an engine computes."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
+class EnergyForm(str, Enum):
+    """How a model's output becomes an energy."""
+
+    energy = "energy"
+    negative = "negative"
+    logsumexp = "logsumexp"
+
+
+class Order(str, Enum):
+    """Which half of a step comes first."""
+
+    drift_noise = "drift-noise"
+    noise_drift = "noise-drift"
+
+
+class Init(str, Enum):
+    """Where chains start."""
+
+    normal = "normal"
+    uniform = "uniform"
+    data = "data"
+
+
+# Options that several commands share.
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Steps = Annotated[int | None, typer.Option(help="Number of Langevin steps.", min=1)]
+StepSize = Annotated[str | None, typer.Option(help="Step size; 'a,b,..' is a schedule over the steps.")]
+Noise = Annotated[str | None, typer.Option(help="Noise per step (sd); default sqrt(2 * step size * temperature).")]
+Temperature = Annotated[str | None, typer.Option(help="Temperature; 'a,b,..' is a schedule.")]
+GradClip = Annotated[float | None, typer.Option(help="Limit of the gradient before it is multiplied by the step.")]
+Bounds = Annotated[str | None, typer.Option(help="LOW,HIGH that every number of x stays in.")]
+InitOption = Annotated[Init | None, typer.Option(help="Where chains start: N(0, I), uniform over the bounds, or data.")]
+OrderOption = Annotated[Order | None, typer.Option(help="Which comes first in a step.")]
+BundleArgument = Annotated[Path, typer.Argument(help="The folder that ebm-export wrote.", show_default=False)]
+Backend = Annotated[str | None, typer.Option(help="onnxruntime, openvino or tensorrt; chosen if left out.")]
+PrecisionName = Annotated[str | None, typer.Option(help="fp32, fp16 or bf16; fp32 if left out.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)]
+Seed = Annotated[int, typer.Option(help="Same seed, same samples.")]
+CondFiles = Annotated[
+    list[str] | None, typer.Option("--cond", help="NAME=FILE.npy, a conditioning input [B, ..] or [1, ..].")
+]
+
+
+def export_command(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="torch.export archive, TorchScript, checkpoint, state_dict or safetensors.", show_default=False
+        ),
+    ],
+    target: Annotated[list[Target] | None, typer.Option(help="What to write; repeat for several.")] = None,
+    precision: Annotated[list[Precision] | None, typer.Option(help="Repeat for several. [default: fp32]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Bundle to write. [default: MODEL with the ending .ebm]")] = None,
+    factory: Annotated[
+        str | None, typer.Option("--model", help="pkg.mod:callable or file.py:callable that builds the module.")
+    ] = None,
+    model_arg: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for --model.")] = None,
+    shape: Annotated[str | None, typer.Option(help="Shape of x without the batch, such as 1,28,28.")] = None,
+    cond: Annotated[
+        list[str] | None, typer.Option(help="NAME=SHAPE of a conditioning input without the batch: obs=3,96,96.")
+    ] = None,
+    wrt: Annotated[str | None, typer.Option(help="Parameter of forward that is refined. [default: the first]")] = None,
+    energy: Annotated[EnergyForm, typer.Option(help="How the output becomes an energy.")] = EnergyForm.energy,
+    state_key: Annotated[str | None, typer.Option(help="Key of the weights inside a checkpoint.")] = None,
+    strip_prefix: Annotated[str | None, typer.Option(help="Prefix to take off the weights' names.")] = None,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Unpickle a whole module. This runs code from the file.")
+    ] = False,
+    sampler: Annotated[Path | None, typer.Option(help="TOML or JSON file with sampler settings.")] = None,
+    steps: Steps = None,
+    step_size: StepSize = None,
+    noise: Noise = None,
+    temperature: Temperature = None,
+    grad_clip: GradClip = None,
+    bounds: Bounds = None,
+    init: InitOption = None,
+    order: OrderOption = None,
+    calibration_data: Annotated[
+        Path | None, typer.Option(help="FILE.npy [M, *S] with real data; chains start there with --init data.")
+    ] = None,
+    batch: Annotated[str, typer.Option(help="MIN:OPT:MAX batch of engines built for a range.")] = "1:8:64",
+    config: Annotated[Path | None, typer.Option(help="TOML file with any of these options; flags win.")] = None,
+    verify: Annotated[bool, typer.Option(help="Compare every engine that can run here with PyTorch.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Export an energy-based model: E and dE/dx as ONNX, OpenVINO and TensorRT engines, each checked against PyTorch.
+
+    ebm-export model.pt --target tensorrt
+
+    needs nothing else when the file says enough, as a torch.export archive does (write one with
+    ebm_export.exporter.save_energy). For weights alone, name what builds the module and the shape of x:
+
+    ebm-export weights.pt --model mypkg.nets:Energy --shape 3,32,32 --target openvino --precision fp32 --precision bf16
+    """
+    from .exporter.command import ExportOptions, run_export
+
+    options = ExportOptions(
+        model=model,
+        targets=[entry.value for entry in target or []],
+        precisions=[entry.value for entry in precision or []],
+        out=out,
+        factory=factory,
+        model_args=model_arg or [],
+        shape=shape,
+        cond=cond or [],
+        wrt=wrt,
+        energy=energy.value,
+        state_key=state_key,
+        strip_prefix=strip_prefix,
+        trust_pickle=trust_pickle,
+        sampler=sampler,
+        settings=_settings(steps, step_size, noise, temperature, grad_clip, bounds, init, order),
+        calibration_data=calibration_data,
+        batch=batch,
+        verify=verify,
+        force=force,
+    )
+    with _progress() as tell:
+        report, rows = run_export(options.with_file(config), tell)
+    if as_json:
+        print(json.dumps({"path": str(report.path), "sampler": report.sampler.to_dict(), "artifacts": rows}))
+        return
+    _table(f"{report.path}  ({report.seconds:.0f} s)", rows)
+    if report.found_sampler:
+        _log.print(
+            f"[yellow]no sampler settings were given: step size {report.sampler.step_size:g} was found, good enough to "
+            "verify with; give the model's own (--steps, --step-size, --noise, --init, ..) before sampling"
+        )
+
+
+@_run.command()
+def info(bundle: BundleArgument, as_json: JsonOption = False) -> None:
+    """Show what is in a bundle and which of it this device can run."""
+    from .runtime.backends import available, backend_of
+    from .runtime.bundle import Bundle
+
+    opened = Bundle(bundle)
+    rows = []
+    for artifact in opened.artifacts:
+        reason = available(backend_of(artifact["target"]))
+        rows.append(
+            {
+                "file": artifact["path"],
+                "target": artifact["target"],
+                "precision": artifact["precision"],
+                "status": artifact["status"],
+                "runs here": "yes" if reason is None else reason,
+                "note": artifact.get("note", ""),
+            }
+        )
+    if as_json:
+        print(json.dumps({"model": opened.model, "sampler": opened.sampler.to_dict(), "artifacts": rows}))
+        return
+    _table(f"{opened.model['name']}  x {opened.model['x']['shape']}", rows)
+    _out.print("sampler: " + ", ".join(f"{key}={value}" for key, value in opened.sampler.to_dict().items()))
+
+
+@_run.command()
+def verify(
+    bundle: BundleArgument,
+    backend: Backend = None,
+    precision: PrecisionName = None,
+    threads: Threads = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare this device's engines with PyTorch's answers, which the bundle carries."""
+    from .runtime.verify import verify_bundle
+
+    with _progress() as tell:
+        rows = verify_bundle(bundle, backend=backend, precision=precision, threads=threads, progress=tell)
+    if as_json:
+        print(json.dumps(rows))
+    else:
+        _table(str(bundle), rows)
+    if any(row["result"] == "failed" for row in rows):
+        raise typer.Exit(5)
+
+
+@_run.command()
+def build(
+    bundle: BundleArgument,
+    precision: Annotated[list[str] | None, typer.Option(help="Repeat for several. [default: all in the bundle]")] = None,
+    batch: Annotated[str, typer.Option(help="MIN:OPT:MAX batch of the plan.")] = "1:8:64",
+) -> None:
+    """Build TensorRT plans for this device from the ONNX files in the bundle."""
+    from .runtime.build import build_plans
+
+    with _progress() as tell:
+        rows = build_plans(bundle, precisions=precision, batch=parse_batch_range(batch), progress=tell)
+    _table(str(bundle), rows)
+
+
+@_run.command()
+def sample(
+    bundle: BundleArgument,
+    n: Annotated[int, typer.Option("-n", help="Number of samples.", min=1)] = 64,
+    out: Annotated[Path, typer.Option(help="FILE.npy to write, [n, *S] float32.")] = Path("samples.npy"),
+    seed: Seed = 0,
+    cond: CondFiles = None,
+    backend: Backend = None,
+    precision: PrecisionName = None,
+    threads: Threads = None,
+    steps: Steps = None,
+    step_size: StepSize = None,
+    noise: Noise = None,
+    temperature: Temperature = None,
+    grad_clip: GradClip = None,
+    bounds: Bounds = None,
+    init: InitOption = None,
+    order: OrderOption = None,
+    max_batch: Annotated[int | None, typer.Option(help="Most chains in one engine call.", min=1)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw samples from noise with the bundle's sampler."""
+    settings = _settings(steps, step_size, noise, temperature, grad_clip, bounds, init, order)
+    _draw(
+        bundle,
+        lambda ebm, callback, inputs: ebm.sample(
+            n, seed=seed, callback=callback, max_batch=max_batch, **settings, **inputs
+        ),
+        out,
+        cond,
+        (backend, precision, threads),
+        as_json,
+    )
+
+
+@_run.command()
+def refine(
+    bundle: BundleArgument,
+    start: Annotated[Path, typer.Argument(help="FILE.npy with the states to start from, [n, *S].", show_default=False)],
+    out: Annotated[Path, typer.Option(help="FILE.npy to write, [n, *S] float32.")] = Path("refined.npy"),
+    seed: Seed = 0,
+    cond: CondFiles = None,
+    backend: Backend = None,
+    precision: PrecisionName = None,
+    threads: Threads = None,
+    steps: Steps = None,
+    step_size: StepSize = None,
+    noise: Noise = None,
+    temperature: Temperature = None,
+    grad_clip: GradClip = None,
+    bounds: Bounds = None,
+    order: OrderOption = None,
+    max_batch: Annotated[int | None, typer.Option(help="Most chains in one engine call.", min=1)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the bundle's sampler from given states."""
+    settings = _settings(steps, step_size, noise, temperature, grad_clip, bounds, None, order)
+    states = _array(start)
+    _draw(
+        bundle,
+        lambda ebm, callback, inputs: ebm.refine(
+            states, seed=seed, callback=callback, max_batch=max_batch, **settings, **inputs
+        ),
+        out,
+        cond,
+        (backend, precision, threads),
+        as_json,
+    )
+
+
+@_run.command()
+def score(
+    bundle: BundleArgument,
+    x: Annotated[Path, typer.Argument(help="FILE.npy [B, *S].", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="FILE.npz to write energy and grad to.")] = None,
+    cond: CondFiles = None,
+    backend: Backend = None,
+    precision: PrecisionName = None,
+    threads: Threads = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the energy of each sample; lower is more likely."""
+    from .runtime import load
+
+    with load(bundle, backend=backend, precision=precision, threads=threads) as ebm:
+        energy, grad = ebm.score(_array(x), **_conditions(cond))
+    if out is not None:
+        np.savez(out, energy=energy, grad=grad)
+    if as_json:
+        print(json.dumps({"energy": energy.tolist()}))
+        return
+    for value in energy:
+        print(f"{value:.6g}")
+
+
+@_run.command()
+def bench(
+    bundle: BundleArgument,
+    batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeat for several. [default: 1, 8]")] = None,
+    threads: Threads = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time one step of every engine that runs on this device."""
+    from .runtime.bench import time_bundle
+
+    with _progress() as tell:
+        rows = time_bundle(bundle, batches=batch or [1, 8], threads=threads, progress=tell)
+    if as_json:
+        print(json.dumps(rows))
+    else:
+        _table(str(bundle), rows)
+
+
+def _draw(
+    bundle: Path,
+    draw: Callable[..., np.ndarray],
+    out: Path,
+    cond: list[str] | None,
+    choice: tuple[str | None, str | None, int | None],
+    as_json: bool,
+) -> None:
+    from .runtime import load
+
+    backend, precision, threads = choice
+    with load(bundle, backend=backend, precision=precision, threads=threads) as ebm:
+        with _progress() as tell:
+            states = draw(ebm, lambda now: tell("sampling", now.chains.start * now.steps + now.done * len(now.chains),
+                                                now.n * now.steps), _conditions(cond))  # fmt: skip
+        energy, _ = ebm.score(states, **_conditions(cond))
+        chosen = ebm.choice
+    with out.open("wb") as file:
+        np.save(file, states, allow_pickle=False)
+    result = {
+        "out": str(out),
+        "shape": list(states.shape),
+        "energy_mean": float(energy.mean()),
+        "energy_min": float(energy.min()),
+        "energy_max": float(energy.max()),
+        "engine": chosen,
+    }
+    if as_json:
+        print(json.dumps(result))
+        return
+    _log.print(chosen)
+    print(f"{out}: {states.shape[0]} samples {list(states.shape[1:])}, energy {energy.mean():.4g} on average")
+
+
+def _settings(
+    steps: int | None,
+    step_size: str | None,
+    noise: str | None,
+    temperature: str | None,
+    grad_clip: float | None,
+    bounds: str | None,
+    init: Init | None,
+    order: Order | None,
+) -> dict[str, Any]:
+    """The sampler settings that were given, as SamplerConfig takes them."""
+    given = {
+        "steps": steps,
+        "step_size": _numbers("--step-size", step_size),
+        "noise": _numbers("--noise", noise),
+        "temperature": _numbers("--temperature", temperature),
+        "grad_clip": grad_clip,
+        "bounds": _numbers("--bounds", bounds),
+        "init": init.value if init else None,
+        "order": order.value if order else None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _numbers(option: str, text: str | None) -> float | tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{option}: expected a number, or numbers with commas between them, got {text!r}") from error
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: expected a .npy file with numbers: {error}") from error
+
+
+def _conditions(texts: list[str] | None) -> dict[str, np.ndarray]:
+    found = {}
+    for text in texts or []:
+        name, equals, path = text.partition("=")
+        if not equals:
+            raise UsageError(f"--cond: expected NAME=FILE.npy, got {text!r}")
+        found[name] = _array(Path(path))
+    return found
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in rows[0] if rows else []:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    _out.print(table)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Shows (what, done, total) on stderr: a bar on a terminal, a line for each new piece of work elsewhere."""
+    if not _log.is_terminal:
+        last = ""
+
+        def tell(what: str, done: int, total: int) -> None:
+            nonlocal last
+            if what != last:
+                last = what
+                _log.print(what)
+
+        yield tell
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_log, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None)
+
+
+def _main(app: Callable[[], None]) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except EbmExportError as error:
+        _log.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _log.print("stopped")
+        sys.exit(130)
+
+
+def ebm_export() -> None:
+    """Entry point of ebm-export."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+    app.command(name="ebm-export")(export_command)
+    _main(app)
+
+
+def ebm_run() -> None:
+    """Entry point of ebm-run."""
+    _main(_run)

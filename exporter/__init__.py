@@ -3,6 +3,9 @@
 from .archive import save_energy
 from .energy import Energy, make_energy
 from .export import ExportReport, export, export_energy
-from .load import load_model
+try:
+    from .load import load_model
+except ImportError:
+    load_model = None
 
 __all__ = ["Energy", "ExportReport", "export", "export_energy", "load_model", "make_energy", "save_energy"]

@@ -12,6 +12,8 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from ..runtime.batch_range import parse_batch_range
+from ..runtime.bundle import DATA, GOLDEN
 from ..runtime.bundle_writer import writing_bundle
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import EngineMismatch, MissingBackend, UsageError
@@ -20,7 +22,7 @@ from .energy import Energy, EnergyMode, make_energy
 from .found_sampler import find_sampler
 from .golden import make_golden
 from .lowering import lower
-from .manifest import write_manifest
+from .manifest import describe_bundle
 from .passes import optimize
 from .precision import LOW_TYPES, typed
 from .score_graph import ScoreGraph
@@ -147,13 +149,13 @@ def export_energy(
             golden = make_golden(
                 energy, config, data=data, progress=lambda done, total: tell("running PyTorch's chains", done, total)
             )
-            np.savez(folder / "golden.npz", allow_pickle=False, **golden)
+            np.savez(folder / GOLDEN, allow_pickle=False, **golden)
         if data is not None:
-            np.save(folder / "data.npy", np.asarray(data, np.float32), allow_pickle=False)
+            np.save(folder / DATA, np.asarray(data, np.float32), allow_pickle=False)
         artifacts, verifications, failures = _write_all(plan, models, traced, golden, batch, folder, tell)
         if not artifacts:
             raise EngineMismatch("; ".join(failures) + "; no engine is left, so no bundle was written")
-        write_manifest(folder, energy, config, golden, artifacts, verifications)
+        describe_bundle(folder, energy, config, golden, artifacts, verifications)
     path = Path(out)
     if failures:
         kept = ", ".join(artifact["path"] for artifact in artifacts)
@@ -173,8 +175,7 @@ def _plan(
             raise UsageError(f"the precisions are {', '.join(PRECISIONS)}; there is none called {precision!r}")
     if not targets or not precisions:
         raise UsageError("at least one target and one precision are needed")
-    if not 1 <= batch[0] <= batch[1] <= batch[2]:
-        raise UsageError(f"batch: expected MIN <= OPT <= MAX, all at least 1, got {':'.join(map(str, batch))}")
+    parse_batch_range(":".join(map(str, batch)))
     names = list(dict.fromkeys(targets))
     for name in names:
         missing = target(name).available()

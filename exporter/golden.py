@@ -13,7 +13,7 @@ from ..runtime.config import SamplerConfig
 from .contract import rows_like
 from .energy import Energy
 from .reference import Reference
-from .trace import input_names
+from .trace import graph_dtype, input_names
 
 __all__ = ["CHAINS", "fresh_conditions", "make_golden"]
 
@@ -71,7 +71,7 @@ def fresh_conditions(energy: Energy, count: int, seed: int) -> dict[str, np.ndar
 
 
 def _plain(tensor: torch.Tensor) -> np.ndarray:
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    return tensor.to(graph_dtype(tensor)).numpy()
 
 
 def _answer(

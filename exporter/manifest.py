@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -11,17 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.bundle import SCHEMA_VERSION
+from ..runtime.bundle_writer import write_manifest
 from ..runtime.config import SamplerConfig
+from ..runtime.file_hash import sha256_of
+from ..runtime.manifest import SCHEMA_VERSION
 from .energy import Energy
 from .targets import Artifact
-from .trace import input_names
+from .trace import graph_dtype, input_names
 from .verify import Verification
 
-__all__ = ["write_manifest"]
+__all__ = ["describe_bundle"]
 
 
-def write_manifest(
+def describe_bundle(
     folder: Path,
     energy: Energy,
     config: SamplerConfig,
@@ -61,12 +61,12 @@ def write_manifest(
             package: metadata.version(package) for package in ("ebm-export", "torch", "onnx", "onnx-ir", "numpy")
         },
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    write_manifest(folder, manifest)
 
 
 def _entry(folder: Path, artifact: Artifact, found: Verification | None) -> dict[str, Any]:
-    entry: dict[str, Any] = {**artifact, "sha256": _digest(folder / artifact["path"])}
-    entry["files"] = {name: _digest(folder / name) for name in artifact["files"]}
+    entry: dict[str, Any] = {**artifact, "sha256": sha256_of(folder / artifact["path"])}
+    entry["files"] = {name: sha256_of(folder / name) for name in artifact["files"]}
     if found is not None and found.passed:
         entry["status"] = "verified"
     elif found is not None and found.reason:
@@ -74,14 +74,5 @@ def _entry(folder: Path, artifact: Artifact, found: Verification | None) -> dict
     return entry
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sum(file.read())
-
-
-def _sum(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def _dtype(value: Any) -> str:
-    return "float32" if value.is_floating_point() else str(value.dtype).removeprefix("torch.")
+    return str(graph_dtype(value)).removeprefix("torch.")

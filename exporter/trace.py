@@ -22,7 +22,7 @@ from .rules import decompositions
 from .score_graph import ScoreGraph
 from .simplify import simplify
 
-__all__ = ["input_names", "trace"]
+__all__ = ["graph_dtype", "input_names", "trace"]
 
 _RESERVED = ("x", "grad_scale", "energy", "grad")
 
@@ -106,6 +106,13 @@ def input_names(energy: Energy) -> dict[str, str]:
     }
 
 
+def graph_dtype(example: torch.Tensor) -> torch.dtype:
+    """Type that an input has in the score graph: float32, int64 or bool."""
+    if example.dtype == torch.bool:
+        return torch.bool
+    return torch.float32 if example.is_floating_point() else torch.int64
+
+
 def _batch_sizes(energy: Energy, state: dict[str, torch.Tensor]) -> tuple[int, int]:
     """Two primes that no dimension of the model or its inputs equals, so that no coincidence of sizes counts."""
     taken = {int(size) for tensor in (*state.values(), *energy.example) for size in tensor.shape}
@@ -121,8 +128,7 @@ def _fake_inputs(fake_mode: FakeTensorMode, energy: Energy, batch: int) -> dict[
     with fake_mode:
         for name in [energy.wrt, *(name for name in energy.inputs if name != energy.wrt)]:
             example = examples[name]
-            dtype = torch.float32 if example.is_floating_point() else example.dtype
-            inputs[names[name]] = torch.empty((batch, *example.shape[1:]), dtype=dtype)
+            inputs[names[name]] = torch.empty((batch, *example.shape[1:]), dtype=graph_dtype(example))
         inputs["grad_scale"] = torch.empty((batch,))
     return inputs
 

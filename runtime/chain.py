@@ -21,7 +21,7 @@ __all__ = ["Callback", "Progress", "run_chains"]
 class Progress(NamedTuple):
     """What a callback is told, once at the start of each batch of chains and once after every step.
 
-    The arrays are overwritten by the step after next; copy what is to be kept.
+    The arrays are overwritten by the steps that follow; copy what is to be kept.
 
     Attributes:
         done: steps taken, 0 at the start.

@@ -77,7 +77,9 @@ class SamplerConfig:
             if getattr(self, field) not in choices:
                 raise UsageError(f"{field}: expected one of {', '.join(choices)}, got {getattr(self, field)!r}")
         if self.init == "uniform" and self.bounds is None:
-            raise UsageError('init="uniform" starts uniformly over the bounds, and there are none: set bounds=(low, high)')
+            raise UsageError(
+                'init="uniform" starts uniformly over the bounds, and there are none: set bounds=(low, high)'
+            )
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> SamplerConfig:

@@ -5,8 +5,8 @@ The score graph returns grad_scale * dE/dx, and everything in its backward half 
     s[b] at the next call = 1 / rms(dE/dx[b] at this call)
 
 those activations keep the size of about one from noise to sample, so that FP16 does not underflow and static
-INT8 ranges fit. "Delayed" is the word of FP8 training for a scale taken from the step before (Micikevicius et al., "FP8
-formats for deep learning", arXiv:2209.05433, section 3.2, gives the scaling; Transformer Engine the delay).
+INT8 ranges fit. FP8 training calls a scale that is taken from the step before "delayed" and pays for it with no extra
+pass (Micikevicius et al., "FP8 formats for deep learning", arXiv:2209.05433, describes the scaling factors).
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import enum
 import math
+import numbers
 from collections.abc import Callable
 
 import numpy as np
@@ -60,8 +61,8 @@ class NoiseSource:
     """
 
     def __init__(self, seed: int, stream: Stream = Stream.STEPS) -> None:
-        if not 0 <= seed < 2**64:
-            raise UsageError(f"seed: expected a whole number from 0 to 2**64 - 1, got {seed}")
+        if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**64:
+            raise UsageError(f"seed: expected a whole number from 0 to 2**64 - 1, got {seed!r}")
         self._bits = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
         self._generator = np.random.Generator(self._bits)
         self._origin = self._bits.state  # freshly made: nothing is buffered
@@ -96,8 +97,8 @@ class NoiseSource:
         if out is None:
             out = np.empty((len(chains), *shape), dtype=np.float32)
         assert chains.step == 1 and out.shape == (len(chains), *shape) and out.flags.c_contiguous
-        numbers = math.prod(shape)
-        block_chains = max(1, BLOCK_NUMBERS // max(1, numbers))
+        size = math.prod(shape)  # numbers in one chain
+        block_chains = max(1, BLOCK_NUMBERS // max(1, size))
         flat = out.reshape(-1)
         chain = chains.start
         while chain < chains.stop:
@@ -105,8 +106,8 @@ class NoiseSource:
             stop = min(chains.stop, (block + 1) * block_chains)
             self._move_to(step, block)
             if skipped:
-                draw(size=skipped * numbers, dtype=np.float32)
-            draw(out=flat[(chain - chains.start) * numbers : (stop - chains.start) * numbers], dtype=np.float32)
+                draw(size=skipped * size, dtype=np.float32)
+            draw(out=flat[(chain - chains.start) * size : (stop - chains.start) * size], dtype=np.float32)
             chain = stop
         return out
 

@@ -1,6 +1,7 @@
-import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
+
+
 class DigitEnergy(nn.Module):
     def __init__(self, c1=48, c2=96, c3=96, c4=128):
         super().__init__()

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import torch
 from torch.fx import Node
 
+from .shape import cut
 from .table import Context, lowers
 
 __all__: list[str] = []
@@ -131,10 +132,22 @@ def _upsample_nearest(context: Context, x: Node, size: Any, *_: Any) -> ir.Value
 @lowers(*(getattr(aten, f"{kind}_pad{rank}d").default for kind in ("reflection", "replication") for rank in (1, 2, 3)))
 def _border_pad(context: Context, x: Node, pads: Sequence[int]) -> ir.Value:
     rank = len(context.shape)
-    if any(n < 0 for n in pads):
-        raise NotImplementedError("a negative reflection or replication pad")
     before, after = [0] * rank, [0] * rank
     for index in range(len(pads) // 2):
         before[rank - 1 - index], after[rank - 1 - index] = int(pads[2 * index]), int(pads[2 * index + 1])
+    shape = list(context.shape_of(x))
+    for axis in range(rank):
+        size = shape[axis]
+        if isinstance(size, int):
+            shape[axis] = size + max(before[axis], 0) + max(after[axis], 0)
+    amounts = context.emit.ints([max(n, 0) for n in (*before, *after)])
     mode = "reflect" if "reflection" in str(context.node.target) else "edge"
-    return context.op("Pad", context.value(x), context.emit.ints([*before, *after]), mode=mode)
+    value = context.op("Pad", context.value(x), amounts, mode=mode, shape=shape)
+    for axis in range(rank):  # a negative pad cuts
+        size = shape[axis]
+        if before[axis] < 0 or after[axis] < 0:
+            assert isinstance(size, int)
+            start, end = max(-before[axis], 0), size - max(-after[axis], 0)
+            shape[axis] = end - start
+            value = cut(context, value, axis, start, end, 1, shape)
+    return value

@@ -87,7 +87,10 @@ def _constant_name(traced: ScoreGraph, placeholder: str) -> str:
 def _lower_node(context: Context, node: torch.fx.Node) -> Any:
     args, kwargs = arguments_of(node)
     if node.target is operator.getitem:
-        return context.values[args[0]][args[1]]
+        outputs = context.values[args[0]]
+        if args[1] >= len(outputs):
+            raise _unsupported(args[0], f"has no rule for its output {args[1]} (the indices of a pool, say)")
+        return outputs[args[1]]
     rule = RULES.get(node.target)
     if rule is None:
         raise _unsupported(node, "has no rule")

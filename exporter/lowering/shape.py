@@ -200,7 +200,7 @@ def _select_scatter(context: Context, x: Node, source: Node, dim: int, index: in
 
 
 def _write(context: Context, x: Node, source: ir.Value, axis: int, start: int, step: int, count: Any) -> ir.Value:
-    """x with `source` written at start, start + step, ... along an axis: the neighbours joined around it."""
+    """X with `source` written at start, start + step, ... along an axis: the neighbours joined around it."""
     shape = list(context.shape)
     size = shape[axis]
     assert isinstance(size, int) and isinstance(count, int)

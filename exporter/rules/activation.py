@@ -13,7 +13,7 @@ aten = torch.ops.aten
 
 
 def _gelu(x: torch.Tensor, *, approximate: str = "none") -> torch.Tensor:
-    """x * Phi(x) (Hendrycks and Gimpel, arXiv:1606.08415), or its tanh form."""
+    """X * Phi(x) (Hendrycks and Gimpel, arXiv:1606.08415), or its tanh form."""
     return x * _gelu_cdf(x, approximate)
 
 
@@ -24,7 +24,7 @@ def _gelu_cdf(x: torch.Tensor, approximate: str) -> torch.Tensor:
 
 
 def _gelu_backward(grad: torch.Tensor, x: torch.Tensor, *, approximate: str = "none") -> torch.Tensor:
-    """grad * (Phi(x) + x Phi'(x)); Phi is the node that the value uses."""
+    """Grad * (Phi(x) + x Phi'(x)); Phi is the node that the value uses."""
     cdf = _gelu_cdf(x, approximate)
     if approximate == "tanh":
         # Phi = (1 + t) / 2, so Phi' = 2 Phi (1 - Phi) u' for the argument u of the tanh.
@@ -36,7 +36,7 @@ def _gelu_backward(grad: torch.Tensor, x: torch.Tensor, *, approximate: str = "n
 
 
 def _elu(x: torch.Tensor, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> torch.Tensor:
-    """scale * x for x > 0, else scale * alpha * expm1(input_scale * x); the exponent stays finite for large x."""
+    """Scale * x for x > 0, else scale * alpha * expm1(input_scale * x); the exponent stays finite for large x."""
     return torch.where(x > 0, x * scale, torch.expm1(x.clamp(max=0) * input_scale) * (alpha * scale))
 
 

@@ -50,7 +50,7 @@ def _solve_triangular(
 def _diagonal_scatter(
     x: torch.Tensor, source: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
 ) -> torch.Tensor:
-    """x with its (dim1, dim2) diagonal replaced by `source` [.., n]."""
+    """X with its (dim1, dim2) diagonal replaced by `source` [.., n]."""
     moved = x.movedim((dim1, dim2), (-2, -1))
     rows, columns = moved.shape[-2:]
     start = max(-offset, 0)

@@ -49,11 +49,14 @@ def _linear(align_corners: bool, scales: Sequence[Scale]) -> Callable[[int, int,
 
 
 def _planar(operation: Any, align_corners: bool, scales: Sequence[Scale]) -> Callable[[int, int, int], torch.Tensor]:
-    """Matrix of a 2-d operation along one axis: the other axis has size 1 and stays."""
+    """Matrix of a 2-d operation along one axis: the rows of the identity become images of height 1.
+
+    Not of width 1: there PyTorch 2.13 gives every row of the antialiased operations the weights of the first.
+    """
 
     def matrix(axis: int, n: int, out: int) -> torch.Tensor:
-        eye = torch.eye(n, dtype=torch.float64)[None, :, :, None]
-        return operation(eye, [out, 1], align_corners, scales[axis], None)[0, :, :, 0].t()  # type: ignore[no-any-return]
+        eye = torch.eye(n, dtype=torch.float64)[None, :, None, :]
+        return operation(eye, [1, out], align_corners, None, scales[axis])[0, :, 0, :].t()  # type: ignore[no-any-return]
 
     return matrix
 

@@ -28,7 +28,7 @@ def _cumprod(x: torch.Tensor, dim: int, *, dtype: Any = None) -> torch.Tensor:
 
 
 def _logcumsumexp(x: torch.Tensor, dim: int) -> torch.Tensor:
-    """log of the sums of exponentials of the prefixes; the prefix's own maximum keeps the exponents finite."""
+    """Log of the sums of exponentials of the prefixes; the prefix's own maximum keeps the exponents finite."""
     if x.dim() == 0:
         return x
     return torch.logsumexp(_prefixes(x, dim, -torch.inf), -1).movedim(-1, dim)

@@ -1,0 +1,66 @@
+"""The libraries that run score graphs: one module each, picked by name in `open_engine`."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..engine import Engine
+from ..errors import UsageError
+
+__all__ = ["BACKENDS", "available", "open_engine"]
+
+BACKENDS = ("tensorrt", "openvino", "onnxruntime")
+"""Every backend that reads files, fastest first where several can run here (DESIGN, section 8)."""
+
+
+def available(backend: str) -> str | None:
+    """None when a backend can be used here, else a sentence that says why not.
+
+    Raises:
+        UsageError: there is no such backend.
+    """
+    reason: str | None = _module(backend).available()
+    return reason
+
+
+def open_engine(
+    backend: str,
+    path: Path,
+    *,
+    precision: str,
+    threads: int | None = None,
+    options: dict[str, Any] | None = None,
+) -> Engine:
+    """Picks the backend's engine for a file. It loads nothing yet: `with` (or `Engine.open`) does.
+
+    Args:
+        backend: one of `BACKENDS`.
+        path: the artifact's file.
+        precision: the name the bundle gives the artifact.
+        threads: threads that one call may use; None leaves it to the library.
+        options: what the artifact's manifest entry, or the caller, asks of the backend. An option that the backend
+            does not know is refused.
+
+    Raises:
+        UsageError: there is no such backend, or it does not know an option.
+        MissingBackend: on entering the engine, where the library is not installed.
+    """
+    module = _module(backend)
+    if backend == "onnxruntime":
+        engine = module.OnnxRuntimeEngine
+    elif backend == "openvino":
+        engine = module.OpenVinoEngine
+    else:
+        engine = module.TensorRtEngine
+    opened: Engine = engine(Path(path), precision=precision, threads=threads, options=options or {})
+    return opened
+
+
+def _module(backend: str) -> ModuleType:
+    """Imports the backend's module of this package, which does not import the library itself."""
+    if backend not in BACKENDS:
+        raise UsageError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    return importlib.import_module(f".{backend}", __package__)

@@ -16,7 +16,7 @@ from ..errors import LoadError, MissingBackend, UsageError
 __all__ = ["OpenVinoEngine", "available"]
 
 _KEPT_SHAPES = 4  # compiled models kept, one per batch size: the three sizes of a verification and one of a sampler
-_ARITHMETIC = frozenset("Convolution Deconvolution FullyConnected MatMul RNNSeq ScaledDotProductAttention".split())
+_ARITHMETIC = frozenset(["Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq", "ScaledDotProductAttention"])
 _BOOKKEEPING = frozenset({"Const", "Convert", "Input", "Output", "Reorder", "Reshape"})
 
 

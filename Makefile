@@ -1,0 +1,34 @@
+# make demo, make test: each makes its own virtual environment if there is none, installs what it needs, and runs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Tests run in two processes; more threads than that only get in each other's way.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-slow lint benchmark clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,openvino,tensorrt-rtx,dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	OMP_NUM_THREADS= $(BIN)/python examples/digits/demo.py
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 -m slow
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: $(VENV)/.installed
+	OMP_NUM_THREADS= $(BIN)/python benchmarks/export_time.py
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info

@@ -1,0 +1,179 @@
+"""What `ebm-export` does with its options."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..runtime.batch_range import parse_batch_range
+from ..runtime.config import SamplerConfig
+from ..runtime.errors import MissingBackend, UsageError
+from .targets import Progress
+
+__all__ = ["ExportOptions", "run_export"]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """The options of the command; see its --help."""
+
+    model: Path
+    targets: list[str]
+    precisions: list[str]
+    out: Path | None
+    factory: str | None
+    model_args: list[str]
+    shape: str | None
+    cond: list[str]
+    wrt: str | None
+    energy: str
+    state_key: str | None
+    strip_prefix: str | None
+    trust_pickle: bool
+    sampler: Path | None
+    settings: dict[str, Any]
+    calibration_data: Path | None
+    batch: str
+    verify: bool
+    force: bool
+
+    def with_file(self, path: Path | None) -> ExportOptions:
+        """Fills in what was not given from a TOML file: option names as keys, sampler settings under [sampler].
+
+        Raises:
+            UsageError: the file cannot be read or has a key that is no option.
+        """
+        if path is None:
+            return self
+        found = _read(path)
+        settings = {**found.pop("sampler", {}), **self.settings}
+        names = {"target": "targets", "precision": "precisions", "model": "factory", "model_arg": "model_args"}
+        options = {field.name for field in fields(self)} - {"model", "settings", "targets", "precisions", "model_args"}
+        updates: dict[str, Any] = {}
+        for key, value in found.items():
+            name = names.get(key.replace("-", "_"), key.replace("-", "_"))
+            if name not in options | set(names.values()):
+                raise UsageError(f"{path}: {key!r} is no option of ebm-export")
+            if name in ("targets", "precisions", "model_args", "cond") and not isinstance(value, list):
+                value = [value]
+            if name in ("out", "calibration_data"):
+                value = Path(value)
+            if getattr(self, name) in (None, [], False) or (name == "batch" and self.batch == "1:8:64"):
+                updates[name] = value
+        return replace(self, settings=settings, **updates)
+
+
+def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[dict[str, Any]]]:
+    """Loads, exports and times.
+
+    Returns:
+        The `ExportReport` and the rows of the closing table: file, precision, size, worst error, time of one step.
+
+    Raises:
+        MissingBackend: the exporter's own packages are not installed.
+    """
+    try:
+        import onnx_ir  # noqa: F401
+        import torch  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingBackend(
+            f"ebm-export needs the package {error.name}: pip install 'ebm-export[export]' "
+            "(the device needs only ebm-run)"
+        ) from error
+    from .export import export_energy
+    from .factory import parse_model_args
+    from .input_spec import parse_cond, parse_shape
+    from .load import load_model
+
+    batch = parse_batch_range(options.batch)
+    progress(f"loading {options.model.name}", 0, 0)
+    energy = load_model(
+        options.model,
+        factory=options.factory,
+        factory_args=parse_model_args(options.model_args),
+        shape=parse_shape(options.shape) if options.shape else None,
+        cond=parse_cond(options.cond) if options.cond else None,
+        wrt=options.wrt,
+        energy=options.energy,
+        state_key=options.state_key,
+        strip_prefix=options.strip_prefix,
+        trust_pickle=options.trust_pickle,
+    )
+    energy.sampler = _sampler(energy.sampler, options)
+    report = export_energy(
+        energy,
+        out=options.out or options.model.with_suffix(".ebm"),
+        targets=options.targets or ["onnxruntime"],
+        precisions=options.precisions or ["fp32"],
+        batch=batch,
+        data=None if options.calibration_data is None else _data(options.calibration_data),
+        verify=options.verify,
+        force=options.force,
+        progress=progress,
+    )
+    return report, _rows(report, batch[1], progress)
+
+
+def _sampler(given: SamplerConfig | None, options: ExportOptions) -> SamplerConfig | None:
+    """The file's settings, or those the archive carries, with the flags over them; None where nobody said any."""
+    settings = {} if given is None else given.to_dict()
+    if options.sampler is not None:
+        settings.update(_read(options.sampler))
+    settings.update(options.settings)
+    return SamplerConfig.from_dict(settings) if settings else None
+
+
+def _rows(report: Any, batch: int, progress: Progress) -> list[dict[str, Any]]:
+    from ..runtime.bench import time_bundle
+
+    times = {row["file"]: row for row in time_bundle(report.path, batches=[batch], progress=progress)}
+    found = {verification.path: verification for verification in report.verifications}
+    rows = []
+    for artifact in report.artifacts:
+        files = [artifact["path"], *artifact["files"]]
+        size = sum((report.path / name).stat().st_size for name in files)
+        verification = found.get(artifact["path"])
+        ran = verification is not None and not verification.reason
+        worst = max((stage.relative_error for stage in verification.stages), default=None) if ran else None
+        timed = times.get(artifact["path"])
+        rows.append(
+            {
+                "file": artifact["path"],
+                "precision": artifact["precision"],
+                "size": f"{size / 2**20:.2f} MiB",
+                "status": "verified" if ran else "built, not run",
+                "worst error": None if worst is None else f"{worst:.1e}",
+                f"ms per step (batch {batch})": None if timed is None else timed["median ms"],
+            }
+        )
+    return rows
+
+
+def _data(path: Path) -> np.ndarray:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False), dtype=np.float32)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: expected a .npy file of numbers [M, *S]: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A TOML or JSON file as a dictionary."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is neither TOML nor JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path}: expected settings by name, got {type(found).__name__}")
+    return found

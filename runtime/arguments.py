@@ -1,0 +1,129 @@
+"""Checks the arrays and keywords of a call once, so that engines and samplers need not."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .config import SamplerConfig
+from .errors import UsageError
+from .manifest import TensorSpec
+
+__all__ = ["check_conditions", "check_states", "split_keywords"]
+
+# Kinds of numpy dtype that become each type of a graph without a change of meaning. Rounding float64 to
+# float32 is none: everything here is float32 in the end. Cutting floats to whole numbers would be one.
+_ACCEPTED_KINDS = {"float32": "fiu", "int64": "iu", "bool": "b"}
+
+
+def check_states(name: str, states: Any, shape: tuple[int, ...], count: int | None = None) -> np.ndarray:
+    """Checks states given by a caller.
+
+    Args:
+        name: of the argument, for the message.
+        states: anything numpy can turn into an array of real numbers.
+        shape: shape S of one state.
+        count: number of states there must be (a single one serves for all); None accepts any from 1.
+
+    Returns:
+        [B, *S] float32, C-contiguous; may be the caller's own array. B is `count` where that is given.
+
+    Raises:
+        UsageError: wrong type or shape.
+    """
+    array = _typed(name, states, "float32")
+    if array.shape[1:] != shape or array.ndim != len(shape) + 1 or not len(array):
+        raise UsageError(f"{name}: expected shape {_batched('B', shape)}, got {_plain(array.shape)}")
+    if count is not None and len(array) != count:
+        if len(array) != 1:
+            raise UsageError(f"{name}: expected {count} states, or 1 for all chains, got {len(array)}")
+        array = np.repeat(array, count, axis=0)
+    return array
+
+
+def check_conditions(values: Mapping[str, Any], specs: Sequence[TensorSpec], count: int) -> dict[str, np.ndarray]:
+    """Checks conditioning arrays against what the model takes.
+
+    Args:
+        values: arrays by name.
+        specs: the model's conditioning inputs.
+        count: number of samples; each array has this many rows, or one that all samples share.
+
+    Returns:
+        Arrays by name, [count, ...] or [1, ...], C-contiguous, in the model's types.
+
+    Raises:
+        UsageError: a name is missing or unknown, or an array has another type or shape.
+    """
+    names = [spec.name for spec in specs]
+    for name in values:
+        if name not in names:
+            raise UsageError(f"{name!r} is not an input of this model; {_nearest(name, names, 'inputs')}")
+    checked = {}
+    for spec in specs:
+        if spec.name not in values:
+            raise UsageError(
+                f"the model needs the conditioning input {spec.name!r}: pass {spec.name}= an array of {spec.dtype} "
+                f"{_batched('B', spec.shape)}, B being {count}, or 1 where all samples share it"
+            )
+        array = _typed(spec.name, values[spec.name], spec.dtype)
+        if array.shape[1:] != spec.shape or array.ndim != len(spec.shape) + 1 or len(array) not in (1, count):
+            rows = str(count) if count == 1 else f"{count} or 1"
+            raise UsageError(f"{spec.name}: expected shape {_batched(rows, spec.shape)}, got {_plain(array.shape)}")
+        checked[spec.name] = array
+    return checked
+
+
+def split_keywords(keywords: Mapping[str, Any], conditions: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tells sampler settings from conditioning arrays; a name that is both is a conditioning array.
+
+    Args:
+        keywords: what the caller passed.
+        conditions: names of the model's conditioning inputs.
+
+    Returns:
+        (settings, conditioning values), each by name.
+
+    Raises:
+        UsageError: a keyword is neither; the nearest name is given.
+    """
+    conditions = tuple(conditions)
+    settings, values = {}, {}
+    for name, value in keywords.items():
+        if name in conditions:
+            values[name] = value
+        elif name in SamplerConfig.field_names():
+            settings[name] = value
+        else:
+            known = (*conditions, *SamplerConfig.field_names())
+            raise UsageError(
+                f"{name!r} is neither an input of this model nor a sampler setting; "
+                f"{_nearest(name, known, 'inputs and settings')}"
+            )
+    return settings, values
+
+
+def _typed(name: str, values: Any, dtype: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype.kind not in _ACCEPTED_KINDS[dtype]:
+        raise UsageError(f"{name}: expected {dtype}, got an array of {array.dtype}")
+    # order="C" alone keeps strides that happen to be harmless to numpy, such as those of a broadcast array.
+    return np.ascontiguousarray(array, dtype=dtype) if array.ndim else array.astype(dtype)
+
+
+def _nearest(name: str, known: Sequence[str], what: str) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"its {what} are {', '.join(known)}" if known else f"it has no other {what} than x"
+
+
+def _batched(rows: str, shape: tuple[int, ...]) -> str:
+    return f"[{', '.join([rows, *map(str, shape)])}]"
+
+
+def _plain(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"

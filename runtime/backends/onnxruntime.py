@@ -1,0 +1,158 @@
+"""Runs a score graph with onnxruntime, on the CPU or through CUDA."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..engine import Engine
+from ..errors import LoadError, MissingBackend, UsageError
+
+__all__ = ["OnnxRuntimeEngine", "available"]
+
+_CPU = "CPUExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
+_DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+_ERRORS_ONLY = 3  # onnxruntime's log severity; its warnings about node placement mean nothing to a caller
+_LOG = logging.getLogger("ebm_export")
+
+
+def available() -> str | None:
+    """None when onnxruntime can be used here, else a sentence that says why not."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "the package onnxruntime is not installed: pip install onnxruntime"
+    return None
+
+
+class OnnxRuntimeEngine(Engine):
+    """A session over one ONNX file.
+
+    Which provider runs it: the ones in the option `providers`, or else CUDA where it works, or else the CPU. That CUDA
+    works is found by running the graph once on zeros, since onnxruntime's own list of providers says what it was
+    compiled with and not what the machine has. A provider asked for by name that does not work is an error, where
+    onnxruntime itself would carry on with the CPU.
+    """
+
+    backend = "onnxruntime"
+
+    def __init__(
+        self, path: Path, *, precision: str, threads: int | None = None, options: dict[str, Any] | None = None
+    ):
+        """Keeps the settings; `open` does the work.
+
+        Args:
+            path: an .onnx file.
+            precision: the name the bundle gives this artifact; the arithmetic is set by the graph's own types.
+            threads: threads that one call may use on the CPU, None for one per physical core.
+            options: `providers`, a list as `onnxruntime.InferenceSession` takes it (names, or pairs of a name and a
+                dict of the provider's options).
+
+        Raises:
+            UsageError: an option that this backend does not know.
+        """
+        options = dict(options or {})
+        self._wanted: list[Any] | None = options.pop("providers", None)
+        if options:
+            raise UsageError(
+                f"backend 'onnxruntime' knows the option 'providers'; it got {', '.join(map(repr, options))}"
+            )
+        self.path = Path(path)
+        self.precision = precision
+        self.threads = threads
+        self.provider = ""
+        """Name of the provider that runs the graph; known once open."""
+        self._session: Any = None
+
+    def open(self) -> None:
+        """Loads the graph and optimises it.
+
+        Raises:
+            MissingBackend: onnxruntime is not installed, or a provider asked for does not work here.
+            LoadError: the file is no graph that onnxruntime can run.
+        """
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as error:
+            if error.name != "onnxruntime":
+                raise
+            raise MissingBackend(
+                "backend 'onnxruntime' needs the package onnxruntime: pip install onnxruntime"
+            ) from error
+        if self._wanted is not None:
+            self._session = self._checked_session(onnxruntime, self._wanted)
+        elif _CUDA in onnxruntime.get_available_providers():
+            try:
+                self._session = self._checked_session(onnxruntime, [_CUDA, _CPU])
+            except (MissingBackend, LoadError) as error:
+                _LOG.info("onnxruntime runs on the CPU: %s", error)
+                self._session = self._make_session(onnxruntime, [_CPU])
+        else:
+            self._session = self._make_session(onnxruntime, [_CPU])
+        self.provider = self._session.get_providers()[0]
+        self._inputs = [port.name for port in self._session.get_inputs()]
+        self._outputs = [port.name for port in self._session.get_outputs()]
+
+    def close(self) -> None:
+        """Frees the session; arrays that `run` returned stay valid."""
+        self._session = None
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Evaluates one batch; see `Engine.run`. The arrays are new at every call."""
+        if self._session is None:
+            raise RuntimeError("the engine is not open: call it inside a with statement")
+        values = self._session.run(self._outputs, {name: inputs[name] for name in self._inputs})
+        return dict(zip(self._outputs, values, strict=True))
+
+    def _make_session(self, onnxruntime: Any, providers: list[Any]) -> Any:
+        settings = onnxruntime.SessionOptions()
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        settings.inter_op_num_threads = 1
+        settings.intra_op_num_threads = self.threads or 0  # 0: one per physical core
+        settings.log_severity_level = _ERRORS_ONLY
+        if not self.path.is_file():
+            raise LoadError(f"there is no ONNX file {self.path}")
+        try:
+            return onnxruntime.InferenceSession(self.path, settings, providers=providers)
+        except _failures() as error:
+            raise LoadError(f"onnxruntime cannot load {self.path.name}: {_first_line(error)}") from error
+
+    def _checked_session(self, onnxruntime: Any, providers: list[Any]) -> Any:
+        """Makes a session and runs it once; the first provider must be the one that is used."""
+        name = providers[0] if isinstance(providers[0], str) else providers[0][0]
+        compiled_in = onnxruntime.get_available_providers()
+        if name not in compiled_in:
+            raise MissingBackend(
+                f"backend 'onnxruntime' has no {name} in this installation, which offers {', '.join(compiled_in)}: "
+                "install the build of onnxruntime that has it (onnxruntime-gpu for CUDA)"
+            )
+        session = self._make_session(onnxruntime, providers)
+        if session.get_providers()[0] != name:
+            raise MissingBackend(f"backend 'onnxruntime' could not start {name} on this machine")
+        try:
+            session.run(None, {port.name: _zeros(port) for port in session.get_inputs()})
+        except _failures() as error:
+            raise MissingBackend(f"{name} cannot run {self.path.name} here: {_first_line(error)}") from error
+        return session
+
+
+def _zeros(port: Any) -> np.ndarray:
+    """An input of zeros for a batch of one; symbolic sizes become 1."""
+    return np.zeros([size if isinstance(size, int) else 1 for size in port.shape], dtype=_DTYPES[port.type])
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """onnxruntime's own exceptions, which have no common base of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
+    return (*own, RuntimeError)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,204 @@
+"""What a bundle says about itself: the contents of manifest.json, checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from .config import SamplerConfig
+from .errors import LoadError, UsageError
+
+__all__ = ["DTYPES", "SCHEMA_VERSION", "Artifact", "Manifest", "ModelSpec", "TensorSpec"]
+
+SCHEMA_VERSION = 1
+DTYPES = ("float32", "int64", "bool")
+"""Types that a score graph's inputs can have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """An input of the score graph.
+
+    Attributes:
+        name: its name in the graph.
+        shape: without the batch dimension.
+        dtype: one of `DTYPES`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """The energy that a bundle holds.
+
+    Attributes:
+        name: for people to read.
+        x: the refined input; float32, and always called x in the graph.
+        wrt: the refined input's name in the user's model.
+        cond: the conditioning inputs.
+        range: (smallest, largest) number of x on the verification trajectory, where known.
+    """
+
+    name: str
+    x: TensorSpec
+    wrt: str = "x"
+    cond: tuple[TensorSpec, ...] = ()
+    range: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """One compiled or portable form of the score graph.
+
+    Attributes:
+        path: file name in the bundle.
+        target: onnx, onnxruntime, openvino or tensorrt.
+        precision: fp32, fp16, bf16 ...
+        role: score, prologue or sampler.
+        sha256: of the file.
+        files: sha256 of each further file that belongs to it, by name.
+        toolchain: versions of what wrote it.
+        options: what the backend must set when it loads the file.
+        status: "verified" or "built, not run".
+        note: for people to read.
+    """
+
+    path: str
+    target: str
+    precision: str
+    role: str
+    sha256: str
+    files: Mapping[str, str]
+    toolchain: Mapping[str, Any]
+    options: Mapping[str, Any]
+    status: str
+    note: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The contents of manifest.json.
+
+    Attributes:
+        model: what the energy takes.
+        sampler: the settings it is sampled with unless told otherwise.
+        artifacts: the engines' files.
+        files: sha256 of the other files of the bundle (golden.npz, data.npy ..), by name.
+        verification: the comparisons with PyTorch, as they were written.
+        created_with: versions of what wrote the bundle.
+    """
+
+    model: ModelSpec
+    sampler: SamplerConfig
+    artifacts: tuple[Artifact, ...]
+    files: Mapping[str, str]
+    verification: tuple[Mapping[str, Any], ...]
+    created_with: Mapping[str, str]
+
+    @classmethod
+    def from_dict(cls, entries: object, where: str) -> Manifest:
+        """Checks and reads a manifest.
+
+        Args:
+            entries: what the JSON file holds.
+            where: the file, for error messages.
+
+        Raises:
+            LoadError: an entry is missing, of another type, or written by a newer version.
+        """
+        top = _Entries(entries, where)
+        version = top.take("schema_version", int)
+        if version > SCHEMA_VERSION:
+            raise LoadError(
+                f"{where}: the bundle has schema_version {version} and this version of ebm-export reads up to "
+                f"{SCHEMA_VERSION}: upgrade ebm-export, or export the model again with this version"
+            )
+        try:
+            sampler = SamplerConfig.from_dict(top.take("sampler", dict, {}))
+        except UsageError as error:
+            raise LoadError(f"{where}: sampler: {error}") from error
+        return cls(
+            model=_model(top.inner("model")),
+            sampler=sampler,
+            artifacts=tuple(_artifact(entry) for entry in top.each("artifacts")),
+            files={_file_name(name, where): digest for name, digest in top.take("files", dict, {}).items()},
+            verification=tuple(top.take("verification", list, [])),
+            created_with=top.take("created_with", dict, {}),
+        )
+
+
+class _Entries:
+    """A JSON object that knows where it stands, so that errors can say so."""
+
+    def __init__(self, values: object, where: str) -> None:
+        if not isinstance(values, dict):
+            raise LoadError(f"{where}: expected an object, got {type(values).__name__}")
+        self.where = where
+        self._values = values
+
+    def take(self, key: str, kind: type, default: Any = None) -> Any:
+        """Returns an entry of the given type; without a default (None) it must be there."""
+        value = self._values.get(key, default)
+        if value is None:
+            raise LoadError(f"{self.where}: the entry {key!r} is missing")
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise LoadError(f"{self.where}: {key}: expected {kind.__name__}, got {value!r}")
+        return value
+
+    def inner(self, key: str) -> _Entries:
+        return _Entries(self.take(key, dict), f"{self.where}: {key}")
+
+    def each(self, key: str, default: Any = None) -> list[_Entries]:
+        values = self.take(key, list, default)
+        return [_Entries(value, f"{self.where}: {key}[{index}]") for index, value in enumerate(values)]
+
+
+def _model(entries: _Entries) -> ModelSpec:
+    x = _tensor(entries.inner("x"), "x")
+    if x.dtype != "float32":
+        raise LoadError(f"{entries.where}: x: expected dtype float32, got {x.dtype}")
+    ends = entries.take("range", dict, {}).get("x")
+    return ModelSpec(
+        name=entries.take("name", str),
+        x=x,
+        wrt=entries.take("wrt", str, "x"),
+        cond=tuple(_tensor(entry, entry.take("name", str)) for entry in entries.each("cond", [])),
+        range=None if ends is None else (float(ends[0]), float(ends[1])),
+    )
+
+
+def _tensor(entries: _Entries, name: str) -> TensorSpec:
+    shape = entries.take("shape", list)
+    if not all(isinstance(size, int) and size > 0 for size in shape):
+        raise LoadError(f"{entries.where}: shape: expected whole numbers above 0, got {shape}")
+    dtype = entries.take("dtype", str)
+    if dtype not in DTYPES:
+        raise LoadError(f"{entries.where}: dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    return TensorSpec(name, tuple(shape), dtype)
+
+
+def _artifact(entries: _Entries) -> Artifact:
+    return Artifact(
+        path=_file_name(entries.take("path", str), entries.where),
+        target=entries.take("target", str),
+        precision=entries.take("precision", str),
+        role=entries.take("role", str, "score"),
+        sha256=entries.take("sha256", str),
+        files={_file_name(name, entries.where): digest for name, digest in entries.take("files", dict, {}).items()},
+        toolchain=entries.take("toolchain", dict, {}),
+        options=entries.take("options", dict, {}),
+        status=entries.take("status", str),
+        note=entries.take("note", str, ""),
+    )
+
+
+def _file_name(path: str, where: str) -> str:
+    """Refuses a path that leads out of the bundle's folder."""
+    if path in ("", ".", "..") or PurePosixPath(path).name != path or "\\" in path:
+        raise LoadError(f"{where}: {path!r} is not the plain name of a file in the bundle")
+    return path

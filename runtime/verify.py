@@ -1,0 +1,204 @@
+"""Compares an engine with PyTorch's answers along a trajectory.
+
+What is compared, for every sample b, with g the engine's gradient divided by grad_scale and r PyTorch's in float64:
+
+    relative error  ||g - r|| / ||r||
+    cosine          <g, r> / (||g|| ||r||)
+    energy error    |e - e_ref| / max(|e_ref|, standard deviation of e_ref over all golden states)
+
+The last is not relative to |e_ref| alone because an energy has no natural zero: the spread is what a sampler sees.
+
+A reference gradient of exactly zero has neither relative error nor direction. Its error is then taken relative to the
+typical gradient of its stage, the median norm of the references there that are not zero (of all stages, where
+the whole stage is zero; 1 where everything is), and its cosine counts as 1: the error alone decides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .engine import Engine
+from .errors import EngineMismatch, UsageError
+
+__all__ = ["BATCHES", "StageResult", "Tolerance", "check_engine", "tolerance"]
+
+BATCHES = (slice(0, 1), slice(1, 4), slice(0, 8))
+"""Rows of each stage that make the batches of 1, 3 and 8."""
+
+_FLOOR_FACTOR = 2.0  # the engine's own rounding on top of PyTorch's: two independent errors of that size at most add up
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """What a precision may be off by, per sample; each limit itself is still allowed.
+
+    Attributes:
+        relative_error: largest relative error of the gradient.
+        cosine: smallest cosine, or -1 where the relative error says enough.
+        energy_error: largest energy error.
+        reference_factor: the limits on both errors rise to this many times the relative error of PyTorch's own
+            float32 gradient at that sample where that is larger; 0 for no such rise. An engine that computes in
+            float32 cannot be asked to be closer to float64 than float32 arithmetic is. The gradient's error stands in
+            for the energy's, which golden data does not hold: both come from the same forward pass.
+    """
+
+    relative_error: float
+    cosine: float
+    energy_error: float
+    reference_factor: float = 0.0
+
+    def to_dict(self) -> dict[str, float]:
+        """The manifest's entry."""
+        return dataclasses.asdict(self)
+
+    def describe(self) -> str:
+        """The limits in words, for an error message."""
+        text = f"relative error up to {self.relative_error:g}, energy error up to {self.energy_error:g}"
+        if self.cosine > -1:
+            text += f", cosine from {self.cosine:g}"
+        if self.reference_factor:
+            text += f" (or {self.reference_factor:g} times PyTorch's own float32 error where that is more)"
+        return text
+
+
+@dataclasses.dataclass(frozen=True)
+class StageResult:
+    """How far an engine is off at one stage in one batch size: the worst of the batch, and the verdict.
+
+    Attributes:
+        stage: number of the stage, 0 at the start of the trajectory.
+        step: steps taken at that stage.
+        batch: number of samples in the engine call.
+        relative_error: largest relative error of the gradient; infinite where the engine's is not finite.
+        cosine: smallest cosine.
+        energy_error: largest energy error; infinite where the engine's energy is not finite.
+        passed: True if every sample is within its tolerance.
+    """
+
+    stage: int
+    step: int
+    batch: int
+    relative_error: float
+    cosine: float
+    energy_error: float
+    passed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest's entry."""
+        return dataclasses.asdict(self)
+
+
+_TOLERANCES = {
+    "fp32": Tolerance(relative_error=1e-4, cosine=-1.0, energy_error=1e-4, reference_factor=_FLOOR_FACTOR),
+    "fp16": Tolerance(relative_error=5e-2, cosine=0.999, energy_error=5e-2),
+    "bf16": Tolerance(relative_error=5e-2, cosine=0.999, energy_error=5e-2),
+}
+
+
+def tolerance(precision: str) -> Tolerance:
+    """Returns what a precision may be off by.
+
+    Raises:
+        UsageError: no tolerance is set for this precision; INT8 and mixed engines are judged by their samples.
+    """
+    if precision not in _TOLERANCES:
+        raise UsageError(
+            f"precision {precision!r} is not judged gradient by gradient; those that are: {', '.join(_TOLERANCES)}"
+        )
+    return _TOLERANCES[precision]
+
+
+def check_engine(engine: Engine, golden: Mapping[str, np.ndarray], precision: str) -> list[StageResult]:
+    """Compares an engine with golden data, stage by stage and in three batch sizes.
+
+    Args:
+        engine: an open engine.
+        golden: the arrays of golden.npz: x [G, N, *S] float32, step [G], grad_scale [G, N] float32, energy [G, N]
+            and grad [G, N, *S] float64, reference_error [G, N], and "cond.NAME" [G, N, ...]. N is at least 8.
+        precision: whose tolerance applies.
+
+    Returns:
+        One result per stage and batch size, G times 3.
+
+    Raises:
+        UsageError: no tolerance is set for this precision.
+        EngineMismatch: an output is missing or has another shape.
+    """
+    limits = tolerance(precision)
+    spread = float(np.std(golden["energy"]))
+    typical = _typical_norms(golden["grad"])
+    results = []
+    for stage, step in enumerate(golden["step"]):
+        for rows in BATCHES:
+            batch = {name: array[stage][rows] for name, array in golden.items() if name != "step"}
+            results.append(_check_batch(engine, batch, limits, spread, typical[stage], stage, int(step)))
+    return results
+
+
+def _check_batch(
+    engine: Engine,
+    golden: Mapping[str, np.ndarray],
+    limits: Tolerance,
+    spread: float,
+    typical: float,
+    stage: int,
+    step: int,
+) -> StageResult:
+    """Runs one batch; `golden` holds its rows alone, `typical` is the norm that stands in for one of zero."""
+    size = len(golden["x"])
+    energy, grad = _run(engine, golden, f"stage {stage}, batch {size}")
+    reference = golden["grad"].reshape(size, -1)
+    norms = np.linalg.norm(reference, axis=1)  # [B]
+    finite = np.isfinite(grad).all(axis=1)
+    grad = np.where(finite[:, None], grad, 0.0)
+    difference = np.linalg.norm(grad - reference, axis=1)
+    relative = np.where(finite, difference / np.where(norms > 0, norms, typical), np.inf)
+    lengths = norms * np.linalg.norm(grad, axis=1)
+    dot = np.einsum("bd,bd->b", grad, reference)
+    # A gradient of zero where the reference is not has no direction: the cosine of a right angle.
+    cosine = np.where(norms > 0, np.divide(dot, lengths, out=np.zeros(size), where=lengths > 0), 1.0)
+
+    energy_size = np.maximum(np.abs(golden["energy"]), spread)
+    energy_error = np.abs(energy - golden["energy"]) / np.where(energy_size > 0, energy_size, 1.0)
+    energy_error = np.where(np.isfinite(energy), energy_error, np.inf)
+
+    floor = limits.reference_factor * golden["reference_error"]
+    passed = (
+        (relative <= np.maximum(limits.relative_error, floor))
+        & (energy_error <= np.maximum(limits.energy_error, floor))
+        & (cosine >= limits.cosine)
+    )
+    return StageResult(
+        stage=stage,
+        step=step,
+        batch=size,
+        relative_error=float(relative.max()),
+        cosine=float(cosine.min()),
+        energy_error=float(energy_error.max()),
+        passed=bool(passed.all()),
+    )
+
+
+def _run(engine: Engine, golden: Mapping[str, np.ndarray], where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the engine's energy [B] and unscaled gradient [B, D], both float64."""
+    inputs = {"x": golden["x"], "grad_scale": golden["grad_scale"]}
+    inputs |= {name.removeprefix("cond."): array for name, array in golden.items() if name.startswith("cond.")}
+    outputs = engine.run({name: np.ascontiguousarray(array) for name, array in inputs.items()})
+    expected = {"energy": golden["energy"].shape, "grad": golden["x"].shape}
+    for name, shape in expected.items():
+        got = outputs[name].shape if name in outputs else "no such output"
+        if got != shape:
+            raise EngineMismatch(f"{engine.backend}, {where}: output {name!r} should be {shape}, got {got}")
+    grad = outputs["grad"].reshape(len(golden["x"]), -1).astype(np.float64)
+    return outputs["energy"].astype(np.float64), grad / golden["grad_scale"].astype(np.float64)[:, None]
+
+
+def _typical_norms(grad: np.ndarray) -> np.ndarray:
+    """Returns for each stage the median norm of the gradients that are not zero; grad is [G, N, *S]."""
+    norms = np.linalg.norm(grad.reshape(*grad.shape[:2], -1), axis=2)  # [G, N]
+    overall = np.median(norms[norms > 0]) if (norms > 0).any() else 1.0
+    return np.array([np.median(stage[stage > 0]) if (stage > 0).any() else overall for stage in norms])
