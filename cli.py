@@ -6,6 +6,7 @@ user can mend is one line and its exit code (runtime/errors.py); anything else i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import sys
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -189,28 +191,30 @@ def export_command(
 @_run.command()
 def info(bundle: BundleArgument, as_json: JsonOption = False) -> None:
     """Show what is in a bundle and which of it this device can run."""
-    from .runtime.backends import available, backend_of
     from .runtime.bundle import Bundle
+    from .runtime.runnable import why_not
 
     opened = Bundle(bundle)
     rows = []
     for artifact in opened.artifacts:
-        reason = available(backend_of(artifact["target"]))
+        reason = why_not(artifact)
         rows.append(
             {
-                "file": artifact["path"],
-                "target": artifact["target"],
-                "precision": artifact["precision"],
-                "status": artifact["status"],
-                "runs here": "yes" if reason is None else reason,
-                "note": artifact.get("note", ""),
+                "file": artifact.path,
+                "target": artifact.target,
+                "precision": artifact.precision,
+                "status": artifact.status,
+                "runs here": "yes" if reason is None else "no",
+                "note": "; ".join(filter(None, (artifact.note, reason))),
             }
         )
+    model, sampler = opened.manifest.model, opened.manifest.sampler.to_dict()
     if as_json:
-        print(json.dumps({"model": opened.model, "sampler": opened.sampler.to_dict(), "artifacts": rows}))
+        print(json.dumps({"model": dataclasses.asdict(model), "sampler": sampler, "artifacts": rows}))
         return
-    _table(f"{opened.model['name']}  x {opened.model['x']['shape']}", rows)
-    _out.print("sampler: " + ", ".join(f"{key}={value}" for key, value in opened.sampler.to_dict().items()))
+    inputs = [model.x, *model.cond]
+    _table(f"{model.name}: " + ", ".join(f"{spec.name} {list(spec.shape)} {spec.dtype}" for spec in inputs), rows, "note")
+    print("sampler: " + ", ".join(f"{key}={value}" for key, value in sampler.items()))
 
 
 @_run.command()
@@ -222,14 +226,14 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Compare this device's engines with PyTorch's answers, which the bundle carries."""
-    from .runtime.verify import verify_bundle
+    from .runtime.verify_bundle import verify_bundle
 
     with _progress() as tell:
         rows = verify_bundle(bundle, backend=backend, precision=precision, threads=threads, progress=tell)
     if as_json:
         print(json.dumps(rows))
     else:
-        _table(str(bundle), rows)
+        _table(str(bundle), rows, "note")
     if any(row["result"] == "failed" for row in rows):
         raise typer.Exit(5)
 
@@ -446,13 +450,29 @@ def _conditions(texts: list[str] | None) -> dict[str, np.ndarray]:
     return found
 
 
-def _table(title: str, rows: list[dict[str, Any]]) -> None:
-    table = Table(title=title, title_justify="left")
-    for column in rows[0] if rows else []:
-        table.add_column(column, overflow="fold")
+def _table(title: str, rows: list[dict[str, Any]], notes: str | None = None) -> None:
+    """Prints rows as a table; the column `notes`, whose text is long, is printed below it instead."""
+    table = Table(title=escape(title), title_justify="left")
+    columns = [column for column in (rows[0] if rows else {}) if column != notes]
+    for column in columns:
+        table.add_column(column, no_wrap=True)
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    _out.print(table)
+        table.add_row(*(_cell(row[column]) for column in columns))
+    # A terminal cuts what is too wide for it; a file or a pipe takes any width.
+    console = _out if _out.is_terminal else Console(highlight=False, width=200)
+    console.print(table)
+    by_text: dict[str, list[str]] = {}
+    for row in rows:
+        if notes is not None and row[notes]:
+            by_text.setdefault(row[notes], []).append(row["file"])
+    for text, files in by_text.items():
+        console.print(f"{', '.join(files)}: {text}", markup=False, soft_wrap=True)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) and not 0.99 < value < 1 else escape(str(value))
 
 
 @contextmanager

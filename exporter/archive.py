@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
+import inspect
 import io
 import json
 import logging
@@ -23,6 +24,7 @@ from .archive_guard import check_archive, restricted_unpickling
 from .archived_graph import example_inputs
 from .contract import check_contract, rows_like
 from .energy import Energy, EnergyMode, make_energy
+from .module_copy import copy_module
 from .static_batch import rebatch
 
 __all__ = ["SETTINGS_FILE", "read_archive", "save_energy"]
@@ -69,9 +71,9 @@ def save_energy(
     """
     described = make_energy(model, example, cond=cond, wrt=wrt, energy=energy, name=name, sampler=sampler)
     check_contract(described)
-    module = copy.deepcopy(described.module)
+    module = copy_module(described.module)
     # torch.export takes a batch of 1 for a constant.
-    inputs = tuple(rows_like(value, max(2, value.shape[0]), 0) for value in described.example)
+    inputs = tuple(rows_like(_plain(value), max(2, value.shape[0]), 0) for value in described.example)
     program = _export(module, inputs)
     settings = {
         "schema_version": _SCHEMA_VERSION,
@@ -92,8 +94,8 @@ def save_energy(
             warnings.simplefilter("ignore")
             torch.export.save(program, temporary, extra_files={SETTINGS_FILE: json.dumps(settings)})
         _compare(described, read_archive(Path(temporary)))
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(target)
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -126,18 +128,16 @@ def _export(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> ExportedProg
 
 
 def _parameters(module: nn.Module) -> list[Any]:
-    import inspect
-
     return list(inspect.signature(module.forward).parameters.values())
 
 
 def _compare(model: Energy, archive: Energy) -> None:
     """Compares energies and gradients at a batch size that the export did not see."""
     size = model.x.shape[0] + 3
-    inputs = [rows_like(value, size, seed=7 + i) for i, value in enumerate(model.example)]
+    inputs = [rows_like(_plain(value), size, seed=7 + i) for i, value in enumerate(model.example)]
     answers = []
     for energy in (model, archive):
-        runner = copy.deepcopy(energy.module)
+        runner = copy_module(energy.module)
         leaf = inputs[model.position].detach().clone().requires_grad_()
         arguments = [leaf if i == model.position else value for i, value in enumerate(inputs)]
         value = energy.reduce(runner(*arguments))
@@ -191,6 +191,11 @@ def read_archive(
     )
 
 
+def _plain(value: torch.Tensor) -> torch.Tensor:
+    value = value.detach().cpu()
+    return value.float() if value.is_floating_point() else value
+
+
 def _example(node: torch.fx.Node) -> torch.Tensor:
     shown = node.meta["val"]
     sizes = [int(size) if isinstance(size, int) else 3 for size in shown.shape]
@@ -203,13 +208,14 @@ def _load(path: Path, *, trust_pickle: bool) -> tuple[ExportedProgram, dict[str,
     extra = {SETTINGS_FILE: ""}
     logger = logging.getLogger("torch.export")
     level = logger.level
+    content = path.read_bytes()
     try:
         if not trust_pickle:
-            check_archive(path)
+            check_archive(content, path)
         with warnings.catch_warnings(), _maybe(trust_pickle):
             warnings.simplefilter("ignore")
             logger.setLevel(logging.CRITICAL)  # it logs a traceback for what we turn into one line
-            program = torch.export.load(io.BytesIO(path.read_bytes()), extra_files=extra)
+            program = torch.export.load(io.BytesIO(content), extra_files=extra)
     except LoadError:
         raise
     except Exception as error:  # a damaged file can make any part of the reader fail
@@ -224,8 +230,6 @@ def _load(path: Path, *, trust_pickle: bool) -> tuple[ExportedProgram, dict[str,
 
 
 def _maybe(trust_pickle: bool) -> Any:
-    import contextlib
-
     return contextlib.nullcontext() if trust_pickle else restricted_unpickling()
 
 

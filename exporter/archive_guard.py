@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import io
 import json
 import os
 import re
@@ -23,19 +24,23 @@ __all__ = ["check_archive", "restricted_unpickling"]
 
 _EXPRESSION = re.compile(r"[\w\s+\-*/%(),.<>=~&|!]*")
 _NAME = re.compile(r"[A-Za-z_]\w*")
-_TARGET = re.compile(r"torch\.ops\.[a-z]\w*\.\w+(\.\w+)?|_operator\.[a-z_]+|math\.[a-z]+|torch\.sym_[a-z]+|torch\._sym_[a-z]+")
+_TARGET = re.compile(r"torch\.ops\.[a-z]\w*\.\w+(\.\w+)?|_operator\.[a-z_]+|math\.[a-z]+|torch\._?sym_[a-z]+")
 
 
-def check_archive(path: Path) -> None:
+def check_archive(content: bytes, path: Path) -> None:
     """Looks at the text parts of an archive.
 
     The parts are read with the reader that loads them, so that both see the same file.
+
+    Args:
+        content: the archive.
+        path: its name, for messages.
 
     Raises:
         LoadError: the archive has objects beside tensors, calls something that is no operation, or has a size
             expression that is not arithmetic.
     """
-    reader = torch._C.PyTorchFileReader(str(path))
+    reader = torch._C.PyTorchFileReader(io.BytesIO(content))
     for name in reader.get_all_records():
         if name.startswith("data/") and name.endswith("_config.json"):
             for key, entry in json.loads(reader.get_record(name))["config"].items():
@@ -68,6 +73,7 @@ _ARITHMETIC = {"Max", "Min", "Mod", "Abs", "max", "min", "abs", "floor", "ceilin
 
 def _is_arithmetic(text: str) -> bool:
     """Symbols, numbers and the functions that PyTorch's size expressions use: nothing that Python's own names reach."""
+    text = re.sub(r"'\w+'", "", text)  # Symbol('s77', integer=True)
     if not _EXPRESSION.fullmatch(text) or re.search(r"\.\s*[A-Za-z_]|__", text):
         return False
     return all(name in _ARITHMETIC or not hasattr(builtins, name) for name in _NAME.findall(text))

@@ -127,9 +127,7 @@ def example_inputs(program: ExportedProgram) -> tuple[torch.Tensor, ...] | None:
     specs = [s for s in program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
     if len(flat) != len(specs):
         return None
-    return tuple(
-        value for value, s in zip(flat, specs, strict=True) if isinstance(s.arg, TensorArgument)
-    )
+    return tuple(value for value, s in zip(flat, specs, strict=True) if isinstance(s.arg, TensorArgument))
 
 
 def _output(program: ExportedProgram) -> fx.Node:

@@ -66,8 +66,12 @@ def bisect(
         value = run(_cut(model, node.outputs[0].name or ""))
         if value.size != right.size or not np.isfinite(value).all():
             return float("inf")
-        size = float(np.linalg.norm(right))
-        return float(np.linalg.norm(value.reshape(-1).astype(np.float64) - right.reshape(-1))) / (size or 1.0)
+        # Sample by sample, as engines are judged, where the leading dimension is the batch.
+        rows = traced.batch if right.ndim and right.shape[0] == traced.batch else 1
+        right = right.reshape(rows, -1)
+        size = np.linalg.norm(right, axis=1)
+        off = np.linalg.norm(value.reshape(rows, -1).astype(np.float64) - right, axis=1)
+        return float((off / np.where(size > 0, size, 1.0)).max())
 
     low, high, found = 0, len(probes), float("nan")
     while low < high:

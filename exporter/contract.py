@@ -158,9 +158,7 @@ def _call(module: nn.Module, inputs: Sequence[torch.Tensor], what: str) -> Any:
         return module(*inputs)
     except Exception as error:  # the model's own error, whatever it is
         shapes = ", ".join(f"{tuple(value.shape)} {_dtype(value)}" for value in inputs)
-        raise ContractError(
-            f"the model fails on {what} ({shapes}): {type(error).__name__}: {_line(error)}"
-        ) from error
+        raise ContractError(f"the model fails on {what} ({shapes}): {type(error).__name__}: {_line(error)}") from error
 
 
 def _check_output(energy: Energy, output: Any, batch: int) -> None:

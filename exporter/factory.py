@@ -6,7 +6,6 @@ import ast
 import importlib
 import importlib.util
 import inspect
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -59,7 +58,8 @@ def build_model(factory: str, arguments: Mapping[str, Any]) -> nn.Module:
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
-            raise LoadError(f"--model: {place} has no {name!r}; it has {', '.join(_callables(module)) or 'no callables'}")
+            listing = ", ".join(_callables(module)) or "no callables"
+            raise LoadError(f"--model: {place} has no {name!r}; it has {listing}")
         found = getattr(found, part)
     if isinstance(found, nn.Module):
         return found.eval()
@@ -80,7 +80,9 @@ def _check_arguments(factory: str, found: Callable[..., Any], arguments: Mapping
     try:
         signature.bind(**arguments)
     except TypeError as error:
-        raise UsageError(f"--model {factory}{signature}: {error}; give its arguments with --model-arg NAME=VALUE") from error
+        raise UsageError(
+            f"--model {factory}{signature}: {error}; give its arguments with --model-arg NAME=VALUE"
+        ) from error
 
 
 def _callables(module: Any) -> list[str]:
@@ -95,13 +97,13 @@ def _import_file(place: str) -> Any:
     path = Path(place).resolve()
     if not path.is_file():
         raise LoadError(f"--model: there is no file {place}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Under a name of its own: a user's "model.py" must not replace another module of that name.
+    name = f"ebm_export_model_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Registered under a name of its own: dataclasses and pickle look their module up, and a user's "model.py" must
-    # not replace another module of that name. Its neighbours can be imported, as when it is run as a script.
-    module.__name__ = f"ebm_export_model_{path.stem}"
-    sys.modules[module.__name__] = module
+    sys.modules[name] = module  # where dataclasses look a class's module up
+    # Its neighbours can be imported, as when it is run as a script.
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
@@ -111,7 +113,7 @@ def _import_file(place: str) -> Any:
 
 
 def _import_module(place: str) -> Any:
-    here = os.getcwd()
+    here = str(Path.cwd())
     added = here not in sys.path
     if added:
         sys.path.insert(0, here)

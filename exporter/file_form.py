@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 import pickletools
 import zipfile
 from enum import Enum
@@ -95,7 +94,7 @@ def _is_pickle(path: Path) -> bool:
         with path.open("rb") as file:
             for _ in pickletools.genops(file):
                 pass
-    except (ValueError, EOFError, pickle.UnpicklingError, IndexError):
+    except (ValueError, EOFError, IndexError):
         return False
     return True
 
@@ -120,20 +119,30 @@ def _is_safetensors(path: Path) -> bool:
     return True
 
 
-def pickled_globals(path: Path) -> list[str]:
-    """Names of the classes and functions that unpickling a file would import, without importing any."""
+def pickled_globals(path: Path) -> tuple[list[str], bool]:
+    """Reads what unpickling a torch.save file would import, without importing any of it.
+
+    Returns:
+        Names of the classes and functions; and whether the pickled object itself is an instance of the first one
+        (a whole module), rather than a container that has it somewhere inside (a checkpoint).
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
-            streams = [io.BytesIO(archive.read(name))]
+            stream, headers = io.BytesIO(archive.read(name)), 0
     else:
-        streams = [io.BytesIO(path.read_bytes())]
+        stream, headers = io.BytesIO(path.read_bytes()), 0
+        if _LEGACY_MAGIC in stream.getvalue()[:64]:
+            headers = 3  # the old layout: a number, a version and the machine's sizes are pickled before the object
     found: dict[str, None] = {}
-    for stream in streams:
+    starts_with_class = False
+    for place in range(headers + 1):
         strings: list[str] = []
+        opcodes = []
         try:
-            while True:
-                for opcode, argument, _ in pickletools.genops(stream):
+            for opcode, argument, _ in pickletools.genops(stream):
+                opcodes.append(opcode.name)
+                if place == headers:
                     if opcode.name == "GLOBAL":
                         found[str(argument).replace(" ", ".")] = None
                     elif opcode.name == "STACK_GLOBAL" and len(strings) > 1:
@@ -141,5 +150,8 @@ def pickled_globals(path: Path) -> list[str]:
                     if isinstance(argument, str):
                         strings.append(argument)
         except (ValueError, EOFError, IndexError):
-            pass  # the end of the pickles in a file of the old layout, where the tensors begin
-    return list(found)
+            break
+        meaningful = [name for name in opcodes if name not in ("PROTO", "FRAME", "MEMOIZE", "BINUNICODE")]
+        meaningful = [name for name in meaningful if name not in ("SHORT_BINUNICODE", "BINPUT")]
+        starts_with_class = bool(meaningful) and meaningful[0] in ("GLOBAL", "STACK_GLOBAL")
+    return list(found), starts_with_class

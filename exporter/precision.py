@@ -16,6 +16,9 @@ LOW_TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 _NUMPY = {ir.DataType.FLOAT16: np.dtype(np.float16), ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16)}
 
+# The first opset whose convolutions and pools take the type; nothing else in a score graph changed up to it.
+_OPSETS = {ir.DataType.FLOAT16: 20, ir.DataType.BFLOAT16: 22}
+
 _COMPUTE = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _REDUCTIONS = {
     "CumSum", "LogSoftmax", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
@@ -59,6 +62,7 @@ def typed(model: ir.Model, precision: str) -> ir.Model:
             _retype(copy.graph, node, ir.DataType.FLOAT if node in wide else low, casts)
     for output in copy.graph.outputs:
         _restore_output(copy.graph, output)
+    copy.graph.opset_imports[""] = max(copy.graph.opset_imports[""], _OPSETS[low])
     for cleanup in (CommonSubexpressionEliminationPass(), RemoveUnusedNodesPass()):
         cleanup(copy)
     return copy

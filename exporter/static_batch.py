@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import operator
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
@@ -21,7 +23,7 @@ from .archived_graph import ArchivedGraph, archived_graph, example_inputs
 
 __all__ = ["rebatch"]
 
-_SIZES = {"size", "sizes", "repeats", "length", "end", "split_size", "split_sizes"}
+_SIZES = {"size", "sizes", "shape", "repeats", "length", "end", "split_size", "split_sizes"}
 """Names of the arguments, in the schemas of PyTorch's operations, in which a batch size can stand."""
 
 _NO_SIZE = 2**31
@@ -76,14 +78,10 @@ def rebatch(program: ExportedProgram) -> ArchivedGraph:
     batch = fixed.pop()
     assert batch is not None
     examples = example_inputs(program) or tuple(_made_up(node.meta["val"]) for node in inputs)
-    tried = 0
-    for plan in _plans(module, batch):
+    for plan in itertools.islice(_plans(module, batch), _MOST_PLANS):
         candidate = _apply(module, plan)
-        tried += 1
         if _agrees(module, candidate, examples, batch):
             return candidate
-        if tried >= _MOST_PLANS:
-            break
     _explain(module, examples, batch)
     raise ContractError(
         f"the archive was exported with a fixed batch of {batch}, and no way of running it at other batch sizes gives "
@@ -163,6 +161,18 @@ def _plans(module: ArchivedGraph, batch: int) -> Iterator[dict[fx.Node, _Choice]
             return False
         return _fits(node.meta.get("val"), values[node], batch, other)
 
+    # A shape that does not fit is what the search lives on; the fake tensors would log each with its traceback.
+    fake_tensor.log.disabled = True
+    try:
+        yield from _search(nodes, batch, values, run)
+    finally:
+        fake_tensor.log.disabled = False
+
+
+def _search(
+    nodes: list[fx.Node], batch: int, values: dict[fx.Node, Any], run: Callable[[fx.Node, _Choice], bool]
+) -> Iterator[dict[fx.Node, _Choice]]:
+    """Depth first: the next node with its first choice that fits, and back to the latest other choice where none does."""
     steps = 0
     stack: list[Iterator[_Choice]] = [iter(_choices(nodes[0], batch, values))]
     chosen: list[_Choice] = []
@@ -281,7 +291,7 @@ def _apply(module: ArchivedGraph, plan: dict[fx.Node, _Choice]) -> ArchivedGraph
     with result.graph.inserting_after(inputs[-1]):
         size = result.graph.call_function(torch.ops.aten.sym_size.int, (inputs[0], 0))
     products: dict[int, fx.Node] = {1: size}
-    for node, choice in plan.items():
+    for choice in plan.values():
         for _, factor in choice.places:
             if factor not in products:
                 with result.graph.inserting_after(size):
@@ -296,9 +306,7 @@ def _apply(module: ArchivedGraph, plan: dict[fx.Node, _Choice]) -> ArchivedGraph
     return result
 
 
-def _agrees(
-    original: ArchivedGraph, candidate: ArchivedGraph, examples: tuple[torch.Tensor, ...], batch: int
-) -> bool:
+def _agrees(original: ArchivedGraph, candidate: ArchivedGraph, examples: tuple[torch.Tensor, ...], batch: int) -> bool:
     """Whether the candidate gives the archive's energies at a smaller, an equal and a larger batch."""
     generator = torch.Generator().manual_seed(1)
     wanted, got = [], []

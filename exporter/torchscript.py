@@ -531,7 +531,8 @@ def _operation(node: Any) -> Callable[..., Any]:
     overload = schema.partition("(")[0].partition("::")[2].partition(".")[2] or "default"
     arguments = torch._C.parse_schema(schema).arguments
     native = getattr(getattr(getattr(torch.ops, space), name, None), overload, None)
-    convert = [_FROM_NUMBER.get(str(argument.real_type).removeprefix("Optional[").rstrip("]")) for argument in arguments]
+    kinds = [str(argument.real_type).removeprefix("Optional[").rstrip("]") for argument in arguments]
+    convert = [_FROM_NUMBER.get(kind) for kind in kinds]
 
     def run(*inputs: Any) -> Any:
         first = inputs[0] if inputs else None

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from ..runtime.backends import available, open_engine
+from ..runtime.backends import available, backend_of, open_engine
 from ..runtime.errors import EbmExportError
 from ..runtime.verify import StageResult, Tolerance, check_engine, tolerance
 from .bisection import bisect
@@ -21,8 +21,6 @@ from .score_graph import ScoreGraph
 from .targets import Artifact, target
 
 __all__ = ["Verification", "describe_failure", "verify_artifact"]
-
-_BACKENDS = {"onnx": "onnxruntime", "onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def verify_artifact(artifact: Artifact, folder: Path, golden: dict[str, np.ndarr
         folder: where its files are.
         golden: as `make_golden` returns it.
     """
-    backend = _BACKENDS[artifact["target"]]
+    backend = backend_of(artifact["target"])
     missing = available(backend)
     if missing is not None:
         return Verification(artifact["path"], artifact["precision"], [], missing)
@@ -104,11 +102,12 @@ def describe_failure(
         f"gradient's relative error is {worst.relative_error:.2g} and its cosine {worst.cosine:.6f}, the energy's "
         f"error is {worst.energy_error:.2g}; allowed: {limit.describe()}"
     )
-    first = _first_difference(worst, artifact, model, traced, golden, limit, progress)
+    first = _first_difference(found, worst, artifact, model, traced, golden, limit, progress)
     return f"{text}. {first}"
 
 
 def _first_difference(
+    found: Verification,
     worst: StageResult,
     artifact: Artifact,
     model: ir.Model,
@@ -138,7 +137,7 @@ def _first_difference(
                 proto = emulate(proto)
             entry = writer.write(proto, folder, precision=artifact["precision"], batch=(1, traced.batch, traced.batch))
             engine = open_engine(
-                _BACKENDS[artifact["target"]],
+                backend_of(artifact["target"]),
                 folder / entry["path"],
                 precision=artifact["precision"],
                 threads=None,
@@ -152,5 +151,9 @@ def _first_difference(
     except (EbmExportError, RuntimeError) as error:
         return f"The first operation that differs could not be found: {error}"
     if first is None:
-        return "Every part of the graph is right by itself, so the backend's optimiser breaks the whole"
+        return (
+            "Every part of the graph is right by itself, so it is the backend's optimiser that breaks the whole"
+            if found.precision == "fp32"
+            else "No operation by itself is that far off: the roundings add up along the graph"
+        )
     return f"The first operation that differs is {first.origin} (node {first.node}, off by {first.relative_error:.2g})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,11 +13,21 @@ from .config import SamplerConfig
 from .errors import UsageError
 from .manifest import TensorSpec
 
-__all__ = ["check_conditions", "check_states", "split_keywords"]
+__all__ = ["check_conditions", "check_count", "check_states", "split_keywords"]
 
 # Kinds of numpy dtype that become each type of a graph without a change of meaning. Rounding float64 to
 # float32 is none: everything here is float32 in the end. Cutting floats to whole numbers would be one.
 _ACCEPTED_KINDS = {"float32": "fiu", "int64": "iu", "bool": "b"}
+
+
+def check_count(name: str, value: Any) -> None:
+    """Refuses what is no whole number of at least 1.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise UsageError(f"{name}: expected a whole number of at least 1, got {value!r}")
 
 
 def check_states(name: str, states: Any, shape: tuple[int, ...], count: int | None = None) -> np.ndarray:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from .config import SamplerConfig
 from .errors import LoadError
 from .file_hash import sha256_of
-from .manifest import Artifact, Manifest
+from .manifest import Artifact, Manifest, ModelSpec
 
 __all__ = ["DATA", "GOLDEN", "MANIFEST", "Bundle"]
 
@@ -43,6 +44,16 @@ class Bundle:
     def artifacts(self) -> tuple[Artifact, ...]:
         """The engines' files, in the order they were written."""
         return self.manifest.artifacts
+
+    @property
+    def model(self) -> ModelSpec:
+        """What the energy takes."""
+        return self.manifest.model
+
+    @property
+    def sampler(self) -> SamplerConfig:
+        """The settings it is sampled with unless told otherwise."""
+        return self.manifest.sampler
 
     def file_of(self, artifact: Artifact) -> Path:
         """Returns an artifact's file, after comparing it and the files that belong to it with their sha256.

@@ -1,10 +1,10 @@
 """Writes a bundle so that a killed export leaves nothing half-written behind.
 
-Everything is written to a folder beside the bundle, `.NAME.writing-PID-..`, which is renamed into place at the end. Where
-an older bundle is replaced it is first renamed to `.NAME.replaced-PID-..`, renamed back if the next step fails, and
-removed once the new one is in place. A process that is killed leaves such a folder behind; the next export of the same
-bundle finds that its process is gone and removes it, or, if the kill came between the two renames, puts the older
-bundle back.
+Everything is written to a folder beside the bundle, `.NAME.writing-PID-..`, which is renamed into place at the end.
+Where an older bundle is replaced it is first renamed to `.NAME.replaced-PID-..`, renamed back if the next step fails,
+and removed once the new one is in place. A process that is killed leaves such a folder behind; the next export of
+the same bundle finds that its process is gone and removes it, or, if the kill came between the two renames, puts
+the older bundle back.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def writing_bundle(path: str | Path, force: bool = False) -> Iterator[Path]:
         UsageError: something stands at `path` that may not be replaced, or the folder cannot be made.
         EbmExportError: the disk is full.
     """
-    path = Path(os.path.abspath(path))  # a later chdir must not lead the renames astray
+    path = Path(path).absolute()  # a later chdir must not lead the renames astray
     _clean_up_after_the_dead(path)
     _refuse_or_allow(path, force)
     folder = _sibling(path, "writing")

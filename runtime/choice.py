@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .backends import BACKENDS, available
+from .backends import BACKENDS, LOADABLE, available
 from .bundle import Bundle
 from .errors import LoadError, MissingBackend, UsageError
 from .manifest import Artifact
+from .runnable import why_not
 
 __all__ = ["Choice", "choose"]
-
-_TARGETS = {"tensorrt": ("tensorrt",), "openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx")}
-"""The targets that each backend can load, the one written for it first."""
 
 _DEFAULT_PRECISION = "fp32"
 _VERIFIED = "verified"
@@ -72,14 +70,15 @@ def _candidates(
     fitting, passed_over = [], []
     for name in BACKENDS if backend is None else (backend,):
         missing = available(name)
-        for target in _TARGETS[name]:
+        for target in LOADABLE[name]:
             for artifact in bundle.artifacts:
                 if artifact.role != "score" or artifact.target != target:
                     continue
                 if precision is not None and artifact.precision != precision:
                     continue
-                if missing is not None:
-                    passed_over.append(f"not {artifact.path} on {name}: {missing}")
+                cannot = missing or why_not(artifact)
+                if cannot is not None:
+                    passed_over.append(f"not {artifact.path} on {name}: {cannot}")
                 elif backend is None and artifact.status != _VERIFIED:
                     passed_over.append(f"not {artifact.path} on {name}: {artifact.status}")
                 else:

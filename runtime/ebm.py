@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import numbers
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import check_conditions, check_states, split_keywords
+from .arguments import check_conditions, check_count, check_states, split_keywords
 from .backends import open_engine
 from .bundle import Bundle
 from .chain import Callback, run_chains
@@ -62,13 +61,13 @@ class Ebm:
         max_batch: int | None = None,
         choice: str = "",
     ) -> None:
-        if max_batch is not None and max_batch < 1:
-            raise UsageError(f"max_batch: expected a whole number of at least 1, got {max_batch}")
         self.model = model
         self.sampler = sampler or SamplerConfig()
         self.choice = choice
         self._engine = engine
         self._data = None if data is None else check_states("data", data, model.x.shape)
+        if max_batch is not None:
+            check_count("max_batch", max_batch)
         self._max_batch = max_batch or max(1, _BATCH_NUMBERS // math.prod(model.x.shape))
 
     def score(self, x: Any, /, **cond: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +77,7 @@ class Ebm:
 
         Args:
             x: [B, *S], any real type; computed in float32.
-            cond: conditioning arrays by name, each with B rows, or 1 that all samples share.
+            **cond: conditioning arrays by name, each with B rows, or 1 that all samples share.
 
         Returns:
             energy [B] float32 and dE/dx [B, *S] float32, both new arrays.
@@ -111,6 +110,7 @@ class Ebm:
         data: Any = None,
         config: SamplerConfig | None = None,
         cond: Mapping[str, Any] | None = None,
+        max_batch: int | None = None,
         callback: Callback | None = None,
         **keywords: Any,
     ) -> np.ndarray:
@@ -125,8 +125,9 @@ class Ebm:
             data: [M, *S] states that init="data" picks from; left out, the bundle's own.
             config: settings to start from in place of the bundle's.
             cond: conditioning arrays by name, for a name that is taken by one of these parameters.
+            max_batch: most chains in one engine call; never more than the engine takes.
             callback: told about the start and every step, see `chain.Progress`.
-            keywords: any field of `SamplerConfig`, and conditioning arrays by name, each with n rows or 1. A name that
+            **keywords: any field of `SamplerConfig`, and conditioning arrays by name, each with n rows or 1. A name that
                 is both is the conditioning array; that setting can be changed through `config`.
 
         Returns:
@@ -136,8 +137,9 @@ class Ebm:
             UsageError: an argument has a wrong name, type, shape or value.
             DivergenceError: an energy or gradient is no longer finite.
         """
-        if isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 1:
-            raise UsageError(f"n: expected a whole number of at least 1, got {n!r}")
+        check_count("n", n)
+        if max_batch is not None:
+            check_count("max_batch", max_batch)
         overrides, values = split_keywords(keywords, (spec.name for spec in self.model.cond))
         settings = (config or self.sampler).replace(**overrides)
         conditions = check_conditions({**values, **(cond or {})}, self.model.cond, n)
@@ -157,7 +159,7 @@ class Ebm:
             n,
             seed=seed,
             cond=conditions,
-            max_batch=self._max_batch,
+            max_batch=min(max_batch or self._max_batch, self._max_batch),
             callback=callback,
         )
 
@@ -168,13 +170,20 @@ class Ebm:
         *,
         config: SamplerConfig | None = None,
         cond: Mapping[str, Any] | None = None,
+        max_batch: int | None = None,
         callback: Callback | None = None,
         **keywords: Any,
     ) -> np.ndarray:
-        """Runs one chain from each given state: `sample` with x0, whose other arguments these are.
+        """Runs one chain from each given state.
 
         Args:
             x0: [B, *S], any real type; left as it is.
+            seed: of the noise.
+            config: as in `sample`, like all that follow.
+            cond: conditioning arrays by name.
+            max_batch: most chains in one engine call.
+            callback: told about the start and every step.
+            **keywords: settings and conditioning arrays.
 
         Returns:
             [B, *S] float32.
@@ -184,7 +193,9 @@ class Ebm:
             DivergenceError: an energy or gradient is no longer finite.
         """
         states = check_states("x0", x0, self.model.x.shape)
-        return self.sample(len(states), seed, x0=states, config=config, cond=cond, callback=callback, **keywords)
+        return self.sample(
+            len(states), seed, x0=states, config=config, cond=cond, max_batch=max_batch, callback=callback, **keywords
+        )
 
     def close(self) -> None:
         """Frees the engine; safe to call twice."""
@@ -209,8 +220,8 @@ def load(
 ) -> Ebm:
     """Loads a bundle and opens an engine.
 
-    What is left out is chosen: a backend that can be used here with a verified artifact, TensorRT before OpenVINO before
-    onnxruntime, and fp32. The choice and its reason are logged (logger "ebm_export") and kept as `Ebm.choice`.
+    What is left out is chosen: a backend that can be used here with a verified artifact, TensorRT before OpenVINO
+    before onnxruntime, and fp32. The choice and its reason are logged (logger "ebm_export") and kept as `Ebm.choice`.
 
     Args:
         path: the bundle's folder.
@@ -227,8 +238,8 @@ def load(
         MissingBackend: the backend given cannot be used here.
         UsageError: an argument cannot be right.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads: expected a whole number of at least 1, got {threads}")
+    if threads is not None:
+        check_count("threads", threads)
     bundle = Bundle(path)
     if engine is None:
         artifact, picked, choice = choose(bundle, backend, precision)
@@ -249,12 +260,6 @@ def load(
                 raise UsageError(f"{name}={value!r} has no effect on the engine that was given: leave one of them out")
         choice = f"{engine.backend}: the engine that was given"
     _LOG.info("%s: %s", bundle.path.name, choice)
+    data = bundle.data()
     engine.open()
-    return Ebm(
-        engine,
-        bundle.manifest.model,
-        bundle.manifest.sampler,
-        data=bundle.data(),
-        max_batch=max_batch,
-        choice=choice,
-    )
+    return Ebm(engine, bundle.model, bundle.sampler, data=data, max_batch=max_batch, choice=choice)

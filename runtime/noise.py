@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import enum
 import math
-import numbers
 from collections.abc import Callable
 
 import numpy as np
@@ -61,7 +60,7 @@ class NoiseSource:
     """
 
     def __init__(self, seed: int, stream: Stream = Stream.STEPS) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**64:
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
             raise UsageError(f"seed: expected a whole number from 0 to 2**64 - 1, got {seed!r}")
         self._bits = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
         self._generator = np.random.Generator(self._bits)

@@ -26,8 +26,8 @@ def square_sums(batch: np.ndarray) -> np.ndarray:
     """
     rows = batch.reshape(len(batch), -1)
     with np.errstate(over="ignore", invalid="ignore"):  # both are looked for below
-        sums = np.matmul(rows[:, None, :], rows[:, :, None])[:, 0, 0]  # [B]
+        sums: np.ndarray = np.matmul(rows[:, None, :], rows[:, :, None])[:, 0, 0]  # [B]
         if sums.min() >= _TRUSTED_LOW and sums.max() <= _TRUSTED_HIGH:  # false for NaN
             return sums
         wide = rows.astype(np.float64)
-        return np.einsum("bd,bd->b", wide, wide)
+        return np.asarray(np.einsum("bd,bd->b", wide, wide))

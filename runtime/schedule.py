@@ -43,4 +43,4 @@ def noise_schedule(config: SamplerConfig) -> np.ndarray:
     """
     if config.noise is not None:
         return spread(config.noise, config.steps)
-    return np.sqrt(2.0 * spread(config.step_size, config.steps) * spread(config.temperature, config.steps))
+    return np.asarray(np.sqrt(2.0 * spread(config.step_size, config.steps) * spread(config.temperature, config.steps)))

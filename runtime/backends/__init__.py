@@ -10,10 +10,26 @@ from typing import Any
 from ..engine import Engine
 from ..errors import UsageError
 
-__all__ = ["BACKENDS", "available", "open_engine"]
+__all__ = ["BACKENDS", "LOADABLE", "available", "backend_of", "open_engine"]
 
 BACKENDS = ("tensorrt", "openvino", "onnxruntime")
 """Every backend that reads files, fastest first where several can run here (DESIGN, section 8)."""
+
+
+LOADABLE = {"tensorrt": ("tensorrt",), "openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx")}
+"""The targets whose files each backend can load, the one written for it first."""
+
+
+def backend_of(target: str) -> str:
+    """Returns the backend that runs the files of a target.
+
+    Raises:
+        UsageError: there is no such target.
+    """
+    for backend, targets in LOADABLE.items():
+        if target in targets:
+            return backend
+    raise UsageError(f"no backend runs files of the target {target!r}; the targets are onnx and {', '.join(BACKENDS)}")
 
 
 def available(backend: str) -> str | None:

@@ -146,7 +146,7 @@ def _zeros(port: Any) -> np.ndarray:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """onnxruntime's own exceptions, which have no common base of their own."""
+    """The exceptions of onnxruntime, which have no common base of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))

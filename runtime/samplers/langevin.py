@@ -11,11 +11,11 @@ and in the order "noise-drift"
 
 with sigma = sqrt(2 * h * T) unless the settings give the noise themselves; the chain then keeps exp(-E / T) up to an
 error that vanishes with h (Roberts and Tweedie, "Exponential convergence of Langevin distributions and their discrete
-approximations", Bernoulli 1996: the unadjusted algorithm there, with T = 1 and their step twice ours). `project` limits every number to the bounds. Both
-orders project what they return, so a state never lies outside the bounds.
+approximations", Bernoulli 1996: the unadjusted algorithm there, with T = 1 and their step twice ours). `project`
+limits every number to the bounds. Both orders project what they return, so a state never lies outside the bounds.
 
-The sampler cannot reject, so an energy or gradient that is not finite has no meaning in it: `Info.not_finite` counts the
-chains and whoever runs the kernel stops.
+The sampler cannot reject, so an energy or gradient that is not finite has no meaning in it: `Info.not_finite` counts
+the chains and whoever runs the kernel stops.
 """
 
 from __future__ import annotations

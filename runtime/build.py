@@ -1,0 +1,87 @@
+"""Builds TensorRT plans on the device that will run them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .bundle import MANIFEST, Bundle
+from .errors import UsageError
+from .file_hash import sha256_of
+from .tensorrt_library import build_plan, fingerprint
+
+__all__ = ["build_plans"]
+
+
+def build_plans(
+    path: str | Path,
+    *,
+    precisions: Sequence[str] | None = None,
+    batch: tuple[int, int, int] = (1, 8, 64),
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Builds a plan from each typed ONNX score graph of a bundle and enters it in the manifest.
+
+    A plan of full TensorRT runs on the device and version that built it and on no other, so it is made here, from
+    the ONNX file that every bundle with the target tensorrt carries. An older plan of the same name is replaced. The
+    timing cache stays in the bundle and makes the next build faster.
+
+    Args:
+        path: the bundle, which is written to.
+        precisions: only these; all that have an ONNX file if left out.
+        batch: smallest, most frequent and largest batch of the plan.
+        progress: called with (what is being done, done, in all).
+
+    Returns:
+        A row for each plan: file, precision, library, device.
+
+    Raises:
+        UsageError: the bundle has no ONNX file of a wanted precision.
+        MissingBackend: neither tensorrt nor tensorrt_rtx is installed.
+        EbmExportError: TensorRT cannot build the graph.
+    """
+    bundle = Bundle(path)
+    sources = {artifact.precision: artifact for artifact in bundle.artifacts if artifact.target == "onnx"}
+    wanted = list(sources) if precisions is None else list(precisions)
+    missing = [precision for precision in wanted if precision not in sources]
+    if missing or not wanted:
+        raise UsageError(
+            f"{path} has no ONNX file to build {', '.join(missing) or 'anything'} from; "
+            f"it has {', '.join(sources) or 'none'}: export again with --target tensorrt"
+        )
+    made_by = fingerprint()
+    cache = bundle.path / "timing.cache"
+    rows = []
+    for precision in wanted:
+        plan = build_plan(bundle.file_of(sources[precision]), batch=batch, timing_cache=cache, progress=progress)
+        name = f"score.{precision}.tensorrt.plan"
+        partial = bundle.path / f"{name}.partial"
+        partial.write_bytes(plan)
+        partial.replace(bundle.path / name)
+        toolchain = {key: value for key, value in made_by.to_dict().items() if value is not None}
+        _enter(bundle.path, name, precision, toolchain, batch)
+        rows.append({"file": name, "precision": precision, **toolchain})
+    return rows
+
+
+def _enter(folder: Path, name: str, precision: str, toolchain: dict[str, Any], batch: tuple[int, int, int]) -> None:
+    """Replaces or adds the plan's entry in the manifest."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    entry = {
+        "path": name,
+        "target": "tensorrt",
+        "precision": precision,
+        "role": "score",
+        "sha256": sha256_of(folder / name),
+        "files": {},
+        "toolchain": toolchain,
+        "options": {"batch": list(batch)},
+        "status": "built, not run",
+        "note": "built by ebm-run build; ebm-run verify compares it with PyTorch",
+    }
+    manifest["artifacts"] = [other for other in manifest["artifacts"] if other["path"] != name] + [entry]
+    partial = folder / f"{MANIFEST}.partial"
+    partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    partial.replace(folder / MANIFEST)

@@ -1,0 +1,79 @@
+"""Repeats the export's comparison with PyTorch on the device that a bundle came to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .backends import backend_of, open_engine
+from .bundle import Bundle
+from .errors import UsageError
+from .runnable import why_not
+from .verify import check_engine
+
+__all__ = ["verify_bundle"]
+
+
+def verify_bundle(
+    path: str | Path,
+    *,
+    backend: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Runs every engine of a bundle over the states that PyTorch's answers are known for.
+
+    Args:
+        path: the bundle.
+        backend: only this one; every one if left out.
+        precision: only this one; every one if left out.
+        threads: as for `load`.
+        progress: called with (what is being done, done, in all).
+
+    Returns:
+        A row for each artifact: file, result ("passed", "failed" or "not run"), the worst relative error, cosine and
+        energy error over all stages and batch sizes, and a note that says why it was not run.
+
+    Raises:
+        LoadError: the bundle or a file of it cannot be read.
+        UsageError: nothing in the bundle fits `backend` and `precision`.
+    """
+    bundle = Bundle(path)
+    chosen = [
+        artifact
+        for artifact in bundle.artifacts
+        if backend in (None, backend_of(artifact.target)) and precision in (None, artifact.precision)
+    ]
+    if not chosen:
+        raise UsageError(f"{path} has no engine for backend {backend or 'any'} and precision {precision or 'any'}")
+    golden = bundle.golden()
+    rows = []
+    for index, artifact in enumerate(chosen):
+        if progress is not None:
+            progress(f"verifying {artifact.path}", index, len(chosen))
+        reason = why_not(artifact)
+        if reason is not None:
+            rows.append({"file": artifact.path, "result": "not run", **dict.fromkeys(_FIGURES), "note": reason})
+            continue
+        engine = open_engine(
+            backend_of(artifact.target),
+            bundle.file_of(artifact),
+            precision=artifact.precision,
+            threads=threads,
+            options=dict(artifact.options),
+        )
+        with engine:
+            stages = check_engine(engine, golden, artifact.precision)
+        figures = (
+            max(stage.relative_error for stage in stages),
+            min(stage.cosine for stage in stages),
+            max(stage.energy_error for stage in stages),
+        )
+        result = "passed" if all(stage.passed for stage in stages) else "failed"
+        rows.append({"file": artifact.path, "result": result, **dict(zip(_FIGURES, figures, strict=True)), "note": ""})
+    return rows
+
+
+_FIGURES = ("relative error", "cosine", "energy error")
