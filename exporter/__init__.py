@@ -3,9 +3,7 @@
 from .archive import save_energy
 from .energy import Energy, make_energy
 from .export import ExportReport, export, export_energy
-try:
-    from .load import load_model
-except ImportError:
-    load_model = None
+
+from .load import load_model
 
 __all__ = ["Energy", "ExportReport", "export", "export_energy", "load_model", "make_energy", "save_energy"]

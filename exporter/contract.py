@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..runtime.errors import ContractError
+from ..runtime.errors import ContractError, EbmExportError
 from ..runtime.start import start_states
 from .module_copy import copy_module
 
@@ -156,6 +156,8 @@ def _plain(value: torch.Tensor) -> torch.Tensor:
 def _call(module: nn.Module, inputs: Sequence[torch.Tensor], what: str) -> Any:
     try:
         return module(*inputs)
+    except EbmExportError:
+        raise  # an operation of the model's file that cannot be run
     except Exception as error:  # the model's own error, whatever it is
         shapes = ", ".join(f"{tuple(value.shape)} {_dtype(value)}" for value in inputs)
         raise ContractError(f"the model fails on {what} ({shapes}): {type(error).__name__}: {_line(error)}") from error
@@ -204,7 +206,7 @@ def _start_rows(
     elif energy.sampler is None or energy.sampler.init == "normal":
         numbers = np.random.default_rng(0).standard_normal((_BATCH, *shape), dtype=np.float32)
         if energy.sampler is not None and energy.sampler.bounds is not None:
-            numbers = np.clip(numbers, *np.float32(energy.sampler.bounds))
+            numbers = np.clip(numbers, *(np.float32(end) for end in energy.sampler.bounds))
         rows[energy.position] = torch.from_numpy(numbers)
     elif energy.sampler.init == "uniform":
         rows[energy.position] = torch.from_numpy(start_states(energy.sampler, shape, range(_BATCH), 0))

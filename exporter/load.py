@@ -118,7 +118,7 @@ def _read_torchscript(file: Path) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
-            scripted = torch.jit.load(str(file), map_location="cpu")
+            scripted = torch.jit.load(str(file), map_location="cpu")  # type: ignore[no-untyped-call]
         except (RuntimeError, ValueError) as error:
             line = next(iter(str(error).strip().splitlines()), "no message")
             raise LoadError(

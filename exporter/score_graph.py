@@ -14,7 +14,7 @@ class ScoreGraph:
     """The traced score graph: (x, cond.., grad_scale) -> (energy, grad), before lowering.
 
     Shapes stand in `node.meta["shape"]`; every dimension is a number except those that grow with the batch,
-    which are `BatchSize`. `node.meta["val"]` is a fake tensor of the first traced batch size.
+    which are `BatchSize`. `node.meta["val"]` has the dtype, and the shape at the first traced batch size.
     """
 
     graph: torch.fx.Graph

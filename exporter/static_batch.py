@@ -149,14 +149,14 @@ def _plans(module: ArchivedGraph, batch: int) -> Iterator[dict[fx.Node, _Choice]
             values[node] = fakes[target] if target in fakes else operator.attrgetter(target)(module)
             return True
         if node.op == "output":
-            result = values[node.args[0]]
+            result = values[node.args[0]]  # type: ignore[index]
             return isinstance(result, torch.Tensor) and result.dim() > 0 and result.shape[0] == other
         args, kwargs = _replaced(node, choice, other)
         args, kwargs = fx.map_arg((args, kwargs), lambda n: values[n])
         try:
             with mode, torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                values[node] = node.target(*args, **kwargs)
+                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         except Exception:  # whatever an operation raises for a shape that does not fit
             return False
         return _fits(node.meta.get("val"), values[node], batch, other)

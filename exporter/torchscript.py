@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import math
 import operator
@@ -75,7 +76,7 @@ class ScriptedGraph(nn.Module):
         parameters = dict(scripted.named_parameters(remove_duplicate=False))
         buffers = dict(scripted.named_buffers(remove_duplicate=False))
         # A tensor used under two names is read as two Python objects: their storage says that they are one.
-        first: dict[tuple[int, tuple[int, ...], tuple[int, ...], int], torch.Tensor] = {}
+        first: dict[Any, torch.Tensor] = {}
         state = {
             name: first.setdefault((t.data_ptr() or id(t), tuple(t.shape), t.stride(), t.storage_offset()), t)
             for name, t in {**parameters, **buffers}.items()
@@ -85,8 +86,10 @@ class ScriptedGraph(nn.Module):
         inputs = list(graph.inputs())
         self._objects: dict[str, str] = {inputs[0].debugName(): ""}
         names = [_argument_name(value.debugName()) for value in inputs[1:]]
-        defaults = {a.name: a.default_value for a in scripted.forward.schema.arguments if a.has_default_value()}
-        schema = [a.name for a in scripted.forward.schema.arguments[1:]]
+        forward: Any = scripted.forward
+        arguments = forward.schema.arguments[1:]
+        defaults = {a.name: a.default_value for a in arguments if a.has_default_value()}
+        schema = [a.name for a in arguments]
         names = schema if len(schema) == len(names) else names
         self.signature = inspect.Signature(
             [
@@ -103,7 +106,9 @@ class ScriptedGraph(nn.Module):
         """Returns what the graph returns."""
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        (result,) = self._run(self._program, list(bound.arguments.values()), {})
+        # The graph may switch gradients off for a part of itself; an error there must not leave them off.
+        with torch.set_grad_enabled(torch.is_grad_enabled()):
+            (result,) = self._run(self._program, list(bound.arguments.values()), {})
         return result
 
     # --- reading
@@ -131,7 +136,11 @@ class ScriptedGraph(nn.Module):
             instruction.blocks = [
                 self._read_block(b, [value.debugName() for value in b.inputs()]) for b in node.blocks()
             ]
+        elif kind == "prim::CreateObject":
+            return self._read_object(node, instruction)
         elif kind == "prim::SetAttr":
+            if inputs[0] not in self._objects:
+                return None  # a field of a block's own object, see _GradientBlock
             path = self._objects[inputs[0]]
             instruction.value = f"{path}.{node.s('name')}".lstrip(".")
             instruction.inputs = inputs[1:]
@@ -141,6 +150,14 @@ class ScriptedGraph(nn.Module):
             instruction.run = _PRIMITIVES[kind]
         else:
             instruction.run = _operation(node)
+        return instruction
+
+    def _read_object(self, node: Any, instruction: _Instruction) -> _Instruction:
+        name = str(node.output().type()).rpartition(".")[2].rstrip(")")
+        if name not in ("no_grad", "enable_grad"):
+            instruction.run = _refuse(f"an object of class {name}", instruction.place)
+        else:
+            instruction.run = functools.partial(_GradientBlock, name == "enable_grad")
         return instruction
 
     def _read_attribute(self, node: Any, instruction: _Instruction) -> _Instruction | None:
@@ -153,7 +170,7 @@ class ScriptedGraph(nn.Module):
             value = getattr(value, name)
         instruction.inputs = []
         instruction.value = path
-        if isinstance(value, (torch.jit.ScriptModule, torch.jit.RecursiveScriptModule)):
+        if isinstance(value, torch.jit.ScriptModule):
             self._objects[instruction.outputs[0]] = path
             return None
         if isinstance(value, torch.Tensor):
@@ -254,13 +271,14 @@ def _shown(instruction: _Instruction) -> Iterator[None]:
         yield
         return
     meta = fx_traceback.current_meta
-    before = {key: meta[key] for key in ("nn_module_stack", "stack_trace") if key in meta}
+    keys = ("nn_module_stack", "stack_trace")
+    before: dict[str, Any] = {key: meta[key] for key in keys if key in meta}
     meta["nn_module_stack"] = {instruction.path: (instruction.path, "")}
     meta["stack_trace"] = instruction.place
     try:
         yield
     finally:
-        for key in ("nn_module_stack", "stack_trace"):
+        for key in keys:
             meta.pop(key, None)
         meta.update(before)
 
@@ -299,6 +317,21 @@ _FROM_NUMBER: dict[str, list[Any]] = {
     ],
 }
 """The same for every kind of argument that TorchScript writes as a number, by its type in the schema."""
+
+
+class _GradientBlock:
+    """A `with torch.no_grad()` or `with torch.enable_grad()` of a scripted forward, entered and left by two nodes."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
+        self.before = True
+
+    def enter(self) -> None:
+        self.before = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(self.enabled)
+
+    def leave(self) -> None:
+        torch._C._set_grad_enabled(self.before)
 
 
 def _raise(message: Any = "", *_: Any) -> None:
@@ -363,6 +396,9 @@ def _items(values: Any) -> Any:
     return list(values.items())
 
 
+_ATTRIBUTES = ("is_cpu", "is_cuda", "is_meta", "is_mkldnn", "is_mps", "is_nested", "is_quantized", "is_sparse", "ndim")
+"""What a scripted forward may ask a tensor by attribute."""
+
 _PRIMITIVES: dict[str, Callable[..., Any]] = {
     "prim::ListConstruct": lambda *values: list(values),
     "prim::ListUnpack": lambda values: tuple(values),
@@ -381,11 +417,14 @@ _PRIMITIVES: dict[str, Callable[..., Any]] = {
     "prim::layout": lambda value: 0,
     "prim::data": lambda value: value.detach(),
     "prim::requires_grad": lambda value: value.requires_grad,
-    "prim::is_cuda": lambda value: value.is_cuda,
+    **{f"prim::{name}": operator.attrgetter(name) for name in _ATTRIBUTES},
+    "prim::type": lambda device: device.type,
     "prim::shape": lambda value: list(value.shape),
     "prim::min": min,
     "prim::max": max,
     "prim::abs": abs,
+    "prim::Enter": lambda block: block.enter(),
+    "prim::Exit": lambda block: block.leave(),
     "prim::Print": lambda *values: None,
     "aten::warn": lambda *values: None,
     "aten::format": _format,

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.fx.traceback as fx_traceback
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -65,10 +64,8 @@ def _trace_at(energy: Energy, batch: int, *, with_energy: bool) -> torch.fx.Grap
     module = copy_module(energy.module)
     module.requires_grad_(False)
     names = input_names(energy)
-    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    parameters = {name: fake_mode.from_tensor(value.detach()) for name, value in state.items()}
-    inputs = _fake_inputs(fake_mode, energy, batch)
+    parameters = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    inputs = _inputs(energy, batch)
     provenance = Provenance(module)
 
     def joint(parameters: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -80,18 +77,18 @@ def _trace_at(energy: Energy, batch: int, *, with_energy: bool) -> torch.fx.Grap
         result = (grad.to(torch.float32),)
         return (value.to(torch.float32), *result) if with_energy else result
 
-    with _tracing(fake_mode):
+    with _tracing():
         try:
-            traced = make_fx(joint, _allow_non_fake_inputs=True)(parameters, inputs)
+            traced = make_fx(joint)(parameters, inputs)
             functional = _functional(traced, parameters, inputs)
-        except DataDependentOutputException as error:
-            raise ContractError(
-                f"the model decides by the value of a tensor ({error.func}){provenance.describe_last()}: a graph "
-                "cannot branch on data; use torch.where, or turn argument checks off for the export"
-            ) from error
         except UnsupportedOperation:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever the user's own code raises
+            if "data-dependent" in str(error):
+                raise ContractError(
+                    f"the model decides by the value of a tensor{provenance.describe_last()}: a graph cannot branch "
+                    "on data; use torch.where, or turn argument checks off for the export"
+                ) from error
             raise ContractError(
                 f"the model cannot be traced{provenance.describe_last()}: {type(error).__name__}: {_first_line(error)}"
             ) from error
@@ -120,34 +117,40 @@ def _batch_sizes(energy: Energy, state: dict[str, torch.Tensor]) -> tuple[int, i
     return next(primes), next(primes)
 
 
-def _fake_inputs(fake_mode: FakeTensorMode, energy: Energy, batch: int) -> dict[str, torch.Tensor]:
-    """Fake inputs in the order of the graph: x, the conditioning inputs, grad_scale."""
+def _inputs(energy: Energy, batch: int) -> dict[str, torch.Tensor]:
+    """Inputs in the order of the graph: x, the conditioning inputs, grad_scale.
+
+    Real tensors, not fake ones: a mask or an index that the model makes of constants then has a value, so that it can
+    be folded. Numbers made of x cannot reach the graph: what depends on an input is an operation there.
+    """
     names = input_names(energy)
     examples = dict(zip(energy.inputs, energy.example, strict=True))
     inputs: dict[str, torch.Tensor] = {}
-    with fake_mode:
-        for name in [energy.wrt, *(name for name in energy.inputs if name != energy.wrt)]:
-            example = examples[name]
-            inputs[names[name]] = torch.empty((batch, *example.shape[1:]), dtype=graph_dtype(example))
-        inputs["grad_scale"] = torch.empty((batch,))
+    for name in [energy.wrt, *(name for name in energy.inputs if name != energy.wrt)]:
+        example = examples[name]
+        rows = example.detach().cpu()[torch.arange(batch) % len(example)]
+        inputs[names[name]] = rows.to(graph_dtype(example))
+    inputs["grad_scale"] = torch.ones(batch)
     return inputs
 
 
 @contextlib.contextmanager
-def _tracing(fake_mode: FakeTensorMode) -> Iterator[None]:
+def _tracing() -> Iterator[None]:
     """Settings under which PyTorch takes the paths that have gradients ONNX can express."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
+    mkldnn = torch._C._get_mkldnn_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    # Its fused recurrent layers have no differentiable form. The public context manager also sets TF32, and warns.
+    torch._C._set_mkldnn_enabled(False)
     try:
         with (
             fx_traceback.preserve_node_meta(),
             sdpa_kernel(SDPBackend.MATH),
-            torch.backends.mkldnn.flags(enabled=False),  # its fused recurrent layers have no differentiable form
-            fake_mode,
         ):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+        torch._C._set_mkldnn_enabled(mkldnn)
 
 
 class _Replay(torch.fx.Interpreter):
@@ -169,7 +172,7 @@ def _functional(
         return _Replay(traced).run(*flat, enable_io_processing=False)
 
     functional: Callable[..., Any] = torch.func.functionalize(run, remove="mutations")
-    return make_fx(functional, decomposition_table=decompositions(), _allow_non_fake_inputs=True)(parameters, inputs)
+    return make_fx(functional, decomposition_table=decompositions())(parameters, inputs)
 
 
 def _name_placeholders(

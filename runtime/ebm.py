@@ -127,8 +127,8 @@ class Ebm:
             cond: conditioning arrays by name, for a name that is taken by one of these parameters.
             max_batch: most chains in one engine call; never more than the engine takes.
             callback: told about the start and every step, see `chain.Progress`.
-            **keywords: any field of `SamplerConfig`, and conditioning arrays by name, each with n rows or 1. A name that
-                is both is the conditioning array; that setting can be changed through `config`.
+            **keywords: any field of `SamplerConfig`, and conditioning arrays by name, each with n rows or 1. A name
+                that is both is the conditioning array; that setting can be changed through `config`.
 
         Returns:
             [n, *S] float32.

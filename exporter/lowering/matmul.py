@@ -8,6 +8,8 @@ import onnx_ir as ir
 import torch
 from torch.fx import Node
 
+from ..batch import Dim
+from .shape import reshape
 from .table import Context, lowers
 
 __all__: list[str] = []
@@ -15,7 +17,19 @@ __all__: list[str] = []
 aten = torch.ops.aten
 
 
-@lowers(aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default)
+@lowers(aten.mv.default, aten.dot.default)
+def _vector(context: Context, a: Node, b: Node) -> ir.Value:
+    # As matrices: onnxruntime 1.32 moves a transpose past a product with a vector as if the vector were a matrix,
+    # and the result is wrong.
+    left = context.value(a, context.dtype)
+    rows: list[Dim] = [1, *context.shape_of(a)] if context.node.target is aten.dot.default else [*context.shape_of(a)]
+    if len(rows) != len(context.shape_of(a)):
+        left = reshape(context, left, rows)
+    column = reshape(context, context.value(b, context.dtype), [*context.shape_of(b), 1])
+    return reshape(context, context.op("MatMul", left, column, shape=[rows[0], 1]), context.shape)
+
+
+@lowers(aten.mm.default, aten.bmm.default)
 def _matmul(context: Context, a: Node, b: Node) -> ir.Value:
     return context.op("MatMul", context.value(a, context.dtype), context.value(b, context.dtype))
 

@@ -104,9 +104,11 @@ def _reduced_bool(context: Context, kind: str, x: Node, dims: Any, keepdim: bool
 @lowers(aten.argmax.default, aten.argmin.default)
 def _argument(context: Context, x: Node, dim: int | None = None, keepdim: bool = False) -> ir.Value:
     kind = "ArgMax" if context.node.target is aten.argmax.default else "ArgMin"
-    value, shape = context.value(x), context.shape_of(x)
+    shape, own = context.shape_of(x), context.type_of(x)
+    own = INT32 if own == BOOL else own
+    value = context.value(x, own)
     if dim is None:
-        value = context.op("Reshape", value, context.emit.ints([-1]), dtype=context.type_of(x), shape=[_count(shape)])
+        value = context.op("Reshape", value, context.emit.ints([-1]), dtype=own, shape=[_count(shape)])
         return context.op(kind, value, axis=0, keepdims=0)
     return context.op(kind, value, axis=int(dim) % len(shape), keepdims=int(keepdim))
 

@@ -27,6 +27,9 @@ def _view(context: Context, x: Node, size: Any) -> ir.Value:
 
 def reshape(context: Context, value: ir.Value, shape: Sequence[Dim], dtype: ir.DataType | None = None) -> ir.Value:
     """Reshape to a shape with at most one batch dimension as -1, so that no engine has to compute it."""
+    array = value.const_value
+    if array is not None and not any(isinstance(size, BatchSize) for size in shape):
+        return context.emit.constant(array.numpy().reshape([int(str(size)) for size in shape]), name=value.name or "")
     batched = [size for size in shape if isinstance(size, BatchSize)]
     if len(batched) <= 1 and 0 not in shape:
         wanted = context.emit.ints([-1 if isinstance(size, BatchSize) else size for size in shape])

@@ -18,12 +18,14 @@ from . import (
     distance,
     elementwise,
     linear_algebra,
+    masks,
     normalization,
     padding,
     pooling,
     resampling,
     running,
     statistics,
+    windows,
 )
 
 __all__ = ["decompositions"]
@@ -34,12 +36,14 @@ _FAMILIES = (
     distance,
     elementwise,
     linear_algebra,
+    masks,
     normalization,
     padding,
     pooling,
     resampling,
     running,
     statistics,
+    windows,
 )
 
 
@@ -48,7 +52,6 @@ aten = torch.ops.aten
 # PyTorch writes these outside its core set, in terms of operations that are lowered.
 _MORE = (
     aten.linalg_vector_norm.default,
-    aten.unfold.default,
 )
 
 

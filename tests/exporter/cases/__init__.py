@@ -17,7 +17,7 @@ from torch import nn
 
 __all__ = ["FAMILIES", "Case", "CondSpec", "all_cases", "arguments", "draw", "reference_energy"]
 
-FAMILIES = ("activation", "convolution", "elementwise", "linear", "normalization", "pooling", "resampling")
+FAMILIES = ("activation", "convolution", "elementwise", "linear", "normalization", "pooling", "resampling", "attention", "recurrent", "indexing", "reduction")
 
 
 @dataclass(frozen=True)

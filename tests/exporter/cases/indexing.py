@@ -89,8 +89,8 @@ def write_column(x: torch.Tensor) -> torch.Tensor:
 
 def write_slices(x: torch.Tensor) -> torch.Tensor:
     h = x.clone()
-    h[:, 1:] += h[:, :-1].sin()
-    h[:, :, ::2] = h[:, :, ::2].square()
+    h[:, 1:] += x[:, :-1].sin()
+    h[:, :, ::2] = h[:, :, ::2].clone().square()
     h[:, 2, 3] = 0.3
     h[..., -1].mul_(0.5)
     return h
@@ -100,14 +100,14 @@ def write_before_and_after(x: torch.Tensor) -> torch.Tensor:
     """What was read before a write keeps its old value."""
     h = x.sin()
     before = h[:, 0] * 2
-    h[:, 0] = h[:, 1] * h[:, 2]
+    h[:, 0] = h[:, 1] * 1.5 + h[:, 2]
     return torch.cat([h.flatten(1), before], dim=1)
 
 
 def write_masked(x: torch.Tensor) -> torch.Tensor:
     h = x.clone()
     h[x > 0.5] = 0.1
-    h[h < -1] *= 0.3
+    h[h < -1] = -1.0
     return h * x.cos()
 
 
@@ -161,7 +161,7 @@ def minibatch_shape(x: torch.Tensor) -> torch.Tensor:
     """Shapes read from x, as code that serves every size does."""
     batch, channels, height, width = x.shape
     h = x.view(batch, channels, height * width).transpose(1, 2).reshape(batch * height * width, channels)
-    return (h.sin() * h.sum(1, keepdim=True)).view(batch, -1)
+    return (h.sin() * h.sum(1, keepdim=True)).reshape(batch, -1)
 
 
 CASES: dict[str, Case] = {
@@ -184,7 +184,7 @@ CASES: dict[str, Case] = {
     "index_negative": op_case(lambda x: x[:, [-1, -3]] * x[..., -2:].sum(-1, keepdim=True).mean(1, keepdim=True), S),
     "slice_step": op_case(lambda x: x[:, ::2, 1::3], S),
     "slice_ellipsis_none": op_case(lambda x: x[..., None, 1:-1] * x[:, None, ..., :3], S),
-    "slice_single": op_case(lambda x: x[:, 1:2] * x[:, 2], S),
+    "slice_single": op_case(lambda x: x[:, 1:2] * x[:, 2:3].sin(), S),
     "narrow": op_case(lambda x: x.narrow(2, 1, 3), S),
     "select": op_case(lambda x: x.select(1, -1) * x.select(1, 0), S),
     "index_select": op_case(lambda x: x.index_select(2, torch.tensor([4, 0, 0, 2])), S),

@@ -38,6 +38,11 @@ def randomise(module: nn.Module) -> nn.Module:
     return module
 
 
+def as_rows(h: torch.Tensor) -> torch.Tensor:
+    """Flattens [B, ...] to [B, F], and [B] to [B, 1]."""
+    return h.unsqueeze(1) if h.dim() == 1 else h.flatten(1)
+
+
 class OpEnergy(nn.Module):
     """E(x) = sum_i a_i tanh(h_i) + b_i h_i^2 / 2 with h = op(x, *constants), a and b fixed and of both signs.
 
@@ -55,7 +60,7 @@ class OpEnergy(nn.Module):
         self.register_buffer("square", torch.randn(features) / math.sqrt(features))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.op(x, *(getattr(self, f"constant{index}") for index in range(self.constants))).flatten(1)
+        h = as_rows(self.op(x, *(getattr(self, f"constant{index}") for index in range(self.constants))))
         return torch.tanh(h) @ self.linear + 0.5 * h.square() @ self.square
 
 
@@ -66,7 +71,7 @@ def readout_energy(
     if isinstance(op, nn.Module):
         op.eval()
     with torch.no_grad():
-        features = op(x.clone(), *constants).flatten(1).shape[1]
+        features = as_rows(op(x.clone(), *constants)).shape[1]
     return OpEnergy(op, features, constants)
 
 

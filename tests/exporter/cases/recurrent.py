@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 
@@ -37,6 +39,18 @@ class Sequence(nn.Module):
         out = out if self.batch_first else out.transpose(0, 1)
         states = torch.cat(state, dim=-1) if isinstance(state, tuple) else state
         return out.sin().square().sum((1, 2)) + states.square().sum((0, 2))
+
+
+class ProjectedLstm(Sequence):
+    """An LSTM with projected states. torch warns that oneDNN lacks it, which is of no interest here."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.LSTM, proj_size=2, learned_start=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="LSTM with projections", category=UserWarning)
+            return super().forward(x)
 
 
 class Cells(nn.Module):
@@ -98,10 +112,12 @@ class LeakyIntegrator(nn.Module):
         self.matrix = nn.Parameter(torch.randn(3, 3) / 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        states = x.new_zeros(x.shape[0], x.shape[1] + 1, 3)
+        states = torch.empty_like(x)
+        state = x.new_zeros(x.shape[0], 3)
         for step in range(x.shape[1]):
-            states[:, step + 1] = 0.7 * states[:, step] + torch.tanh(x[:, step] + states[:, step] @ self.matrix)
-        return states[:, 1:].square().sum((1, 2))
+            state = 0.7 * state + torch.tanh(x[:, step] + state @ self.matrix)
+            states[:, step] = state
+        return states.square().sum((1, 2))
 
 
 CASES: dict[str, Case] = {
@@ -122,7 +138,7 @@ CASES: dict[str, Case] = {
     "lstm_two_layers_both_ways": Case(
         seeded(lambda: Sequence(nn.LSTM, num_layers=2, bidirectional=True, batch_first=True)), TOKENS
     ),
-    "lstm_projection": Case(seeded(lambda: Sequence(nn.LSTM, proj_size=2, learned_start=True)), TOKENS),
+    "lstm_projection": Case(seeded(ProjectedLstm), TOKENS),
     "lstm_no_bias": Case(seeded(lambda: Sequence(nn.LSTM, bias=False)), TOKENS),
     "rnn_cell": Case(seeded(lambda: Cells(nn.RNNCell)), TOKENS),
     "rnn_cell_relu": Case(seeded(lambda: Cells(nn.RNNCell, nonlinearity="relu")), TOKENS),

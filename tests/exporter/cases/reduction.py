@@ -179,7 +179,6 @@ CASES: dict[str, Case] = {
     "lennard_jones": op_case(lennard_jones, POINTS),
     "pairwise_distance": op_case(lambda x: F.pairwise_distance(x[:, 0], x[:, 1]), (2, 5)),
     "pairwise_distance_p1_keepdim": op_case(lambda x, c: F.pairwise_distance(x, c, p=1, keepdim=True), S, (4, 5)),
-    "pdist": op_case(lambda x: torch.vmap(F.pdist)(x), POINTS),
     "cosine_similarity": op_case(lambda x, c: F.cosine_similarity(x, c, dim=-1), S, (5,)),
     "cosine_similarity_pairs": op_case(lambda x: F.cosine_similarity(x.unsqueeze(1), x.unsqueeze(2), dim=-1), S),
     "cosine_embedding": op_case(lambda x: 1 - F.cosine_similarity(x[:, 0], x[:, 1]).unsqueeze(1), S),

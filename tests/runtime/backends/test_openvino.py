@@ -24,6 +24,7 @@ TYPES = {
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((16, 2, 3, 3)).astype(np.float32)
 BIAS = RNG.standard_normal(16).astype(np.float32)
+PERCEPTRON = (RNG.standard_normal((5, 8)), RNG.standard_normal((8, 8)))
 HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
@@ -151,6 +152,47 @@ class TestRun:
             engine.run(batch_of(1))
         with pytest.raises(RuntimeError, match="the engine is not open"):
             engine.run(batch_of(1))
+
+
+def perceptron(precision: str) -> onnx.ModelProto:
+    """E(x) = sum(h * sigmoid(h)), h = two layers of x [B, 5], and its gradient; SiLU after each layer."""
+    number, dtype = TYPES[precision]
+    text = """
+        <ir_version: 10, opset_import: ["" : 22]>
+        score (float[B, 5] x, float[B] grad_scale) => (float[B] energy, float[B, 5] grad) {
+            x_low = Cast <to: int = LOW> (x)
+            h1 = MatMul (x_low, w1)  s1 = Sigmoid (h1)  y1 = Mul (h1, s1)
+            h2 = MatMul (y1, w2)  s2 = Sigmoid (h2)  y2 = Mul (h2, s2)
+            y2_wide = Cast <to: int = 1> (y2)
+            energy = ReduceSum <keepdims: int = 0> (y2_wide, axes)
+            cotangent = Unsqueeze (grad_scale, axes)  g = Cast <to: int = LOW> (cotangent)
+            r2 = Sub (one, s2)  t2 = Mul (h2, r2)  u2 = Add (t2, one)  d2 = Mul (s2, u2)  g2 = Mul (g, d2)
+            p1 = MatMul (g2, w2t)
+            r1 = Sub (one, s1)  t1 = Mul (h1, r1)  u1 = Add (t1, one)  d1 = Mul (s1, u1)  g1 = Mul (p1, d1)
+            grad_low = MatMul (g1, w1t)  grad = Cast <to: int = 1> (grad_low)
+        }"""
+    w1, w2 = PERCEPTRON
+    constants = {"w1": w1, "w2": w2, "w1t": w1.T.copy(), "w2t": w2.T.copy(), "one": np.ones(())}
+    model = onnx.parser.parse_model(text.replace("LOW", str(number)))
+    tensors = [numpy_helper.from_array(array.astype(dtype), name) for name, array in constants.items()]
+    model.graph.initializer.extend([*tensors, numpy_helper.from_array(np.array([1]), "axes")])
+    return model
+
+
+def test_a_perceptron_does_not_kill_the_process(tmp_path: Path, precision: str) -> None:
+    # Compiling this at a fixed batch of 1 or 3 ends in a segmentation fault unless the engine avoids it.
+    onnx.save(perceptron(precision), tmp_path / "perceptron.onnx")
+    w1, w2 = (torch.tensor(weight) for weight in PERCEPTRON)
+    silu = torch.nn.functional.silu
+    with OpenVinoEngine(tmp_path / "perceptron.onnx", precision=precision, threads=1) as engine:
+        for size in (1, 3, 8, 64):
+            x = np.random.default_rng(size).standard_normal((size, 5)).astype(np.float32)
+            grad = engine.run({"x": x, "grad_scale": np.full(size, 2, np.float32)})["grad"]
+            wanted = torch.tensor(x).double().requires_grad_()
+            (2 * silu(silu(wanted @ w1) @ w2).sum()).backward()
+            assert wanted.grad is not None
+            bound = {"fp32": 1e-5, "fp16": 2e-2, "bf16": 1e-1}[precision]
+            assert np.linalg.norm(grad - wanted.grad.numpy()) < bound * np.linalg.norm(wanted.grad.numpy())
 
 
 class TestExecutedPrecision:

@@ -1,0 +1,147 @@
+"""Every model of the zoo, exported and compared with float64 autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ebm_export.exporter.energy import make_energy
+from ebm_export.exporter.trace import trace
+from ebm_export.runtime.errors import ContractError
+
+from .cases import FAMILIES, all_cases
+from .referee import check_case, score_graph
+
+CASES = all_cases()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradient_is_that_of_float64_autograd(name: str) -> None:
+    check_case(CASES[name])
+
+
+def test_no_family_is_left_out() -> None:
+    assert {name.partition("/")[0] for name in CASES} == set(FAMILIES)
+
+
+class Recorded(nn.Module):
+    """Records what forward is called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.square()).squeeze(1)
+
+
+class TestBatch:
+    def test_batch_is_symbolic_in_every_input_and_output(self) -> None:
+        model = score_graph(make_energy(Recorded(), torch.zeros(4, 3)))
+        for value in (*model.graph.inputs, *model.graph.outputs):
+            assert str(value.shape[0]) == "B", value
+
+    def test_a_shape_written_for_one_batch_is_refused(self) -> None:
+        class Fixed(Recorded):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return super().forward(x.reshape(4, 3))
+
+        with pytest.raises(ContractError, match="cannot be traced"):
+            trace(make_energy(Fixed(), torch.zeros(4, 3)))
+
+    def test_operations_that_depend_on_the_batch_size_are_refused(self) -> None:
+        class Unrolled(Recorded):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                rows = [super(Unrolled, self).forward(row[None]) for row in x]
+                return torch.cat(rows)
+
+        with pytest.raises(ContractError, match="computes differently at different batch sizes"):
+            trace(make_energy(Unrolled(), torch.zeros(4, 3)))
+
+
+class TestModule:
+    def test_the_users_module_is_left_alone(self) -> None:
+        module = Recorded().train()
+        before = {name: value.clone() for name, value in module.state_dict().items()}
+        trace(make_energy(module, torch.zeros(2, 3)))
+        assert module.training
+        assert all(parameter.requires_grad for parameter in module.parameters())
+        assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+    def test_control_flow_on_data_is_refused_with_its_place(self) -> None:
+        class Branching(Recorded):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                if x.sum() > 0:
+                    x = -x
+                return super().forward(x)
+
+        with pytest.raises(ContractError, match=r"decides by the value of a tensor.*test_trace\.py:\d+, in forward"):
+            trace(make_energy(Branching(), torch.zeros(2, 3)))
+
+
+class TestGraph:
+    def test_energy_head_can_be_left_out(self) -> None:
+        energy = make_energy(Recorded(), torch.zeros(2, 3))
+        full, bare = score_graph(energy), score_graph(energy, with_energy=False)
+        assert [value.name for value in full.graph.outputs] == ["energy", "grad"]
+        assert [value.name for value in bare.graph.outputs] == ["grad"]
+        assert "Gemm" in {node.op_type for node in full.graph}
+        assert "Gemm" not in {node.op_type for node in bare.graph}
+
+    def test_names_lead_back_to_the_users_modules(self) -> None:
+        model = score_graph(make_energy(Recorded(), torch.zeros(2, 3)))
+        assert any(node.name.startswith("layer/") for node in model.graph)
+        assert any(name.startswith("layer.weight") for name in model.graph.initializers)
+        origins = [node.metadata_props.get("ebm_export.origin", "") for node in model.graph]
+        assert any("module 'layer' (test_trace.py:" in origin for origin in origins)
+
+    def test_value_and_gradient_share_one_forward_pass(self) -> None:
+        class Two(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a, self.b = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 1, 3)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.b(torch.sigmoid(self.a(x))).sum((1, 2, 3))
+
+        kinds = [node.op_type for node in score_graph(make_energy(Two(), torch.zeros(2, 1, 8, 8))).graph]
+        # Two layers and the gradients of both; the gradient of the second needs no forward of it.
+        assert kinds.count("Conv") == 4
+        assert kinds.count("Sigmoid") == 1
+        assert "ConvTranspose" not in kinds
+
+
+class TestFolding:
+    @pytest.mark.parametrize(
+        "wrap",
+        [
+            nn.utils.spectral_norm,
+            nn.utils.parametrizations.spectral_norm,
+            nn.utils.parametrizations.weight_norm,
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore:.*deprecated")
+    def test_normalised_weights_are_constants(self, wrap) -> None:
+        class Net(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = wrap(nn.Conv2d(1, 4, 3))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.conv(x).tanh().sum((1, 2, 3))
+
+        net = Net().eval()
+        net(torch.randn(2, 1, 6, 6))
+        model = score_graph(make_energy(net, torch.zeros(2, 1, 6, 6)))
+        for node in model.graph:
+            if node.op_type == "Conv":
+                assert node.inputs[1].is_initializer()
+        assert len(model.graph) <= 12
+
+    def test_batch_norm_disappears_into_the_convolution(self) -> None:
+        net = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), nn.Linear(64, 1))
+        net[1].running_mean.normal_()
+        net[1].running_var.uniform_(0.5, 2)
+        model = score_graph(make_energy(net.eval(), torch.zeros(2, 1, 6, 6)))
+        assert not [node for node in model.graph if node.name.startswith("1/")]

@@ -1,0 +1,56 @@
+"""Operations without a rule end with exit code 4, and say where in the user's model they stand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ebm_export.exporter.energy import make_energy
+from ebm_export.runtime.errors import UnsupportedOperation
+
+from .referee import score_graph
+
+
+class Warp(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        grid = F.affine_grid(torch.eye(2, 3).expand(x.shape[0], 2, 3), list(x.shape), align_corners=False)
+        return F.grid_sample(x.sin(), grid, align_corners=False)
+
+
+class Unpool(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        value, index = F.max_pool2d(x, 2, return_indices=True)
+        return F.max_unpool2d(value.sin(), index, 2)
+
+
+class OwnKernel(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch = x.shape[0]
+        kernel = x[:, :, :3, :3].detach().reshape(batch, 1, 3, 3)
+        return F.conv2d(x.reshape(1, batch, 8, 8), kernel, groups=batch).reshape(batch, 1, 6, 6)
+
+
+class Holder(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(nn.Tanh(), inner)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blocks(x).square().sum((1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("inner", "operation"),
+    [(Warp(), "grid_sampler_2d_backward"), (Unpool(), "max_pool2d_with_indices"), (OwnKernel(), "aten.convolution")],
+)
+def test_names_operation_module_and_line(inner: nn.Module, operation: str) -> None:
+    with pytest.raises(UnsupportedOperation) as caught:
+        score_graph(make_energy(Holder(inner), torch.zeros(2, 1, 8, 8)))
+    text = str(caught.value)
+    assert operation in text
+    assert "module 'blocks.1'" in text
+    assert "test_unsupported.py:" in text and "in forward" in text
+    assert "docs/adding-a-rule.md" in text
+    assert caught.value.exit_code == 4

@@ -1,0 +1,133 @@
+"""The onnxruntime engine, on the CPU provider."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from ebm_export.runtime.backends import available, open_engine
+from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
+from ebm_export.runtime.errors import LoadError, MissingBackend, UsageError
+from ebm_export.runtime.verify import check_engine
+
+from ..tiny_bundle import golden_data, quadratic_graph
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    onnx.save(quadratic_graph(cond=True), tmp_path / "score.fp32.onnx")
+    return tmp_path / "score.fp32.onnx"
+
+
+def make(path: Path, **options: Any) -> OnnxRuntimeEngine:
+    return OnnxRuntimeEngine(path, precision="fp32", threads=1, options=options)
+
+
+def test_answers_at_every_batch_size(path: Path) -> None:
+    with make(path) as engine:
+        assert all(result.passed for result in check_engine(engine, golden_data(cond=True), "fp32"))
+        assert isinstance(engine, OnnxRuntimeEngine) and engine.provider == CPU
+
+
+def test_threads_are_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, int]] = []
+    session = onnxruntime.InferenceSession
+
+    def watched(path: Path, settings: Any, **rest: Any) -> Any:
+        made.append((settings.intra_op_num_threads, settings.inter_op_num_threads))
+        return session(path, settings, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", watched)
+    for threads in (2, None):
+        OnnxRuntimeEngine(path, precision="fp32", threads=threads).open()
+    assert made == [(2, 1), (0, 1)]
+
+
+def test_inputs_the_graph_does_not_have_are_left_out(tmp_path: Path) -> None:
+    onnx.save(quadratic_graph(), tmp_path / "score.onnx")
+    inputs = {"x": np.ones((2, 3), np.float32), "grad_scale": np.ones(2, np.float32)}
+    with make(tmp_path / "score.onnx") as engine:
+        np.testing.assert_array_equal(engine.run({**inputs, "unused": np.ones(2)})["grad"], inputs["x"])
+
+
+def test_close_twice_and_use_afterwards(path: Path) -> None:
+    engine = make(path)
+    engine.open()
+    engine.close()
+    engine.close()
+    with pytest.raises(RuntimeError, match="the engine is not open: call it inside a with statement"):
+        engine.run({})
+
+
+class TestProviders:
+    def test_given_ones_are_used(self, path: Path) -> None:
+        engine = make(path, providers=[(CPU, {})])
+        with engine:
+            assert engine.provider == CPU
+
+    def test_one_that_is_not_compiled_in_is_refused(self, path: Path) -> None:
+        with pytest.raises(MissingBackend, match=r"has no CUDAExecutionProvider in this installation.*onnxruntime-gpu"):
+            make(path, providers=[CUDA]).open()
+
+    def test_cuda_that_is_compiled_in_and_does_not_start(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        session = onnxruntime.InferenceSession
+
+        def without_cuda(path: Path, settings: Any, providers: list[str]) -> Any:
+            return session(path, settings, providers=[name for name in providers if name != CUDA])
+
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+        monkeypatch.setattr(onnxruntime, "InferenceSession", without_cuda)
+        with pytest.raises(MissingBackend, match="could not start CUDAExecutionProvider on this machine"):
+            make(path, providers=[CUDA, CPU]).open()
+        caplog.set_level(logging.INFO, "ebm_export")
+        engine = make(path)
+        with engine:
+            assert engine.provider == CPU
+        assert "onnxruntime runs on the CPU: backend 'onnxruntime' could not start CUDA" in caplog.text
+
+
+class TestErrors:
+    def test_unknown_option(self, path: Path) -> None:
+        with pytest.raises(UsageError, match="backend 'onnxruntime' knows the option 'providers'; it got 'turbo'"):
+            make(path, turbo=True)
+
+    def test_no_file(self, tmp_path: Path) -> None:
+        with pytest.raises(LoadError, match=r"there is no ONNX file .*absent\.onnx"):
+            make(tmp_path / "absent.onnx").open()
+
+    def test_broken_file(self, path: Path) -> None:
+        path.write_bytes(path.read_bytes()[:50])
+        with pytest.raises(LoadError, match=r"onnxruntime cannot load score\.fp32\.onnx: .*protobuf"):
+            make(path).open()
+
+    def test_missing_package(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        engine = open_engine("onnxruntime", path, precision="fp32")
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(MissingBackend, match="backend 'onnxruntime' needs the package onnxruntime: pip install"):
+            engine.open()
+
+    def test_a_broken_install_shows_its_own_error(
+        self, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "onnxruntime.py").write_text("import a_package_that_is_gone")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.delitem(sys.modules, "onnxruntime")
+        with pytest.raises(ModuleNotFoundError, match="a_package_that_is_gone"):
+            make(path).open()
+
+    def test_unknown_backend(self, path: Path) -> None:
+        with pytest.raises(UsageError, match="backend: expected one of tensorrt, openvino, onnxruntime, got 'tvm'"):
+            open_engine("tvm", path, precision="fp32")
+        with pytest.raises(UsageError, match="backend: expected one of"):
+            available("tvm")

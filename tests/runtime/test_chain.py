@@ -1,0 +1,152 @@
+"""The loop: batches, callbacks, bounds, schedules and divergence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ebm_export.runtime import DivergenceError, FunctionEngine, SamplerConfig
+from ebm_export.runtime.chain import Progress, run_chains
+from ebm_export.runtime.start import start_states
+
+ORDERS = ["drift-noise", "noise-drift"]
+
+
+def bowl(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return 0.5 * (x * x).sum(axis=1), x
+
+
+def run(config: SamplerConfig, n: int, **options: object) -> np.ndarray:
+    with FunctionEngine(bowl) as engine:
+        return run_chains(
+            engine,
+            config,
+            lambda chains: start_states(config, (3,), chains, 0),
+            n,
+            **options,  # type: ignore[arg-type]
+        )
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_chain_does_not_depend_on_batches_or_on_how_many_there_are(order: str) -> None:
+    config = SamplerConfig.from_dict({"steps": 30, "step_size": 0.1, "order": order})
+    everything = run(config, 11)
+    # A chain's arithmetic is the same in any batch, up to the rounding of sums in the gradient scale.
+    for max_batch in (1, 4, 100):
+        np.testing.assert_allclose(run(config, 11, max_batch=max_batch), everything, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run(config, 3), everything[:3], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(run(config, 11, seed=1), everything, atol=0.1)
+
+
+def test_conditions_follow_their_chains_through_batches() -> None:
+    centres = np.arange(14, dtype=np.float32).reshape(7, 2)
+
+    def energy(x: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        assert centre.flags.c_contiguous and len(centre) == len(x)
+        return 0.5 * ((x - centre) ** 2).sum(axis=1), x - centre
+
+    config = SamplerConfig(steps=200, step_size=0.1, noise=0.0)
+
+    def start(chains: range) -> np.ndarray:
+        return start_states(config, (2,), chains, 0)
+
+    with FunctionEngine(energy) as engine:
+        own = run_chains(engine, config, start, 7, cond={"centre": centres}, max_batch=3)
+        shared = run_chains(engine, config, start, 7, cond={"centre": centres[2:3]}, max_batch=3)
+    np.testing.assert_allclose(own, centres, atol=1e-4)
+    np.testing.assert_allclose(shared, np.repeat(centres[2:3], 7, axis=0), atol=1e-4)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_state_stays_in_the_bounds(order: str) -> None:
+    config = SamplerConfig.from_dict({"steps": 20, "step_size": 3.0, "bounds": (-0.5, 0.25), "order": order})
+    extremes = []
+
+    def look(now: Progress) -> None:
+        extremes.append((now.state.position.min(), now.state.position.max()))
+
+    run(config, 50, callback=look)
+    assert min(low for low, _ in extremes) == -0.5 and max(high for _, high in extremes) == 0.25
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_schedule_gives_each_step_its_own_size(order: str) -> None:
+    config = SamplerConfig.from_dict({"steps": 3, "step_size": (0.5, 0.25, 0.0), "noise": 0.0, "order": order})
+    start = start_states(config, (3,), range(4), 0)
+    np.testing.assert_allclose(run(config, 4), start * 0.5 * 0.75, rtol=1e-5)
+
+
+def test_noise_that_a_schedule_switches_off_is_off() -> None:
+    config = SamplerConfig(steps=2, step_size=0.0, noise=(1.0, 0.0))
+    seen = []
+    run(config, 4, callback=lambda now: seen.append(now.state.position.copy()))
+    assert not np.array_equal(seen[0], seen[1])
+    np.testing.assert_array_equal(seen[1], seen[2])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_callback_hears_of_the_start_and_of_every_step_of_every_batch(order: str) -> None:
+    config = SamplerConfig.from_dict({"steps": 3, "step_size": 0.1, "order": order})
+    heard: list[Progress] = []
+    run(config, 5, max_batch=2, callback=heard.append)
+    assert [(now.done, now.chains) for now in heard] == [
+        (done, chains) for chains in (range(2), range(2, 4), range(4, 5)) for done in range(4)
+    ]
+    assert all(now.n == 5 and now.steps == 3 for now in heard)
+    assert heard[0].info is None and heard[1].info is not None
+    assert (heard[0].grad_scale is None) == (order == "noise-drift")
+    assert heard[1].grad_scale is not None and heard[1].grad_scale.shape == (2,)
+
+
+def test_the_given_start_is_left_alone() -> None:
+    states = np.ones((4, 3), np.float32)
+    with FunctionEngine(bowl) as engine:
+        run_chains(engine, SamplerConfig(steps=5, step_size=0.1), lambda chains: states[chains.start : chains.stop], 4)
+    np.testing.assert_array_equal(states, np.ones((4, 3)))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_engine_calls_are_one_per_step_after_the_first(order: str) -> None:
+    calls = []
+
+    def counted(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        calls.append(len(x))
+        return bowl(x)
+
+    config = SamplerConfig.from_dict({"steps": 10, "step_size": 0.1, "order": order})
+    with FunctionEngine(counted) as engine:
+        run_chains(engine, config, lambda chains: start_states(config, (3,), chains, 0), 4)
+    # The first answer takes two calls. "drift-noise" asks for the start and after each step, the other after noise.
+    assert len(calls) == (12 if order == "drift-noise" else 11)
+
+
+class TestDivergence:
+    def test_says_at_which_step_and_how_many_chains(self) -> None:
+        def cliff(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return np.where(x[:, 0] > 2.5, np.nan, 0.0), np.full_like(x, -1)
+
+        states = np.array([[0.0], [1.0], [0.9], [-9.0]], np.float32)
+        config = SamplerConfig(steps=10, step_size=0.5, noise=0.0)
+        with (
+            FunctionEngine(cliff) as engine,
+            pytest.raises(DivergenceError, match="^2 of 4 chains have .* not finite after step 4; try a smaller"),
+        ):
+            run_chains(engine, config, lambda chains: states, 4)
+
+    def test_at_the_start(self) -> None:
+        def broken(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return np.zeros(len(x)), np.full_like(x, np.inf)
+
+        with FunctionEngine(broken) as engine, pytest.raises(DivergenceError, match="3 of 3 chains .* at the start"):
+            run_chains(engine, SamplerConfig(), lambda chains: np.zeros((3, 2), np.float32), 3)
+
+    @pytest.mark.parametrize("order", ORDERS)
+    def test_a_step_far_too_large_ends_without_a_warning(self, order: str) -> None:
+        config = SamplerConfig.from_dict({"steps": 60, "step_size": 1e6, "order": order})
+        with pytest.raises(DivergenceError, match="chains have an energy, gradient or position that is not finite"):
+            run(config, 4)
+
+    def test_an_overflow_of_the_very_last_drift(self) -> None:
+        config = SamplerConfig(steps=1, step_size=1e39, noise=0.0, order="noise-drift")
+        with pytest.raises(DivergenceError, match="4 of 4 chains .* after step 1"):
+            run(config, 4)

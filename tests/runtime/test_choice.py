@@ -1,0 +1,118 @@
+"""Which artifact is picked, and the line that says why."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ebm_export.runtime import Bundle, LoadError, MissingBackend, UsageError, backends, choice
+from ebm_export.runtime.choice import choose
+
+from .tiny_bundle import manifest_entries, write_manifest, writing_bundle
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The backends that can be used; tests change the set."""
+    usable = {"openvino", "onnxruntime"}
+
+    def available(backend: str) -> str | None:
+        return None if backend in usable else f"no {backend} here"
+
+    monkeypatch.setattr(choice, "available", available)
+    return usable
+
+
+def bundle_of(tmp_path: Path, *artifacts: str) -> Bundle:
+    """A bundle whose artifacts are given as "target precision [status]"."""
+
+    def entry(text: str) -> dict[str, Any]:
+        target, precision, *status = text.split(maxsplit=2)
+        return {
+            "path": f"{target}.{precision}",
+            "target": target,
+            "precision": precision,
+            "sha256": "0",
+            "status": status[0] if status else "verified",
+        }
+
+    with writing_bundle(tmp_path / "m.ebm", force=True) as folder:
+        write_manifest(folder, manifest_entries([entry(text) for text in artifacts]))
+    return Bundle(tmp_path / "m.ebm")
+
+
+def test_openvino_before_onnxruntime_and_fp32_by_default(tmp_path: Path, machine: set[str]) -> None:
+    bundle = bundle_of(tmp_path, "onnx fp32", "onnxruntime fp32", "openvino bf16", "openvino fp32")
+    picked = choose(bundle)
+    assert (picked.backend, picked.artifact.path) == ("openvino", "openvino.fp32")
+    assert picked.reason == (
+        "openvino fp32 (openvino.fp32): backend left out: the first of tensorrt, openvino, onnxruntime with a verified "
+        "artifact that runs here; precision left out: the default"
+    )
+
+
+def test_tensorrt_first_where_it_is_usable_and_verified(tmp_path: Path, machine: set[str]) -> None:
+    machine.add("tensorrt")
+    bundle = bundle_of(tmp_path, "openvino fp32", "tensorrt fp32")
+    assert choose(bundle).backend == "tensorrt"
+    bundle = bundle_of(tmp_path, "openvino fp32", "tensorrt fp32 built, not run")
+    picked = choose(bundle)
+    assert picked.backend == "openvino"
+    assert "not tensorrt.fp32 on tensorrt: built, not run" in picked.reason
+
+
+def test_fp32_on_a_later_backend_comes_before_another_precision(tmp_path: Path, machine: set[str]) -> None:
+    assert choose(bundle_of(tmp_path, "openvino bf16", "onnxruntime fp32")).artifact.path == "onnxruntime.fp32"
+    picked = choose(bundle_of(tmp_path, "openvino bf16", "onnxruntime fp16"))
+    assert picked.artifact.path == "openvino.bf16"
+    assert "precision left out: no fp32 fits" in picked.reason
+
+
+def test_the_file_written_for_onnxruntime_comes_before_the_general_one(tmp_path: Path, machine: set[str]) -> None:
+    bundle = bundle_of(tmp_path, "onnx fp32", "onnxruntime fp32")
+    assert choose(bundle, "onnxruntime").artifact.path == "onnxruntime.fp32"
+    assert choose(bundle_of(tmp_path, "onnx fp32"), "onnxruntime").artifact.path == "onnx.fp32"
+
+
+def test_a_wish_is_followed(tmp_path: Path, machine: set[str]) -> None:
+    bundle = bundle_of(tmp_path, "openvino fp32", "openvino bf16", "onnxruntime fp32")
+    assert choose(bundle, precision="bf16").artifact.path == "openvino.bf16"
+    picked = choose(bundle, "onnxruntime", "fp32")
+    assert picked.reason == "onnxruntime fp32 (onnxruntime.fp32): as asked for"
+
+
+def test_a_backend_asked_for_may_be_unverified_and_it_says_so(tmp_path: Path, machine: set[str]) -> None:
+    bundle = bundle_of(tmp_path, "openvino fp32 built, not run")
+    picked = choose(bundle, "openvino", "fp32")
+    assert "NOT verified (built, not run): ebm-run verify" in picked.reason
+
+
+def test_errors(tmp_path: Path, machine: set[str]) -> None:
+    bundle = bundle_of(tmp_path, "openvino fp32 built, not run", "tensorrt fp16")
+    with pytest.raises(UsageError, match="backend: expected one of tensorrt, openvino, onnxruntime, got 'tvm'"):
+        choose(bundle, "tvm")
+    with pytest.raises(MissingBackend, match="backend 'tensorrt' cannot be used here: no tensorrt here"):
+        choose(bundle, "tensorrt")
+    wanted = (
+        "has nothing that can run here; it holds openvino fp32, tensorrt fp16; not tensorrt.fp16 on tensorrt: no "
+        "tensorrt here; not openvino.fp32 on openvino: built, not run"
+    )
+    with pytest.raises(LoadError, match=re.escape(wanted)):
+        choose(bundle)
+    with pytest.raises(LoadError, match="has nothing bf16 for backend 'openvino'; it holds openvino fp32"):
+        choose(bundle, "openvino", "bf16")
+
+
+def test_backend_of_each_target() -> None:
+    found = {target: backends.backend_of(target) for target in ("onnx", "onnxruntime", "openvino", "tensorrt")}
+    assert found == {
+        "onnx": "onnxruntime",
+        "onnxruntime": "onnxruntime",
+        "openvino": "openvino",
+        "tensorrt": "tensorrt",
+    }
+    with pytest.raises(UsageError, match="no backend runs files of the target 'tvm'"):
+        backends.backend_of("tvm")

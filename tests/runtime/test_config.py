@@ -1,0 +1,60 @@
+"""SamplerConfig: what it takes, what it refuses, and that it survives JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ebm_export.runtime import SamplerConfig, UsageError
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps: expected a whole number of at least 1, got 0"),
+        ({"steps": 2.5}, "steps: expected a whole number of at least 1, got 2.5"),
+        ({"steps": True}, "steps: expected a whole number"),
+        ({"step_size": "fast"}, "step_size: expected a finite number, got 'fast'"),
+        ({"step_size": []}, "step_size: expected a number or a list of at least one number, got an empty list"),
+        ({"step_size": [0.1, float("nan")]}, r"step_size\[1\]: expected a finite number, got nan"),
+        ({"noise": -1.0}, "noise: expected numbers of at least 0, got -1"),
+        ({"temperature": None}, "temperature: expected a finite number, got None"),
+        ({"grad_clip": 0.0}, "grad_clip: expected a number above 0, or none for no clipping, got 0"),
+        ({"bounds": (1, -1)}, r"bounds: expected a pair \(low, high\) with low below high, got \(1.0, -1.0\)"),
+        ({"bounds": (0, 1, 2)}, "with low below high"),
+        ({"bounds": 1}, r"bounds: expected a pair \(low, high\), or none, got 1"),
+        ({"grad_clip_mode": "size"}, "grad_clip_mode: expected one of value, norm, got 'size'"),
+        ({"order": "noise"}, "order: expected one of drift-noise, noise-drift, got 'noise'"),
+        ({"init": "zeros"}, "init: expected one of normal, uniform, data, got 'zeros'"),
+        ({"init": "uniform"}, "there are none: set bounds="),
+        ({"step_sizes": 1.0}, "'step_sizes' is not a sampler setting; did you mean 'step_size'?"),
+        ({"qqq": 1.0}, "'qqq' is not a sampler setting; the settings are steps, step_size"),
+    ],
+)
+def test_refuses(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        SamplerConfig.from_dict(settings)
+
+
+def test_replace_checks_again() -> None:
+    with pytest.raises(UsageError, match="did you mean 'steps'"):
+        SamplerConfig().replace(step=3)
+    with pytest.raises(UsageError, match="steps: expected"):
+        SamplerConfig().replace(steps=-3)
+    assert SamplerConfig().replace(steps=3).steps == 3
+
+
+def test_survives_json() -> None:
+    config = SamplerConfig(
+        steps=7, step_size=[1, 2.5], noise=0.01, grad_clip=0.03, bounds=(-1, 1), order="noise-drift", init="uniform"
+    )
+    assert SamplerConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_takes_numpy_numbers() -> None:
+    config = SamplerConfig(steps=np.int64(5), step_size=np.linspace(1, 2, 3), noise=np.float32(0.5))  # type: ignore[arg-type]
+    assert (config.steps, config.step_size, config.noise) == (5, (1.0, 1.5, 2.0), 0.5)
+    assert hash(config) == hash(SamplerConfig(steps=5, step_size=(1.0, 1.5, 2.0), noise=0.5))

@@ -1,0 +1,263 @@
+"""load, score, sample and refine on bundles of a quadratic energy."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ebm_export.runtime import Ebm, FunctionEngine, LoadError, MissingBackend, SamplerConfig, UsageError, load
+from ebm_export.runtime.chain import Progress
+from ebm_export.runtime.manifest import ModelSpec, TensorSpec
+
+from .tiny_bundle import artifact_entry, manifest_entries, quadratic_graph, write_bundle, write_manifest, writing_bundle
+
+X = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+CENTRE = np.random.default_rng(1).standard_normal((5, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[Ebm]:
+    with load(write_bundle(tmp_path / "plain.ebm"), "onnxruntime", threads=1) as ebm:
+        yield ebm
+
+
+@pytest.fixture
+def conditional(tmp_path: Path) -> Iterator[Ebm]:
+    with load(write_bundle(tmp_path / "conditional.ebm", cond=True), "onnxruntime", threads=1) as ebm:
+        yield ebm
+
+
+class TestScore:
+    def test_energy_and_unscaled_gradient(self, plain: Ebm) -> None:
+        energy, grad = plain.score(X)
+        np.testing.assert_allclose(energy, 0.5 * (X**2).sum(axis=1), rtol=1e-6)
+        np.testing.assert_allclose(grad, X, rtol=1e-6)
+        assert energy.dtype == grad.dtype == np.float32
+
+    def test_results_are_the_callers(self, plain: Ebm) -> None:
+        energy, grad = plain.score(X)
+        kept = energy.copy(), grad.copy()
+        plain.score(X * 2)
+        np.testing.assert_array_equal((energy, *grad.T), (kept[0], *kept[1].T))
+
+    @pytest.mark.parametrize("rows", [1, 5])
+    def test_conditions_of_all_or_of_one_row(self, conditional: Ebm, rows: int) -> None:
+        _, grad = conditional.score(X, centre=CENTRE[:rows])
+        np.testing.assert_allclose(grad, X - CENTRE[:rows], rtol=1e-5, atol=1e-6)
+
+    def test_other_types_and_layouts(self, conditional: Ebm) -> None:
+        _, expected = conditional.score(X, centre=CENTRE)
+        _, grad = conditional.score(np.asfortranarray(X.astype(np.float64)), centre=CENTRE.T.copy().T)
+        np.testing.assert_array_equal(grad, expected)
+        assert conditional.score([[1, 2, 3]], centre=[[0, 0, 0]])[1].tolist() == [[1, 2, 3]]
+
+    def test_batches(self, tmp_path: Path) -> None:
+        bundle = write_bundle(tmp_path / "m.ebm", cond=True)
+        with load(bundle, "onnxruntime", max_batch=2) as ebm:
+            for centre in (CENTRE, CENTRE[:1]):
+                energy, grad = ebm.score(X, centre=centre)
+                np.testing.assert_allclose(grad, X - centre, rtol=1e-5, atol=1e-6)
+                np.testing.assert_allclose(energy, 0.5 * ((X - centre) ** 2).sum(axis=1), rtol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("x", "cond", "message"),
+        [
+            (X[0], {"centre": CENTRE}, "x: expected shape [B, 3], got [3]"),
+            (X[:, :2], {"centre": CENTRE}, "x: expected shape [B, 3], got [5, 2]"),
+            (X[:0], {"centre": CENTRE}, "x: expected shape [B, 3], got [0, 3]"),
+            (X.astype(complex), {"centre": CENTRE}, "x: expected float32, got an array of complex128"),
+            ("x", {"centre": CENTRE}, "x: expected float32, got an array of <U1"),
+            (
+                X,
+                {},
+                "the model needs the conditioning input 'centre': pass centre= an array of float32 [B, 3], B being 5",
+            ),
+            (X, {"center": CENTRE}, "'center' is not an input of this model; did you mean 'centre'?"),
+            (X, {"centre": CENTRE, "zzz": 1}, "'zzz' is not an input of this model; its inputs are centre"),
+            (X, {"centre": CENTRE[:3]}, "centre: expected shape [5 or 1, 3], got [3, 3]"),
+            (X, {"centre": CENTRE[0]}, "centre: expected shape [5 or 1, 3], got [3]"),
+            (X[:1], {"centre": CENTRE}, "centre: expected shape [1, 3], got [5, 3]"),
+        ],
+    )
+    def test_refuses(self, conditional: Ebm, x: Any, cond: dict[str, Any], message: str) -> None:
+        with pytest.raises(UsageError, match=re.escape(message)):
+            conditional.score(x, **cond)
+
+    def test_refuses_a_condition_of_a_model_without_any(self, plain: Ebm) -> None:
+        with pytest.raises(UsageError, match="'obs' is not an input of this model; it has no other inputs than x"):
+            plain.score(X, obs=X)
+
+
+class TestSample:
+    def test_shape_type_and_seed(self, plain: Ebm) -> None:
+        samples = plain.sample(7, seed=1)
+        assert samples.shape == (7, 3) and samples.dtype == np.float32
+        np.testing.assert_array_equal(plain.sample(7, seed=1), samples)
+        assert not np.array_equal(plain.sample(7, seed=2), samples)
+
+    def test_a_chain_does_not_depend_on_how_many_there_are(self, plain: Ebm) -> None:
+        everything = plain.sample(9, seed=1)
+        np.testing.assert_allclose(plain.sample(4, seed=1), everything[:4], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(plain.sample(9, seed=1, max_batch=2), everything, rtol=1e-4, atol=1e-5)
+
+    def test_the_bundles_settings_hold_unless_overridden(self, plain: Ebm) -> None:
+        heard: list[Progress] = []
+        plain.sample(2, callback=heard.append)
+        assert heard[-1].done == heard[-1].steps == plain.sampler.steps == 20
+        plain.sample(2, callback=heard.append, steps=3)
+        assert heard[-1].steps == 3
+        plain.sample(2, callback=heard.append, config=SamplerConfig(steps=4, step_size=0.1))
+        assert heard[-1].steps == 4
+
+    def test_moments(self, plain: Ebm) -> None:
+        n, h = 20_000, 0.1
+        samples = plain.sample(n, steps=80, step_size=h).astype(np.float64)
+        variance = 1 / (1 - h / 2)  # of the chain at this step size
+        assert (abs(samples.mean(axis=0)) < 4 * np.sqrt(variance / n)).all()
+        assert (abs(samples.var(axis=0) - variance) < 4 * variance * np.sqrt(2 / n)).all()
+
+    def test_conditions_reach_each_chain(self, conditional: Ebm) -> None:
+        samples = conditional.sample(5, steps=200, noise=0.0, centre=CENTRE)
+        np.testing.assert_allclose(samples, CENTRE, atol=1e-4)
+
+    def test_starts_from_data_of_the_call_or_of_the_bundle(self, tmp_path: Path) -> None:
+        own = np.arange(6, dtype=np.float32).reshape(2, 3)
+        with load(write_bundle(tmp_path / "m.ebm", data=own), "onnxruntime") as ebm:
+            still = {"init": "data", "steps": 1, "step_size": 0.0}
+            np.testing.assert_array_equal(np.unique(ebm.sample(20, **still), axis=0), own)
+            np.testing.assert_array_equal(ebm.sample(20, data=[[7, 8, 9]], **still), [[7, 8, 9]] * 20)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"n": 0}, "n: expected a whole number of at least 1, got 0"),
+            ({"n": 2.5}, "n: expected a whole number of at least 1, got 2.5"),
+            ({"n": 2, "seed": -1}, "seed: expected a whole number from 0 to 2**64 - 1, got -1"),
+            ({"n": 2, "step_siz": 1}, "'step_siz' is neither an input of this model nor a sampler setting; did you"),
+            ({"n": 2, "steps": 0}, "steps: expected a whole number of at least 1, got 0"),
+            ({"n": 2, "init": "data"}, "pass data= an array [M, 3]"),
+            ({"n": 2, "x0": X}, "x0: expected 2 states, or 1 for all chains, got 5"),
+            ({"n": 2, "data": X[:, :2], "init": "data"}, "data: expected shape [B, 3], got [5, 2]"),
+            ({"n": 2, "max_batch": 0}, "max_batch: expected a whole number of at least 1, got 0"),
+        ],
+    )
+    def test_refuses(self, plain: Ebm, arguments: dict[str, Any], message: str) -> None:
+        with pytest.raises(UsageError, match=re.escape(message)):
+            plain.sample(**arguments)
+
+
+class TestRefine:
+    def test_is_sample_from_given_states(self, plain: Ebm) -> None:
+        before = X.copy()
+        refined = plain.refine(X, seed=3, steps=5)
+        np.testing.assert_array_equal(refined, plain.sample(5, seed=3, x0=X, steps=5))
+        np.testing.assert_array_equal(X, before)
+
+    def test_one_state_for_all(self, plain: Ebm) -> None:
+        samples = plain.sample(4, x0=X[:1], steps=1, step_size=0.0)
+        np.testing.assert_array_equal(samples, np.repeat(X[:1], 4, axis=0))
+
+    def test_refuses(self, plain: Ebm) -> None:
+        with pytest.raises(UsageError, match=r"x0: expected shape \[B, 3\], got \[3\]"):
+            plain.refine(X[0])
+
+
+class TestNames:
+    """Conditioning inputs whose names are also something else."""
+
+    def ebm(self, name: str) -> Ebm:
+        engine = FunctionEngine(lambda x, **cond: (0.5 * ((x - cond[name]) ** 2).sum(axis=1), x - cond[name]))
+        model = ModelSpec("m", TensorSpec("x", (3,), "float32"), cond=(TensorSpec(name, (3,), "float32"),))
+        return Ebm(engine, model, SamplerConfig(steps=100, step_size=0.2, noise=0.0))
+
+    def test_a_condition_wins_over_a_setting(self) -> None:
+        samples = self.ebm("noise").sample(5, noise=CENTRE)
+        np.testing.assert_allclose(samples, CENTRE, atol=1e-4)
+
+    @pytest.mark.parametrize("name", ["data", "config", "cond", "seed", "n", "self"])
+    def test_a_condition_named_like_a_parameter(self, name: str) -> None:
+        ebm = self.ebm(name)
+        np.testing.assert_allclose(ebm.sample(5, cond={name: CENTRE}), CENTRE, atol=1e-4)
+        np.testing.assert_allclose(ebm.score(X, **{name: CENTRE})[1], X - CENTRE, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("dtype", "good", "bad"),
+        [("int64", np.array([[1]], np.int32), np.array([[1.0]])), ("bool", np.array([[True]]), np.array([[1]]))],
+    )
+    def test_types_of_conditions(self, dtype: str, good: np.ndarray, bad: np.ndarray) -> None:
+        def energy(x: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            assert label.dtype == np.dtype(dtype) and label.shape == (5, 1)
+            return 0.5 * (x * x).sum(axis=1), x
+
+        model = ModelSpec("m", TensorSpec("x", (3,), "float32"), cond=(TensorSpec("label", (1,), dtype),))
+        ebm = Ebm(FunctionEngine(energy), model)
+        ebm.score(X, label=good)
+        with pytest.raises(UsageError, match=f"label: expected {dtype}, got an array of {bad.dtype}"):
+            ebm.score(X, label=bad)
+
+
+class TestLoad:
+    def test_says_what_it_picked(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "ebm_export")
+        with load(write_bundle(tmp_path / "m.ebm")) as ebm:
+            assert ebm.choice.startswith("onnxruntime fp32 (score.fp32.onnxruntime.onnx): backend left out")
+        assert caplog.messages == [f"m.ebm: {ebm.choice}"]
+
+    def test_an_engine_of_ones_own(self, tmp_path: Path) -> None:
+        bundle = write_bundle(tmp_path / "m.ebm")
+        with load(bundle, engine=FunctionEngine(lambda x: (x[:, 0], 7 * x))) as ebm:
+            np.testing.assert_allclose(ebm.score(X)[1], 7 * X, rtol=1e-6)
+            assert ebm.choice == "function: the engine that was given"
+        with pytest.raises(UsageError, match="precision='fp32' has no effect on the engine that was given"):
+            load(bundle, precision="fp32", engine=FunctionEngine(lambda x: (x[:, 0], x)))
+
+    def test_closed(self, tmp_path: Path) -> None:
+        ebm = load(write_bundle(tmp_path / "m.ebm"))
+        ebm.close()
+        ebm.close()
+        with pytest.raises(RuntimeError, match="the engine is not open"):
+            ebm.score(X)
+
+    def test_an_artifacts_largest_batch_is_kept_to(self, tmp_path: Path) -> None:
+        sizes = []
+
+        class Watched(FunctionEngine):
+            def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+                sizes.append(len(inputs["x"]))
+                return super().run(inputs)
+
+        with load(write_bundle(tmp_path / "m.ebm"), engine=Watched(lambda x: (x[:, 0], x)), max_batch=2) as ebm:
+            ebm.sample(5, steps=1, max_batch=4)
+        assert set(sizes) == {1, 2}
+
+    def test_errors(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        bundle = write_bundle(tmp_path / "m.ebm")
+        with pytest.raises(UsageError, match="threads: expected a whole number of at least 1, got 0"):
+            load(bundle, threads=0)
+        with pytest.raises(UsageError, match="backend: expected one of"):
+            load(bundle, "tvm")
+        with pytest.raises(LoadError, match="has nothing fp16; it holds onnxruntime fp32"):
+            load(bundle, precision="fp16")
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(MissingBackend, match="backend 'onnxruntime' cannot be used here: the package onnxruntime"):
+            load(bundle, "onnxruntime")
+
+    def test_damaged_artifact(self, tmp_path: Path) -> None:
+        bundle = write_bundle(tmp_path / "m.ebm")
+        (bundle / "score.fp32.onnxruntime.onnx").write_bytes(b"")
+        with pytest.raises(LoadError, match=r"score\.fp32\.onnxruntime\.onnx is damaged or was changed"):
+            load(bundle)
+
+    def test_options_the_backend_does_not_know_are_refused(self, tmp_path: Path) -> None:
+        with writing_bundle(tmp_path / "m.ebm") as folder:
+            (folder / "score.onnx").write_bytes(quadratic_graph().SerializeToString())
+            entry = artifact_entry(folder, "score.onnx", options={"turbo": True})
+            write_manifest(folder, manifest_entries([entry]))
+        with pytest.raises(UsageError, match="backend 'onnxruntime' knows the option 'providers'; it got 'turbo'"):
+            load(tmp_path / "m.ebm")

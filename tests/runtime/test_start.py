@@ -1,0 +1,46 @@
+"""Where chains start."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ebm_export.runtime import SamplerConfig, UsageError
+from ebm_export.runtime.noise import normal
+from ebm_export.runtime.start import start_states
+
+DATA = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+@pytest.mark.parametrize("init", ["normal", "uniform", "data"])
+def test_a_start_depends_on_seed_and_chain_alone(init: str) -> None:
+    config = SamplerConfig.from_dict({"init": init, "bounds": (-2, 12)})
+    everything = start_states(config, (3,), range(50), 1, DATA)
+    np.testing.assert_array_equal(start_states(config, (3,), range(20, 30), 1, DATA), everything[20:30])
+    assert not np.array_equal(start_states(config, (3,), range(50), 2, DATA), everything)
+    assert everything.dtype == np.float32
+
+
+def test_a_start_is_not_the_noise_of_a_step() -> None:
+    start = start_states(SamplerConfig(), (3,), range(10), 0)
+    assert not np.isin(start, normal(0, 0, range(10), (3,))).any()
+
+
+def test_uniform_fills_the_bounds_and_normal_is_projected_into_them() -> None:
+    uniform = start_states(SamplerConfig(init="uniform", bounds=(2, 5)), (3,), range(5000), 0)
+    assert 2 <= uniform.min() < 2.01 and 4.99 < uniform.max() <= 5
+    assert abs(uniform.mean() - 3.5) < 4 * np.sqrt(9 / 12 / uniform.size)
+    normals = start_states(SamplerConfig(bounds=(-0.5, 1)), (3,), range(1000), 0)
+    assert (normals.min(), normals.max()) == (-0.5, 1)
+
+
+def test_data_picks_every_state_about_equally_often() -> None:
+    picked = start_states(SamplerConfig(init="data"), (3,), range(4000), 0, DATA)
+    states, counts = np.unique(picked, axis=0, return_counts=True)
+    np.testing.assert_array_equal(states, DATA)
+    assert abs(counts - 1000).max() < 4 * np.sqrt(4000 * 0.25 * 0.75)
+
+
+def test_data_without_states() -> None:
+    with pytest.raises(UsageError, match=r'init="data" starts .* there are none: pass data= an array \[M, 3\]'):
+        start_states(SamplerConfig(init="data"), (3,), range(2), 0)

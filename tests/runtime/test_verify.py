@@ -1,0 +1,184 @@
+"""The comparison with golden data, on engines that are off by a known amount."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ebm_export.runtime import EngineMismatch, FunctionEngine, LoadError, UsageError
+from ebm_export.runtime.verify import StageResult, check_engine, tolerance, verify_bundle
+
+from .tiny_bundle import golden_data, write_bundle
+
+
+def quadratic(
+    grad: Callable[[np.ndarray], np.ndarray] = lambda grad: grad,
+    energy: Callable[[np.ndarray], np.ndarray] = lambda energy: energy,
+) -> FunctionEngine:
+    """The golden data's own energy with something done to its answers."""
+    return FunctionEngine(lambda x: (energy(0.5 * (x * x).sum(axis=1)), grad(x)))
+
+
+def check(engine: FunctionEngine, precision: str = "fp32", **changes: np.ndarray) -> list[StageResult]:
+    with engine:
+        return check_engine(engine, golden_data() | changes, precision)
+
+
+def test_the_same_engine_passes_at_every_stage_and_batch_size() -> None:
+    results = check(quadratic())
+    assert [(result.stage, result.step, result.batch) for result in results] == [
+        (stage, 10 * stage, batch) for stage in range(4) for batch in (1, 3, 8)
+    ]
+    assert all(result.passed for result in results)
+    assert max(result.relative_error for result in results) < 1e-6
+
+
+def test_conditions_reach_the_engine() -> None:
+    engine = FunctionEngine(lambda x, centre: (0.5 * ((x - centre) ** 2).sum(axis=1), x - centre))
+    with engine:
+        assert all(result.passed for result in check_engine(engine, golden_data(cond=True), "fp32"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "off", "passed"),
+    [
+        ("fp32", 0.9e-4, True),
+        ("fp32", 1.2e-4, False),
+        ("fp16", 0.045, True),
+        ("fp16", 0.055, False),
+        ("bf16", 0.045, True),
+    ],
+)
+def test_relative_error(precision: str, off: float, passed: bool) -> None:
+    results = check(quadratic(grad=lambda grad: grad * (1 + off)), precision)
+    assert all(result.passed == passed for result in results)
+    np.testing.assert_allclose([result.relative_error for result in results], off, rtol=0.01)
+
+
+def test_one_bad_sample_fails_the_batches_that_hold_it() -> None:
+    def spoil(grad: np.ndarray) -> np.ndarray:
+        grad = grad.copy()
+        grad[grad[:, 0] == golden_data()["x"][2, 6, 0]] *= 1.01
+        return grad
+
+    failed = [(result.stage, result.batch) for result in check(quadratic(grad=spoil)) if not result.passed]
+    assert failed == [(2, 8)]
+
+
+def test_fp32_may_be_off_by_twice_what_pytorch_is() -> None:
+    off = quadratic(grad=lambda grad: grad * (1 + 3e-3))
+    loose = np.full((4, 8), 2e-3)
+    assert all(result.passed for result in check(off, reference_error=loose))
+    assert not any(result.passed for result in check(off, reference_error=loose / 2))
+
+
+def test_low_precision_judges_the_direction_too() -> None:
+    def turn(grad: np.ndarray) -> np.ndarray:
+        side = np.cross(grad, np.ones(3, np.float32))
+        side *= 0.047 * np.linalg.norm(grad, axis=1, keepdims=True) / np.linalg.norm(side, axis=1, keepdims=True)
+        return grad + side
+
+    result = check(quadratic(grad=turn), "fp16")[0]
+    assert result.relative_error < 0.05 and result.cosine < 0.999 and not result.passed
+
+
+def test_energy_is_relative_to_the_larger_of_itself_and_the_spread() -> None:
+    golden = golden_data()
+    shift = 0.9e-4 * float(np.std(golden["energy"]))
+    assert all(result.passed for result in check(quadratic(energy=lambda energy: energy + shift)))
+    results = check(quadratic(energy=lambda energy: energy + 1.5 * max(golden["energy"].max(), 1) * 1e-4))
+    assert not any(result.passed for result in results)
+    assert min(result.energy_error for result in results) > 1e-4
+
+
+def test_answers_that_are_not_finite_fail() -> None:
+    results = check(quadratic(grad=lambda grad: grad * np.nan))
+    assert all(result.relative_error == np.inf and not result.passed for result in results)
+    results = check(quadratic(energy=lambda energy: energy + np.nan))
+    assert all(result.energy_error == np.inf and not result.passed for result in results)
+
+
+class TestZeroReference:
+    """A gradient of zero is judged by the typical gradient of its stage."""
+
+    def golden(self) -> dict[str, np.ndarray]:
+        golden = golden_data()
+        golden["x"][1, 0] = 0
+        golden["grad"][1, 0] = 0
+        golden["energy"][1, 0] = 0
+        return golden
+
+    @pytest.mark.parametrize(("off", "passed"), [(0.5e-4, True), (3e-4, False)])
+    def test_one_sample(self, off: float, passed: bool) -> None:
+        golden = self.golden()
+        typical = np.median(np.linalg.norm(golden["grad"][1, 1:], axis=1))
+
+        def add(grad: np.ndarray) -> np.ndarray:
+            zero = (grad == 0).all(axis=1, keepdims=True)
+            return (grad + zero * off * typical / np.sqrt(3)).astype(np.float32)
+
+        single = check(quadratic(grad=add), **golden)[3]
+        assert (single.stage, single.batch) == (1, 1)
+        np.testing.assert_allclose(single.relative_error, off, rtol=1e-3)
+        assert single.cosine == 1 and single.passed == passed
+
+    def test_a_whole_stage_and_everything(self) -> None:
+        golden = self.golden()
+        golden["x"][1], golden["grad"][1], golden["energy"][1] = 0, 0, 0
+        assert all(result.passed for result in check(quadratic(), **golden))
+        zeros = {name: np.zeros_like(golden[name]) for name in ("x", "grad", "energy")}
+        assert all(result.passed for result in check(quadratic(), **(golden | zeros)))
+        assert not any(result.passed for result in check(quadratic(grad=lambda grad: grad + 1), **(golden | zeros)))
+
+    def test_zero_where_the_reference_is_not(self) -> None:
+        result = check(quadratic(grad=lambda grad: grad * 0), "fp16")[0]
+        assert (result.cosine, result.relative_error, result.passed) == (0, 1, False)
+
+
+def test_outputs_of_another_shape() -> None:
+    with pytest.raises(EngineMismatch, match=r"stage 0, batch 1: output 'grad' should be \(1, 3\), got \(1, 2\)"):
+        check(FunctionEngine(lambda x: (x[:, 0], x[:, :2])))
+
+
+def test_unknown_precision() -> None:
+    with pytest.raises(UsageError, match="precision 'int8' is not judged gradient by gradient; those that are: fp32"):
+        check(quadratic(), "int8")
+
+
+def test_tolerances_in_words_and_in_json() -> None:
+    assert tolerance("fp32").describe() == (
+        "relative error up to 0.0001, energy error up to 0.0001 "
+        "(or 2 times PyTorch's own float32 error where that is more)"
+    )
+    assert tolerance("bf16").describe() == "relative error up to 0.05, energy error up to 0.05, cosine from 0.999"
+    assert tolerance("fp16").to_dict()["cosine"] == 0.999
+
+
+class TestVerifyBundle:
+    def test_passes(self, tmp_path: Path) -> None:
+        told: list[tuple[str, int, int]] = []
+        rows = verify_bundle(
+            write_bundle(tmp_path / "m.ebm", cond=True), threads=1, progress=lambda *what: told.append(what)
+        )
+        assert [(row["file"], row["backend"], row["result"]) for row in rows] == [
+            ("score.fp32.onnxruntime.onnx", "onnxruntime", "passed")
+        ]
+        assert rows[0]["relative_error"] < 1e-6
+        assert told == [("verifying score.fp32.onnxruntime.onnx", 0, 1)]
+
+    def test_fails_against_other_golden_data(self, tmp_path: Path) -> None:
+        bundle = write_bundle(tmp_path / "m.ebm", files={})
+        golden = golden_data()
+        golden["grad"] *= 1.01
+        np.savez(bundle / "golden.npz", allow_pickle=False, **golden)
+        manifest = bundle / "manifest.json"
+        text = manifest.read_text()
+        manifest.write_text(text[: text.index(' "files": {\n  "golden.npz"')].rstrip().rstrip(",") + "}")
+        assert verify_bundle(bundle)[0]["result"] == "failed"
+
+    def test_nothing_fits(self, tmp_path: Path) -> None:
+        with pytest.raises(LoadError, match="nothing to verify for this choice; it holds onnxruntime fp32"):
+            verify_bundle(write_bundle(tmp_path / "m.ebm"), precision="fp16")
