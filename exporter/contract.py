@@ -106,7 +106,7 @@ def check_independence(
     for kept in (0, size - 1):
         changed = [_others_changed(value, kept) for value in rows]
         after = _energies(module, changed, reduce)
-        gap = _gap(before[kept : kept + 1], after[kept : kept + 1], float(before.abs().max()))
+        gap = _gap(before[kept : kept + 1], after[kept : kept + 1], _largest(before))
         if gap:
             raise ContractError(
                 f"the energy of sample {kept} changes with the other samples of its batch ({gap}); expected it to "
@@ -260,11 +260,15 @@ def _energies(
 def _gap(first: torch.Tensor, second: torch.Tensor, largest: float = 0.0) -> str:
     """Describes the largest difference, or is empty where there is none beyond rounding; NaN equals NaN here."""
     difference = (first - second).abs().nan_to_num(nan=0.0)
-    allowed = _ROUNDING * max(largest, float(first.abs().nan_to_num(0.0, 0.0, 0.0).max()))
+    allowed = _ROUNDING * max(largest, _largest(first))
     if not difference.numel() or float(difference.max()) <= allowed:
         return ""
     place = int(difference.flatten().argmax())
     return f"{first.flatten()[place].item():.6g} and {second.flatten()[place].item():.6g}"
+
+
+def _largest(values: torch.Tensor) -> float:
+    return float(values.abs().nan_to_num(0.0, 0.0, 0.0).max()) if values.numel() else 0.0
 
 
 def _others_changed(value: torch.Tensor, kept: int) -> torch.Tensor:

@@ -69,14 +69,13 @@ def _candidates(
     """Returns what can be picked, best first, and for each artifact that was considered and cannot a line why."""
     fitting, passed_over = [], []
     for name in BACKENDS if backend is None else (backend,):
-        missing = available(name)
         for target in LOADABLE[name]:
             for artifact in bundle.artifacts:
                 if artifact.role != "score" or artifact.target != target:
                     continue
                 if precision is not None and artifact.precision != precision:
                     continue
-                cannot = missing or why_not(artifact)
+                cannot = why_not(artifact)
                 if cannot is not None:
                     passed_over.append(f"not {artifact.path} on {name}: {cannot}")
                 elif backend is None and artifact.status != _VERIFIED:

@@ -38,7 +38,7 @@ class Ebm:
     `load` makes one from a bundle. Made directly, it runs any engine, such as a `FunctionEngine`.
 
     Args:
-        engine: an open engine; closed with the Ebm.
+        engine: open by the time of the first call; closed with the Ebm.
         model: what the energy takes.
         sampler: settings that calls start from.
         data: [M, *S] float32 states for init="data", where a call gives none.
@@ -260,6 +260,6 @@ def load(
                 raise UsageError(f"{name}={value!r} has no effect on the engine that was given: leave one of them out")
         choice = f"{engine.backend}: the engine that was given"
     _LOG.info("%s: %s", bundle.path.name, choice)
-    data = bundle.data()
-    engine.open()
-    return Ebm(engine, bundle.model, bundle.sampler, data=data, max_batch=max_batch, choice=choice)
+    ebm = Ebm(engine, bundle.model, bundle.sampler, data=bundle.data(), max_batch=max_batch, choice=choice)
+    engine.open()  # last, so that no error leaves an open engine behind
+    return ebm

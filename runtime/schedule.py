@@ -27,6 +27,8 @@ def spread(setting: Schedule, steps: int) -> np.ndarray:
         [steps] float64.
     """
     entries = np.atleast_1d(np.asarray(setting, dtype=np.float64))  # [m]
+    if steps == 1:  # all entries would stand at position 0, where np.interp takes the last
+        return np.array(entries[:1])
     return np.interp(np.arange(steps), np.linspace(0, steps - 1, num=len(entries)), entries)
 
 

@@ -16,19 +16,15 @@ the whole stage is zero; 1 where everything is), and its cosine counts as 1: the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from .backends import available, backend_of, open_engine
-from .bundle import Bundle
 from .engine import Engine
-from .errors import EngineMismatch, LoadError, UsageError
-from .manifest import Artifact
+from .errors import EngineMismatch, UsageError
 
-__all__ = ["BATCHES", "StageResult", "Tolerance", "check_engine", "tolerance", "verify_bundle"]
+__all__ = ["BATCHES", "StageResult", "Tolerance", "check_engine", "tolerance"]
 
 BATCHES = (slice(0, 1), slice(1, 4), slice(0, 8))
 """Rows of each stage that make the batches of 1, 3 and 8."""
@@ -141,87 +137,6 @@ def check_engine(engine: Engine, golden: Mapping[str, np.ndarray], precision: st
             batch = {name: array[stage][rows] for name, array in golden.items() if name != "step"}
             results.append(_check_batch(engine, batch, limits, spread, typical[stage], stage, int(step)))
     return results
-
-
-def verify_bundle(
-    path: str | Path,
-    *,
-    backend: str | None = None,
-    precision: str | None = None,
-    threads: int | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> list[dict[str, Any]]:
-    """Repeats the comparison with PyTorch on this machine, for every artifact of a bundle that fits.
-
-    Args:
-        path: the bundle's folder.
-        backend: only artifacts of this backend; None means all.
-        precision: only artifacts of this precision; None means all.
-        threads: threads that one engine call may use.
-        progress: called with (what is being done, artifacts done, artifacts in all).
-
-    Returns:
-        One row per artifact: "file", "backend", "precision", "result" ("passed", "failed" or "not run"), "note", and
-        for those that ran the worst "relative_error", "cosine" and "energy_error" over all stages.
-
-    Raises:
-        LoadError: the bundle cannot be read, is damaged, or has no artifact that fits.
-    """
-    bundle = Bundle(path)
-    fitting = [
-        artifact
-        for artifact in bundle.artifacts
-        if artifact.role == "score"
-        and backend in (None, backend_of(artifact.target))
-        and precision in (None, artifact.precision)
-    ]
-    if not fitting:
-        held = ", ".join(f"{artifact.target} {artifact.precision}" for artifact in bundle.artifacts)
-        raise LoadError(f"the bundle {bundle.path} has nothing to verify for this choice; it holds {held}")
-    golden = bundle.golden()
-    rows = []
-    for done, artifact in enumerate(fitting):
-        if progress is not None:
-            progress(f"verifying {artifact.path}", done, len(fitting))
-        rows.append(_verify_artifact(bundle, artifact, golden, threads))
-    return rows
-
-
-def _verify_artifact(
-    bundle: Bundle, artifact: Artifact, golden: Mapping[str, np.ndarray], threads: int | None
-) -> dict[str, Any]:
-    """Returns the row of one artifact."""
-    backend = backend_of(artifact.target)
-    row: dict[str, Any] = {"file": artifact.path, "backend": backend, "precision": artifact.precision}
-    reason = available(backend)
-    if reason is not None:
-        return {**row, "result": "not run", "note": reason}
-    engine = open_engine(
-        backend,
-        bundle.file_of(artifact),
-        precision=artifact.precision,
-        threads=threads,
-        options=dict(artifact.options),
-    )
-    try:
-        engine.open()
-    except LoadError as error:
-        # A typed ONNX file is there for other engines too: that this one lacks its types is no failure of the file.
-        if artifact.target != "onnx":
-            raise
-        return {**row, "result": "not run", "note": str(error)}
-    try:
-        stages = check_engine(engine, golden, artifact.precision)
-    finally:
-        engine.close()
-    return {
-        **row,
-        "result": "passed" if all(stage.passed for stage in stages) else "failed",
-        "note": f"allowed: {tolerance(artifact.precision).describe()}",
-        "relative_error": max(stage.relative_error for stage in stages),
-        "cosine": min(stage.cosine for stage in stages),
-        "energy_error": max(stage.energy_error for stage in stages),
-    }
 
 
 def _check_batch(

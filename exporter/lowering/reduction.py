@@ -124,16 +124,20 @@ def _count(shape: Sequence[Dim]) -> int:
 @lowers(aten.max.dim, aten.min.dim)
 def _extremum(context: Context, x: Node, dim: int, keepdim: bool = False) -> tuple[ir.Value, ir.Value]:
     largest = context.node.target is aten.max.dim
-    value, shape = context.value(x), context.node.meta["shape"][0]
+    own, shape = context.type_of(x), context.node.meta["shape"][0]
+    computed = INT32 if own == BOOL else own
+    value = context.value(x, computed)
     axis = int(dim) % max(len(context.shape_of(x)), 1)
     extremum = context.op(
         "ReduceMax" if largest else "ReduceMin",
         value,
         context.emit.ints([axis]),
-        dtype=context.type_of(x),
+        dtype=computed,
         shape=shape,
         keepdims=int(keepdim),
     )
+    if own == BOOL:
+        extremum = context.op("Cast", extremum, dtype=BOOL, shape=shape, to=BOOL.value)
     kind = "ArgMax" if largest else "ArgMin"
     return extremum, context.op(kind, value, dtype=INT64, shape=shape, axis=axis, keepdims=int(keepdim))
 

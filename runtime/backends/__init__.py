@@ -15,7 +15,6 @@ __all__ = ["BACKENDS", "LOADABLE", "available", "backend_of", "open_engine"]
 BACKENDS = ("tensorrt", "openvino", "onnxruntime")
 """Every backend that reads files, fastest first where several can run here (DESIGN, section 8)."""
 
-
 LOADABLE = {"tensorrt": ("tensorrt",), "openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx")}
 """The targets whose files each backend can load, the one written for it first."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ebm_export.runtime import Bundle, LoadError, MissingBackend, UsageError, backends, choice
+from ebm_export.runtime import Bundle, LoadError, MissingBackend, UsageError, backends, choice, runnable
 from ebm_export.runtime.choice import choose
 
 from .tiny_bundle import manifest_entries, write_manifest, writing_bundle
@@ -23,6 +23,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         return None if backend in usable else f"no {backend} here"
 
     monkeypatch.setattr(choice, "available", available)
+    monkeypatch.setattr(runnable, "available", available)
     return usable
 
 

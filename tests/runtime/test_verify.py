@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ebm_export.runtime import EngineMismatch, FunctionEngine, LoadError, UsageError
-from ebm_export.runtime.verify import StageResult, check_engine, tolerance, verify_bundle
+from ebm_export.runtime import EngineMismatch, FunctionEngine, UsageError
+from ebm_export.runtime.verify import StageResult, check_engine, tolerance
 
-from .tiny_bundle import golden_data, write_bundle
+from .tiny_bundle import golden_data
 
 
 def quadratic(
@@ -155,30 +154,3 @@ def test_tolerances_in_words_and_in_json() -> None:
     )
     assert tolerance("bf16").describe() == "relative error up to 0.05, energy error up to 0.05, cosine from 0.999"
     assert tolerance("fp16").to_dict()["cosine"] == 0.999
-
-
-class TestVerifyBundle:
-    def test_passes(self, tmp_path: Path) -> None:
-        told: list[tuple[str, int, int]] = []
-        rows = verify_bundle(
-            write_bundle(tmp_path / "m.ebm", cond=True), threads=1, progress=lambda *what: told.append(what)
-        )
-        assert [(row["file"], row["backend"], row["result"]) for row in rows] == [
-            ("score.fp32.onnxruntime.onnx", "onnxruntime", "passed")
-        ]
-        assert rows[0]["relative_error"] < 1e-6
-        assert told == [("verifying score.fp32.onnxruntime.onnx", 0, 1)]
-
-    def test_fails_against_other_golden_data(self, tmp_path: Path) -> None:
-        bundle = write_bundle(tmp_path / "m.ebm", files={})
-        golden = golden_data()
-        golden["grad"] *= 1.01
-        np.savez(bundle / "golden.npz", allow_pickle=False, **golden)
-        manifest = bundle / "manifest.json"
-        text = manifest.read_text()
-        manifest.write_text(text[: text.index(' "files": {\n  "golden.npz"')].rstrip().rstrip(",") + "}")
-        assert verify_bundle(bundle)[0]["result"] == "failed"
-
-    def test_nothing_fits(self, tmp_path: Path) -> None:
-        with pytest.raises(LoadError, match="nothing to verify for this choice; it holds onnxruntime fp32"):
-            verify_bundle(write_bundle(tmp_path / "m.ebm"), precision="fp16")

@@ -15,9 +15,23 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["FAMILIES", "Case", "CondSpec", "all_cases", "arguments", "draw", "reference_energy"]
+__all__ = ["FAMILIES", "Case", "CondSpec", "all_cases", "arguments", "draw", "parameter_names", "reference_energy"]
 
-FAMILIES = ("activation", "convolution", "elementwise", "linear", "normalization", "pooling", "resampling", "attention", "recurrent", "indexing", "reduction")
+FAMILIES = (
+    "activation",
+    "attention",
+    "convolution",
+    "elementwise",
+    "indexing",
+    "linear",
+    "literature",
+    "normalization",
+    "pooling",
+    "recurrent",
+    "reduction",
+    "resampling",
+    "third_party",
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +87,9 @@ def _draw_x(case: Case, generator: np.random.Generator, batch: int) -> np.ndarra
         return generator.uniform(*case.range, size=shape)
     if case.spread:
         count = int(np.prod(case.x))
-        grid = np.stack([generator.permutation(count) for _ in range(batch)]) + generator.uniform(0.3, 0.7, (batch, count))
+        grid = np.stack([generator.permutation(count) for _ in range(batch)]) + generator.uniform(
+            0.3, 0.7, (batch, count)
+        )
         return (case.x_scale * (4 * grid / count - 2)).reshape(shape)
     x = case.x_scale * generator.standard_normal(shape)
     return np.abs(x) + 0.2 if case.positive else x
@@ -115,6 +131,14 @@ def draw(case: Case, seed: int, batch: int) -> dict[str, np.ndarray]:
     return inputs
 
 
+def parameter_names(module: nn.Module, inputs: Mapping[str, np.ndarray]) -> list[str]:
+    """Returns the names of the drawn inputs in the order of the parameters of ``module.forward``."""
+    names = [name for name in inspect.signature(module.forward).parameters if name in inputs]
+    if len(names) != len(inputs):
+        raise ValueError(f"forward of {type(module).__name__} has the parameters {names}, the case has {list(inputs)}")
+    return names
+
+
 def arguments(
     module: nn.Module, inputs: Mapping[str, np.ndarray], dtype: torch.dtype = torch.float32
 ) -> tuple[torch.Tensor, ...]:
@@ -128,10 +152,7 @@ def arguments(
     Returns:
         New tensors, in the order of the parameters of ``module.forward``.
     """
-    names = [name for name in inspect.signature(module.forward).parameters if name in inputs]
-    if len(names) != len(inputs):
-        raise ValueError(f"forward of {type(module).__name__} has the parameters {names}, the case has {list(inputs)}")
-    tensors = (torch.tensor(inputs[name]) for name in names)
+    tensors = (torch.tensor(inputs[name]) for name in parameter_names(module, inputs))
     return tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors)
 
 

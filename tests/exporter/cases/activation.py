@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import Case
-from .op_energy import module_case, op_case
+from .op_energy import module_case, op_case, rounded
 
 __all__ = ["CASES"]
 
@@ -94,7 +94,16 @@ CASES: dict[str, Case] = {
     "maxout": op_case(lambda x: x.unflatten(1, (3, 2)).amax(2), (6, 5)),
     "snake": op_case(lambda x, a: x + torch.sin(a * x).square() / (a.square() + 0.1).sqrt(), S, (3, 1)),
     "sine": op_case(lambda x, w: torch.sin(3.0 * (x @ w)), (4,), (4, 6)),
-    "relu_exactly_zero": op_case(lambda x: F.relu(torch.round(x)) * (x + 1), S),
-    "abs_exactly_zero": op_case(lambda x: torch.abs(F.relu(x)) + x.sin(), S),
-    "leaky_then_relu_zero": op_case(lambda x: F.leaky_relu(F.relu(x) * x, 0.3) + x.cos(), S),
+    # exactly at the kink
+    "relu_at_zero": op_case(lambda x: F.relu(rounded(x)) + x.sin(), S),
+    "relu6_at_bounds": op_case(lambda x: F.relu6(rounded(x)) / 6 + x.sin(), S, x_scale=4.0),
+    "leaky_relu_at_zero": op_case(lambda x: F.leaky_relu(rounded(x), 0.3) + x.sin(), S),
+    "elu_at_zero": op_case(lambda x: F.elu(rounded(x), 0.5) + x.sin(), S),
+    "prelu_at_zero": op_case(lambda x, w: F.prelu(rounded(x), w) + x.sin(), S, (1,)),
+    "hardtanh_at_bounds": op_case(lambda x: F.hardtanh(rounded(x)) + x.sin(), S),
+    "hardsigmoid_at_bounds": op_case(lambda x: F.hardsigmoid(rounded(x)) + x.sin(), S, x_scale=3.0),
+    "hardswish_at_bounds": op_case(lambda x: F.hardswish(rounded(x)) + x.sin(), S, x_scale=3.0),
+    "softshrink_at_bounds": op_case(lambda x: F.softshrink(rounded(x), 1.0) + x.sin(), S),
+    "hardshrink_at_bounds": op_case(lambda x: F.hardshrink(rounded(x), 1.0) + x.sin(), S),
+    "threshold_at_bound": op_case(lambda x: F.threshold(rounded(x), 1.0, 0.3) + x.sin(), S),
 }

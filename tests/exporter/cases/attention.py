@@ -212,7 +212,9 @@ CASES: dict[str, Case] = {
         lambda x: sdpa(x, attn_mask=torch.arange(5).unsqueeze(1).expand(5, 5) > 1) + x, HEADS
     ),
     "sdpa_mask_from_x": op_case(hidden_by_value, HEADS, spread=True),
-    "sdpa_cross": op_case(lambda x, k, v: F.scaled_dot_product_attention(x, k.sin() + x[:, :, :3], v + 0 * k), HEADS, (2, 3, 4), (2, 3, 4)),
+    "sdpa_cross": op_case(
+        lambda x, k, v: F.scaled_dot_product_attention(x, k.sin() + x[:, :, :3], v + 0 * k), HEADS, (2, 3, 4), (2, 3, 4)
+    ),
     "sdpa_grouped_query": op_case(grouped_query, (4, 5, 4)),
     "sdpa_large_logits": op_case(lambda x: sdpa(x, scale=20.0), HEADS),
     "encoder_layer": module_case(lambda: nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), TOKENS),

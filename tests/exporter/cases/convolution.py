@@ -172,6 +172,7 @@ CASES: dict[str, Case] = {
     "conv_transpose2d_wide_padding": module_case(lambda: nn.ConvTranspose2d(3, 4, 3, padding=2), (3, 6, 6)),
     "conv_transpose3d": module_case(lambda: nn.ConvTranspose3d(2, 3, 2, stride=2), (2, 3, 2, 3)),
     "conv_transpose3d_options": module_case(
-        lambda: nn.ConvTranspose3d(4, 4, 3, stride=(1, 2, 2), padding=1, output_padding=(0, 1, 0), groups=2), (4, 3, 2, 3)
+        lambda: nn.ConvTranspose3d(4, 4, 3, stride=(1, 2, 2), padding=1, output_padding=(0, 1, 0), groups=2),
+        (4, 3, 2, 3),
     ),
 }

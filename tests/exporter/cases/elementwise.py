@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from . import Case, CondSpec
-from .op_energy import op_case, seeded
+from .op_energy import op_case, rounded, seeded
 
 __all__ = ["CASES"]
 
@@ -128,6 +128,8 @@ CASES: dict[str, Case] = {
     "clamp_tensor_bounds": op_case(lambda x, w: torch.clamp(x, -w.abs(), w.abs()), S, (4,)),
     "clamp_bounds_from_x": op_case(lambda x: torch.clamp(x[:, :1] * 2, x[:, 1:2], x[:, 1:2] + x[:, 2:].exp()), S),
     "clamp_in_place": op_case(lambda x: (x * 2).clamp_(-1, 1) + x, S),
+    "clamp_at_bounds": op_case(lambda x: rounded(x).clamp(-1, 1) + x.sin(), S),
+    "abs_at_zero": op_case(lambda x: rounded(x).abs() + x.sin(), S),
     "clip": op_case(lambda x: torch.clip(x, -0.5, 0.5), S),
     "hinge": op_case(lambda x: F.relu(1 - x * x), S),
     # powers
@@ -197,7 +199,9 @@ CASES: dict[str, Case] = {
     "remainder": op_case(lambda x: torch.remainder(x, 0.7), S),
     "remainder_tensor": op_case(lambda x, w: torch.remainder(x, w.abs() + 0.5), S, (4,)),
     "periodic_box": op_case(lambda x: (x - 2.0 * torch.round(x / 2.0)).square(), S, x_scale=2.0),
-    "floor_divide": op_case(lambda x: torch.floor_divide(x.detach(), 0.3) * x + torch.div(x, 0.4, rounding_mode="trunc") * x, S),
+    "floor_divide": op_case(
+        lambda x: torch.floor_divide(x.detach(), 0.3) * x + torch.div(x, 0.4, rounding_mode="trunc") * x, S
+    ),
     "heaviside_by_comparison": op_case(lambda x: (x > 0.1).to(x.dtype) * x.square(), S),
     "logical": op_case(lambda x: ((x > -0.5) & ~(x > 0.5) | (x < -1.5)).to(x.dtype) * x.sin() + x, S),
     "isfinite_nan_to_num": op_case(lambda x: torch.nan_to_num(x.sin(), nan=0.0) * torch.isfinite(x), S),
@@ -269,7 +273,9 @@ CASES: dict[str, Case] = {
     "custom_function_other_gradient": op_case(lambda x: StraightThroughSign.apply(x) * x.cos(), S),
     "custom_function_scalar_argument": op_case(lambda x: ScaleGradient.apply(x.sin(), 0.3) + x, S),
     "detach": op_case(lambda x: x.sin() * x.cos().detach(), S),
-    "detach_target": op_case(lambda x, w: (torch.tanh(x @ w) - torch.tanh(x @ w).detach() * 0.5).square(), (4,), (4, 5)),
+    "detach_target": op_case(
+        lambda x, w: (torch.tanh(x @ w) - torch.tanh(x @ w).detach() * 0.5).square(), (4,), (4, 5)
+    ),
     "no_grad_block": op_case(with_no_grad, S),
     "enable_grad_block": op_case(with_enable_grad, S),
     "checkpoint": Case(seeded(lambda: Checkpointed(use_reentrant=False)), (4,)),

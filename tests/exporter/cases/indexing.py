@@ -177,9 +177,7 @@ CASES: dict[str, Case] = {
     "index_batch_and_label": Case(
         seeded(lambda: OnLabel(lambda x, i: x[torch.arange(x.shape[0]), i] * x.sum(1))), S, LABEL
     ),
-    "index_bool_constant": op_case(
-        lambda x: x[:, torch.tensor([True, False, True, True]), :], S
-    ),
+    "index_bool_constant": op_case(lambda x: x[:, torch.tensor([True, False, True, True]), :], S),
     "index_bool_two_dims": op_case(lambda x: x[:, torch.ones(4, 5, dtype=torch.bool).tril()], S),
     "index_negative": op_case(lambda x: x[:, [-1, -3]] * x[..., -2:].sum(-1, keepdim=True).mean(1, keepdim=True), S),
     "slice_step": op_case(lambda x: x[:, ::2, 1::3], S),
@@ -198,9 +196,7 @@ CASES: dict[str, Case] = {
         seeded(lambda: OnMask(lambda x, m: x.masked_fill(m, float("-inf")).softmax(-1) * x)), S, MASK
     ),
     "where_mask": Case(seeded(lambda: OnMask(lambda x, m: torch.where(m, x.sin(), x.flip(1)))), S, MASK),
-    "masked_mean": Case(
-        seeded(lambda: OnMask(lambda x, m: (x * ~m).sum(-1) / (~m).sum(-1).clamp(min=1))), S, MASK
-    ),
+    "masked_mean": Case(seeded(lambda: OnMask(lambda x, m: (x * ~m).sum(-1) / (~m).sum(-1).clamp(min=1))), S, MASK),
     "one_hot": Case(seeded(OneHot), (5,), LABEL),
     # placing
     "scatter": op_case(lambda x: x.sin().scatter(2, x.argmax(2, keepdim=True), 2 * x[:, :, :1]), S, spread=True),
@@ -211,7 +207,10 @@ CASES: dict[str, Case] = {
         PLACES,
     ),
     "scatter_reduce_mean": op_case(
-        lambda x: x.scatter_reduce(1, torch.tensor([0, 2, 2, 1])[None, :, None].expand(x.shape[0], 4, 5), x.sin(), "mean"), S
+        lambda x: x.scatter_reduce(
+            1, torch.tensor([0, 2, 2, 1])[None, :, None].expand(x.shape[0], 4, 5), x.sin(), "mean"
+        ),
+        S,
     ),
     "index_add": op_case(lambda x: x.index_add(1, torch.tensor([1, 1, 3]), x[:, :3].sin(), alpha=2.0), S),
     "index_copy": op_case(lambda x: x.index_copy(1, torch.tensor([2, 0]), x[:, 2:].square()), S),
@@ -220,14 +219,14 @@ CASES: dict[str, Case] = {
     "index_put_accumulate": op_case(lambda x: index_put(x, accumulate=True), S),
     "slice_scatter": op_case(lambda x: torch.slice_scatter(x, x[:, :2].sin(), dim=1, start=1, end=4, step=2), S),
     "select_scatter": op_case(lambda x: torch.select_scatter(x, x[:, 0].square(), 1, 2), S),
-    "diagonal_scatter": op_case(
-        lambda x: torch.diagonal_scatter(x.sin(), x[:, :, 0], dim1=1, dim2=2), S
-    ),
+    "diagonal_scatter": op_case(lambda x: torch.diagonal_scatter(x.sin(), x[:, :, 0], dim1=1, dim2=2), S),
     "diag_embed": op_case(lambda x: torch.diag_embed(x, offset=1) @ torch.ones(6, 2, dtype=x.dtype), S),
     "message_passing": Case(seeded(MessagePassing), S),
     # joining and cutting
     "cat": op_case(lambda x: torch.cat([x, x.sin(), x[:, :1]], dim=1), S),
-    "cat_negative_dim_constant": op_case(lambda x, w: torch.cat([x, w.expand(x.shape[0], 4, 2)], -1).cumsum(-1), S, (1, 4, 2)),
+    "cat_negative_dim_constant": op_case(
+        lambda x, w: torch.cat([x, w.expand(x.shape[0], 4, 2)], -1).cumsum(-1), S, (1, 4, 2)
+    ),
     "stack": op_case(lambda x: torch.stack([x, x.sin()], dim=2), S),
     "stack_last": op_case(lambda x: torch.stack([x[:, 0], x[:, 1] * x[:, 2]], dim=-1), S),
     "split": op_case(lambda x: x.split(2, dim=2)[0] * x.split(2, dim=2)[1] + x.split(2, dim=2)[2], S),

@@ -129,7 +129,12 @@ CASES: dict[str, Case] = {
     "mlp": Case(seeded(Mlp), (5,)),
     "mlp_column_output": Case(seeded(lambda: Mlp(squeeze=False)), (5,)),
     "mlp_negative": Case(seeded(Mlp), (5,), energy="negative"),
-    "mlp_logsumexp": Case(seeded(lambda: nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4))), (5,), energy="logsumexp", wrt="input"),
+    "mlp_logsumexp": Case(
+        seeded(lambda: nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4))),
+        (5,),
+        energy="logsumexp",
+        wrt="input",
+    ),
     "bilinear": Case(seeded(SkipBilinear), (4,)),
     "bilinear_condition": Case(seeded(ConditionedBilinear), (4,), {"context": CondSpec((3,))}),
     "bilinear_3d": op_case(lambda x, w, b: F.bilinear(x, torch.sin(x), w, b), (2, 4), (3, 4, 4), (3,)),
@@ -151,9 +156,7 @@ CASES: dict[str, Case] = {
     "gram": op_case(lambda x: x @ x.mT, (4, 3)),
     "gram_features": op_case(lambda x: torch.einsum("bchw,bdhw->bcd", x, x) / 20, (3, 4, 5)),
     "bmm": op_case(lambda x: torch.bmm(x, torch.sin(x).transpose(1, 2)), (3, 4)),
-    "baddbmm": op_case(
-        lambda x, w: torch.baddbmm(w, x, x.transpose(1, 2), beta=0.5, alpha=0.3), (3, 4), (1, 3, 3)
-    ),
+    "baddbmm": op_case(lambda x, w: torch.baddbmm(w, x, x.transpose(1, 2), beta=0.5, alpha=0.3), (3, 4), (1, 3, 3)),
     "addmm": op_case(lambda x, b, w: torch.addmm(b, x, w, beta=0.5, alpha=2.0), (4,), (5,), (4, 5)),
     "addmm_input_is_x": op_case(lambda x, w: torch.addmm(x, torch.tanh(x), w, beta=-1.0), (4,), (4, 4)),
     "einsum_mv": op_case(lambda x, w: torch.einsum("bi,ij->bj", x, w), (4,), (4, 5)),

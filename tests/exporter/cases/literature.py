@@ -256,7 +256,11 @@ class Autoencoder(nn.Module):
         self.bottleneck = nn.Linear(24, 5)
         self.widen = nn.Linear(5, 24)
         self.decoder = nn.Sequential(
-            nn.ConvTranspose2d(6, 4, 4, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.ConvTranspose2d(4, 1, 4, 2, 1), nn.Tanh()
+            nn.ConvTranspose2d(6, 4, 4, 2, 1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.ConvTranspose2d(4, 1, 4, 2, 1),
+            nn.Tanh(),
         )
         randomise(self)
 
@@ -290,11 +294,20 @@ class ScoreNorm(nn.Module):
         super().__init__()
         self.net: nn.Module = (
             nn.Sequential(
-                nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.Softplus(), nn.Conv2d(4, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 1)
+                nn.Conv2d(1, 4, 3, stride=2, padding=1),
+                nn.Softplus(),
+                nn.Conv2d(4, 3, 3),
+                nn.Tanh(),
+                nn.Flatten(),
+                nn.Linear(12, 1),
             )
             if convolutional
             else nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Softplus(), nn.Linear(8, 1))
         )
+
+        with torch.no_grad():  # initial weights are so small that the score hardly depends on x
+            for parameter in self.net.parameters():
+                parameter.mul_(3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.enable_grad():
@@ -387,9 +400,7 @@ class GaussianMixture(nn.Module):
         roots = torch.tril(self.roots, -1) + torch.diag_embed(torch.diagonal(self.roots, dim1=1, dim2=2).exp())
         delta = torch.einsum("kij,bkj->bki", roots, x.unsqueeze(1) - self.means)
         log_determinant = torch.diagonal(roots, dim1=1, dim2=2).log().sum(-1)
-        return -torch.logsumexp(
-            self.logits.log_softmax(0) + log_determinant - 0.5 * delta.square().sum(-1), dim=-1
-        )
+        return -torch.logsumexp(self.logits.log_softmax(0) + log_determinant - 0.5 * delta.square().sum(-1), dim=-1)
 
 
 class TorchDistribution(nn.Module):
@@ -445,7 +456,9 @@ class LabelledEnergy(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.SiLU(), nn.Conv2d(4, 6, 3, 2, 1), nn.SiLU(), nn.Flatten())
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 4, 3, 2, 1), nn.SiLU(), nn.Conv2d(4, 6, 3, 2, 1), nn.SiLU(), nn.Flatten()
+        )
         self.embed = nn.Embedding(10, 6)
         self.join = nn.Bilinear(24, 6, 4)
         self.head = nn.Linear(4, 1)
@@ -488,7 +501,9 @@ class Molecule(nn.Module):
 
     def forward(self, x: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
         distance = (x[:, self.rows] - x[:, self.columns]).norm(dim=-1)  # [B, pairs]
-        cutoff = torch.where(distance < 4.0, 0.5 * (torch.cos(math.pi * distance / 4.0) + 1), torch.zeros_like(distance))
+        cutoff = torch.where(
+            distance < 4.0, 0.5 * (torch.cos(math.pi * distance / 4.0) + 1), torch.zeros_like(distance)
+        )
         weight = self.filter(torch.exp(-2 * (distance[..., None] - self.centres).square())) * cutoff[..., None]
         atoms = self.kinds(kind)
         for _ in range(2):

@@ -107,9 +107,7 @@ CASES: dict[str, Case] = {
     "instance_norm1d": module_case(lambda: nn.InstanceNorm1d(4), SEQUENCE),
     "instance_norm2d": module_case(lambda: nn.InstanceNorm2d(4), IMAGE),
     "instance_norm2d_affine": module_case(lambda: nn.InstanceNorm2d(4, affine=True), IMAGE),
-    "instance_norm2d_running": module_case(
-        lambda: nn.InstanceNorm2d(4, affine=True, track_running_stats=True), IMAGE
-    ),
+    "instance_norm2d_running": module_case(lambda: nn.InstanceNorm2d(4, affine=True, track_running_stats=True), IMAGE),
     "instance_norm3d": module_case(lambda: nn.InstanceNorm3d(4, affine=True, eps=1e-3), VOLUME),
     "instance_norm_functional": op_case(lambda x, w: F.instance_norm(x, weight=w), IMAGE, (4,)),
     "group_norm": module_case(lambda: nn.GroupNorm(2, 4), IMAGE),
@@ -138,9 +136,7 @@ CASES: dict[str, Case] = {
         lambda x: (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-3), SEQUENCE
     ),
     "adaptive_instance_norm": Case(seeded(FilmNorm), IMAGE),
-    "weight_norm": module_case(
-        lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 5)), nn.Tanh()), VECTOR
-    ),
+    "weight_norm": module_case(lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 5)), nn.Tanh()), VECTOR),
     "weight_norm_conv": module_case(lambda: parametrizations.weight_norm(nn.Conv2d(4, 3, 3, stride=2)), IMAGE),
     "weight_norm_all": module_case(lambda: parametrizations.weight_norm(nn.Conv1d(4, 3, 3), dim=None), SEQUENCE),
     "weight_norm_transpose": module_case(

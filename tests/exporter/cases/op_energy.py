@@ -11,7 +11,7 @@ from torch import nn
 
 from . import Case, draw
 
-__all__ = ["OpEnergy", "module_case", "op_case", "randomise", "readout_energy", "seeded"]
+__all__ = ["OpEnergy", "module_case", "op_case", "randomise", "readout_energy", "rounded", "seeded"]
 
 
 def seeded(build: Callable[[], nn.Module], seed: int = 0) -> Callable[[], nn.Module]:
@@ -38,6 +38,15 @@ def randomise(module: nn.Module) -> nn.Module:
     return module
 
 
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """round(x) with the gradient of the identity: numbers that are exactly zero or exactly equal, yet pass a gradient.
+
+    Exact in floating point, since round(x) - x is (Sterbenz). A relu makes zeros and ties as well, but its own gradient
+    is zero there, which hides whatever the operation behind it does.
+    """
+    return x + (torch.round(x) - x).detach()
+
+
 def as_rows(h: torch.Tensor) -> torch.Tensor:
     """Flattens [B, ...] to [B, F], and [B] to [B, 1]."""
     return h.unsqueeze(1) if h.dim() == 1 else h.flatten(1)
@@ -50,7 +59,9 @@ class OpEnergy(nn.Module):
     scaled or constant where it should not be is then wrong by a lot.
     """
 
-    def __init__(self, op: Callable[..., torch.Tensor], features: int, constants: tuple[torch.Tensor, ...] = ()) -> None:
+    def __init__(
+        self, op: Callable[..., torch.Tensor], features: int, constants: tuple[torch.Tensor, ...] = ()
+    ) -> None:
         super().__init__()
         self.op = op
         self.constants = len(constants)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import Case
-from .op_energy import module_case, op_case
+from .op_energy import module_case, op_case, rounded
 
 __all__ = ["CASES"]
 
@@ -48,10 +48,10 @@ CASES: dict[str, Case] = {
     "max_pool2d_dilation": module_case(lambda: nn.MaxPool2d(2, stride=2, dilation=(2, 3)), IMAGE),
     "max_pool2d_all_negative_padding": op_case(lambda x: F.max_pool2d(-x.abs() - 1, 3, 2, 1), IMAGE),
     "max_pool2d_ties": op_case(lambda x: F.max_pool2d(F.relu(x - 0.8), 2).sin() + x[:, :, :1, :1], (3, 6, 8)),
-    "max_pool2d_ties_overlapping": op_case(
-        lambda x, w: F.max_pool2d(F.relu(x - 0.3) * w, 3, 2, 1), IMAGE, (3, 1, 1)
-    ),
-    "max_pool2d_ties_rounded": op_case(lambda x: F.max_pool2d(x + (x.round() - x).detach(), 2), (3, 6, 8)),
+    "max_pool2d_ties_overlapping": op_case(lambda x, w: F.max_pool2d(F.relu(x - 0.3) * w, 3, 2, 1), IMAGE, (3, 1, 1)),
+    "max_pool2d_ties_rounded": op_case(lambda x: F.max_pool2d(rounded(x), 2), (3, 6, 8)),
+    "max_pool2d_ties_rounded_overlapping": op_case(lambda x: F.max_pool2d(rounded(x), 3, 2, 1), IMAGE),
+    "adaptive_max_pool2d_ties": op_case(lambda x: F.adaptive_max_pool2d(rounded(x), (3, 5)), IMAGE),
     "max_pool2d_peaks": op_case(peaks, IMAGE, spread=True),
     "max_pool2d_indices_unused": op_case(lambda x: F.max_pool2d(x, 2, return_indices=True)[0], (3, 6, 8)),
     "max_pool3d": module_case(lambda: nn.MaxPool3d(2), VOLUME),
@@ -102,5 +102,7 @@ CASES: dict[str, Case] = {
     # by hand
     "global_max_and_mean": op_case(lambda x: torch.cat([x.amax((2, 3)), x.mean((2, 3))], 1), IMAGE),
     "average_by_reshape": op_case(lambda x: x.unflatten(3, (4, 2)).mean(4), IMAGE),
-    "generalised_mean": op_case(lambda x: F.avg_pool2d(x.clamp(min=1e-3).pow(3), 2).pow(1 / 3), (3, 6, 8), positive=True),
+    "generalised_mean": op_case(
+        lambda x: F.avg_pool2d(x.clamp(min=1e-3).pow(3), 2).pow(1 / 3), (3, 6, 8), positive=True
+    ),
 }

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from . import Case
-from .op_energy import op_case
+from .op_energy import op_case, rounded
 
 __all__ = ["CASES"]
 
@@ -79,8 +79,7 @@ CASES: dict[str, Case] = {
     "nansum_nanmean": op_case(lambda x: x.nansum(1) * x.nanmean(1), S),
     "prod": op_case(lambda x: x.prod(-1), S),
     "prod_keepdim": op_case(lambda x: (1 + 0.3 * x).prod(1, keepdim=True) - x, S),
-    "prod_with_zero": op_case(lambda x: (x * (torch.arange(5) != 2) + 0.1 * x.sin()).prod(-1), S),
-    "prod_exact_zero": op_case(lambda x: F.relu(x + 0.8).prod(-1) + x[..., 0], (4, 3)),
+    "prod_with_zero": op_case(lambda x: rounded(x)[..., :3].prod(-1) + x[..., 3], S),
     "weighted_sum_softmax": op_case(lambda x: (x.softmax(-1) * x.sin()).sum(-1), S),
     "trace": op_case(lambda x: torch.vmap(torch.trace)(x.exp()).unsqueeze(1), (4, 4)),
     "count_nonzero": op_case(lambda x: x.square().sum(-1) / (x > 0).sum(-1).clamp(min=1), S),
@@ -95,7 +94,7 @@ CASES: dict[str, Case] = {
     "cumsum_middle": op_case(lambda x: x.cumsum(1).sin(), IMAGE),
     "cumsum_reversed": op_case(lambda x: x.flip(-1).cumsum(-1).flip(-1), S),
     "cumprod": op_case(lambda x: x.cumprod(-1), S),
-    "cumprod_with_zero": op_case(lambda x: F.relu(x + 0.5).cumprod(-1) + x.sin(), S),
+    "cumprod_with_zero": op_case(lambda x: rounded(x).cumprod(-1) + x.sin(), S),
     "logcumsumexp": op_case(lambda x: x.logcumsumexp(-1), S),
     "cummax": op_case(lambda x: x.cummax(-1).values, S, spread=True),
     "cummin": op_case(lambda x: x.cummin(1).values, S, spread=True),
@@ -107,13 +106,13 @@ CASES: dict[str, Case] = {
     "min_dim": op_case(lambda x: x.min(1).values, S, spread=True),
     "amax": op_case(lambda x: x.amax((2, 3)), IMAGE, spread=True),
     "amin_keepdim": op_case(lambda x: x - x.amin(2, keepdim=True), S, spread=True),
-    "amax_ties": op_case(lambda x: F.relu(x).amax(-1) * x.amin(-1), S),
-    "max_ties": op_case(lambda x: F.relu(x - 1).max(-1).values + x[..., 0], S),
+    "amax_ties": op_case(lambda x: rounded(x).amax(-1) + rounded(x).amin((1, 2)).unsqueeze(1), S),
+    "max_ties": op_case(lambda x: rounded(x).max(-1).values, S),
     "aminmax": op_case(lambda x: x.aminmax(dim=-1).max - x.aminmax(dim=-1).min, S, spread=True),
     "maximum": op_case(lambda x: torch.maximum(x, x.flip(1) * 2), S),
     "maximum_constant": op_case(lambda x, w: torch.maximum(x, w) + torch.minimum(x.sin(), w), S, (5,)),
     "minimum": op_case(lambda x: torch.minimum(x, x.roll(1, 1).sin()), S),
-    "maximum_equal": op_case(lambda x: torch.maximum(F.relu(x), F.relu(x) * 1.0) + torch.minimum(F.relu(x), x), S),
+    "maximum_equal": op_case(lambda x: torch.maximum(x, 2 * x.detach() - x) + x.sin(), S),
     "fmax_fmin": op_case(lambda x: torch.fmax(x, x.cos()) + torch.fmin(x, 0.3 * x), S),
     "median": op_case(lambda x: x.median(-1).values, S, spread=True),
     "quantile": op_case(lambda x: x.quantile(0.3, dim=-1), S, spread=True),
@@ -163,9 +162,7 @@ CASES: dict[str, Case] = {
     "cdist_centres_p1": op_case(lambda x, c: torch.cdist(x, c, p=1), POINTS, (4, 3)),
     "cdist_centres_infinity": op_case(lambda x, c: torch.cdist(x, c, p=float("inf")), POINTS, (4, 3)),
     "cdist_centres_p3": op_case(lambda x, c: torch.cdist(x, c, p=3.0), POINTS, (4, 3)),
-    "cdist_exact": op_case(
-        lambda x, c: torch.cdist(x, c, compute_mode="donot_use_mm_for_euclid_dist"), POINTS, (4, 3)
-    ),
+    "cdist_exact": op_case(lambda x, c: torch.cdist(x, c, compute_mode="donot_use_mm_for_euclid_dist"), POINTS, (4, 3)),
     "cdist_of_vector": op_case(lambda x, c: torch.cdist(x.unsqueeze(1), c).squeeze(1), (3,), (4, 3)),
     "cdist_batch_as_rows": op_case(torch.cdist, (3,), (4, 3)),
     "cdist_many_centres": op_case(torch.cdist, (3,), (30, 3)),
@@ -188,9 +185,9 @@ CASES: dict[str, Case] = {
     "inverse2": op_case(lambda x: x.flip(1, 2) / (determinant2(x).square() + 0.5)[:, None, None], (2, 2)),
     "cross": op_case(lambda x: torch.cross(x[:, 0], x[:, 1], dim=-1), (2, 3)),
     "dihedral": op_case(
-        lambda x: torch.atan2(
-            torch.linalg.cross(x[:, 0], x[:, 1]).norm(dim=-1), (x[:, 0] * x[:, 1]).sum(-1)
-        ).unsqueeze(1),
+        lambda x: torch.atan2(torch.linalg.cross(x[:, 0], x[:, 1]).norm(dim=-1), (x[:, 0] * x[:, 1]).sum(-1)).unsqueeze(
+            1
+        ),
         (2, 3),
     ),
     "softmax_entropy": op_case(lambda x: -(x.softmax(-1) * x.log_softmax(-1)).sum(-1), S),

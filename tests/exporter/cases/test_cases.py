@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from . import FAMILIES, Case, all_cases, arguments, draw, reference_energy
+from . import FAMILIES, Case, all_cases, arguments, draw, parameter_names, reference_energy
+from .third_party import BRANCHING
 
 BATCH = 3
 CASES = all_cases()
@@ -15,9 +16,8 @@ CASES = all_cases()
 def evaluate(case: Case, module: torch.nn.Module, seed: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Energy [B] and gradient [B, *S] at drawn inputs."""
     inputs = draw(case, seed, BATCH)
-    names = [name for name in module.forward.__code__.co_varnames if name in inputs]
     values = arguments(module, inputs, dtype)
-    x = values[names.index(case.wrt or "x")].requires_grad_()
+    x = values[parameter_names(module, inputs).index(case.wrt or "x")].requires_grad_()
     energy = reference_energy(case, module(*values))
     (gradient,) = torch.autograd.grad(energy.sum(), x)
     return energy.detach(), gradient
@@ -67,6 +67,16 @@ def test_samples_are_independent(name: str) -> None:
             one = {key: value[sample : sample + 1] for key, value in inputs.items()}
             alone = reference_energy(case, module(*arguments(module, one, torch.float64)))
             np.testing.assert_allclose(alone.numpy(), together[sample : sample + 1].numpy(), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", BRANCHING)
+def test_branching_case_is_a_sound_energy(name: str) -> None:
+    case = BRANCHING[name]
+    energy, gradient = evaluate(case, case.build().double(), 1, torch.float64)
+    assert energy.shape == (BATCH,)
+    assert torch.isfinite(energy).all()
+    assert torch.isfinite(gradient).all()
+    assert (gradient.flatten(1).norm(dim=1) > 1e-3).all()
 
 
 def test_families_have_cases() -> None:

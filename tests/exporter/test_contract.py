@@ -1,0 +1,156 @@
+"""The energy contract: each way to break it, and what the error says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ebm_export.exporter.contract import check_contract
+from ebm_export.exporter.energy import make_energy
+from ebm_export.runtime.config import SamplerConfig
+from ebm_export.runtime.errors import ContractError
+from torch import nn
+
+from .models_to_load import make_classifier
+
+X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+
+
+def net(*layers: nn.Module) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), *layers, nn.SiLU(), nn.Linear(8, 1))
+
+
+@pytest.mark.parametrize("batch", [1, 4, 16])
+def test_an_energy_passes(batch: int) -> None:
+    check_contract(make_energy(net().eval(), torch.randn(batch, 6)))
+
+
+def test_the_module_is_not_touched() -> None:
+    class Lazy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.utils.spectral_norm(nn.Linear(6, 6))
+            self.norm = nn.BatchNorm1d(6)
+            self.seen: torch.Tensor | None = None
+            self.calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.seen is None:
+                self.seen = torch.ones(6)
+            self.calls += 1
+            return (self.norm(self.conv(x)) * self.seen).square().sum(1)
+
+    model = Lazy().eval()
+    model.conv.bias.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random_state = torch.random.get_rng_state()
+    check_contract(make_energy(model, X))
+    assert model.seen is None
+    assert model.calls == 0
+    assert [p.requires_grad for p in model.parameters()] == [
+        not name.endswith("conv.bias") for name, _ in model.named_parameters()
+    ]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), random_state)
+
+
+def test_a_module_that_keeps_a_tensor_with_history_is_copied() -> None:
+    model = nn.utils.spectral_norm(nn.Linear(6, 1)).eval()
+    model(X)  # leaves model.weight as a result of autograd, which copy.deepcopy refuses
+    check_contract(make_energy(model, X))
+
+
+class TestOutput:
+    @pytest.mark.parametrize(
+        ("function", "text"),
+        [
+            (lambda x: x.sum(), r"returns shape \(\) for a batch of 4; expected .*\[4\] or \[4, 1\].*over the batch"),
+            (lambda x: x, r"returns shape \(4, 6\).*classifier over 6 classes.*--energy logsumexp"),
+            (lambda x: x[:, None], r"returns shape \(4, 1, 6\).*reduce it over all dimensions but the first"),
+            (lambda x: (x.sum(1), x), r"returns a tuple of \(4,\), \(4, 6\); expected one energy per sample"),
+            (lambda x: x.sum(1).to(torch.complex64), "returns complex64; expected one energy per sample"),
+            (lambda x: x.sum(1).long(), "returns int64; expected one energy per sample"),
+        ],
+    )
+    def test_another_output(self, function: object, text: str) -> None:
+        with pytest.raises(ContractError, match=text):
+            check_contract(make_energy(function, X))  # type: ignore[arg-type]
+
+    def test_logits_with_logsumexp(self) -> None:
+        check_contract(make_energy(make_classifier(), torch.randn(3, 4), energy="logsumexp"))
+        with pytest.raises(ContractError, match=r"energy=logsumexp expects logits \[4, K\]"):
+            check_contract(make_energy(lambda x: x.sum(1), X, energy="logsumexp"))
+
+    def test_the_models_own_error_is_kept(self) -> None:
+        with pytest.raises(ContractError, match=r"fails on the example \(\(4, 5\) float32\): RuntimeError: mat1"):
+            check_contract(make_energy(net(), torch.randn(4, 5)))
+
+    def test_a_batch_size_written_down(self) -> None:
+        with pytest.raises(ContractError, match=r"runs at the example's batch of 4 and fails at a batch of 5.*x.shape"):
+            check_contract(make_energy(lambda x: x.view(4, 6).sum(1), X))
+
+
+class TestSamples:
+    def test_batch_norm_in_training_mode(self) -> None:
+        model = net(nn.BatchNorm1d(8)).train()
+        with pytest.raises(ContractError, match=r"1 \(BatchNorm1d\) in training mode; call model.eval\(\)"):
+            check_contract(make_energy(model, X))
+        assert model.training
+        check_contract(make_energy(model.eval(), X))
+
+    def test_dropout_left_on(self) -> None:
+        with pytest.raises(ContractError, match=r"two calls.*: 1 \(Dropout\) in training mode; call model.eval\(\)"):
+            check_contract(make_energy(net(nn.Dropout(0.5)).train(), X))
+
+    def test_noise_in_forward(self) -> None:
+        with pytest.raises(ContractError, match="two calls .* the model draws random numbers"):
+            check_contract(make_energy(lambda x: (x + torch.randn_like(x)).sum(1), X))
+
+    def test_a_mean_over_the_batch(self) -> None:
+        with pytest.raises(ContractError, match=r"energy of sample 0 changes with the other samples.*dimension 0"):
+            check_contract(make_energy(lambda x: (x - x.mean(0)).square().sum(1), X))
+
+    def test_a_division_by_the_batch_size(self) -> None:
+        with pytest.raises(ContractError, match=r"change with the number of samples in the batch \(.*do not divide by B"):
+            check_contract(make_energy(lambda x: x.square().sum(1) / x.shape[0], X))
+
+
+class TestStart:
+    def test_energies_that_are_not_finite(self) -> None:
+        with pytest.raises(ContractError, match=r"energies are not finite \(nan\) where chains start \(normal\)"):
+            check_contract(make_energy(lambda x: x.sqrt().sum(1), X.abs()))
+
+    def test_the_samplers_start_is_the_one_that_counts(self) -> None:
+        sampler = SamplerConfig(init="uniform", bounds=(0.0, 1.0))
+        check_contract(make_energy(lambda x: (x + 0.1).sqrt().sum(1), X.abs(), sampler=sampler))
+
+    def test_a_given_start(self) -> None:
+        check_contract(make_energy(lambda x: (x + 0.1).sqrt().sum(1), X.abs()), start=X.abs())
+
+    def test_a_gradient_that_is_not_finite(self) -> None:
+        with pytest.raises(ContractError, match=r"gradient of 5 of 5 samples is not finite"):
+            check_contract(make_energy(lambda x: (x - x.detach()).norm(dim=1) + x.sum(1) * 0 + (x * 0).sqrt().sum(1), X))
+
+
+class TestGradient:
+    def test_no_gradient(self) -> None:
+        with pytest.raises(ContractError, match=r"no gradient in 'x'.*detach\(\), no_grad"):
+            check_contract(make_energy(lambda x: x.detach().sum(1), X))
+
+    def test_a_gradient_in_the_parameters_only(self) -> None:
+        model = net().eval()
+
+        def energy_of(x: torch.Tensor) -> torch.Tensor:
+            return model(x.detach())
+
+        with pytest.raises(ContractError, match="no gradient in 'x'"):
+            check_contract(make_energy(energy_of, X))
+
+    def test_a_gradient_of_zero(self) -> None:
+        with pytest.raises(ContractError, match="gradient in 'x' is zero for all 5 samples"):
+            check_contract(make_energy(lambda x: (x * 0).sum(1), X))
+
+    def test_an_input_of_whole_numbers(self) -> None:
+        with pytest.raises(ContractError, match="refined input 'x' is int64; expected floating point"):
+            check_contract(make_energy(lambda x: x.sum(1).float(), torch.ones(3, 2, dtype=torch.int64)))

@@ -1,0 +1,172 @@
+"""Freeing the batch of programs that were exported at a fixed one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from ebm_export.exporter.static_batch import rebatch
+from ebm_export.runtime.errors import ContractError
+from torch import nn
+
+from .models_to_load import ConvEnergy, MlpEnergy, energy_and_gradient, make_conv
+from .symbolic_batch import batch_is_symbolic
+
+
+class Attention(nn.Module):
+    """Heads are folded into the batch, and a class token is expanded to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = torch.cat([self.norm.bias.expand(len(x), 1, 4), x], dim=1)
+        mixed = self.norm(tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0])
+        return mixed[:, :4].square().sum(dim=(1, 2))
+
+
+class Recurrent(nn.Module):
+    """Makes its own first state, [layers, B, 4], where the batch is not the leading dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRU(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out, _ = self.cell(x.transpose(0, 1), torch.zeros(1, x.shape[0], 4))
+        return out.transpose(0, 1).reshape(x.shape[0], -1).square().sum(1)
+
+
+class Blocks(nn.Module):
+    """Parts without gradient, patches folded into the batch, and a number per sample by its place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch = x.shape[0]
+        patches = x.reshape(batch * 6, 2)
+        with torch.no_grad():
+            weight = torch.softmax(x.reshape(batch, -1), dim=1)
+        hidden = torch.tanh(self.embed(patches)).view(batch, -1)
+        rows = torch.arange(batch)
+        return (hidden[rows, rows * 0] + (weight * x.flatten(1).square()).sum(1)) * torch.ones(batch)
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "conv": (ConvEnergy, (1, 8, 8)),
+    "mlp": (MlpEnergy, (4,)),
+    "attention": (Attention, (3, 4)),
+    "recurrent": (Recurrent, (3, 4)),
+    "blocks": (Blocks, (3, 4)),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("name", MODELS)
+def test_energies_and_gradients_at_other_batches(name: str, batch: int) -> None:
+    build, shape = MODELS[name]
+    model = build().eval()
+    module = rebatch(torch.export.export(model, (torch.randn(batch, *shape),)))
+    for other in (1, 3, 5, batch):
+        x = torch.randn(other, *shape)
+        torch.testing.assert_close(energy_and_gradient(module, x), energy_and_gradient(model, x))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_batch_can_be_traced_as_a_symbol(name: str) -> None:
+    if name == "recurrent":
+        pytest.skip("PyTorch has no symbolic shapes for the fused recurrent layers")
+    build, shape = MODELS[name]
+    x = torch.randn(4, *shape)
+    assert batch_is_symbolic(rebatch(torch.export.export(build().eval(), (x,))), x)
+
+
+def test_a_dynamic_batch_is_taken_as_it_is() -> None:
+    model = make_conv()
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(model, (torch.randn(3, 1, 8, 8),), dynamic_shapes={"x": {0: batch}})
+    module = rebatch(program)
+    x = torch.randn(5, 1, 8, 8)
+    torch.testing.assert_close(energy_and_gradient(module, x), energy_and_gradient(model, x))
+    assert batch_is_symbolic(module, x)
+
+
+def test_parameters_and_buffers_keep_their_names_and_kind() -> None:
+    model = make_conv()
+    module = rebatch(torch.export.export(model, (torch.randn(2, 1, 8, 8),)))
+    assert dict(module.named_parameters()).keys() == dict(model.named_parameters()).keys()
+    assert {name for name, _ in module.named_buffers()} >= {"norm.running_mean", "norm.running_var"}
+    with torch.no_grad():
+        module.get_parameter("head.bias").add_(1.0)
+    x = torch.randn(3, 1, 8, 8)
+    torch.testing.assert_close(module(x), model(x) + 0)  # the archive's parameters are the exported module's own
+
+
+def test_conditioning_inputs() -> None:
+    class Conditional(nn.Module):
+        def forward(self, obs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            return (obs.view(4, 6) * x.reshape(4, 6)).square().sum(1)
+
+    module = rebatch(torch.export.export(Conditional(), (torch.randn(4, 2, 3), torch.randn(4, 6))))
+    obs, x = torch.randn(3, 2, 3), torch.randn(3, 6)
+    assert list(module.signature.parameters) == ["obs", "x"]
+    torch.testing.assert_close(module(obs, x), (obs.flatten(1) * x).square().sum(1))
+
+
+def test_the_mode_of_gradients_survives_an_error() -> None:
+    module = rebatch(torch.export.export(Blocks().eval(), (torch.randn(2, 3, 4),)))
+    with pytest.raises(RuntimeError):
+        module(torch.randn(2, 3, 5))
+    assert torch.is_grad_enabled()
+
+
+class TestErrors:
+    def test_samples_that_depend_on_each_other(self) -> None:
+        class Coupled(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return F.batch_norm(x, None, None, training=True).pow(4).sum(1)
+
+        with pytest.raises(ContractError, match="energy of sample 0 changes with the other samples"):
+            rebatch(torch.export.export(Coupled(), (torch.randn(4, 3),)))
+
+    def test_a_batch_that_cannot_be_freed_says_how_to_export(self) -> None:
+        class Fixed(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.register_buffer("weight", torch.arange(4.0))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x.square().sum(1) * self.weight.view(4)
+
+        with pytest.raises(ContractError, match=r'fixed batch of 4.*dynamic_shapes=\{"x": \{0: batch\}\}'):
+            rebatch(torch.export.export(Fixed(), (torch.randn(4, 3),)))
+
+    def test_inputs_of_different_leading_sizes(self) -> None:
+        class Table(nn.Module):
+            def forward(self, x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+                return (x @ table).sum(1)
+
+        with pytest.raises(ContractError, match=r"do not share one leading batch.*x: \(2, 3\), table: \(3, 4\)"):
+            rebatch(torch.export.export(Table(), (torch.randn(2, 3), torch.randn(3, 4))))
+
+    def test_an_input_without_dimensions(self) -> None:
+        class Scaled(nn.Module):
+            def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+                return scale * x.sum(1)
+
+        with pytest.raises(ContractError, match="input 'scale' has no leading batch dimension"):
+            rebatch(torch.export.export(Scaled(), (torch.randn(2, 3), torch.tensor(1.0))))
+
+    def test_several_outputs(self) -> None:
+        class Two(nn.Module):
+            def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                return x.sum(1), x
+
+        with pytest.raises(ContractError, match="returns 2 values; expected one tensor of energies"):
+            rebatch(torch.export.export(Two(), (torch.randn(2, 3),)))

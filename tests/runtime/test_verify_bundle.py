@@ -1,0 +1,48 @@
+"""The comparison with PyTorch's answers on the device that a bundle came to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ebm_export.runtime import UsageError
+from ebm_export.runtime.file_hash import sha256_of
+from ebm_export.runtime.verify_bundle import verify_bundle
+
+from .tiny_bundle import golden_data, write_bundle
+
+
+def test_passes(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    bundle = write_bundle(tmp_path / "m.ebm", cond=True)
+    (row,) = verify_bundle(bundle, threads=1, progress=lambda *what: told.append(what))
+    assert (row["file"], row["result"]) == ("score.fp32.onnxruntime.onnx", "passed")
+    assert row["relative error"] < 1e-6
+    assert told == [("verifying score.fp32.onnxruntime.onnx", 0, 1)]
+
+
+def test_fails_against_other_answers(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "m.ebm")
+    golden = golden_data()
+    golden["grad"] *= 1.01
+    np.savez(bundle / "golden.npz", allow_pickle=False, **golden)
+    manifest = bundle / "manifest.json"
+    entries = json.loads(manifest.read_text()) | {"files": {"golden.npz": sha256_of(bundle / "golden.npz")}}
+    manifest.write_text(json.dumps(entries))
+    (row,) = verify_bundle(bundle)
+    assert row["result"] == "failed"
+    np.testing.assert_allclose(row["relative error"], 0.01 / 1.01, rtol=1e-3)
+
+
+def test_an_engine_that_is_missing_here_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ebm_export.runtime.runnable.available", lambda backend: f"no {backend} here")
+    (row,) = verify_bundle(write_bundle(tmp_path / "m.ebm"))
+    assert (row["result"], row["note"]) == ("not run", "no onnxruntime here")
+
+
+def test_nothing_fits(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no engine for backend any and precision fp16"):
+        verify_bundle(write_bundle(tmp_path / "m.ebm"), precision="fp16")
