@@ -213,7 +213,9 @@ def info(bundle: BundleArgument, as_json: JsonOption = False) -> None:
         print(json.dumps({"model": dataclasses.asdict(model), "sampler": sampler, "artifacts": rows}))
         return
     inputs = [model.x, *model.cond]
-    _table(f"{model.name}: " + ", ".join(f"{spec.name} {list(spec.shape)} {spec.dtype}" for spec in inputs), rows, "note")
+    _table(
+        f"{model.name}: " + ", ".join(f"{spec.name} {list(spec.shape)} {spec.dtype}" for spec in inputs), rows, "note"
+    )
     print("sampler: " + ", ".join(f"{key}={value}" for key, value in sampler.items()))
 
 
@@ -241,7 +243,9 @@ def verify(
 @_run.command()
 def build(
     bundle: BundleArgument,
-    precision: Annotated[list[str] | None, typer.Option(help="Repeat for several. [default: all in the bundle]")] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="Repeat for several. [default: all in the bundle]")
+    ] = None,
     batch: Annotated[str, typer.Option(help="MIN:OPT:MAX batch of the plan.")] = "1:8:64",
 ) -> None:
     """Build TensorRT plans for this device from the ONNX files in the bundle."""

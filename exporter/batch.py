@@ -56,7 +56,10 @@ def generalize(first: GraphModule, second: GraphModule, sizes: tuple[int, int]) 
             flat_b, other = tree_flatten((b.args, b.kwargs))
             if spec != other:
                 raise _differs(a, f"{a.target} takes other arguments")
-            merged = [_merge(a, x, twin.get(y, y) if isinstance(y, Node) else y, sizes) for x, y in zip(flat_a, flat_b)]
+            merged = [
+                _merge(a, x, twin.get(y, y) if isinstance(y, Node) else y, sizes)
+                for x, y in zip(flat_a, flat_b, strict=True)
+            ]
             # BatchSize is no fx argument type: the sizes stand beside the node, by place among its flat arguments.
             a.meta["batched"] = {i: size for i, size in enumerate(merged) if isinstance(size, BatchSize)}
         a.meta["shape"] = _merge_values(a, a.meta.get("val"), b.meta.get("val"), sizes)

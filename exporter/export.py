@@ -132,10 +132,11 @@ def export_energy(
     with writing_bundle(out, force=force) as folder:
         tell("checking the energy", 0, 0)
         check_contract(energy, None if data is None else torch.as_tensor(data))
-        config = energy.sampler
+        config, trajectory = energy.sampler, None
         if config is None:
-            tell("finding a step size", 0, 0)
-            config = find_sampler(energy)
+            config, trajectory = find_sampler(
+                energy, progress=lambda done, total: tell("finding a step size", done, total)
+            )
         _check_data(config, data, energy)
         tell("tracing", 0, 0)
         traced = trace(energy)
@@ -147,7 +148,11 @@ def export_energy(
         golden = None
         if verify:
             golden = make_golden(
-                energy, config, data=data, progress=lambda done, total: tell("running PyTorch's chains", done, total)
+                energy,
+                config,
+                data=data,
+                trajectory=trajectory,
+                progress=lambda done, total: tell("running PyTorch's chains", done, total),
             )
             np.savez(folder / GOLDEN, allow_pickle=False, **golden)
         if data is not None:
@@ -164,9 +169,7 @@ def export_energy(
     return ExportReport(path, artifacts, verifications, config, energy.sampler is None, seconds)
 
 
-def _plan(
-    targets: Sequence[str], precisions: Sequence[str], batch: tuple[int, int, int]
-) -> list[tuple[str, str]]:
+def _plan(targets: Sequence[str], precisions: Sequence[str], batch: tuple[int, int, int]) -> list[tuple[str, str]]:
     """(target, precision) pairs in the order of work; wrong or missing ones end the export before it begins."""
     for precision in precisions:
         if precision in ("int8", "mixed"):
@@ -198,7 +201,11 @@ def _write_all(
     artifacts: list[Artifact] = []
     verifications: list[Verification] = []
     failures: list[str] = []
+    refused: set[str] = set()
     for index, (name, precision) in enumerate(plan):
+        if name == "tensorrt" and precision in refused:
+            failures.append(f"no tensorrt plan in {precision}: the ONNX file that it is built from failed")
+            continue
         tell(f"building {name} {precision}", index, len(plan))
         proto = ir.to_proto(models[precision])
         artifact = target(name).write(proto, folder, precision=precision, batch=batch, progress=tell)
@@ -209,6 +216,8 @@ def _write_all(
                 failures.append(describe_failure(found, artifact, models[precision], traced, golden, tell))
                 for file in (artifact["path"], *artifact["files"]):
                     (folder / file).unlink()
+                if name == "onnx":
+                    refused.add(precision)
                 continue
             verifications.append(found)
         artifacts.append(artifact)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
-from ..calibration import record_trajectory
-from ..runtime.backends.function import FunctionEngine
+from ..calibration import Trajectory
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import DivergenceError, UsageError
 from ..runtime.start import start_states
 from .energy import Energy
-from .golden import CHAINS, fresh_conditions
+from .golden import CHAINS, fresh_conditions, run_in_pytorch
 from .reference import Reference
 
 __all__ = ["find_sampler"]
@@ -23,7 +24,9 @@ _NOISE_SHARE = 0.1
 _TRIALS = 8
 
 
-def find_sampler(energy: Energy, *, seed: int = 0) -> SamplerConfig:
+def find_sampler(
+    energy: Energy, *, seed: int = 0, progress: Callable[[int, int], None] | None = None
+) -> tuple[SamplerConfig, Trajectory]:
     """Finds a step size with which the model's chains go down in energy.
 
     What a model should be sampled with is the business of whoever trained it; this is only enough to verify engines
@@ -33,9 +36,10 @@ def find_sampler(energy: Energy, *, seed: int = 0) -> SamplerConfig:
     Args:
         energy: the model.
         seed: of the trial chains.
+        progress: called with (steps done, steps in all) of a trial.
 
     Returns:
-        60 steps from N(0, I) with that step size and little noise.
+        60 steps from N(0, I) with that step size and little noise, and the chains that were run with it.
 
     Raises:
         UsageError: no trial goes down; the text says to give settings.
@@ -46,17 +50,16 @@ def find_sampler(energy: Energy, *, seed: int = 0) -> SamplerConfig:
     start = start_states(SamplerConfig(), shape, range(CHAINS), seed)
     first, grad = reference(start, **cond)
     size = float(np.sqrt(np.mean(np.square(grad, dtype=np.float64))))
-    with FunctionEngine(reference) as engine:
-        for trial in range(_TRIALS):
-            move = _FIRST_MOVE / 10**trial
-            config = SamplerConfig(step_size=float(f"{move / size:.1g}"), noise=float(f"{_NOISE_SHARE * move:.1g}"))
-            try:
-                end = record_trajectory(engine, config, shape, CHAINS, seed=seed, stages=2, cond=cond).x[-1]
-            except DivergenceError:
-                continue
-            last, _ = reference(end, **cond)
-            if np.isfinite(last).all() and np.mean(last) <= np.mean(first):
-                return config
+    for trial in range(_TRIALS):
+        move = _FIRST_MOVE / 10**trial
+        config = SamplerConfig(step_size=float(f"{move / size:.1g}"), noise=float(f"{_NOISE_SHARE * move:.1g}"))
+        try:
+            trajectory = run_in_pytorch(energy, config, seed=seed, progress=progress)
+        except DivergenceError:
+            continue
+        last, _ = reference(trajectory.x[-1], **cond)
+        if np.isfinite(last).all() and np.mean(last) <= np.mean(first):
+            return config, trajectory
     raise UsageError(
         "no sampler settings were given and none were found: from N(0, I) the energy rises or diverges with every "
         f"step size down to {config.step_size:g}; give the settings that the model was trained with "

@@ -15,7 +15,7 @@ from .energy import Energy
 from .reference import Reference
 from .trace import graph_dtype, input_names
 
-__all__ = ["CHAINS", "fresh_conditions", "make_golden"]
+__all__ = ["CHAINS", "fresh_conditions", "make_golden", "run_in_pytorch"]
 
 CHAINS = 8
 """Samples at each stage; the batch sizes 1, 3 and 8 are slices of them."""
@@ -27,6 +27,7 @@ def make_golden(
     *,
     seed: int = 0,
     data: np.ndarray | None = None,
+    trajectory: Trajectory | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Runs the model's sampler in PyTorch and evaluates it in float64 at stages along the way.
@@ -36,6 +37,7 @@ def make_golden(
         config: the sampler's settings.
         seed: of the chains and the conditioning inputs, which tracing never saw.
         data: states to start from, for init="data".
+        trajectory: these chains, where they have been run already.
         progress: called with (done, in all).
 
     Returns:
@@ -45,20 +47,27 @@ def make_golden(
     Raises:
         DivergenceError: the chains diverge in PyTorch itself.
     """
-    single = Reference(energy, torch.float32)
-    cond = fresh_conditions(energy, CHAINS, seed)
-    with FunctionEngine(single) as engine:
-        trajectory = record_trajectory(
-            engine,
-            config,
-            tuple(energy.x.shape[1:]),
-            CHAINS,
-            seed=seed,
-            cond=cond,
-            data=data,
-            progress=progress,
-        )
-    return _answer(energy, single, trajectory, cond)
+    if trajectory is None:
+        trajectory = run_in_pytorch(energy, config, seed=seed, data=data, progress=progress)
+    return _answer(energy, trajectory, fresh_conditions(energy, CHAINS, seed))
+
+
+def run_in_pytorch(
+    energy: Energy,
+    config: SamplerConfig,
+    *,
+    seed: int = 0,
+    data: np.ndarray | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Trajectory:
+    """The chains of the golden states; arguments as for `make_golden`.
+
+    Raises:
+        DivergenceError: the chains diverge.
+    """
+    shape, cond = tuple(energy.x.shape[1:]), fresh_conditions(energy, CHAINS, seed)
+    with FunctionEngine(Reference(energy, torch.float32)) as engine:
+        return record_trajectory(engine, config, shape, CHAINS, seed=seed, cond=cond, data=data, progress=progress)
 
 
 def fresh_conditions(energy: Energy, count: int, seed: int) -> dict[str, np.ndarray]:
@@ -74,9 +83,8 @@ def _plain(tensor: torch.Tensor) -> np.ndarray:
     return tensor.to(graph_dtype(tensor)).numpy()
 
 
-def _answer(
-    energy: Energy, single: Reference, trajectory: Trajectory, cond: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _answer(energy: Energy, trajectory: Trajectory, cond: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    single = Reference(energy, torch.float32)
     double = _double(energy, trajectory.x[0], cond)
     energies, grads, errors = [], [], []
     for x in trajectory.x:

@@ -94,7 +94,11 @@ def _merge_duplicates(graph: Graph) -> None:
         if node.op != "call_function":
             continue
         flat, spec = tree_flatten(arguments_of(node))
-        key = (node.target, spec, tuple((type(leaf), leaf if not isinstance(leaf, float) else repr(leaf)) for leaf in flat))
+        key = (
+            node.target,
+            spec,
+            tuple((type(leaf), leaf if not isinstance(leaf, float) else repr(leaf)) for leaf in flat),
+        )
         try:
             first = seen.setdefault(key, node)
         except TypeError:  # an argument that cannot be hashed: leave the node alone
@@ -119,7 +123,12 @@ def _fold(graph: Graph, constants: dict[str, torch.Tensor], origins: dict[str, s
             if not isinstance(value, torch.Tensor) and node.target is not operator.getitem:
                 values[node] = value  # several outputs: only what getitem takes out is kept
             elif isinstance(value, torch.Tensor):
-                largest = max([_LARGEST_GROWTH, *(values[n].numel() for n in node.all_input_nodes if isinstance(values[n], torch.Tensor))])
+                largest = max(
+                    [
+                        _LARGEST_GROWTH,
+                        *(values[n].numel() for n in node.all_input_nodes if isinstance(values[n], torch.Tensor)),
+                    ]
+                )
                 if value.numel() > largest:
                     continue
                 values[node] = value

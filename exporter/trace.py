@@ -98,9 +98,7 @@ def _trace_at(energy: Energy, batch: int, *, with_energy: bool) -> torch.fx.Grap
 
 def input_names(energy: Energy) -> dict[str, str]:
     """Graph input name of each of the energy's inputs; the refined one is `x`, a clash gets an underscore."""
-    return {
-        name: "x" if name == energy.wrt else name + "_" if name in _RESERVED else name for name in energy.inputs
-    }
+    return {name: "x" if name == energy.wrt else name + "_" if name in _RESERVED else name for name in energy.inputs}
 
 
 def graph_dtype(example: torch.Tensor) -> torch.dtype:

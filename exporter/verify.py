@@ -69,9 +69,7 @@ def verify_artifact(artifact: Artifact, folder: Path, golden: dict[str, np.ndarr
         if artifact["target"] == "onnx" and artifact["precision"] != "fp32":
             path = Path(scratch) / path.name
             onnx.save(emulate(onnx.load(folder / artifact["path"])), path)
-        engine = open_engine(
-            backend, path, precision=artifact["precision"], threads=None, options=artifact["options"]
-        )
+        engine = open_engine(backend, path, precision=artifact["precision"], threads=None, options=artifact["options"])
         with engine:
             stages = check_engine(engine, golden, artifact["precision"])
     return Verification(artifact["path"], artifact["precision"], stages, "")

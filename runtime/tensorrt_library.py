@@ -87,7 +87,7 @@ def fingerprint() -> Fingerprint:
 def _device() -> tuple[str | None, str | None]:
     """Name and compute capability of GPU 0, or (None, None)."""
     try:
-        from cuda.bindings import runtime as cuda  # type: ignore[import-not-found, unused-ignore]
+        from cuda.bindings import runtime as cuda
     except ModuleNotFoundError:
         return None, None
     status, properties = cuda.cudaGetDeviceProperties(0)

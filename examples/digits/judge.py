@@ -120,9 +120,13 @@ def main() -> None:
         print(json.dumps(verdict))
         return
     reference = verdict["reference"]
-    print(f"judge: accuracy {reference['accuracy']:.3f} on held-out digits, calibration error {reference['calibration_error']:.3f}")
-    print(f"confident (> {CONFIDENT}): samples {verdict['confident']:.3f}   held-out real digits {reference['real_confident']:.3f}   "
-          f"noise {reference['noise_confident']:.3f}")
+    print(
+        f"judge: accuracy {reference['accuracy']:.3f} on held-out digits, calibration error {reference['calibration_error']:.3f}"
+    )
+    print(
+        f"confident (> {CONFIDENT}): samples {verdict['confident']:.3f}   held-out real digits {reference['real_confident']:.3f}   "
+        f"noise {reference['noise_confident']:.3f}"
+    )
     print("digit      " + "".join(f"{digit:>7}" for digit in range(10)))
     print("share      " + "".join(f"{share:7.3f}" for share in verdict["digits"]))
     print("distance to the nearest training image (5, 25, 50, 75, 95%)")

@@ -100,9 +100,7 @@ def _back_in_place(
     return context.op("Transpose", value, perm=order, shape=[front[d] for d in order])
 
 
-def _stacked(
-    context: Context, indices: Sequence[Node | None], dims: Sequence[int]
-) -> tuple[ir.Value, tuple[Dim, ...]]:
+def _stacked(context: Context, indices: Sequence[Node | None], dims: Sequence[int]) -> tuple[ir.Value, tuple[Dim, ...]]:
     """The index tensors broadcast together and stacked last: [*rows, len(dims)]."""
     nodes = [indices[d] for d in dims]
     shapes = [context.shape_of(node) for node in nodes if node is not None]

@@ -50,9 +50,7 @@ _FAMILIES = (
 aten = torch.ops.aten
 
 # PyTorch writes these outside its core set, in terms of operations that are lowered.
-_MORE = (
-    aten.linalg_vector_norm.default,
-)
+_MORE = (aten.linalg_vector_norm.default,)
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:

@@ -154,9 +154,7 @@ def _convolution_backward(
     stride, padding, dilation = (_per_axis(numbers, rank) for numbers in (stride, padding, dilation))
     at_input = None
     if output_mask[0] and transposed:  # the transpose of a transpose
-        at_input = aten.convolution.default(
-            grad, weight, None, stride, padding, dilation, False, [0] * rank, groups
-        )
+        at_input = aten.convolution.default(grad, weight, None, stride, padding, dilation, False, [0] * rank, groups)
     elif output_mask[0]:
         at_input = input_gradient(grad, weight, x.shape[2:], stride, padding, dilation, groups)
     at_bias = grad.sum([0, *range(2, grad.dim())]) if output_mask[2] else None

@@ -44,7 +44,9 @@ def _add_batch(rule: Any, rank: int) -> Any:
 # Max pools.
 
 
-def _windows(x: torch.Tensor, out: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> torch.Tensor:
+def _windows(
+    x: torch.Tensor, out: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> torch.Tensor:
     """[B, C, *n] -> [B, C, prod(kernel), *out]: what each window sees, taps in row-major order."""
     slices = []
     for tap in itertools.product(*(range(k) for k in kernel)):
@@ -113,7 +115,10 @@ def _max_pool_backward(rank: int) -> Any:
         s, p, d = _per_axis(stride, rank, k), _per_axis(padding, rank), _per_axis(dilation, rank)
         out = grad.shape[2:]
         # What the windows cover; where ceil_mode leaves a margin of x uncovered, `full` is the larger.
-        sizes = [max((o - 1) * s_ + d_ * (k_ - 1) + 1, n + p_) for o, s_, d_, k_, n, p_ in zip(out, s, d, k, x.shape[2:], p, strict=True)]
+        sizes = [
+            max((o - 1) * s_ + d_ * (k_ - 1) + 1, n + p_)
+            for o, s_, d_, k_, n, p_ in zip(out, s, d, k, x.shape[2:], p, strict=True)
+        ]
         pads: list[int] = []
         for axis in reversed(range(rank)):
             pads += [p[axis], sizes[axis] - p[axis] - x.shape[2 + axis]]
@@ -169,9 +174,8 @@ def _avg_pool(rank: int) -> Any:
     ) -> Any:
         """An average pool of zero-padded windows, rescaled where PyTorch divides by another number."""
         plain = not ceil_mode and divisor_override is None and (count_include_pad or not any(padding))
-        if plain:
-            if len(_per_axis(padding, rank)) and not any(padding):
-                return NotImplemented
+        if plain and not any(padding):
+            return NotImplemented
         k, s, p, out, divisor = _avg_geometry(
             x.shape[2:], kernel, stride, padding, ceil_mode, count_include_pad, divisor_override
         )
@@ -326,7 +330,11 @@ def _adaptive_max_backward(rank: int) -> Any:
         flat_size = [k * o for k, o in zip(longest, size, strict=True)]
         placed = spread.permute(order).reshape(*parts.shape[:2], *flat_size)
         for axis, (flat, n) in enumerate(zip(places, x.shape[2:], strict=True)):
-            placed = along(placed, 2 + axis, constant(lambda flat=flat, n=n: F.one_hot(torch.tensor(flat), n).t().float().contiguous()))  # type: ignore[misc]
+            placed = along(
+                placed,
+                2 + axis,
+                constant(lambda flat=flat, n=n: F.one_hot(torch.tensor(flat), n).t().float().contiguous()),
+            )  # type: ignore[misc]
         return placed
 
     return _add_batch(rule, rank)

@@ -86,12 +86,11 @@ def _with_corners(build: Callable[[bool, Sequence[Scale]], Callable[[int, int, i
 def _nearest_rules(operation: Any) -> tuple[Any, Any]:
     def forward(x: torch.Tensor, size: Sequence[int], *scales: Scale) -> Any:
         whole = all(out % n == 0 for n, out in zip(x.shape[2:], size, strict=True))
-        if whole and len(size) == 2 and operation is aten.upsample_nearest1d.default:
-            # For a whole factor every rounding rule repeats each element, whatever scale was given with the size.
-            if all(s is None or s * n == out for s, n, out in zip(scales, x.shape[2:], size, strict=False)):
-                return NotImplemented
-        if whole and len(size) == 2 and not any(scales):
-            return aten.upsample_nearest2d.default(x, size)
+        # For a whole factor every rounding rule repeats each element, whatever scale was given with the size.
+        given = any(s is not None and s * n != out for s, n, out in zip(scales, x.shape[2:], size, strict=False))
+        if whole and len(size) == 2 and not given:
+            is_plain = operation is aten.upsample_nearest1d.default
+            return NotImplemented if is_plain else aten.upsample_nearest2d.default(x, size)
         return _resample(x, size, _nearest(operation, scales or [None] * len(size)))
 
     def backward(grad: torch.Tensor, size: Sequence[int], input_size: Sequence[int], *scales: Scale) -> torch.Tensor:

@@ -29,9 +29,7 @@ def _unfold(x: torch.Tensor, dim: int, size: int, step: int) -> torch.Tensor:
     return split.movedim(dim + 1, -1)
 
 
-def _unfold_backward(
-    grad: torch.Tensor, input_size: Sequence[int], dim: int, size: int, step: int
-) -> torch.Tensor:
+def _unfold_backward(grad: torch.Tensor, input_size: Sequence[int], dim: int, size: int, step: int) -> torch.Tensor:
     """Adds each window's gradient back: a product with the 0/1 matrix of who reads what."""
     if not input_size:
         return grad.reshape(())

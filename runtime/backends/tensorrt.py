@@ -1,7 +1,7 @@
 """Runs a TensorRT plan of a score graph on GPU 0.
 
-Where this was written there is no GPU: it has been checked by type, and against a stand-in for the CUDA runtime and for
-TensorRT (tests/runtime/backends/test_tensorrt.py), not by running a plan. `ebm-run verify` is the check on a device.
+This has not run on a GPU yet. It is checked by type, and against a stand-in for TensorRT and the CUDA runtime
+(tests/runtime/backends/test_tensorrt.py). `ebm-run verify` is the check on a device.
 """
 
 from __future__ import annotations

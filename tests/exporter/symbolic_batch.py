@@ -25,7 +25,9 @@ def batch_is_symbolic(module: nn.Module, *inputs: torch.Tensor) -> bool:
 
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     state = {name: fake(name, value.detach(), batched=False) for name, value in tensors.items()}
-    rows = [fake(f"x{i}", value[:1].repeat(11, *[1] * (value.dim() - 1)), batched=True) for i, value in enumerate(inputs)]
+    rows = [
+        fake(f"x{i}", value[:1].repeat(11, *[1] * (value.dim() - 1)), batched=True) for i, value in enumerate(inputs)
+    ]
     for other in rows[1:]:
         torch._check(other.shape[0] == rows[0].shape[0])
 

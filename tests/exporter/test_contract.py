@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from ebm_export.exporter.contract import check_contract
 from ebm_export.exporter.energy import make_energy
 from ebm_export.runtime.config import SamplerConfig
 from ebm_export.runtime.errors import ContractError
-from torch import nn
 
 from .models_to_load import make_classifier
 
@@ -112,7 +113,9 @@ class TestSamples:
             check_contract(make_energy(lambda x: (x - x.mean(0)).square().sum(1), X))
 
     def test_a_division_by_the_batch_size(self) -> None:
-        with pytest.raises(ContractError, match=r"change with the number of samples in the batch \(.*do not divide by B"):
+        with pytest.raises(
+            ContractError, match=r"change with the number of samples in the batch \(.*do not divide by B"
+        ):
             check_contract(make_energy(lambda x: x.square().sum(1) / x.shape[0], X))
 
 
@@ -130,7 +133,9 @@ class TestStart:
 
     def test_a_gradient_that_is_not_finite(self) -> None:
         with pytest.raises(ContractError, match=r"gradient of 5 of 5 samples is not finite"):
-            check_contract(make_energy(lambda x: (x - x.detach()).norm(dim=1) + x.sum(1) * 0 + (x * 0).sqrt().sum(1), X))
+            check_contract(
+                make_energy(lambda x: (x - x.detach()).norm(dim=1) + x.sum(1) * 0 + (x * 0).sqrt().sum(1), X)
+            )
 
 
 class TestGradient:

@@ -98,7 +98,7 @@ class TestRounding:
         np.testing.assert_array_equal(run(emulated), -np.maximum(rounded(X, precision).transpose(0, 2, 3, 1), 0))
 
     def test_low_types_in_attributes_and_constants(self, precision: str) -> None:
-        number, dtype, _ = TYPES[precision]
+        dtype = TYPES[precision][1]
         model = build("s = Shape (x_low) y_low = Identity (x_low)", precision)
         fill = onnx.numpy_helper.from_array(np.full(1, 0.3).astype(dtype))
         graph = model.graph

@@ -7,9 +7,10 @@ import functools
 
 import pytest
 import torch
+from torch import nn
+
 from ebm_export.exporter.energy import Energy, make_energy
 from ebm_export.runtime.errors import UsageError
-from torch import nn
 
 from .models_to_load import ConditionalEnergy, MlpEnergy, make_classifier
 

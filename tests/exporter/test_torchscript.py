@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
 from ebm_export.exporter.torchscript import ScriptedGraph
 from ebm_export.runtime.errors import LoadError
-from torch import nn
 
 from .models_to_load import ConditionalEnergy, MlpEnergy, energy_and_gradient, make_conv
 from .symbolic_batch import batch_is_symbolic

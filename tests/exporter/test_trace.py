@@ -140,7 +140,9 @@ class TestFolding:
         assert len(model.graph) <= 12
 
     def test_batch_norm_disappears_into_the_convolution(self) -> None:
-        net = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), nn.Linear(64, 1))
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), nn.Linear(64, 1)
+        )
         net[1].running_mean.normal_()
         net[1].running_var.uniform_(0.5, 2)
         model = score_graph(make_energy(net.eval(), torch.zeros(2, 1, 6, 6)))

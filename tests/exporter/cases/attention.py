@@ -85,6 +85,18 @@ class Encoder(nn.Module):
         return self.head(h.tanh()).squeeze(-1).sum(1)
 
 
+class DefaultEncoder(nn.Module):
+    """nn.TransformerEncoder as it comes, nested tensors and fast path not ruled out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), 2)
+        randomise(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.encoder(x).sin().square().sum((1, 2))
+
+
 class MaskedEncoder(nn.Module):
     """nn.TransformerEncoder with hidden tokens."""
 
@@ -225,6 +237,7 @@ CASES: dict[str, Case] = {
         lambda: nn.TransformerEncoderLayer(8, 2, 12, batch_first=True, bias=False, activation=F.silu), TOKENS
     ),
     "encoder": Case(seeded(Encoder), TOKENS),
+    "encoder_default": Case(seeded(DefaultEncoder), TOKENS),
     "encoder_norm_first": Case(seeded(lambda: Encoder(norm_first=True, final_norm=True, activation="gelu")), TOKENS),
     "encoder_causal": Case(seeded(lambda: Encoder(causal=True, norm_first=True)), TOKENS),
     "encoder_one_layer": Case(seeded(lambda: Encoder(layers=1)), TOKENS),

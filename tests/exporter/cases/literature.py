@@ -486,7 +486,7 @@ class TimeConditioned(nn.Module):
 
 
 class Molecule(nn.Module):
-    """Energy of positions [N, 3]: radial basis of all pairwise distances, a smooth cutoff, messages, a sum over atoms."""
+    """Energy of positions [N, 3]: radial basis of pairwise distances, a smooth cutoff, messages, a sum."""
 
     def __init__(self, atoms: int = 5) -> None:
         super().__init__()

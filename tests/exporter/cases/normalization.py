@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -44,6 +46,13 @@ class PowerIteratedLinear(nn.Linear):
             left = F.normalize(self.weight @ right, dim=0)
             right = F.normalize(self.weight.T @ left, dim=0)
         return F.linear(x, self.weight / (left @ self.weight @ right), self.bias)
+
+
+def weight_norm_hook(module: nn.Module, dim: int | None = 0) -> nn.Module:
+    """torch.nn.utils.weight_norm: deprecated, which it says in a warning, and all over older models."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*weight_norm.*", category=FutureWarning)
+        return nn.utils.weight_norm(module, dim=dim)
 
 
 class SpectralBlock(nn.Module):
@@ -137,6 +146,11 @@ CASES: dict[str, Case] = {
     ),
     "adaptive_instance_norm": Case(seeded(FilmNorm), IMAGE),
     "weight_norm": module_case(lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 5)), nn.Tanh()), VECTOR),
+    "weight_norm_hook": module_case(lambda: nn.Sequential(weight_norm_hook(nn.Linear(6, 5)), nn.Tanh()), VECTOR),
+    "weight_norm_hook_conv": module_case(lambda: weight_norm_hook(nn.Conv2d(4, 3, 3, stride=2)), IMAGE),
+    "weight_norm_hook_transpose": module_case(
+        lambda: weight_norm_hook(nn.ConvTranspose2d(4, 3, 3, stride=2), dim=1), IMAGE
+    ),
     "weight_norm_conv": module_case(lambda: parametrizations.weight_norm(nn.Conv2d(4, 3, 3, stride=2)), IMAGE),
     "weight_norm_all": module_case(lambda: parametrizations.weight_norm(nn.Conv1d(4, 3, 3), dim=None), SEQUENCE),
     "weight_norm_transpose": module_case(

@@ -102,7 +102,9 @@ CASES: dict[str, Case] = {
     # extremes
     "max_dim": op_case(lambda x: x.max(-1).values, S, spread=True),
     "max_dim_keepdim": op_case(lambda x: x - x.max(1, keepdim=True)[0], S, spread=True),
-    "max_all_by_flatten": op_case(lambda x: x.flatten(1).max(1).values.unsqueeze(1), S, spread=True),
+    "max_all_by_flatten": op_case(
+        lambda x: x.flatten(1).max(1, keepdim=True).values * x.flatten(1).cos(), S, spread=True
+    ),
     "min_dim": op_case(lambda x: x.min(1).values, S, spread=True),
     "amax": op_case(lambda x: x.amax((2, 3)), IMAGE, spread=True),
     "amin_keepdim": op_case(lambda x: x - x.amin(2, keepdim=True), S, spread=True),

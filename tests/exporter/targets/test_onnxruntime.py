@@ -13,7 +13,7 @@ import pytest
 from ebm_export.exporter.targets.onnxruntime import available, write
 
 BATCH = (1, 4, 8)
-# Only the weights, the input and the cotangent are rounded: half a unit in the last place, with room for sums of errors.
+# Weights, input and cotangent alone are rounded: half a unit in the last place, with room for sums of errors.
 BOUND = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 1.6e-2}
 
 

@@ -1,6 +1,6 @@
 """The TensorRT engine against a stand-in: host memory for the GPU, a numpy function for the plan.
 
-It shows that addresses, sizes, shapes and the order of the calls fit together. It cannot show that a plan runs: no GPU here.
+It shows that addresses, sizes, shapes and the order of the calls fit together. That a plan runs, only a GPU can show.
 """
 
 from __future__ import annotations
