@@ -37,6 +37,7 @@ _run = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # it would swallow the brackets of a shape
 )
 
 
@@ -108,8 +109,8 @@ def export_command(
         ),
     ],
     target: Annotated[list[Target] | None, typer.Option(help="What to write; repeat for several.")] = None,
-    precision: Annotated[list[Precision] | None, typer.Option(help="Repeat for several. [default: fp32]")] = None,
-    out: Annotated[Path | None, typer.Option(help="Bundle to write. [default: MODEL with the ending .ebm]")] = None,
+    precision: Annotated[list[Precision] | None, typer.Option(help="Repeat for several; fp32 if left out.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Bundle to write; MODEL with the ending .ebm if left out.")] = None,
     factory: Annotated[
         str | None, typer.Option("--model", help="pkg.mod:callable or file.py:callable that builds the module.")
     ] = None,
@@ -118,8 +119,11 @@ def export_command(
     cond: Annotated[
         list[str] | None, typer.Option(help="NAME=SHAPE of a conditioning input without the batch: obs=3,96,96.")
     ] = None,
-    wrt: Annotated[str | None, typer.Option(help="Parameter of forward that is refined. [default: the first]")] = None,
-    energy: Annotated[EnergyForm, typer.Option(help="How the output becomes an energy.")] = EnergyForm.energy,
+    wrt: Annotated[str | None, typer.Option(help="Parameter of forward that is refined; the first if left out.")] = None,
+    energy: Annotated[
+        EnergyForm | None,
+        typer.Option(help="How the output becomes an energy; if left out what the archive says, else as it is."),
+    ] = None,
     state_key: Annotated[str | None, typer.Option(help="Key of the weights inside a checkpoint.")] = None,
     strip_prefix: Annotated[str | None, typer.Option(help="Prefix to take off the weights' names.")] = None,
     trust_pickle: Annotated[
@@ -137,9 +141,12 @@ def export_command(
     calibration_data: Annotated[
         Path | None, typer.Option(help="FILE.npy [M, *S] with real data; chains start there with --init data.")
     ] = None,
-    batch: Annotated[str, typer.Option(help="MIN:OPT:MAX batch of engines built for a range.")] = "1:8:64",
+    batch: Annotated[str, typer.Option(help="MIN:OPT:MAX batch of engines built for a range; 1:8:64 if left out.")] = "",
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these options; flags win.")] = None,
-    verify: Annotated[bool, typer.Option(help="Compare every engine that can run here with PyTorch.")] = True,
+    verify: Annotated[
+        bool | None,
+        typer.Option("--verify/--no-verify", help="Compare every engine that can run here with PyTorch; on if left out."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -164,7 +171,7 @@ def export_command(
         shape=shape,
         cond=cond or [],
         wrt=wrt,
-        energy=energy.value,
+        energy=energy.value if energy else None,
         state_key=state_key,
         strip_prefix=strip_prefix,
         trust_pickle=trust_pickle,
@@ -184,7 +191,8 @@ def export_command(
     if report.found_sampler:
         _log.print(
             f"[yellow]no sampler settings were given: step size {report.sampler.step_size:g} was found, good enough to "
-            "verify with; give the model's own (--steps, --step-size, --noise, --init, ..) before sampling"
+            "verify with; give the model's own (--steps, --step-size, --noise, --init, ..) before sampling",
+            soft_wrap=True,
         )
 
 
@@ -222,8 +230,8 @@ def info(bundle: BundleArgument, as_json: JsonOption = False) -> None:
 @_run.command()
 def verify(
     bundle: BundleArgument,
-    backend: Backend = None,
-    precision: PrecisionName = None,
+    backend: Annotated[str | None, typer.Option(help="Only this backend; every one if left out.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Only this precision; every one if left out.")] = None,
     threads: Threads = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -244,7 +252,7 @@ def verify(
 def build(
     bundle: BundleArgument,
     precision: Annotated[
-        list[str] | None, typer.Option(help="Repeat for several. [default: all in the bundle]")
+        list[str] | None, typer.Option(help="Repeat for several; all if left out.")
     ] = None,
     batch: Annotated[str, typer.Option(help="MIN:OPT:MAX batch of the plan.")] = "1:8:64",
 ) -> None:
@@ -253,7 +261,10 @@ def build(
 
     with _progress() as tell:
         rows = build_plans(bundle, precisions=precision, batch=parse_batch_range(batch), progress=tell)
-    _table(str(bundle), rows)
+    if as_json:
+        print(json.dumps(rows))
+    else:
+        _table(str(bundle), rows)
 
 
 @_run.command()
@@ -354,7 +365,7 @@ def score(
 @_run.command()
 def bench(
     bundle: BundleArgument,
-    batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeat for several. [default: 1, 8]")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeat for several. 1 and 8 if left out.")] = None,
     threads: Threads = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -399,7 +410,7 @@ def _draw(
     if as_json:
         print(json.dumps(result))
         return
-    _log.print(chosen)
+    _log.print(chosen, markup=False, soft_wrap=True)
     print(f"{out}: {states.shape[0]} samples {list(states.shape[1:])}, energy {energy.mean():.4g} on average")
 
 
@@ -476,7 +487,9 @@ def _table(title: str, rows: list[dict[str, Any]], notes: str | None = None) -> 
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.3g}" if isinstance(value, float) and not 0.99 < value < 1 else escape(str(value))
+    if isinstance(value, float):
+        return f"{value:.6f}" if 0.99 < value < 1 else f"{value:.3g}"
+    return escape(str(value))
 
 
 @contextmanager
@@ -489,7 +502,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             nonlocal last
             if what != last:
                 last = what
-                _log.print(what)
+                _log.print(what, markup=False, soft_wrap=True)
 
         yield tell
         return
@@ -513,7 +526,9 @@ def _main(app: Callable[[], None]) -> None:
 
 def ebm_export() -> None:
     """Entry point of ebm-export."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+    app = typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=None
+    )
     app.command(name="ebm-export")(export_command)
     _main(app)
 

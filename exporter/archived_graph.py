@@ -50,7 +50,7 @@ class ArchivedGraph(nn.Module):
 
 
 class _Runner(fx.Interpreter):
-    """Runs the blocks that torch.export keeps as graphs of their own (autocast) without its dispatcher."""
+    """Runs the blocks that torch.export keeps as graphs of their own (autocast switched on) as what they are."""
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if target is torch.ops.higher_order.wrap_with_autocast:
@@ -160,7 +160,7 @@ def _copy_nodes(source: fx.GraphModule, graph: fx.Graph, placed: dict[fx.Node, A
     """Copies all operations of `source`; returns what its output node refers to, in the new graph.
 
     Blocks that run with gradients switched on or off become part of the graph, between two switches, so that their
-    sizes are seen like all others.
+    sizes are seen like all others; so do blocks with autocast switched off, since it is off outside them as well.
     """
     opened: dict[fx.Node, fx.GraphModule] = {}
     for node in source.graph.nodes:
@@ -180,10 +180,13 @@ def _copy_nodes(source: fx.GraphModule, graph: fx.Graph, placed: dict[fx.Node, A
             enabled, block, *rest = node.args
             inner = opened[block]
             before = graph.call_function(_set_gradients, (enabled,))
-            inputs = [n for n in inner.graph.nodes if n.op == "placeholder"]
-            inside = dict(zip(inputs, (placed[n] if isinstance(n, fx.Node) else n for n in rest), strict=True))
-            placed[node] = _copy_nodes(inner, graph, inside, blocks)
+            placed[node] = _copy_nodes(inner, graph, _inside(inner, rest, placed), blocks)
             graph.call_function(_set_gradients, (before,))
+            continue
+        elif node.target is torch.ops.higher_order.wrap_with_autocast and node.args[2] is False:
+            _, _, _, _, block, *rest = node.args
+            inner = opened[block]
+            placed[node] = _copy_nodes(inner, graph, _inside(inner, rest, placed), blocks)
             continue
         elif _is_check(node.target):
             continue
@@ -201,6 +204,13 @@ def _copy_nodes(source: fx.GraphModule, graph: fx.Graph, placed: dict[fx.Node, A
             placed[node] = graph.create_node(node.op, node.target, args, kwargs, name=node.name)
         placed[node].meta = dict(node.meta)
     raise LoadError("the archive's graph has no output")
+
+
+def _inside(block: fx.GraphModule, inputs: list[Any], placed: dict[fx.Node, Any]) -> dict[fx.Node, Any]:
+    """What the placeholders of a block stand for in the new graph."""
+    names = [node for node in block.graph.nodes if node.op == "placeholder"]
+    values = (placed[value] if isinstance(value, fx.Node) else value for value in inputs)
+    return dict(zip(names, values, strict=True))
 
 
 def _set_gradients(enabled: bool) -> bool:

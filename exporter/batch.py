@@ -89,6 +89,8 @@ def _merge_values(node: Node, a: Any, b: Any, sizes: tuple[int, int]) -> Any:
     if isinstance(a, torch.Tensor):
         return tuple(_merge(node, int(x), int(y), sizes) for x, y in zip(a.shape, b.shape, strict=True))
     if isinstance(a, (tuple, list)):
+        if len(a) != len(b):
+            raise _differs(node, f"{len(a)} pieces at one size are {len(b)} at the other")
         return tuple(_merge_values(node, x, y, sizes) for x, y in zip(a, b, strict=True))
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import pickle  # noqa: TID251 - for the name of its error
+import struct
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -49,7 +50,7 @@ def read_weights(path: Path, form: FileForm, *, trust_pickle: bool = False) -> A
     except pickle.UnpicklingError as error:
         if not trust_pickle:
             raise LoadError(_refusal(path)) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except _DAMAGE as error:
         raise LoadError(f"{path} is damaged or cut off ({_line(error)}); copy or save it again") from error
     try:
         return torch.load(path, map_location="cpu", weights_only=False)
@@ -57,6 +58,20 @@ def read_weights(path: Path, form: FileForm, *, trust_pickle: bool = False) -> A
         raise LoadError(
             f"{path} cannot be unpickled: {error}; run from the folder of the code that defines its classes"
         ) from error
+
+
+_DAMAGE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    TypeError,
+    struct.error,
+)
+"""What PyTorch's readers raise for a file whose bytes are not what they wrote."""
 
 
 def _harmless() -> list[Any]:
@@ -173,10 +188,11 @@ def fit_state(
         key, prefix = fitting[0]
         module.load_state_dict(_stripped(states[key], prefix))
         return
-    if len({key for key, _ in fitting}) > 1:
+    keys = list(dict.fromkeys(key for key, _ in fitting))
+    if len(keys) > 1:
         raise UsageError(
-            f"the checkpoint has several state_dicts that fit the model: {_some({k for k, _ in fitting}, quote=True)}; "
-            f"pick one, such as --state-key {min(k for k, _ in fitting)}"
+            f"the checkpoint has several state_dicts that fit the model: {_some(keys, quote=True)}; "
+            f"pick one, such as --state-key {keys[0]}"
         )
     if fitting:
         listing = _some((prefix for _, prefix in fitting), quote=True)

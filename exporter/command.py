@@ -31,7 +31,7 @@ class ExportOptions:
     shape: str | None
     cond: list[str]
     wrt: str | None
-    energy: str
+    energy: str | None
     state_key: str | None
     strip_prefix: str | None
     trust_pickle: bool
@@ -39,7 +39,7 @@ class ExportOptions:
     settings: dict[str, Any]
     calibration_data: Path | None
     batch: str
-    verify: bool
+    verify: bool | None
     force: bool
 
     def with_file(self, path: Path | None) -> ExportOptions:
@@ -50,20 +50,26 @@ class ExportOptions:
         """
         if path is None:
             return self
-        found = _read(path)
-        settings = {**found.pop("sampler", {}), **self.settings}
+        found = {key.replace("-", "_"): value for key, value in _read(path).items()}
+        settings = {name: found.pop(name) for name in SamplerConfig.field_names() if name in found}
+        table = found.pop("sampler", {})
+        if isinstance(table, str):
+            table = _read(Path(table))
+        settings = {**settings, **table, **self.settings}
         names = {"target": "targets", "precision": "precisions", "model": "factory", "model_arg": "model_args"}
-        options = {field.name for field in fields(self)} - {"model", "settings", "targets", "precisions", "model_args"}
+        options = {field.name for field in fields(self)} - {"model", "settings", "sampler"}
         updates: dict[str, Any] = {}
         for key, value in found.items():
-            name = names.get(key.replace("-", "_"), key.replace("-", "_"))
-            if name not in options | set(names.values()):
+            name = names.get(key, key)
+            if name not in options:
                 raise UsageError(f"{path}: {key!r} is no option of ebm-export")
-            if name in ("targets", "precisions", "model_args", "cond") and not isinstance(value, list):
-                value = [value]
-            if name in ("out", "calibration_data"):
+            if name in ("targets", "precisions", "model_args", "cond"):
+                value = value if isinstance(value, list) else [value]
+            elif name == "shape" and isinstance(value, list):
+                value = ",".join(map(str, value))
+            elif name in ("out", "calibration_data"):
                 value = Path(value)
-            if getattr(self, name) in (None, [], False) or (name == "batch" and self.batch == "1:8:64"):
+            if getattr(self, name) in (None, [], False, ""):
                 updates[name] = value
         return replace(self, settings=settings, **updates)
 
@@ -90,7 +96,7 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
     from .input_spec import parse_cond, parse_shape
     from .load import load_model
 
-    batch = parse_batch_range(options.batch)
+    batch = parse_batch_range(options.batch or "1:8:64")
     progress(f"loading {options.model.name}", 0, 0)
     energy = load_model(
         options.model,
@@ -112,7 +118,7 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
         precisions=options.precisions or ["fp32"],
         batch=batch,
         data=None if options.calibration_data is None else _data(options.calibration_data),
-        verify=options.verify,
+        verify=options.verify is not False,
         force=options.force,
         progress=progress,
     )

@@ -153,5 +153,7 @@ def pickled_globals(path: Path) -> tuple[list[str], bool]:
             break
         meaningful = [name for name in opcodes if name not in ("PROTO", "FRAME", "MEMOIZE", "BINUNICODE")]
         meaningful = [name for name in meaningful if name not in ("SHORT_BINUNICODE", "BINPUT")]
-        starts_with_class = bool(meaningful) and meaningful[0] in ("GLOBAL", "STACK_GLOBAL")
+        # The old layout keeps a module's class and its source text in a tuple that begins with "module".
+        with_source = meaningful[:1] == ["MARK"] and strings[:1] == ["module"]
+        starts_with_class = with_source or (bool(meaningful) and meaningful[0] in ("GLOBAL", "STACK_GLOBAL"))
     return list(found), starts_with_class

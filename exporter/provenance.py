@@ -83,7 +83,8 @@ class Provenance(TorchDispatchMode):
             return None
         path = list(stack.values())[-1][0]
         trace = (fx_traceback.current_meta.get("stack_trace") or "").strip().splitlines()
-        place = next((line.strip() for line in reversed(trace) if line.strip().startswith("File ")), "")
+        lines = [line.strip() for line in trace if line.strip().startswith("File ")]
+        place = next((line for line in reversed(lines) if "/torch/" not in line), "")
         parts = place.replace('"', "").removeprefix("File ").split(", ")
         source = f"{Path(parts[0]).name}:{parts[1].removeprefix('line ')}, {parts[2]}" if len(parts) == 3 else ""
         return Origin(path.removeprefix("L['self']").lstrip("."), source, backward=False)

@@ -85,6 +85,7 @@ class ScriptedGraph(nn.Module):
         self._scripted: Any = scripted
         inputs = list(graph.inputs())
         self._objects: dict[str, str] = {inputs[0].debugName(): ""}
+        self._owners: dict[str, str] = {}
         names = [_argument_name(value.debugName()) for value in inputs[1:]]
         forward: Any = scripted.forward
         arguments = forward.schema.arguments[1:]
@@ -100,7 +101,7 @@ class ScriptedGraph(nn.Module):
             ]
         )
         self._program = self._read_block(graph, [value.debugName() for value in inputs[1:]])
-        del self._scripted, self._objects
+        del self._scripted, self._objects, self._owners
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Returns what the graph returns."""
@@ -121,7 +122,9 @@ class ScriptedGraph(nn.Module):
         kind = node.kind()
         inputs = [value.debugName() for value in node.inputs()]
         outputs = [value.debugName() for value in node.outputs()]
-        instruction = _Instruction(kind, inputs, outputs, place=_place(node), path=_path(node))
+        # A saved graph has no record of modules; the owner of a weight that an operation takes is as good.
+        owner = next((self._owners[name] for name in inputs if name in self._owners), "")
+        instruction = _Instruction(kind, inputs, outputs, place=_place(node), path=_path(node) or owner)
         if kind == "prim::Constant":
             value = _constant(node)
             if isinstance(value, torch.Tensor):
@@ -176,6 +179,7 @@ class ScriptedGraph(nn.Module):
         if isinstance(value, torch.Tensor):
             if path not in self._names:
                 self._names[path] = self._keep(value, path)
+            self._owners[instruction.outputs[0]] = owner
             instruction.kind, instruction.value = "attribute", self._names[path]
         elif node.s("name") == "training":
             instruction.kind, instruction.value = "attribute", path  # as it is at the call: eval() has its effect

@@ -14,6 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..runtime.errors import ContractError, UnsupportedOperation
 from .batch import generalize
+from .checked_functions import WithoutChecks
+from .data_dependence import DataDependence
 from .energy import Energy
 from .module_copy import copy_module
 from .provenance import Provenance
@@ -71,7 +73,8 @@ def _trace_at(energy: Energy, batch: int, *, with_energy: bool) -> torch.fx.Grap
     def joint(parameters: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         arguments = {name: inputs[names[name]] for name in energy.inputs}
         x = arguments[energy.wrt] = arguments[energy.wrt].detach().requires_grad_()
-        with provenance, torch.enable_grad():
+        follow = DataDependence([*inputs.values(), x], provenance)
+        with WithoutChecks(), follow, provenance, torch.enable_grad():
             value = energy.reduce(torch.func.functional_call(module, parameters, tuple(arguments.values())))
             (grad,) = torch.autograd.grad(value, x, inputs["grad_scale"].to(value.dtype))
         result = (grad.to(torch.float32),)
@@ -79,16 +82,11 @@ def _trace_at(energy: Energy, batch: int, *, with_energy: bool) -> torch.fx.Grap
 
     with _tracing():
         try:
-            traced = make_fx(joint)(parameters, inputs)
+            traced = make_fx(joint, _error_on_data_dependent_ops=False)(parameters, inputs)
             functional = _functional(traced, parameters, inputs)
-        except UnsupportedOperation:
+        except (ContractError, UnsupportedOperation):
             raise
         except Exception as error:  # whatever the user's own code raises
-            if "data-dependent" in str(error):
-                raise ContractError(
-                    f"the model decides by the value of a tensor{provenance.describe_last()}: a graph cannot branch "
-                    "on data; use torch.where, or turn argument checks off for the export"
-                ) from error
             raise ContractError(
                 f"the model cannot be traced{provenance.describe_last()}: {type(error).__name__}: {_first_line(error)}"
             ) from error
@@ -144,6 +142,8 @@ def _tracing() -> Iterator[None]:
         with (
             fx_traceback.preserve_node_meta(),
             sdpa_kernel(SDPBackend.MATH),
+            # The gradient of a write into a view replays the view; by strides no other layout could follow it.
+            torch.autograd._force_original_view_tracking(True),
         ):
             yield
     finally:
@@ -170,7 +170,8 @@ def _functional(
         return _Replay(traced).run(*flat, enable_io_processing=False)
 
     functional: Callable[..., Any] = torch.func.functionalize(run, remove="mutations")
-    return make_fx(functional, decomposition_table=decompositions())(parameters, inputs)
+    tracer = make_fx(functional, decomposition_table=decompositions(), _error_on_data_dependent_ops=False)
+    return tracer(parameters, inputs)
 
 
 def _name_placeholders(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .bundle import MANIFEST, Bundle
+from .bundle import Bundle
 from .errors import UsageError
 from .file_hash import sha256_of
+from .manifest_update import enter_artifact
 from .tensorrt_library import build_plan, fingerprint
 
 __all__ = ["build_plans"]
@@ -48,7 +48,7 @@ def build_plans(
     missing = [precision for precision in wanted if precision not in sources]
     if missing or not wanted:
         raise UsageError(
-            f"{path} has no ONNX file to build {', '.join(missing) or 'anything'} from; "
+            f"{path} has no file of the target onnx to build {', '.join(missing) or 'anything'} from; "
             f"it has {', '.join(sources) or 'none'}: export again with --target tensorrt"
         )
     made_by = fingerprint()
@@ -61,15 +61,15 @@ def build_plans(
         partial.write_bytes(plan)
         partial.replace(bundle.path / name)
         toolchain = {key: value for key, value in made_by.to_dict().items() if value is not None}
-        _enter(bundle.path, name, precision, toolchain, batch)
+        enter_artifact(bundle.path, _entry(bundle.path, name, precision, toolchain, batch))
         rows.append({"file": name, "precision": precision, **toolchain})
     return rows
 
 
-def _enter(folder: Path, name: str, precision: str, toolchain: dict[str, Any], batch: tuple[int, int, int]) -> None:
-    """Replaces or adds the plan's entry in the manifest."""
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    entry = {
+def _entry(
+    folder: Path, name: str, precision: str, toolchain: dict[str, Any], batch: tuple[int, int, int]
+) -> dict[str, Any]:
+    return {
         "path": name,
         "target": "tensorrt",
         "precision": precision,
@@ -79,9 +79,5 @@ def _enter(folder: Path, name: str, precision: str, toolchain: dict[str, Any], b
         "toolchain": toolchain,
         "options": {"batch": list(batch)},
         "status": "built, not run",
-        "note": "built by ebm-run build; ebm-run verify compares it with PyTorch",
+        "note": "built by ebm-run build",
     }
-    manifest["artifacts"] = [other for other in manifest["artifacts"] if other["path"] != name] + [entry]
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / MANIFEST)

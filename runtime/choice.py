@@ -7,13 +7,12 @@ from typing import NamedTuple
 from .backends import BACKENDS, LOADABLE, available
 from .bundle import Bundle
 from .errors import LoadError, MissingBackend, UsageError
-from .manifest import Artifact
+from .manifest import VERIFIED, Artifact
 from .runnable import why_not
 
 __all__ = ["Choice", "choose"]
 
 _DEFAULT_PRECISION = "fp32"
-_VERIFIED = "verified"
 
 
 class Choice(NamedTuple):
@@ -56,7 +55,7 @@ def choose(bundle: Bundle, backend: str | None = None, precision: str | None = N
     if precision is None:
         default = artifact.precision == _DEFAULT_PRECISION
         why.append(f"precision left out: {'the default' if default else f'no {_DEFAULT_PRECISION} fits'}")
-    if artifact.status != _VERIFIED:
+    if artifact.status != VERIFIED:
         why.append(f"NOT verified ({artifact.status}): ebm-run verify compares it with PyTorch's answers")
     why.extend(passed_over)
     text = f"{picked} {artifact.precision} ({artifact.path}): {'; '.join(why) or 'as asked for'}"
@@ -78,7 +77,7 @@ def _candidates(
                 cannot = why_not(artifact)
                 if cannot is not None:
                     passed_over.append(f"not {artifact.path} on {name}: {cannot}")
-                elif backend is None and artifact.status != _VERIFIED:
+                elif backend is None and artifact.status != VERIFIED:
                     passed_over.append(f"not {artifact.path} on {name}: {artifact.status}")
                 else:
                     fitting.append((artifact, name))

@@ -10,9 +10,11 @@ from typing import Any
 from .config import SamplerConfig
 from .errors import LoadError, UsageError
 
-__all__ = ["DTYPES", "SCHEMA_VERSION", "Artifact", "Manifest", "ModelSpec", "TensorSpec"]
+__all__ = ["DTYPES", "SCHEMA_VERSION", "VERIFIED", "Artifact", "Manifest", "ModelSpec", "TensorSpec"]
 
 SCHEMA_VERSION = 1
+VERIFIED = "verified"
+"""Status of an artifact that was compared with PyTorch and agrees."""
 DTYPES = ("float32", "int64", "bool")
 """Types that a score graph's inputs can have."""
 

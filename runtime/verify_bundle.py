@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from .backends import backend_of, open_engine
-from .bundle import Bundle
+from .bundle import GOLDEN, Bundle
 from .errors import UsageError
+from .manifest import VERIFIED
+from .manifest_update import set_status
 from .runnable import why_not
 from .verify import check_engine
 
@@ -48,6 +50,10 @@ def verify_bundle(
     ]
     if not chosen:
         raise UsageError(f"{path} has no engine for backend {backend or 'any'} and precision {precision or 'any'}")
+    if not (bundle.path / GOLDEN).exists():
+        raise UsageError(
+            f"{path} was exported with --no-verify, so it holds no answers of PyTorch to compare with: export it again"
+        )
     golden = bundle.golden()
     rows = []
     for index, artifact in enumerate(chosen):
@@ -71,7 +77,10 @@ def verify_bundle(
             min(stage.cosine for stage in stages),
             max(stage.energy_error for stage in stages),
         )
-        result = "passed" if all(stage.passed for stage in stages) else "failed"
+        passed = all(stage.passed for stage in stages)
+        result = "passed" if passed else "failed"
+        if passed and artifact.status != VERIFIED:  # a plan that was built here: from now on `load` picks it
+            set_status(bundle.path, artifact.path, VERIFIED)
         rows.append({"file": artifact.path, "result": result, **dict(zip(_FIGURES, figures, strict=True)), "note": ""})
     return rows
 

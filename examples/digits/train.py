@@ -30,10 +30,10 @@ from torch.nn import functional as F
 __all__ = ["SAMPLER", "train"]
 
 SAMPLER: dict[str, Any] = {
-    "steps": 100,
+    "steps": 150,
     "step_size": [0.5, 0.25],  # the state at the end is less denoised by a shorter last step: see README, low precision
     "noise": None,  # sqrt(2 * step_size * temperature)
-    "temperature": [round(float(t), 5) for t in np.geomspace(1.0, 0.02, 13)],  # noise level 1 down to 0.14, squared
+    "temperature": [round(float(t), 5) for t in np.geomspace(0.5, 0.02, 13)],  # noise level 0.7 down to 0.14, squared
     "grad_clip": None,
     "grad_clip_mode": "value",
     "bounds": None,
@@ -41,13 +41,13 @@ SAMPLER: dict[str, Any] = {
     "init": "normal",
 }
 
-BATCH = 256
-BUFFER = 1024  # chains; with BATCH and CHAIN_STEPS, a chain is run from noise to digit within 80 updates
+BATCH = 128
+BUFFER = 512  # chains; with BATCH and CHAIN_STEPS, a chain goes from noise to digit within 120 updates
 CHAIN_STEPS = 5  # sampler steps per update
 NOISE_LEVELS = (0.08, 1.3)  # sd; from below the sampler's last level to above its first
 CONTRAST_WEIGHT = 1.0  # 1: energies in units of T per pixel beside a squared error in units of sd^2 per pixel
 GRADIENT_NORM = 1.0
-EMA_DECAY = 0.998
+EMA_DECAY = 0.999
 
 
 def schedule(values: float | list[float], steps: int) -> torch.Tensor:
@@ -151,7 +151,7 @@ def contrastive_loss(model: nn.Module, digits: Digits, chains: Chains, generator
     return ((real - drawn) / (temperature * positive[0].numel())).mean()
 
 
-def train(*, seed: int = 0, denoising_updates: int = 3000, contrastive_updates: int = 3000) -> nn.Module:
+def train(*, seed: int = 0, denoising_updates: int = 4000, contrastive_updates: int = 6000) -> nn.Module:
     """Train from scratch; the same seed gives the same model on the same machine and torch version.
 
     Args:
@@ -169,7 +169,7 @@ def train(*, seed: int = 0, denoising_updates: int = 3000, contrastive_updates: 
     digits = Digits(generator)
     chains = Chains(digits, generator)
     started = time.monotonic()
-    for stage, updates, peak in (("denoising", denoising_updates, 2e-3), ("contrastive", contrastive_updates, 5e-4)):
+    for stage, updates, peak in (("denoising", denoising_updates, 2e-3), ("contrastive", contrastive_updates, 1e-3)):
         if stage == "contrastive":
             model.load_state_dict(averaged.state_dict())
         optimizer = torch.optim.Adam(model.parameters(), lr=peak, betas=(0.9, 0.99))

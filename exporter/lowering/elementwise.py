@@ -42,7 +42,6 @@ _UNARY = {
     aten.ceil.default: "Ceil",
     aten.round.default: "Round",
     aten.sign.default: "Sign",
-    aten.relu.default: "Relu",
 }
 
 _BINARY = {
@@ -252,6 +251,13 @@ def _where(context: Context, condition: Node, a: Any, b: Any) -> ir.Value:
     return context.op(
         "Where", context.value(condition, BOOL), context.value(a, context.dtype), context.value(b, context.dtype)
     )
+
+
+@lowers(aten.relu.default)
+def _relu(context: Context, x: Node) -> ir.Value:
+    if context.dtype == ir.DataType.FLOAT:
+        return context.op("Relu", context.value(x))
+    return context.op("Max", context.value(x), context.value(0))  # engines have Relu of floats only
 
 
 @lowers(aten.clamp.default)

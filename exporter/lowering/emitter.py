@@ -139,7 +139,7 @@ class Emitter:
 
     def reserve(self, name: str) -> None:
         """Keeps a name for a graph input or output."""
-        self._taken[name] = 1
+        self._taken[name] = 0
 
     def _scaled_batch(self, size: BatchSize) -> ir.Value:
         value = self._batch
@@ -157,6 +157,9 @@ class Emitter:
         return "/".join(part for part in (self.origin.module, half, kind) if part)
 
     def _unique(self, name: str) -> str:
-        count = self._taken.get(name, 0)
-        self._taken[name] = count + 1
-        return name if count == 0 else f"{name}_{count}"
+        unique = name
+        while unique in self._taken:
+            self._taken[name] = self._taken.get(name, 0) + 1
+            unique = f"{name}_{self._taken[name]}"
+        self._taken.setdefault(unique, 0)
+        return unique

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch.fx import Node
@@ -130,6 +131,10 @@ def _index_put(
     context: Context, x: Node, indices: Sequence[Node | None], source: Node, accumulate: bool = False
 ) -> ir.Value:
     dims = [dim for dim, index in enumerate(indices) if index is not None]
+    if accumulate and _is_zero(context, x) and all(indices[dim] in context.constants for dim in dims):
+        spread = _spread(context, indices, source, dims)
+        if spread is not None:
+            return spread
     shape = context.shape
     order = [*dims, *(d for d in range(len(shape)) if d not in dims)]
     straight = order == list(range(len(shape)))
@@ -157,3 +162,37 @@ def _index_put(
         return value
     inverse = [order.index(d) for d in range(len(shape))]
     return context.op("Transpose", value, perm=inverse)
+
+
+_LARGEST_MATRIX = 1 << 22
+"""Elements up to which the gradient of reading at constant places is a matrix product."""
+
+
+def _spread(
+    context: Context, indices: Sequence[Node | None], source: Node, dims: Sequence[int]
+) -> ir.Value | None:
+    """Adds `source` into zeros at constant places: a product with the 0/1 matrix of which place goes where.
+
+    That is the gradient of reading at constant places. Engines run it well in every type, and scatters that add in
+    few. None where the places are not along adjacent dimensions, or the matrix would be too large.
+    """
+    shape, own = context.shape, context.shape_of(source)
+    sizes = [shape[dim] for dim in dims]
+    if list(dims) != list(range(dims[0], dims[-1] + 1)) or not all(isinstance(size, int) for size in sizes):
+        return None
+    arrays = np.broadcast_arrays(*(context.constants[index] for dim in dims if (index := indices[dim]) is not None))
+    whole = [int(size) for size in sizes if isinstance(size, int)]
+    places = np.ravel_multi_index([array % size for array, size in zip(arrays, whole, strict=True)], whole).reshape(-1)
+    count = int(np.prod(whole))
+    lead, rest = list(shape[: dims[0]]), list(shape[dims[-1] + 1 :])
+    if len(places) * count > _LARGEST_MATRIX or own != (*lead, *arrays[0].shape, *rest):
+        return None
+    if any(not isinstance(size, int) for size in rest):
+        return None
+    behind = int(np.prod([size for size in rest if isinstance(size, int)], dtype=np.int64))
+    matrix = np.zeros((count, len(places)), np.float32)
+    matrix[places, np.arange(len(places))] = 1
+    # [.., places, behind] -> [.., count, behind]
+    value = reshape(context, context.value(source, context.dtype), [*lead, len(places), behind])
+    value = context.op("MatMul", context.emit.constant(matrix), value, shape=[*lead, count, behind])
+    return reshape(context, value, shape)

@@ -85,6 +85,9 @@ def _constant_name(traced: ScoreGraph, placeholder: str) -> str:
 
 
 def _lower_node(context: Context, node: torch.fx.Node) -> Any:
+    value = node.meta.get("val")
+    if isinstance(value, torch.Tensor) and value.dtype not in ONNX_TYPES:
+        raise _unsupported(node, f"gives {str(value.dtype).removeprefix('torch.')} numbers, which ONNX engines lack")
     args, kwargs = arguments_of(node)
     if node.target is operator.getitem:
         outputs = context.values[args[0]]

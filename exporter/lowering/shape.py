@@ -102,13 +102,21 @@ def _slice(context: Context, x: Node, dim: int = 0, start: Any = None, end: Any 
 
 
 def cut(
-    context: Context, value: ir.Value, axis: int, start: Any, end: Any, step: int, shape: Sequence[Dim]
+    context: Context,
+    value: ir.Value,
+    axis: int,
+    start: Any,
+    end: Any,
+    step: int,
+    shape: Sequence[Dim],
+    dtype: ir.DataType | None = None,
 ) -> ir.Value:
     """value[start:end:step] along one axis; None is the open end."""
     begin = context.emit.dims([0 if start is None else start])
     # PyTorch writes the open end as the largest integer or as the size itself; a batch end must stay open.
     stop = context.emit.dims([_END if end is None else end])
-    return context.op("Slice", value, begin, stop, context.emit.ints([axis]), context.emit.ints([step]), shape=shape)
+    along = [context.emit.ints([axis]), context.emit.ints([step])]
+    return context.op("Slice", value, begin, stop, *along, shape=shape, dtype=dtype)
 
 
 @lowers(aten.select.int)
@@ -138,15 +146,15 @@ def _split(context: Context, x: Node, *arguments: Any, dim: int = 0) -> tuple[ir
     unbinds = context.node.target is aten.unbind.int
     place = 0 if unbinds else 1
     axis = (arguments[place] if len(arguments) > place else dim) % len(context.shape_of(x))
-    pieces, start = [], 0
+    pieces: list[ir.Value] = []
+    start: Dim = 0
     for index, shape in enumerate(shapes):
         if unbinds:
             place_of = context.emit.constant(index, ir.DataType.INT64)
             pieces.append(context.op("Gather", value, place_of, axis=axis, shape=shape, dtype=context.type_of(x)))
             continue
-        stop = start + shape[axis]
-        bounds = [context.emit.ints([number]) for number in (start, stop, axis, 1)]
-        pieces.append(context.op("Slice", value, *bounds, shape=shape, dtype=context.type_of(x)))
+        stop = _plus(start, shape[axis])
+        pieces.append(cut(context, value, axis, start, stop, 1, shape, context.type_of(x)))
         start = stop
     return tuple(pieces)
 
@@ -187,10 +195,39 @@ def _slice_scatter(
     axis = dim % len(context.shape)
     size = context.shape[axis]
     if isinstance(size, BatchSize):
-        assert start in (None, 0) and step == 1, "a part of the batch is written, which mixes samples"
-        return context.value(source, context.dtype)
+        if step != 1:
+            raise NotImplementedError("every other sample of the batch is written")
+        return _write_rows(context, x, context.value(source, context.dtype), axis, start or 0, context.shape_of(source))
     begin = min(max((0 if start is None else start) + (size if (start or 0) < 0 else 0), 0), size)
     return _write(context, x, context.value(source, context.dtype), axis, begin, step, context.shape_of(source)[axis])
+
+
+def _write_rows(
+    context: Context, x: Node, source: ir.Value, axis: int, start: Any, own: Sequence[Dim]
+) -> ir.Value:
+    """x with `source` written from `start` on along an axis that grows with the batch (samples in several copies)."""
+    shape, size = list(context.shape), context.shape[axis]
+    stop = _plus(start, own[axis])
+    base = context.value(x, context.dtype)
+    parts = []
+    for begin, end in ((0, start), (stop, size)):
+        count = _plus(end, begin, sign=-1)
+        if count == 0:
+            continue
+        parts.append(cut(context, base, axis, begin, end, 1, [*shape[:axis], count, *shape[axis + 1 :]]))
+        if begin == 0:
+            parts.append(source)
+    if source not in parts:
+        parts.insert(0, source)
+    return context.op("Concat", *parts, axis=axis) if len(parts) > 1 else source
+
+
+def _plus(a: Dim, b: Dim, sign: int = 1) -> Dim:
+    """a + sign * b for dimensions that may grow with the batch."""
+    left = a if isinstance(a, BatchSize) else BatchSize(0, a)
+    right = b if isinstance(b, BatchSize) else BatchSize(0, b)
+    factor, offset = left.factor + sign * right.factor, left.offset + sign * right.offset
+    return BatchSize(factor, offset) if factor else offset
 
 
 @lowers(aten.select_scatter.default)

@@ -79,6 +79,7 @@ class FoldAffineIntoConv(ir.passes.InPlacePass):
             name = conv.inputs[1].name if conv.inputs[1] is not None else "weight"
             conv.replace_input_with(1, stored(graph, scaled, f"{name}.scaled"))
             conv.replace_input_with(0, product.inputs[1 - index])
+            graph.remove(product, safe=True)
             return True
         return False
 

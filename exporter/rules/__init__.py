@@ -24,6 +24,7 @@ from . import (
     pooling,
     resampling,
     running,
+    scattering,
     statistics,
     windows,
 )
@@ -42,6 +43,7 @@ _FAMILIES = (
     pooling,
     resampling,
     running,
+    scattering,
     statistics,
     windows,
 )

@@ -20,6 +20,15 @@ __all__ = ["RULES"]
 aten = torch.ops.aten
 
 
+@torch.library.custom_op("ebm_export::pool_indices", mutates_args=())
+def pool_indices(maximum: torch.Tensor) -> torch.Tensor:
+    """Stands for the indices of a pool: only the gradient's rule, which needs none, may come after it.
+
+    It has no lowering, so a model that reads the indices itself ends with an error instead of wrong numbers.
+    """
+    return torch.zeros_like(maximum, dtype=torch.int64)
+
+
 def _per_axis(numbers: Sequence[int], rank: int, default: Sequence[int] = ()) -> list[int]:
     numbers = [int(n) for n in numbers] or list(default)
     return numbers * (rank if len(numbers) == 1 else 1)
@@ -96,6 +105,45 @@ def _first_maximum(windows: torch.Tensor, maximum: torch.Tensor, grad: torch.Ten
     return torch.where(wins, grad.unsqueeze(2), 0.0)
 
 
+def _covered(
+    x: torch.Tensor, out: Sequence[int], k: Sequence[int], s: Sequence[int], p: Sequence[int], d: Sequence[int]
+) -> tuple[torch.Tensor, list[int]]:
+    """x with -inf around it, as far as the windows reach, and the padded size [*n]."""
+    rank = len(out)
+    # What the windows cover; where ceil_mode leaves a margin of x uncovered, what there is of x is the larger.
+    sizes = [
+        max((out[i] - 1) * s[i] + d[i] * (k[i] - 1) + 1, x.shape[2 + i] + p[i]) for i in range(rank)
+    ]
+    pads: list[int] = []
+    for axis in reversed(range(rank)):
+        pads += [p[axis], sizes[axis] - p[axis] - x.shape[2 + axis]]
+    return F.pad(x, pads, value=-torch.inf) if any(pads) else x, sizes
+
+
+def _max_pool(rank: int) -> Any:
+    pool = {2: aten.max_pool2d_with_indices.default, 3: aten.max_pool3d_with_indices.default}[rank]
+
+    def rule(
+        x: torch.Tensor,
+        kernel: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] = (0,),
+        dilation: Sequence[int] = (1,),
+        ceil_mode: bool = False,
+    ) -> Any:
+        """A dilated max pool [B, C, *n] as the largest tap of its windows: TensorRT pools without dilation only."""
+        if all(d == 1 for d in dilation):
+            return NotImplemented
+        k = _per_axis(kernel, rank)
+        s, p, d = _per_axis(stride, rank, k), _per_axis(padding, rank), _per_axis(dilation, rank)
+        out = list(constant(lambda: torch.zeros_like(pool(torch.zeros(1, 1, *x.shape[2:]), k, s, p, d, ceil_mode)[0])).shape[2:])
+        padded, _ = _covered(x, out, k, s, p, d)
+        maximum = _windows(padded, out, k, s, d).amax(2)
+        return maximum, pool_indices(maximum)
+
+    return _add_batch(rule, rank)
+
+
 def _max_pool_backward(rank: int) -> Any:
     pool = {2: aten.max_pool2d_with_indices.default, 3: aten.max_pool3d_with_indices.default}[rank]
 
@@ -110,19 +158,12 @@ def _max_pool_backward(rank: int) -> Any:
         indices: torch.Tensor,
     ) -> torch.Tensor:
         """Gradient [B, C, *n] of a max pool at the maxima [B, C, *out]."""
+        # Computed again: merged with the forward's own node.
         maximum = pool(x, kernel, stride, padding, dilation, ceil_mode)[0]
         k = _per_axis(kernel, rank)
         s, p, d = _per_axis(stride, rank, k), _per_axis(padding, rank), _per_axis(dilation, rank)
         out = grad.shape[2:]
-        # What the windows cover; where ceil_mode leaves a margin of x uncovered, `full` is the larger.
-        sizes = [
-            max((o - 1) * s_ + d_ * (k_ - 1) + 1, n + p_)
-            for o, s_, d_, k_, n, p_ in zip(out, s, d, k, x.shape[2:], p, strict=True)
-        ]
-        pads: list[int] = []
-        for axis in reversed(range(rank)):
-            pads += [p[axis], sizes[axis] - p[axis] - x.shape[2 + axis]]
-        padded = F.pad(x, pads, value=-torch.inf) if any(pads) else x
+        padded, sizes = _covered(x, out, k, s, p, d)
         parts = _first_maximum(_windows(padded, out, k, s, d), maximum, grad)
         full = _place_windows(parts, sizes, k, s, d)
         for axis in range(rank):
@@ -309,10 +350,10 @@ def _adaptive_windows(x: torch.Tensor, size: Sequence[int]) -> tuple[torch.Tenso
 
 def _adaptive_max(rank: int) -> Any:
     def rule(x: torch.Tensor, size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The maxima [B, C, *size]; the indices are placeholders that only the gradient's rule would read."""
+        """The maxima [B, C, *size], and a stand-in for their indices."""
         windows, _ = _adaptive_windows(x, size)
         maximum = windows.amax(2)
-        return maximum, torch.zeros_like(maximum, dtype=torch.int64)
+        return maximum, pool_indices(maximum)
 
     return _add_batch(rule, rank)
 
@@ -341,6 +382,8 @@ def _adaptive_max_backward(rank: int) -> Any:
 
 
 RULES = {
+    aten.max_pool2d_with_indices.default: _max_pool(2),
+    aten.max_pool3d_with_indices.default: _max_pool(3),
     aten.max_pool2d_with_indices_backward.default: _max_pool_backward(2),
     aten.max_pool3d_with_indices_backward.default: _max_pool_backward(3),
     aten.avg_pool2d.default: _avg_pool(2),

@@ -60,12 +60,31 @@ class Blocks(nn.Module):
         return (hidden[rows, rows * 0] + (weight * x.flatten(1).square()).sum(1)) * torch.ones(batch)
 
 
+class Makers(nn.Module):
+    """Makes tensors of the batch's size in many ways, in a block with autocast switched off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.randn(1, 3, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch = x.shape[0]
+        with torch.autocast("cpu", enabled=False):
+            time = torch.full((batch,), 0.5)
+            places = self.place.repeat(batch, 1, 1)
+            both = torch.cat([x, places, x.new_ones(batch, 1, 4), torch.zeros(batch, 1, 4)], dim=1)
+        first, second = torch.cat([both, 2 * both]).split(batch)
+        pairs = both.unsqueeze(1).expand(batch, 8, 8, 4) - both.unsqueeze(2)
+        return time * (first * second).flatten(1).sum(1) + pairs.square().reshape(batch, 8, -1).sum((1, 2))[:batch]
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv": (ConvEnergy, (1, 8, 8)),
     "mlp": (MlpEnergy, (4,)),
     "attention": (Attention, (3, 4)),
     "recurrent": (Recurrent, (3, 4)),
     "blocks": (Blocks, (3, 4)),
+    "makers": (Makers, (3, 4)),
 }
 
 
@@ -88,7 +107,7 @@ def test_energies_and_gradients_at_other_batches(name: str, batch: int) -> None:
 
 
 # Not the recurrent one: PyTorch has no symbolic shapes for its fused layers.
-@pytest.mark.parametrize("name", ["conv", "mlp", "attention", "blocks"])
+@pytest.mark.parametrize("name", ["conv", "mlp", "attention", "blocks", "makers"])
 def test_the_batch_can_be_traced_as_a_symbol(name: str) -> None:
     build, shape = MODELS[name]
     x = torch.randn(4, *shape)

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ebm_export.exporter.energy import make_energy
-from ebm_export.runtime.errors import UnsupportedOperation
+from ebm_export.runtime.errors import EbmExportError, UnsupportedOperation
 
-from .referee import score_graph
+from .cases import REFUSED, all_cases
+from .referee import energy_of, score_graph
 
 
 class Warp(nn.Module):
@@ -54,3 +55,10 @@ def test_names_operation_module_and_line(inner: nn.Module, operation: str) -> No
     assert "test_unsupported.py:" in text and "in forward" in text
     assert "docs/adding-a-rule.md" in text
     assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_taken_is_refused_by_name(name: str) -> None:
+    with pytest.raises(EbmExportError, match=r"\.py:\d+, in ") as caught:
+        score_graph(energy_of(all_cases()[name]))
+    assert caught.value.exit_code == REFUSED[name]

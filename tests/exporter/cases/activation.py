@@ -80,7 +80,7 @@ CASES: dict[str, Case] = {
     "swiglu_by_hand": op_case(lambda x, w, v: F.silu(x @ w) * (x @ v), (4,), (4, 5), (4, 5)),
     "softmax": module_case(lambda: nn.Softmax(-1), S),
     "softmax_middle_dim": module_case(lambda: nn.Softmax(1), IMAGE),
-    "softmax_large_logits": module_case(lambda: nn.Softmax(-1), S, x_scale=30.0),
+    "softmax_large_logits": module_case(lambda: nn.Softmax(-1), S, x_scale=8.0),
     "softmin": module_case(lambda: nn.Softmin(1), S),
     "softmax2d": module_case(nn.Softmax2d, IMAGE),
     "log_softmax": module_case(lambda: nn.LogSoftmax(-1), S),

@@ -15,6 +15,8 @@ def graph(text: str, constants: dict[str, np.ndarray] | None = None) -> ir.Model
     for name, array in (constants or {}).items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    for node in model.graph:
+        node.name = node.outputs[0].name
     for value in model.graph.initializers.values():
         value.dtype = value.const_value.dtype
         value.shape = value.const_value.shape

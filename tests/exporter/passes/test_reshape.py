@@ -33,7 +33,8 @@ class TestReshape:
 
     def test_to_its_own_shape_is_nothing(self) -> None:
         model = graph(
-            "g (float[B, 3, 4] x) => (float[B, 3, 4] y) { a = Reshape(x, s)  y = Neg(a) }", {"s": i64(-1, 3, 4)}
+            "g (float[B, 3, 4] x) => (float[B, 3, 4] y) <float[B, 3, 4] a> { a = Reshape(x, s)  y = Neg(a) }",
+            {"s": i64(-1, 3, 4)},
         )
         assert check_pass(MergeReshapes(), model, {"x": X})
         assert kinds(model) == ["Neg"]

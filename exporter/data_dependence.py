@@ -1,0 +1,60 @@
+"""Catches a model that turns a tensor computed from its inputs into a Python number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..runtime.errors import ContractError
+from .provenance import Provenance
+
+__all__ = ["DataDependence"]
+
+aten = torch.ops.aten
+
+_READS = {aten._local_scalar_dense.default, aten.equal.default, aten.is_nonzero.default}
+"""Operations that give Python a value instead of a tensor."""
+
+
+class DataDependence(TorchDispatchMode):
+    """Follows what depends on the inputs, and refuses to let Python read any of it.
+
+    A value that depends on parameters alone may be read: a mask that is looked at once, a size kept in a buffer. It is
+    the same at every call, so the branch it decides is too.
+
+    Args:
+        inputs: the tensors that change from call to call.
+        provenance: says where in the model an operation stands.
+    """
+
+    def __init__(self, inputs: Iterable[torch.Tensor], provenance: Provenance):
+        super().__init__()
+        self._provenance = provenance
+        # Storages, so that views and writes through views are followed. Held, so that no address is used twice.
+        self._held: dict[int, Any] = {}
+        self._mark(inputs)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        depends = any(self._is_marked(leaf) for leaf in tree_leaves((args, kwargs)))
+        if depends and func in _READS:
+            raise ContractError(
+                f"the model decides by the value of a tensor{self._provenance.describe_last()}: a graph cannot branch "
+                "on data; use torch.where, or turn argument checks off for the export"
+            )
+        result = func(*args, **(kwargs or {}))
+        if depends:
+            written = [args[0]] if args and func._schema.is_mutable else []
+            self._mark(leaf for leaf in tree_leaves((result, written)) if isinstance(leaf, torch.Tensor))
+        return result
+
+    def _mark(self, tensors: Iterable[torch.Tensor]) -> None:
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            self._held[storage._cdata] = storage
+
+    def _is_marked(self, leaf: Any) -> bool:
+        return isinstance(leaf, torch.Tensor) and leaf.untyped_storage()._cdata in self._held

@@ -1,0 +1,203 @@
+"""Energies in torch.export archives."""
+
+from __future__ import annotations
+
+import json
+import pickle  # noqa: TID251 - to write the files that are refused
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ebm_export.exporter.archive import SETTINGS_FILE, read_archive, save_energy
+from ebm_export.exporter.contract import check_contract
+from ebm_export.runtime.config import SamplerConfig
+from ebm_export.runtime.errors import ContractError, LoadError, UsageError
+
+from .models_to_load import ConditionalEnergy, energy_and_gradient, make_classifier, make_conv
+
+SAMPLER = SamplerConfig(steps=7, step_size=[1.0, 0.5], noise=0.005, bounds=(-1, 1), init="uniform")
+
+
+def edited(source: Path, target: Path, part: str, edit: Any) -> Path:
+    """Copies an archive with one of its records changed; `edit` takes and returns bytes."""
+    reader = torch._C.PyTorchFileReader(str(source))
+    writer = torch._C.PyTorchFileWriter(str(target))
+    for name in reader.get_all_records():
+        if name.startswith(".data/") or name in ("byteorder", "version"):
+            continue
+        content = reader.get_record(name)
+        content = edit(content) if name == part else content
+        writer.write_record(name, content, len(content))
+    writer.write_end_of_file()
+    return target
+
+
+class TestSaveEnergy:
+    def test_everything_comes_back(self, tmp_path: Path) -> None:
+        model = make_conv()
+        path = tmp_path / "deep" / "model.pt2"
+        save_energy(model, path, torch.randn(2, 1, 8, 8), sampler=SAMPLER, name="digits")
+        energy = read_archive(path)
+        assert (energy.name, energy.inputs, energy.wrt, energy.mode) == ("digits", ("x",), "x", "energy")
+        assert energy.sampler == SAMPLER
+        assert energy.x.shape[1:] == (1, 8, 8)
+        check_contract(energy)
+        x = torch.randn(5, 1, 8, 8)
+        torch.testing.assert_close(energy_and_gradient(energy.module, x), energy_and_gradient(model, x))
+        assert [p.name for p in path.parent.iterdir()] == ["model.pt2"]
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_the_batch_is_free_whatever_the_example_has(self, tmp_path: Path, batch: int) -> None:
+        save_energy(make_conv(), tmp_path / "m.pt2", torch.randn(batch, 1, 8, 8))
+        assert read_archive(tmp_path / "m.pt2")(torch.randn(4, 1, 8, 8)).shape == (4,)
+
+    def test_the_plain_loader_reads_it_too(self, tmp_path: Path) -> None:
+        save_energy(make_conv(), tmp_path / "m.pt2", torch.randn(2, 1, 8, 8))
+        x = torch.randn(3, 1, 8, 8)
+        torch.testing.assert_close(torch.export.load(str(tmp_path / "m.pt2")).module()(x), make_conv()(x))
+
+    def test_conditioning_and_wrt(self, tmp_path: Path) -> None:
+        model = ConditionalEnergy().eval()
+        save_energy(model, tmp_path / "m.pt2", torch.randn(3, 2), cond={"obs": torch.randn(3, 3)}, wrt="action")
+        energy = read_archive(tmp_path / "m.pt2")
+        assert (energy.inputs, energy.wrt) == (("obs", "action"), "action")
+        obs, action = torch.randn(5, 3), torch.randn(5, 2)
+        torch.testing.assert_close(energy(obs, action), model(obs, action).squeeze(1))
+
+    def test_modes_functions_and_classifiers(self, tmp_path: Path) -> None:
+        classifier = make_classifier()
+        x = torch.randn(3, 4)
+        save_energy(classifier, tmp_path / "m.pt2", x, energy="logsumexp")
+        torch.testing.assert_close(read_archive(tmp_path / "m.pt2")(x), -classifier(x).logsumexp(1))
+        save_energy(lambda x: -classifier(x)[:, 0], tmp_path / "f.pt2", x, energy="negative")
+        energy = read_archive(tmp_path / "f.pt2")
+        torch.testing.assert_close(energy(x), classifier(x)[:, 0])
+        assert energy.name == "lambda"
+        assert read_archive(tmp_path / "f.pt2", energy="energy").mode == "energy"
+
+    def test_the_model_is_left_alone(self, tmp_path: Path) -> None:
+        model = make_conv()
+        model.head.bias.requires_grad_(False)
+        before = [p.requires_grad for p in model.parameters()]
+        save_energy(model, tmp_path / "m.pt2", torch.randn(2, 1, 8, 8))
+        assert [p.requires_grad for p in model.parameters()] == before
+        assert all(p.grad is None for p in model.parameters())
+
+    def test_no_energy_writes_nothing(self, tmp_path: Path) -> None:
+        with pytest.raises(ContractError, match="call model.eval"):
+            save_energy(make_conv().train(), tmp_path / "m.pt2", torch.randn(2, 1, 8, 8))
+        with pytest.raises(ContractError, match="torch.export cannot export the model"):
+            save_energy(
+                lambda x: x.sum(1) * (1 if float(x[0, 0].detach()) == 1.25 else 2), tmp_path / "m.pt2", torch.ones(2, 2)
+            )
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_gradient_that_torch_export_loses(self, tmp_path: Path) -> None:
+        class Doubled(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+                return x.clone()
+
+            @staticmethod
+            def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+                return 2 * grad
+
+        with pytest.raises(ContractError, match="archive's gradient differs .* custom autograd functions"):
+            save_energy(lambda x: Doubled.apply(x).square().sum(1), tmp_path / "m.pt2", torch.randn(2, 3))
+
+    def test_a_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="is a folder; expected the name of a file"):
+            save_energy(make_conv(), tmp_path, torch.randn(2, 1, 8, 8))
+
+
+class TestPlainArchives:
+    def test_settings_are_the_defaults(self, tmp_path: Path) -> None:
+        path = tmp_path / "plain.bin"
+        example = torch.randn(3, 1, 8, 8)
+        with path.open("wb") as file:
+            torch.export.save(torch.export.export(make_conv(), (example,)), file)
+        energy = read_archive(path)
+        assert (energy.name, energy.inputs, energy.wrt, energy.sampler) == ("plain", ("x",), "x", None)
+        assert torch.equal(energy.x, example)
+        check_contract(energy)
+
+    def test_keyword_and_constant_inputs(self, tmp_path: Path) -> None:
+        path = tmp_path / "m.pt2"
+        obs, action = torch.randn(4, 3), torch.randn(4, 2)
+        torch.export.save(torch.export.export(ConditionalEnergy(), (obs,), {"action": action, "scale": 3.0}), path)
+        energy = read_archive(path, wrt="action")
+        assert energy.inputs == ("obs", "action")
+        torch.testing.assert_close(energy.x, action)
+        with pytest.raises(UsageError, match="wrt: 'act' is no input of the model; its inputs are obs, action"):
+            read_archive(path, wrt="act")
+
+
+class TestRefused:
+    @pytest.fixture
+    def plain(self, tmp_path: Path) -> Path:
+        save_energy(make_conv(), tmp_path / "plain.pt2", torch.randn(2, 1, 8, 8))
+        return tmp_path / "plain.pt2"
+
+    def test_an_operation_that_is_none(self, plain: Path, tmp_path: Path) -> None:
+        def edit(content: bytes) -> bytes:
+            return content.replace(b"torch.ops.aten.conv2d.default", b"torch.os.system")
+
+        with pytest.raises(LoadError, match="the archive calls 'torch.os.system', which is no operation of PyTorch"):
+            read_archive(edited(plain, tmp_path / "bad.pt2", "models/model.json", edit))
+
+    def test_a_size_that_is_code(self, plain: Path, tmp_path: Path) -> None:
+        def edit(content: bytes) -> bytes:
+            text = json.dumps(json.loads(content))
+            start = text.index('"expr_str": "') + len('"expr_str": "')
+            return (text[:start] + "eval(chr(49))" + text[text.index('"', start) :]).encode()
+
+        with pytest.raises(LoadError, match="a size in the archive is no arithmetic expression"):
+            read_archive(edited(plain, tmp_path / "bad.pt2", "models/model.json", edit))
+
+    def test_a_pickle_beside_the_tensors(self, plain: Path, tmp_path: Path) -> None:
+        class Evil:
+            def __reduce__(self) -> tuple[Any, ...]:
+                return (Path.touch, (tmp_path / "ran",))
+
+        evil = pickle.dumps(Evil())
+        with pytest.raises(LoadError, match="cannot read: "):
+            read_archive(edited(plain, tmp_path / "bad.pt2", "data/sample_inputs/model.pt", lambda _: evil))
+
+        def object_beside(content: bytes) -> bytes:
+            config = json.loads(content)
+            config["config"]["thing"] = {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True}
+            return json.dumps(config).encode()
+
+        part = "data/constants/model_constants_config.json"
+        with pytest.raises(LoadError, match=r"an object beside its tensors \('thing'.*--trust-pickle"):
+            read_archive(edited(plain, tmp_path / "bad2.pt2", part, object_beside))
+        assert not (tmp_path / "ran").exists()
+
+    def test_other_settings(self, plain: Path, tmp_path: Path) -> None:
+        part = f"extra/{SETTINGS_FILE}"
+        with pytest.raises(LoadError, match="has schema version 9, this version reads 1; use a newer ebm-export"):
+            read_archive(edited(plain, tmp_path / "new.pt2", part, lambda _: b'{"schema_version": 9}'))
+        with pytest.raises(LoadError, match="is not what save_energy writes"):
+            read_archive(edited(plain, tmp_path / "odd.pt2", part, lambda _: b"[1"))
+
+    def test_a_damaged_archive(self, plain: Path, tmp_path: Path) -> None:
+        damaged = tmp_path / "damaged.pt2"
+        with zipfile.ZipFile(plain) as source, zipfile.ZipFile(damaged, "w") as target, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for name in source.namelist():
+                if "weight_0" not in name:
+                    target.writestr(name, source.read(name))
+        with pytest.raises(LoadError, match=r"is a torch.export archive that PyTorch 2.* cannot read"):
+            read_archive(damaged)
+
+
+def test_nn_modules_in_a_sequential_keep_their_names(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+    save_energy(model, tmp_path / "m.pt2", torch.randn(2, 4))
+    module = read_archive(tmp_path / "m.pt2").module
+    assert dict(module.named_parameters()).keys() == dict(model.named_parameters()).keys()
