@@ -39,10 +39,11 @@ def bisect(
     run: RunPrefix,
     tolerance: float,
 ) -> FirstDifference | None:
-    """Searches for the first wrong value by running ever shorter pieces of the graph.
+    """Searches for the first wrong value by running pieces of the graph.
 
-    Each probe is the graph cut after one operation, so the engine fuses around it as it likes. The search supposes that
-    a wrong value makes the later ones wrong.
+    Each probe is the graph cut after one operation, so the engine fuses around it as it likes. From the wrong gradient
+    the search bisects a chain of operations, each computed from the one before, for the first that is wrong, and goes
+    on from any other wrong input of that one. It supposes that what is computed from a wrong value is wrong.
 
     Args:
         model: the graph that the failing engine was made from.
@@ -73,18 +74,65 @@ def bisect(
         off = np.linalg.norm(value.reshape(rows, -1).astype(np.float64) - right, axis=1)
         return float((off / np.where(size > 0, size, 1.0)).max())
 
-    low, high, found = 0, len(probes), float("nan")
+    errors: dict[ir.Node, float] = {}
+
+    def wrong(node: ir.Node) -> bool:
+        if node not in errors:
+            errors[node] = error(node)
+        return errors[node] > tolerance
+
+    parents = _parents(model.graph, set(probes))
+    first = next((node for node in reversed(probes) if node.outputs[0].name == "grad"), None)
+    candidates = [node for node in (first, *probes[-1:]) if node is not None]
+    culprit = next((node for node in candidates if wrong(node)), None)
+    while culprit is not None:
+        culprit = _first_wrong(_chain(culprit, parents), wrong)
+        above = next((node for node in parents[culprit] if wrong(node)), None)
+        if above is None:
+            origin = culprit.metadata_props.get(ORIGIN, "no place in the model")
+            return FirstDifference(culprit.name or "", origin, errors[culprit])
+        culprit = above
+    return None
+
+
+def _parents(graph: ir.Graph, probes: set[ir.Node]) -> dict[ir.Node, list[ir.Node]]:
+    """The nearest probes that each probe is computed from."""
+    nearest: dict[ir.Node, list[ir.Node]] = {}
+    for node in graph:
+        found: dict[ir.Node, None] = {}
+        for value in node.inputs:
+            producer = None if value is None else value.producer()
+            if producer is not None:
+                found |= dict.fromkeys([producer] if producer in probes else nearest[producer])
+        nearest[node] = list(found)
+    return {node: nearest[node] for node in probes}
+
+
+def _chain(end: ir.Node, parents: dict[ir.Node, list[ir.Node]]) -> list[ir.Node]:
+    """The longest chain of probes, each computed from the one before, that ends in `end`."""
+    depth: dict[ir.Node, int] = {}
+    waiting = [end]
+    while waiting:
+        node = waiting[-1]
+        missing = [parent for parent in parents[node] if parent not in depth]
+        if missing:
+            waiting += missing
+        else:
+            depth[node] = 1 + max((depth[parent] for parent in parents[node]), default=0)
+            waiting.pop()
+    chain = [end]
+    while parents[chain[-1]]:
+        chain.append(max(parents[chain[-1]], key=depth.__getitem__))
+    return chain[::-1]
+
+
+def _first_wrong(chain: list[ir.Node], wrong: Callable[[ir.Node], bool]) -> ir.Node:
+    """The first wrong node of a chain whose last is wrong."""
+    low, high = 0, len(chain) - 1
     while low < high:
         middle = (low + high) // 2
-        off = error(probes[middle])
-        if off > tolerance:
-            high, found = middle, off
-        else:
-            low = middle + 1
-    if low == len(probes):
-        return None
-    first = probes[low]
-    return FirstDifference(first.name or "", first.metadata_props.get(ORIGIN, "no place in the model"), found)
+        low, high = (low, middle) if wrong(chain[middle]) else (middle + 1, high)
+    return chain[high]
 
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)

@@ -12,12 +12,13 @@ __all__ = ["DigitEnergy"]
 class DigitEnergy(nn.Module):
     """A small convolutional energy of an 8x8 image: E(x) = |x|^2 / 2 - Phi(x), with Phi a convolutional net.
 
-    The quadratic keeps E bounded below far from the data, where Phi grows about linearly, and makes dE/dx = x - grad Phi(x)
-    a denoising residual: training pulls grad Phi(x) towards the clean digit that lies under x (train.py). In units of that
-    energy, exp(-E/T) is the data blurred with Gaussian noise of variance T, so the temperature is a noise level squared.
+    The quadratic keeps E bounded below far from the data, where Phi grows about linearly, and makes
+    dE/dx = x - grad Phi(x) a denoising residual: training pulls grad Phi(x) towards the clean digit that lies under x
+    (see train.py). In these units exp(-E/T) is the data blurred with Gaussian noise of variance T: a temperature is a
+    noise level squared.
 
-    Four layers with SiLU in between and no normalisation: each layer that rounds adds error to a gradient that is itself the small
-    difference of two images, and this one has to survive bfloat16.
+    Few layers, SiLU in between, no normalisation: each layer that rounds adds error to a gradient that is itself the
+    small difference of two images, and this gradient has to survive bfloat16.
     """
 
     def __init__(self) -> None:

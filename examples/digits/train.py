@@ -2,12 +2,12 @@
 
     python train.py                     # about 25 minutes on one core; writes model.pt beside this file
 
-Two stages. First multi-scale denoising score matching (Li, Chen, Sommer, arXiv 1910.07762): dE/dx at a digit plus noise has to
-equal that noise, for all noise levels at once, and the model is not told the level. That shapes E around the data but says nothing
-about places where no noisy digit ever lies, so chains get caught between digits. Then persistent contrastive divergence (Tieleman,
-2008) is added: chains that follow the shipped sampler, annealing included, are kept in a replay buffer, and their energy is raised
-against the energy of digits with the noise of the same temperature. Score matching stays on throughout, as the term that fixes the
-scale of E and keeps the contrast from running away.
+Two stages. First multi-scale denoising score matching (Li, Chen, Sommer, arXiv 1910.07762): dE/dx at a digit plus noise
+has to equal that noise, for all noise levels at once, and the model is not told the level. That shapes E around the data
+but says nothing about places where no noisy digit ever lies, so chains get caught between digits. Then persistent
+contrastive divergence (Tieleman, ICML 2008) is added: chains that follow the shipped sampler, annealing included, are
+kept in a replay buffer, and their energy is raised against that of digits with the noise of the same temperature. Score
+matching stays on throughout: it fixes the scale of E and keeps the contrast from running away.
 """
 
 from __future__ import annotations
@@ -101,13 +101,13 @@ class Chains:
         self._steps = int(SAMPLER["steps"])
         self._step_size = schedule(SAMPLER["step_size"], self._steps)
         self._temperature = schedule(SAMPLER["temperature"], self._steps)
-        # Random ages, so that every temperature is met at each update; as there are no chains yet, noisy digits stand in.
+        # Random ages, so that each update meets every temperature; as there are no chains yet, noisy digits stand in.
         self._age = torch.randint(self._steps, (BUFFER,), generator=generator)
         start = digits.batch(BUFFER)
         self._x = start + per_image(self._level(self._age)) * torch.randn(start.shape, generator=generator)
 
     def _level(self, age: torch.Tensor) -> torch.Tensor:
-        """Sd of the noise on a chain at `age`, just before its drift: where Langevin in |x|^2 / 2 with this step settles."""
+        """Sd [B] of the noise on chains at `age` [B] just before the drift: where such steps in |x|^2 / 2 settle."""
         return (2 * self._temperature[age] / (2 - self._step_size[age])).sqrt()
 
     def advance(self, model: nn.Module) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -39,7 +39,6 @@ REFUSED = {
     "elementwise/gaussian_nll": 3,
     "linear/embedding_bag": 4,
     "pooling/max_unpool2d": 4,
-    "reduction/covariance": 3,
     "resampling/grid_sample_border": 4,
     "resampling/grid_sample_image": 4,
     "resampling/grid_sample_nearest": 4,

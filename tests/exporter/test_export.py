@@ -1,0 +1,264 @@
+"""Whole exports: every target and precision, what is refused, and what is left behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import ebm_export.exporter.targets.onnx as onnx_target
+from ebm_export.exporter import export, export_energy, make_energy
+from ebm_export.exporter.export import PRECISIONS
+from ebm_export.exporter.targets import TARGETS
+from ebm_export.runtime import SamplerConfig, load
+from ebm_export.runtime.bundle import Bundle
+from ebm_export.runtime.errors import ContractError, EbmExportError, EngineMismatch, MissingBackend, UsageError
+
+CONFIG = SamplerConfig(steps=24, step_size=0.05, noise=0.01, bounds=(-2, 2), init="uniform")
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.stem, self.down, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 16, 3, 2, 1), nn.Linear(16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = F.silu(self.down(F.silu(self.stem(x))))
+        return 5 * self.head(h.mean((2, 3))).squeeze(1) + 0.5 * x.square().sum((1, 2, 3))
+
+
+class Policy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.encoder, self.score = nn.Linear(6, 8), nn.Sequential(nn.Linear(10, 32), nn.SiLU(), nn.Linear(32, 1))
+
+    def forward(self, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return self.score(torch.cat([self.encoder(obs).relu(), action], 1)) + action.square().sum(1, keepdim=True)
+
+
+EXAMPLE = torch.zeros(2, 1, 6, 6)
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("all") / "net.ebm"
+    return export(Net().eval(), EXAMPLE, out=out, targets=list(TARGETS), precisions=PRECISIONS, sampler=CONFIG)
+
+
+class TestEveryTarget:
+    def test_all_engines_that_run_here_are_verified(self, everything: Path) -> None:
+        bundle = Bundle(everything)
+        statuses = {(a.target, a.precision): a.status for a in bundle.artifacts}
+        assert set(statuses) == {(target, precision) for target in TARGETS for precision in PRECISIONS}
+        for (target, _), status in statuses.items():
+            assert status == ("built, not run" if target == "tensorrt" else "verified")
+
+    def test_manifest_holds_every_stage_and_batch(self, everything: Path) -> None:
+        manifest = json.loads((everything / "manifest.json").read_text())
+        assert manifest["schema_version"] == 1
+        assert manifest["sampler"]["steps"] == 24
+        assert len(manifest["verification"]) == 9
+        for entry in manifest["verification"]:
+            assert len(entry["stages"]) == 12 * 3
+            assert {stage["batch"] for stage in entry["stages"]} == {1, 3, 8}
+            assert entry["passed"]
+        low, high = manifest["model"]["range"]["x"]
+        assert -2 <= low < high <= 2
+
+    @pytest.mark.parametrize("precision", PRECISIONS)
+    @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+    def test_runtime_samples_from_it(self, everything: Path, backend: str, precision: str) -> None:
+        with load(everything, backend=backend, precision=precision, threads=1) as ebm:
+            samples = ebm.sample(5, seed=1)
+            energy, grad = ebm.score(samples)
+        model = Net().eval()
+        x = torch.tensor(samples, requires_grad=True)
+        (expected,) = torch.autograd.grad(model(x).sum(), x)
+        tolerance = 1e-4 if precision == "fp32" else 5e-2
+        assert np.linalg.norm(grad - expected.numpy()) <= tolerance * np.linalg.norm(expected.numpy())
+        assert energy == pytest.approx(model(x).detach().numpy(), rel=tolerance)
+
+    def test_backends_draw_the_same_samples(self, everything: Path) -> None:
+        drawn = []
+        for backend in ("onnxruntime", "openvino"):
+            with load(everything, backend=backend, threads=1) as ebm:
+                drawn.append(ebm.sample(6, seed=2))
+        np.testing.assert_allclose(drawn[0], drawn[1], atol=1e-4)
+
+
+class TestConditioning:
+    def test_wrt_the_second_parameter(self, tmp_path: Path) -> None:
+        obs = torch.randn(1, 6)
+        path = export(
+            Policy(), torch.zeros(2, 2), cond={"obs": obs}, wrt="action", out=tmp_path / "p.ebm", sampler=CONFIG
+        )
+        manifest = json.loads((path / "manifest.json").read_text())
+        assert manifest["model"]["wrt"] == "action"
+        assert manifest["model"]["cond"] == [{"name": "obs", "dtype": "float32", "shape": [6]}]
+        with load(path) as ebm:
+            actions = np.random.default_rng(0).normal(size=(7, 2)).astype(np.float32)
+            energy, _ = ebm.score(actions, obs=obs.numpy())
+        expected = Policy()(obs.expand(7, 6), torch.tensor(actions)).squeeze(1)
+        assert energy == pytest.approx(expected.detach().numpy(), rel=1e-4)
+
+    @pytest.mark.parametrize("energy", ["negative", "logsumexp"])
+    def test_how_the_output_becomes_an_energy(self, tmp_path: Path, energy: str) -> None:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 4 if energy == "logsumexp" else 1))
+        path = export(net, torch.zeros(2, 3), energy=energy, out=tmp_path / "n.ebm", sampler=CONFIG)
+        x = torch.randn(4, 3)
+        with load(path) as ebm:
+            value, _ = ebm.score(x.numpy())
+        expected = -net(x).squeeze(1) if energy == "negative" else -net(x).logsumexp(1)
+        assert value == pytest.approx(expected.detach().numpy(), rel=1e-4)
+
+
+class TestWithoutSettings:
+    def test_a_step_size_is_found_and_said(self, tmp_path: Path) -> None:
+        report = export_energy(
+            make_energy(Net().eval(), EXAMPLE), out=tmp_path / "n.ebm", targets=["onnxruntime"], precisions=["fp32"]
+        )
+        assert report.found_sampler
+        assert Bundle(report.path).manifest.sampler == report.sampler
+
+
+class TestRefused:
+    def test_an_existing_bundle(self, everything: Path) -> None:
+        with pytest.raises(UsageError, match="exists"):
+            export(Net().eval(), EXAMPLE, out=everything, sampler=CONFIG)
+
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            ({"targets": ["tpu"]}, "none called 'tpu'"),
+            ({"precisions": ["fp8"]}, "none called 'fp8'"),
+            ({"precisions": ["int8"]}, "int8 is not available yet"),
+            ({"batch": (4, 2, 8)}, "MIN <= OPT <= MAX"),
+            ({"targets": []}, "at least one target"),
+        ],
+    )
+    def test_wrong_options_before_any_work(self, tmp_path: Path, options: dict, text: str) -> None:
+        with pytest.raises(UsageError, match=text):
+            export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler=CONFIG, **options)
+        assert not list(tmp_path.iterdir())
+
+    def test_a_target_that_is_not_installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(TARGETS["openvino"], "available", lambda: "needs the package openvino: pip install X")
+        with pytest.raises(MissingBackend, match="needs the package openvino") as caught:
+            export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", targets=["openvino"], sampler=CONFIG)
+        assert caught.value.exit_code == 7
+
+    def test_a_batch_norm_in_training_mode(self, tmp_path: Path) -> None:
+        net = nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        with pytest.raises(ContractError, match=r"eval\(\)"):
+            export(net, EXAMPLE, out=tmp_path / "n.ebm", sampler=CONFIG)
+        assert not list(tmp_path.iterdir())
+
+    def test_init_from_data_without_data(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="starts from data"):
+            export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler=SamplerConfig(init="data"))
+
+
+def damage(proto: onnx.ModelProto, name: str) -> None:
+    """Doubles one stored weight."""
+    weight = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
+    weight.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(weight), name))
+
+
+class TestMismatch:
+    def test_a_wrong_engine_is_not_written_and_its_first_wrong_operation_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        honest = onnx_target.write
+
+        def broken(graph: onnx.ModelProto, folder: Path, **options):
+            if any(tensor.name == "down.weight" for tensor in graph.graph.initializer):
+                damage(graph, "down.weight")
+            return honest(graph, folder, **options)
+
+        monkeypatch.setattr(onnx_target, "write", broken)
+        out = tmp_path / "n.ebm"
+        with pytest.raises(EngineMismatch) as caught:
+            export(Net().eval(), EXAMPLE, out=out, targets=["onnx", "onnxruntime"], sampler=CONFIG)
+        text = str(caught.value)
+        assert caught.value.exit_code == 5
+        assert "score.fp32.onnx disagrees with PyTorch: at stage 0 (step 0, batch 1)" in text
+        assert "aten.convolution.default, in module 'down' (test_export.py:" in text
+        assert "the others were written" in text
+        assert sorted(a.path for a in Bundle(out).artifacts) == ["score.fp32.onnxruntime.onnx"]
+        assert not (out / "score.fp32.onnx").exists()
+
+    def test_no_bundle_where_every_engine_is_wrong(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        honest = onnx_target.write
+
+        def broken(graph: onnx.ModelProto, folder: Path, **options):
+            if any(tensor.name == "stem.weight" for tensor in graph.graph.initializer):
+                damage(graph, "stem.weight")
+            return honest(graph, folder, **options)
+
+        monkeypatch.setattr(onnx_target, "write", broken)
+        with pytest.raises(EngineMismatch, match="no bundle was written"):
+            export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", targets=["onnx"], sampler=CONFIG)
+        assert not list(tmp_path.iterdir())
+
+    def test_without_verification_nothing_is_called_verified(self, tmp_path: Path) -> None:
+        path = export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler=CONFIG, verify=False)
+        assert {artifact.status for artifact in Bundle(path).artifacts} == {"built, not run"}
+
+
+class TestNothingHalfWritten:
+    def test_a_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(onnx, "save", full)
+        with pytest.raises(EbmExportError, match="no space left"):
+            export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", targets=["onnx"], sampler=CONFIG)
+        assert not list(tmp_path.iterdir())
+
+    def test_a_kill_in_the_middle(self, tmp_path: Path) -> None:
+        script = """
+            import sys, torch
+            from ebm_export.exporter import export
+            from ebm_export.runtime import SamplerConfig
+
+            def tell(what, done, total):
+                if what.startswith("verifying"):
+                    print("now", flush=True)
+                    sys.stdin.read()
+
+            net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+            export(net, torch.zeros(2, 3), out=sys.argv[1], sampler=SamplerConfig(steps=4, step_size=0.1), progress=tell)
+        """
+        out = tmp_path / "n.ebm"
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(script), str(out)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.readline() == b"now\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+        assert not out.exists()
+        assert len(list(tmp_path.iterdir())) == 1  # the temporary folder of the dead process
+        time.sleep(0.01)
+        export(Net().eval(), EXAMPLE, out=out, sampler=CONFIG)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["n.ebm"]

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ebm_export.exporter.emulate import emulate
+from ebm_export.exporter.energy import make_energy
+from ebm_export.exporter.precision import LOW_TYPES, typed
+
+from .referee import per_sample, score_graph, session
+
+
+class Net(nn.Module):
+    """Two convolutions, a group norm and a linear head, with a quadratic term on the state itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.norm = nn.Conv2d(1, 16, 3, padding=1), nn.GroupNorm(4, 16)
+        self.deep, self.head = nn.Conv2d(16, 16, 3, 2, 1), nn.Linear(16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = F.silu(self.norm(self.stem(x)))
+        h = F.silu(self.deep(h)).mean((2, 3))
+        return self.head(h).squeeze(1) * 20 + 0.5 * x.square().sum((1, 2, 3))
+
+
+X = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def full() -> ir.Model:
+    return score_graph(make_energy(Net().eval(), X))
+
+
+@pytest.mark.parametrize("precision", LOW_TYPES)
+class TestTyped:
+    def test_border_is_float32_and_the_file_is_valid(self, full: ir.Model, precision: str) -> None:
+        model = typed(full, precision)
+        for value in (*model.graph.inputs, *model.graph.outputs):
+            assert value.dtype == ir.DataType.FLOAT
+        onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+    def test_layers_are_low_and_reductions_are_not(self, full: ir.Model, precision: str) -> None:
+        low = LOW_TYPES[precision]
+        for node in typed(full, precision).graph:
+            if node.op_type == "Conv":
+                assert {value.dtype for value in (*node.inputs, *node.outputs) if value is not None} == {low}
+            if node.op_type.startswith("Reduce"):
+                assert node.inputs[0].dtype == node.outputs[0].dtype == ir.DataType.FLOAT
+
+    def test_energy_head_is_float32(self, full: ir.Model, precision: str) -> None:
+        model = typed(full, precision)
+        energy = next(value for value in model.graph.outputs if value.name == "energy")
+        node = energy.producer()
+        while node is not None and node.op_type != "Gemm":
+            assert node.outputs[0].dtype == ir.DataType.FLOAT
+            node = next((v.producer() for v in node.inputs if v is not None and v.producer() is not None), None)
+        assert any(n.op_type == "Gemm" and n.inputs[1].dtype == ir.DataType.FLOAT for n in model.graph)
+
+    def test_the_float32_graph_is_left_alone(self, full: ir.Model, precision: str) -> None:
+        before = ir.to_proto(full).SerializeToString(deterministic=True)
+        typed(full, precision)
+        assert ir.to_proto(full).SerializeToString(deterministic=True) == before
+
+    def test_every_rounding_counted_it_is_close(self, full: ir.Model, precision: str) -> None:
+        opened = session(ir.from_proto(emulate(ir.to_proto(typed(full, precision)))))
+        feeds = {"x": X.numpy(), "grad_scale": np.ones(8, np.float32)}
+        _, exact = session(full).run(["energy", "grad"], feeds)
+        _, rough = opened.run(["energy", "grad"], feeds)
+        error = per_sample(rough - exact, exact)
+        assert (error > 1e-6).all(), "nothing was rounded"
+        assert (error < (5e-3 if precision == "fp16" else 3e-2)).all()
+
+
+def test_gradient_scale_keeps_fp16_from_underflow(full: ir.Model) -> None:
+    opened = session(ir.from_proto(emulate(ir.to_proto(typed(full, "fp16")))))
+
+    def gradient(scale: float) -> np.ndarray:
+        feeds = {"x": X.numpy(), "grad_scale": np.full(8, scale, np.float32)}
+        return opened.run(["grad"], feeds)[0] / scale
+
+    # The quadratic term never leaves float32, so what is lost is the network's share.
+    network = gradient(1.0) - X.numpy()
+    assert np.abs(per_sample(gradient(1e-8) - X.numpy() - network, network)).min() > 0.5
+    assert np.abs(per_sample(gradient(4.0) - X.numpy() - network, network)).max() < 0.02
+
+
+def test_an_energy_without_layers_stays_float32() -> None:
+    model = score_graph(make_energy(lambda x: (x.sin() * x).sum(1), torch.zeros(2, 3)))
+    assert not [node for node in typed(model, "bf16").graph if node.op_type == "Cast"]
+
+
+def test_an_infinite_mask_stays_infinite_and_a_finite_one_finite() -> None:
+    mask = torch.tensor([[0.0, -torch.inf, -1e9]])
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+            self.register_buffer("mask", mask)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (torch.softmax(self.layer(x) + self.mask, 1) * x).sum(1)
+
+    model = typed(score_graph(make_energy(Masked(), torch.zeros(2, 3))), "fp16")
+    stored = [v.const_value.numpy() for v in model.graph.initializers.values() if "mask" in (v.name or "")]
+    assert any(np.isneginf(array).sum() == 1 and np.isfinite(array).sum() == 2 for array in map(np.ravel, stored))

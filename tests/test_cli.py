@@ -1,0 +1,173 @@
+"""The commands, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ebm_export.exporter import save_energy
+from ebm_export.runtime import SamplerConfig
+
+
+def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    name, *rest = map(str, arguments)
+    code = f"from ebm_export.cli import {name.replace('-', '_')} as main; main()"
+    return subprocess.run([sys.executable, "-c", code, *rest], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+class Quadratic(nn.Module):
+    """Energy ||x - 1||^2 through a layer, so that there is something to round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(3, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - 1).square().sum(1) * 5 + torch.tanh(self.layer(x)).sum(1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a saved energy and the bundle that the command made of it."""
+    made = tmp_path_factory.mktemp("cli")
+    config = SamplerConfig(steps=30, step_size=0.05, noise=0.05)
+    save_energy(Quadratic(), made / "model.pt", torch.zeros(2, 3), sampler=config)
+    run = command("ebm-export", "model.pt", "--target", "tensorrt", "--target", "onnxruntime", "--json", cwd=made)
+    assert run.returncode == 0, run.stderr
+    (made / "result.json").write_text(run.stdout)
+    return made
+
+
+class TestExport:
+    def test_json_is_the_result_and_messages_go_to_stderr(self, folder: Path) -> None:
+        result = json.loads((folder / "result.json").read_text())
+        assert result["path"] == "model.ebm"
+        assert result["sampler"]["steps"] == 30
+        rows = {row["file"]: row for row in result["artifacts"]}
+        assert rows["score.fp32.tensorrt.plan"]["status"] == "built, not run"
+        assert rows["score.fp32.onnxruntime.onnx"]["status"] == "verified"
+        assert rows["score.fp32.onnxruntime.onnx"]["ms per step (batch 8)"] > 0
+
+    def test_flags_change_the_settings_of_the_archive(self, folder: Path) -> None:
+        run = command("ebm-export", "model.pt", "--steps", 7, "--bounds=-3,3", "--out", "b.ebm", "--json", cwd=folder)
+        assert run.returncode == 0, run.stderr
+        sampler = json.loads(run.stdout)["sampler"]
+        assert (sampler["steps"], sampler["bounds"], sampler["step_size"]) == (7, [-3.0, 3.0], 0.05)
+
+    def test_config_file(self, folder: Path) -> None:
+        (folder / "c.toml").write_text('target = "onnx"\nout = "c.ebm"\nverify = false\n[sampler]\nsteps = 9\n')
+        run = command("ebm-export", "model.pt", "--config", "c.toml", "--json", cwd=folder)
+        assert run.returncode == 0, run.stderr
+        result = json.loads(run.stdout)
+        assert [row["file"] for row in result["artifacts"]] == ["score.fp32.onnx"]
+        assert result["artifacts"][0]["status"] == "built, not run"
+        assert result["sampler"]["steps"] == 9
+
+    def test_the_archive_says_how_its_output_becomes_an_energy(self, tmp_path: Path) -> None:
+        net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
+        save_energy(
+            net, tmp_path / "n.pt", torch.zeros(2, 2), energy="negative", sampler=SamplerConfig(steps=3, step_size=0.1)
+        )
+        assert command("ebm-export", "n.pt", cwd=tmp_path).returncode == 0
+        np.save(tmp_path / "x.npy", np.ones((1, 2), np.float32))
+        run = command("ebm-run", "score", "n.ebm", "x.npy", "--json", cwd=tmp_path)
+        expected = -float(net(torch.ones(1, 2)))
+        assert json.loads(run.stdout)["energy"][0] == pytest.approx(expected, rel=1e-4)
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "text"),
+        [
+            (["missing.pt"], 3, "there is no such file"),
+            (["model.pt"], 2, "--force"),
+            (["model.pt", "--out", "n.ebm", "--batch", "3"], 2, "MIN:OPT:MAX"),
+            (["model.pt", "--out", "n.ebm", "--step-size", "big"], 2, "--step-size: expected a number"),
+            (["junk.pt"], 3, "junk.pt"),
+            (["weights.pt"], 2, "--model"),
+            (["model.pt", "--precision", "fp8"], 2, "fp8"),
+        ],
+    )
+    def test_errors_are_one_line_and_an_exit_code(
+        self, folder: Path, arguments: list[str], code: int, text: str
+    ) -> None:
+        (folder / "junk.pt").write_bytes(b"no model")
+        torch.save(Quadratic().state_dict(), folder / "weights.pt")
+        run = command("ebm-export", *arguments, cwd=folder)
+        assert run.returncode == code, run.stderr
+        assert text in run.stderr
+        assert "Traceback" not in run.stderr
+        assert run.stdout == ""
+
+    def test_an_operation_without_a_rule_is_exit_code_4(self, tmp_path: Path) -> None:
+        (tmp_path / "net.py").write_text(
+            "import torch\n"
+            "class Net(torch.nn.Module):\n"
+            "    def forward(self, x):\n"
+            "        return torch.fft.fft(x).abs().sum(1)\n"
+        )
+        torch.save({}, tmp_path / "w.pt")
+        run = command("ebm-export", "w.pt", "--model", "net.py:Net", "--shape", "4", cwd=tmp_path)
+        assert run.returncode == 4, run.stderr
+        assert "net.py:4, in forward" in run.stderr
+        assert [path.name for path in tmp_path.glob("*.ebm*")] == []
+
+
+class TestRun:
+    def test_info_names_every_file(self, folder: Path) -> None:
+        run = command("ebm-run", "info", "model.ebm", cwd=folder)
+        assert run.returncode == 0, run.stderr
+        for name in ("score.fp32.onnx", "score.fp32.tensorrt.plan", "steps=30", "x [3] float32"):
+            assert name in run.stdout
+
+    def test_verify_passes_here(self, folder: Path) -> None:
+        run = command("ebm-run", "verify", "model.ebm", "--json", cwd=folder)
+        assert run.returncode == 0, run.stderr
+        results = {row["file"]: row["result"] for row in json.loads(run.stdout)}
+        assert results["score.fp32.onnxruntime.onnx"] == "passed"
+        assert results["score.fp32.tensorrt.plan"] == "not run"
+
+    def test_sample_then_refine_then_score(self, folder: Path) -> None:
+        run = command("ebm-run", "sample", "model.ebm", "-n", 12, "--seed", 3, "--json", cwd=folder)
+        assert run.returncode == 0, run.stderr
+        samples = np.load(folder / "samples.npy")
+        assert samples.shape == (12, 3)
+        assert json.loads(run.stdout)["energy_mean"] < float(Quadratic()(torch.zeros(1, 3)))
+        assert command("ebm-run", "refine", "model.ebm", "samples.npy", "--steps", 5, cwd=folder).returncode == 0
+        assert np.load(folder / "refined.npy").shape == (12, 3)
+        run = command("ebm-run", "score", "model.ebm", "samples.npy", cwd=folder)
+        expected = Quadratic()(torch.tensor(samples)).detach().numpy()
+        assert [float(line) for line in run.stdout.split()] == pytest.approx(expected, rel=1e-3)
+
+    def test_same_seed_same_file(self, folder: Path) -> None:
+        for name in ("a.npy", "b.npy"):
+            assert command("ebm-run", "sample", "model.ebm", "-n", 4, "--out", name, cwd=folder).returncode == 0
+        assert (folder / "a.npy").read_bytes() == (folder / "b.npy").read_bytes()
+
+    def test_build_replaces_the_plan(self, folder: Path) -> None:
+        before = (folder / "model.ebm" / "manifest.json").read_text()
+        run = command("ebm-run", "build", "model.ebm", "--batch", "1:2:4", cwd=folder)
+        assert run.returncode == 0, run.stderr
+        after = json.loads((folder / "model.ebm" / "manifest.json").read_text())
+        plan = next(entry for entry in after["artifacts"] if entry["target"] == "tensorrt")
+        assert plan["options"]["batch"] == [1, 2, 4]
+        assert len(after["artifacts"]) == len(json.loads(before)["artifacts"])
+        assert command("ebm-run", "info", "model.ebm", cwd=folder).returncode == 0
+
+    def test_a_damaged_file_is_exit_code_3(self, folder: Path, tmp_path: Path) -> None:
+        import shutil
+
+        copy = tmp_path / "copy.ebm"
+        shutil.copytree(folder / "model.ebm", copy)
+        with (copy / "score.fp32.onnxruntime.onnx").open("ab") as file:
+            file.write(b"x")
+        run = command("ebm-run", "sample", copy, "--backend", "onnxruntime", cwd=tmp_path)
+        assert run.returncode == 3
+        assert "sha256" in run.stderr
+        assert not (tmp_path / "samples.npy").exists()
