@@ -25,7 +25,9 @@ test-slow: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	# mypy reads the package as it is installed, under its import name
+	rm -rf build/typed && $(BIN)/python -m pip install --quiet --no-deps --target build/typed .
+	MYPYPATH=build/typed $(BIN)/mypy
 
 benchmark: $(VENV)/.installed
 	OMP_NUM_THREADS= $(BIN)/python benchmarks/export_time.py

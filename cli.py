@@ -119,7 +119,9 @@ def export_command(
     cond: Annotated[
         list[str] | None, typer.Option(help="NAME=SHAPE of a conditioning input without the batch: obs=3,96,96.")
     ] = None,
-    wrt: Annotated[str | None, typer.Option(help="Parameter of forward that is refined; the first if left out.")] = None,
+    wrt: Annotated[
+        str | None, typer.Option(help="Parameter of forward that is refined; the first if left out.")
+    ] = None,
     energy: Annotated[
         EnergyForm | None,
         typer.Option(help="How the output becomes an energy; if left out what the archive says, else as it is."),
@@ -141,11 +143,15 @@ def export_command(
     calibration_data: Annotated[
         Path | None, typer.Option(help="FILE.npy [M, *S] with real data; chains start there with --init data.")
     ] = None,
-    batch: Annotated[str, typer.Option(help="MIN:OPT:MAX batch of engines built for a range; 1:8:64 if left out.")] = "",
+    batch: Annotated[
+        str, typer.Option(help="MIN:OPT:MAX batch of engines built for a range; 1:8:64 if left out.")
+    ] = "",
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these options; flags win.")] = None,
     verify: Annotated[
         bool | None,
-        typer.Option("--verify/--no-verify", help="Compare every engine that can run here with PyTorch; on if left out."),
+        typer.Option(
+            "--verify/--no-verify", help="Compare every engine that can run here with PyTorch; on if left out."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     as_json: JsonOption = False,
@@ -251,10 +257,9 @@ def verify(
 @_run.command()
 def build(
     bundle: BundleArgument,
-    precision: Annotated[
-        list[str] | None, typer.Option(help="Repeat for several; all if left out.")
-    ] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="Repeat for several; all if left out.")] = None,
     batch: Annotated[str, typer.Option(help="MIN:OPT:MAX batch of the plan.")] = "1:8:64",
+    as_json: JsonOption = False,
 ) -> None:
     """Build TensorRT plans for this device from the ONNX files in the bundle."""
     from .runtime.build import build_plans
@@ -365,7 +370,9 @@ def score(
 @_run.command()
 def bench(
     bundle: BundleArgument,
-    batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeat for several. 1 and 8 if left out.")] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(help="Batch size; repeat for several. 1 and 8 if left out.")
+    ] = None,
     threads: Threads = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -526,9 +533,7 @@ def _main(app: Callable[[], None]) -> None:
 
 def ebm_export() -> None:
     """Entry point of ebm-export."""
-    app = typer.Typer(
-        add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=None
-    )
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=None)
     app.command(name="ebm-export")(export_command)
     _main(app)
 

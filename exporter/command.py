@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from ..runtime.batch_range import parse_batch_range
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import MissingBackend, UsageError
 from .targets import Progress
+
+if TYPE_CHECKING:
+    from .energy import EnergyMode
 
 __all__ = ["ExportOptions", "run_export"]
 
@@ -31,7 +34,7 @@ class ExportOptions:
     shape: str | None
     cond: list[str]
     wrt: str | None
-    energy: str | None
+    energy: EnergyMode | None
     state_key: str | None
     strip_prefix: str | None
     trust_pickle: bool
@@ -145,7 +148,8 @@ def _rows(report: Any, batch: int, progress: Progress) -> list[dict[str, Any]]:
         size = sum((report.path / name).stat().st_size for name in files)
         verification = found.get(artifact["path"])
         ran = verification is not None and not verification.reason
-        worst = max((stage.relative_error for stage in verification.stages), default=None) if ran else None
+        stages = verification.stages if verification is not None and ran else []
+        worst = max((stage.relative_error for stage in stages), default=None)
         timed = times.get(artifact["path"])
         rows.append(
             {

@@ -173,4 +173,4 @@ def _evaluate(node: Node, args: Any, kwargs: dict[str, Any]) -> Any:
     views = (aten.view.default, aten._unsafe_view.default)
     target = aten.reshape.default if node.target in views else node.target
     with torch.no_grad():
-        return target(*args, **kwargs)
+        return target(*args, **kwargs)  # type: ignore[operator]

@@ -143,7 +143,7 @@ def _tracing() -> Iterator[None]:
             fx_traceback.preserve_node_meta(),
             sdpa_kernel(SDPBackend.MATH),
             # The gradient of a write into a view replays the view; by strides no other layout could follow it.
-            torch.autograd._force_original_view_tracking(True),
+            torch.autograd.grad_mode._force_original_view_tracking(True),
         ):
             yield
     finally:

@@ -79,7 +79,7 @@ class TestExport:
         assert command("ebm-export", "n.pt", cwd=tmp_path).returncode == 0
         np.save(tmp_path / "x.npy", np.ones((1, 2), np.float32))
         run = command("ebm-run", "score", "n.ebm", "x.npy", "--json", cwd=tmp_path)
-        expected = -float(net(torch.ones(1, 2)))
+        expected = -net(torch.ones(1, 2)).item()
         assert json.loads(run.stdout)["energy"][0] == pytest.approx(expected, rel=1e-4)
 
     @pytest.mark.parametrize(
@@ -109,13 +109,15 @@ class TestExport:
         (tmp_path / "net.py").write_text(
             "import torch\n"
             "class Net(torch.nn.Module):\n"
+            "    def __init__(self):\n"
+            "        super().__init__(); self.scale = torch.nn.Parameter(torch.ones(4))\n"
             "    def forward(self, x):\n"
-            "        return torch.fft.fft(x).abs().sum(1)\n"
+            "        return torch.fft.fft(x * self.scale).abs().sum(1)\n"
         )
-        torch.save({}, tmp_path / "w.pt")
+        torch.save({"scale": torch.ones(4)}, tmp_path / "w.pt")
         run = command("ebm-export", "w.pt", "--model", "net.py:Net", "--shape", "4", cwd=tmp_path)
         assert run.returncode == 4, run.stderr
-        assert "net.py:4, in forward" in run.stderr
+        assert "net.py:6, in forward" in run.stderr
         assert [path.name for path in tmp_path.glob("*.ebm*")] == []
 
 
@@ -138,7 +140,7 @@ class TestRun:
         assert run.returncode == 0, run.stderr
         samples = np.load(folder / "samples.npy")
         assert samples.shape == (12, 3)
-        assert json.loads(run.stdout)["energy_mean"] < float(Quadratic()(torch.zeros(1, 3)))
+        assert json.loads(run.stdout)["energy_mean"] < Quadratic()(torch.zeros(1, 3)).item()
         assert command("ebm-run", "refine", "model.ebm", "samples.npy", "--steps", 5, cwd=folder).returncode == 0
         assert np.load(folder / "refined.npy").shape == (12, 3)
         run = command("ebm-run", "score", "model.ebm", "samples.npy", cwd=folder)

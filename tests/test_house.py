@@ -28,7 +28,18 @@ def tree() -> set[str]:
 
 class TestPackaging:
     def test_wheel_holds_the_tree(self, tmp_path: Path) -> None:
-        command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path), "."]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--no-deps",
+            "--no-build-isolation",
+            "-q",
+            "-w",
+            str(tmp_path),
+            ".",
+        ]
         copy = tmp_path / "copy"  # a build leaves folders behind
         subprocess.run(["git", "worktree", "list"], cwd=ROOT, check=True, capture_output=True)
         names = subprocess.run(

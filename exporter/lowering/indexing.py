@@ -106,13 +106,13 @@ def _stacked(context: Context, indices: Sequence[Node | None], dims: Sequence[in
     nodes = [indices[d] for d in dims]
     shapes = [context.shape_of(node) for node in nodes if node is not None]
     rank = max(len(shape) for shape in shapes)
-    padded = [[1] * (rank - len(shape)) + list(shape) for shape in shapes]
+    padded: list[list[Dim]] = [[*([1] * (rank - len(shape))), *shape] for shape in shapes]
     rows: tuple[Dim, ...] = tuple(next((s for s in sizes if s != 1), 1) for sizes in zip(*padded, strict=True))
     columns = []
     for node, own in zip(nodes, shapes, strict=True):
         value = context.value(node, INT64)
         if own != rows:
-            aligned: list[Dim] = [1] * (rank - len(own)) + list(own)
+            aligned: list[Dim] = [*([1] * (rank - len(own))), *own]
             value = context.op(
                 "Expand",
                 value,
@@ -168,9 +168,7 @@ _LARGEST_MATRIX = 1 << 22
 """Elements up to which the gradient of reading at constant places is a matrix product."""
 
 
-def _spread(
-    context: Context, indices: Sequence[Node | None], source: Node, dims: Sequence[int]
-) -> ir.Value | None:
+def _spread(context: Context, indices: Sequence[Node | None], source: Node, dims: Sequence[int]) -> ir.Value | None:
     """Adds `source` into zeros at constant places: a product with the 0/1 matrix of which place goes where.
 
     That is the gradient of reading at constant places. Engines run it well in every type, and scatters that add in

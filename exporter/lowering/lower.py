@@ -54,6 +54,8 @@ def lower(traced: ScoreGraph, name: str) -> ir.Model:
     for node in traced.graph.nodes:
         emit.origin = origin_of(node)
         if node.op == "placeholder" and node.name in traced.constants:
+            if node.meta["val"].dtype not in ONNX_TYPES:
+                continue  # what reads it is refused, with its place in the model
             content = traced.constants[node.name].numpy(force=True)
             constants[node] = content
             values[node] = emit.constant(

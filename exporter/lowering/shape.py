@@ -89,7 +89,7 @@ def expand(context: Context, value: ir.Value, own: Sequence[Dim], shape: Sequenc
 @lowers(aten.repeat.default)
 def _repeat(context: Context, x: Node, repeats: Sequence[Any]) -> ir.Value:
     own = context.shape_of(x)
-    padded: list[Dim] = [1] * (len(repeats) - len(own)) + list(own)
+    padded: list[Dim] = [*([1] * (len(repeats) - len(own))), *own]
     value = context.value(x)
     if len(padded) != len(own):
         value = reshape(context, value, padded)
@@ -202,9 +202,7 @@ def _slice_scatter(
     return _write(context, x, context.value(source, context.dtype), axis, begin, step, context.shape_of(source)[axis])
 
 
-def _write_rows(
-    context: Context, x: Node, source: ir.Value, axis: int, start: Any, own: Sequence[Dim]
-) -> ir.Value:
+def _write_rows(context: Context, x: Node, source: ir.Value, axis: int, start: Any, own: Sequence[Dim]) -> ir.Value:
     """x with `source` written from `start` on along an axis that grows with the batch (samples in several copies)."""
     shape, size = list(context.shape), context.shape[axis]
     stop = _plus(start, own[axis])
@@ -287,9 +285,9 @@ def _write(context: Context, x: Node, source: ir.Value, axis: int, start: int, s
 def _is_zero(context: Context, x: Node) -> bool:
     """Whether a node is a tensor of zeros, as the gradient of a slice starts from."""
     if x in context.constants:
-        return not context.constants[x].any()
+        return not bool(context.constants[x].any())
     if x.target is aten.full.default:
-        return x.args[1] == 0
+        return bool(x.args[1] == 0)
     return x.target is aten.expand.default and isinstance(x.args[0], Node) and _is_zero(context, x.args[0])
 
 

@@ -44,7 +44,7 @@ def insert(
     """Puts a new node before another one; its output has the type of `like`, and its shape unless one is given."""
     node = ir.node(kind, list(inputs), attributes, name=name)
     out = node.outputs[0]
-    out.name, out.dtype = name, like.dtype
+    out.name, out.type = name, like.type
     out.shape = ir.Shape(list(like.shape or ())) if shape is None else ir.Shape(shape)
     graph = before.graph
     assert isinstance(graph, ir.Graph)

@@ -70,7 +70,7 @@ class MergeReshapes(ir.passes.InPlacePass):
         graph.register_initializer(constant)
         reshape = ir.node("Reshape", [source, constant], name=f"{node.name}.reshape")
         reshape.outputs[0].name = f"{node.name}.reshape"
-        reshape.outputs[0].dtype, reshape.outputs[0].shape = out.dtype, out.shape
+        reshape.outputs[0].type, reshape.outputs[0].shape = out.type, out.shape
         graph.insert_before(node, reshape)
         replace(node, reshape.outputs[0])
         return True

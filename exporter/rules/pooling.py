@@ -111,9 +111,7 @@ def _covered(
     """x with -inf around it, as far as the windows reach, and the padded size [*n]."""
     rank = len(out)
     # What the windows cover; where ceil_mode leaves a margin of x uncovered, what there is of x is the larger.
-    sizes = [
-        max((out[i] - 1) * s[i] + d[i] * (k[i] - 1) + 1, x.shape[2 + i] + p[i]) for i in range(rank)
-    ]
+    sizes = [max((out[i] - 1) * s[i] + d[i] * (k[i] - 1) + 1, x.shape[2 + i] + p[i]) for i in range(rank)]
     pads: list[int] = []
     for axis in reversed(range(rank)):
         pads += [p[axis], sizes[axis] - p[axis] - x.shape[2 + axis]]
@@ -136,7 +134,11 @@ def _max_pool(rank: int) -> Any:
             return NotImplemented
         k = _per_axis(kernel, rank)
         s, p, d = _per_axis(stride, rank, k), _per_axis(padding, rank), _per_axis(dilation, rank)
-        out = list(constant(lambda: torch.zeros_like(pool(torch.zeros(1, 1, *x.shape[2:]), k, s, p, d, ceil_mode)[0])).shape[2:])
+        out = list(
+            constant(lambda: torch.zeros_like(pool(torch.zeros(1, 1, *x.shape[2:]), k, s, p, d, ceil_mode)[0])).shape[
+                2:
+            ]
+        )
         padded, _ = _covered(x, out, k, s, p, d)
         maximum = _windows(padded, out, k, s, d).amax(2)
         return maximum, pool_indices(maximum)

@@ -15,7 +15,17 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["FAMILIES", "REFUSED", "Case", "CondSpec", "all_cases", "arguments", "draw", "parameter_names", "reference_energy"]
+__all__ = [
+    "FAMILIES",
+    "REFUSED",
+    "Case",
+    "CondSpec",
+    "all_cases",
+    "arguments",
+    "draw",
+    "parameter_names",
+    "reference_energy",
+]
 
 FAMILIES = (
     "activation",

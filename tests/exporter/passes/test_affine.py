@@ -50,7 +50,9 @@ def test_before_the_convolution(weight: np.ndarray, groups: int, constant: np.nd
     assert kinds(made) == ["Conv"]
 
 
-@pytest.mark.parametrize("constant", [RNG.normal(size=(5, 1)).astype(np.float32), RNG.normal(size=5).astype(np.float32)])
+@pytest.mark.parametrize(
+    "constant", [RNG.normal(size=(5, 1)).astype(np.float32), RNG.normal(size=5).astype(np.float32)]
+)
 def test_a_scale_for_each_place_stays(constant: np.ndarray) -> None:
     made = graph(
         "g (float[N, 4, 5, 5] x) => (float[N, 6, h, w] y) { a = Mul(x, c)  y = Conv(a, k) }", {"k": W, "c": constant}

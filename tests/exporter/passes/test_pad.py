@@ -9,7 +9,9 @@ from .graphs import check_pass, graph, kinds
 
 X = np.random.default_rng(0).normal(size=(2, 2, 5, 6)).astype(np.float32)
 W = np.random.default_rng(1).normal(size=(3, 2, 3, 3)).astype(np.float32)
-TEXT = "g (float[B, 2, 5, 6] x) => (float[B, 3, h, w] y) {{ a = Pad{mode}(x, p{fill})  y = Conv<pads=[1,0,0,1]>(a, k) }}"
+TEXT = (
+    "g (float[B, 2, 5, 6] x) => (float[B, 3, h, w] y) {{ a = Pad{mode}(x, p{fill})  y = Conv<pads=[1,0,0,1]>(a, k) }}"
+)
 
 
 def model(pads: list[int], fill: str = "", mode: str = ""):

@@ -79,7 +79,9 @@ def test_upsampling_is_its_matrix(size: tuple[int, int]) -> None:
         for corners in (False, True):
             operation = getattr(aten, name).default
             expected = operation(x, list(size), corners, None, None)
-            torch.testing.assert_close(TABLE[operation](x, list(size), corners, None, None), expected, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(
+                TABLE[operation](x, list(size), corners, None, None), expected, rtol=1e-6, atol=1e-6
+            )
 
 
 def test_running_products_through_zero() -> None:
@@ -88,4 +90,8 @@ def test_running_products_through_zero() -> None:
 
 
 def test_no_rule_is_for_an_operation_that_does_not_exist() -> None:
-    assert all(isinstance(operation, torch._ops.OpOverload) for operation in TABLE if operation is not torch.ops.higher_order.out_dtype)
+    assert all(
+        isinstance(operation, torch._ops.OpOverload)
+        for operation in TABLE
+        if operation is not torch.ops.higher_order.out_dtype
+    )
