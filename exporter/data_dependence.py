@@ -32,7 +32,7 @@ class DataDependence(TorchDispatchMode):
     """
 
     def __init__(self, inputs: Iterable[torch.Tensor], provenance: Provenance):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._provenance = provenance
         # Storages, so that views and writes through views are followed. Held, so that no address is used twice.
         self._held: dict[int, Any] = {}

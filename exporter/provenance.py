@@ -53,7 +53,7 @@ class Provenance(TorchDispatchMode):
     """
 
     def __init__(self, module: torch.nn.Module):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._paths = {id(child): path for path, child in module.named_modules()}
         self._forward: dict[int, Origin] = {}
         self._last: Origin | None = None

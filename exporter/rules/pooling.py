@@ -360,6 +360,11 @@ def _adaptive_max(rank: int) -> Any:
     return _add_batch(rule, rank)
 
 
+def _reads(places: list[int], n: int) -> torch.Tensor:
+    """[n, len(places)] 0/1 matrix: which of n elements each place reads."""
+    return constant(lambda: F.one_hot(torch.tensor(places), n).t().float().contiguous())
+
+
 def _adaptive_max_backward(rank: int) -> Any:
     def rule(grad: torch.Tensor, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         size = grad.shape[2:]
@@ -373,11 +378,7 @@ def _adaptive_max_backward(rank: int) -> Any:
         flat_size = [k * o for k, o in zip(longest, size, strict=True)]
         placed = spread.permute(order).reshape(*parts.shape[:2], *flat_size)
         for axis, (flat, n) in enumerate(zip(places, x.shape[2:], strict=True)):
-            placed = along(
-                placed,
-                2 + axis,
-                constant(lambda flat=flat, n=n: F.one_hot(torch.tensor(flat), n).t().float().contiguous()),
-            )  # type: ignore[misc]
+            placed = along(placed, 2 + axis, _reads(flat, n))
         return placed
 
     return _add_batch(rule, rank)

@@ -4,7 +4,7 @@ import numpy as np
 
 from ebm_export.exporter.passes import DropExpand
 
-from .graphs import check_pass, graph, kinds
+from .graphs import check_pass, graph
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3) + 1
 Z = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
