@@ -143,6 +143,13 @@ def export_command(
     calibration_data: Annotated[
         Path | None, typer.Option(help="FILE.npy [M, *S] with real data; chains start there with --init data.")
     ] = None,
+    gate: Annotated[
+        float | None,
+        typer.Option("--gate", help="Quality gate on the samples; not available yet, engines are verified."),
+    ] = None,
+    no_gate: Annotated[
+        bool, typer.Option("--no-gate", help="Without the quality gate, as everything is for now.")
+    ] = False,
     batch: Annotated[
         str, typer.Option(help="MIN:OPT:MAX batch of engines built for a range; 1:8:64 if left out.")
     ] = "",
@@ -166,6 +173,9 @@ def export_command(
     ebm-export weights.pt --model mypkg.nets:Energy --shape 3,32,32 --target openvino --precision fp32 --precision bf16
     """
     from .exporter.command import ExportOptions, run_export
+
+    if gate is not None and not no_gate:
+        raise UsageError("--gate: the quality gate is not available yet; leave it out, or pass --no-gate")
 
     options = ExportOptions(
         model=model,
