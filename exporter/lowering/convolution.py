@@ -9,17 +9,13 @@ import onnx_ir as ir
 import torch
 from torch.fx import Node
 
+from ..spatial import per_axis
 from .shape import cut
 from .table import Context, lowers
 
 __all__: list[str] = []
 
 aten = torch.ops.aten
-
-
-def _spread(numbers: Sequence[int], rank: int) -> list[int]:
-    """One number for all axes, as PyTorch allows, or one for each."""
-    return [int(n) for n in numbers] * (rank if len(numbers) == 1 else 1)
 
 
 @lowers(aten.convolution.default)
@@ -36,19 +32,19 @@ def _convolution(
     groups: int,
 ) -> ir.Value:
     rank = len(context.shape) - 2
-    pads = _spread(padding, rank)
+    pads = per_axis(padding, rank)
     if not isinstance(groups, int):
         raise NotImplementedError("a kernel for each sample: the number of groups grows with the batch")
     attributes: dict[str, Any] = {
-        "strides": _spread(stride, rank),
+        "strides": per_axis(stride, rank),
         "pads": [*pads, *pads],
-        "dilations": _spread(dilation, rank),
+        "dilations": per_axis(dilation, rank),
         "group": groups,
     }
     kind = "Conv"
     if transposed:
         kind = "ConvTranspose"
-        attributes["output_padding"] = _spread(output_padding, rank)
+        attributes["output_padding"] = per_axis(output_padding, rank)
     return context.op(
         kind, context.value(x), context.value(weight), None if bias is None else context.value(bias), **attributes
     )
@@ -64,24 +60,24 @@ def _max_pool(
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> tuple[ir.Value]:
-    # Only the maxima: the indices are wanted by PyTorch's own gradient alone, which `rules.pooling` replaces.
+    # Only the maxima: the indices are wanted by PyTorch's own gradient alone, which `rules.max_pool` replaces.
     shape = context.node.meta["shape"][0]
     rank = 3 if context.node.target is aten.max_pool3d_with_indices.default else 2
     value, own = context.value(x), context.shape_of(x)
     if len(own) == rank + 1:  # no batch dimension: ONNX wants one
         value = context.op("Unsqueeze", value, context.emit.ints([0]), dtype=context.type_of(x), shape=[1, *own])
         shape = (1, *shape)
-    size = _spread(kernel, rank)
-    pads = _spread(padding, rank)
+    size = per_axis(kernel, rank)
+    pads = per_axis(padding, rank)
     pooled = context.op(
         "MaxPool",
         value,
         dtype=context.type_of(x),
         shape=shape,
         kernel_shape=size,
-        strides=_spread(stride or size, rank),
+        strides=per_axis(stride or size, rank),
         pads=[*pads, *pads],
-        dilations=_spread(dilation, rank),
+        dilations=per_axis(dilation, rank),
         ceil_mode=int(ceil_mode),
     )
     if len(own) == rank + 1:
@@ -97,15 +93,15 @@ def _avg_pool(
     stride: Sequence[int] = (),
     padding: Sequence[int] = (0,),
 ) -> ir.Value:
-    # Odd cases (ceil_mode, other divisors, no batch) are rewritten by `rules.pooling`.
+    # Odd cases (ceil_mode, other divisors, no batch) are rewritten by `rules.max_pool`.
     rank = len(context.shape) - 2
-    size = _spread(kernel, rank)
-    pads = _spread(padding, rank)
+    size = per_axis(kernel, rank)
+    pads = per_axis(padding, rank)
     return context.op(
         "AveragePool",
         context.value(x),
         kernel_shape=size,
-        strides=_spread(stride or size, rank),
+        strides=per_axis(stride or size, rank),
         pads=[*pads, *pads],
         count_include_pad=1,
     )

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ..spatial import per_axis
 from .constant import constant
 from .interleave import interleave
 
@@ -130,10 +131,6 @@ def _phase_kernel(weight: torch.Tensor, taps: list[list[list[int]]]) -> torch.Te
     return weight.reshape(weight.shape[0] * count, weight.shape[1 + rank], *weight.shape[2 + rank :])
 
 
-def _per_axis(numbers: Sequence[int], rank: int) -> list[int]:
-    return [int(n) for n in numbers] * (rank if len(numbers) == 1 else 1)
-
-
 def _convolution_backward(
     grad: torch.Tensor,
     x: torch.Tensor,
@@ -151,7 +148,7 @@ def _convolution_backward(
     if output_mask[1]:
         return NotImplemented
     rank = x.dim() - 2
-    stride, padding, dilation = (_per_axis(numbers, rank) for numbers in (stride, padding, dilation))
+    stride, padding, dilation = (per_axis(numbers, rank) for numbers in (stride, padding, dilation))
     at_input = None
     if output_mask[0] and transposed:  # the transpose of a transpose
         at_input = aten.convolution.default(grad, weight, None, stride, padding, dilation, False, [0] * rank, groups)
@@ -179,8 +176,8 @@ def _convolution(
         return aten.convolution.default(x.unsqueeze(0), *arguments).squeeze(0)
     if not transposed:
         return NotImplemented
-    stride, padding, dilation = (_per_axis(numbers, rank) for numbers in (stride, padding, dilation))
-    extra = _per_axis(output_padding, rank)
+    stride, padding, dilation = (per_axis(numbers, rank) for numbers in (stride, padding, dilation))
+    extra = per_axis(output_padding, rank)
     size = [
         (n - 1) * s - 2 * p + d * (k - 1) + e + 1
         for n, k, s, p, d, e in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, extra, strict=True)
