@@ -24,6 +24,8 @@ class Attention(nn.Module):
         super().__init__()
         self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
         self.norm = nn.LayerNorm(4)
+        # Without it the first token is zero, and the norm magnifies whatever rounding leaves there.
+        nn.init.normal_(self.norm.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = torch.cat([self.norm.bias.expand(len(x), 1, 4), x], dim=1)
@@ -99,6 +101,7 @@ def exported(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.export
 @pytest.mark.parametrize("name", MODELS)
 def test_energies_and_gradients_at_other_batches(name: str, batch: int) -> None:
     build, shape = MODELS[name]
+    torch.manual_seed(batch)
     model = build().eval()
     module = rebatch(exported(model, (torch.randn(batch, *shape),)))
     for other in (1, 3, 5, batch):
