@@ -39,7 +39,10 @@ def record_trajectory(
     data: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trajectory:
-    """Runs n chains from the model's own start distribution and keeps their states at evenly spaced stages.
+    """Runs n chains from the model's own start distribution and keeps states at evenly spaced stages.
+
+    A state is where the engine was asked for a gradient: in the order "noise-drift" that is the noised point, not the
+    position that the drift led to, and the gradients there are the ones that make the sample.
 
     Args:
         engine: an open engine; the sampler is the runtime's own, gradient scaling included.
@@ -58,16 +61,18 @@ def record_trajectory(
     wanted = sorted({round(done) for done in np.linspace(0, config.steps, stages)})
     states: list[np.ndarray] = []
     scales: list[np.ndarray] = []
+    watched = _Watched(engine)
 
     def keep(now: Progress) -> None:
         if progress is not None:
             progress(now.done, now.steps)
         if now.done in wanted:
-            states.append(now.state.position.copy())
+            # At the start of "noise-drift" nothing has been asked yet.
+            states.append(now.state.position.copy() if watched.asked is None else watched.asked)
             scales.append(np.ones(n, np.float32) if now.grad_scale is None else now.grad_scale.copy())
 
     run_chains(
-        engine,
+        watched,
         config,
         lambda chains: start_states(config, shape, chains, seed, data),
         n,
@@ -76,3 +81,22 @@ def record_trajectory(
         callback=keep,
     )
     return Trajectory(np.asarray(wanted, np.int64), np.stack(states), np.stack(scales))
+
+
+class _Watched(Engine):
+    """An open engine that remembers where it was asked last."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.backend = engine.backend
+        self.asked: np.ndarray | None = None
+        self._engine = engine
+
+    def open(self) -> None:
+        """The engine is open already."""
+
+    def close(self) -> None:
+        """Whoever opened the engine closes it."""
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.asked = inputs["x"].copy()  # the sampler may go on in the same array
+        return self._engine.run(inputs)

@@ -151,7 +151,7 @@ def contrastive_loss(model: nn.Module, digits: Digits, chains: Chains, generator
     return ((real - drawn) / (temperature * positive[0].numel())).mean()
 
 
-def train(*, seed: int = 0, denoising_updates: int = 4000, contrastive_updates: int = 6000) -> nn.Module:
+def train(*, seed: int = 0, denoising_updates: int = 4000, contrastive_updates: int = 2500) -> nn.Module:
     """Train from scratch; the same seed gives the same model on the same machine and torch version.
 
     Args:
@@ -169,7 +169,7 @@ def train(*, seed: int = 0, denoising_updates: int = 4000, contrastive_updates: 
     digits = Digits(generator)
     chains = Chains(digits, generator)
     started = time.monotonic()
-    for stage, updates, peak in (("denoising", denoising_updates, 2e-3), ("contrastive", contrastive_updates, 1e-3)):
+    for stage, updates, peak in (("denoising", denoising_updates, 2e-3), ("contrastive", contrastive_updates, 5e-4)):
         if stage == "contrastive":
             model.load_state_dict(averaged.state_dict())
         optimizer = torch.optim.Adam(model.parameters(), lr=peak, betas=(0.9, 0.99))
@@ -196,6 +196,8 @@ def train(*, seed: int = 0, denoising_updates: int = 4000, contrastive_updates: 
                     f"{(time.monotonic() - started) / 60:.1f} min",
                     flush=True,
                 )
+                if sums[0] > 1000:
+                    raise RuntimeError(f"training diverged: error {sums[0] / 100:.3g}; lower the learning rate")
                 sums[:] = 0
     return averaged
 
