@@ -20,6 +20,10 @@ __all__ = ["CHAINS", "fresh_conditions", "make_golden", "run_in_pytorch"]
 CHAINS = 8
 """Samples at each stage; the batch sizes 1, 3 and 8 are slices of them."""
 
+_ROUNDING = 1e-6
+"""Size of a disturbance, relative to the state: some eight units in the last place of float32, as sums collect them."""
+_COPIES = 5
+
 
 def make_golden(
     energy: Energy,
@@ -42,7 +46,8 @@ def make_golden(
 
     Returns:
         The arrays of golden.npz: x [G, N, *S], step [G], grad_scale [G, N], energy [G, N] and grad [G, N, *S] in
-        float64, reference_error [G, N] (relative error of PyTorch's own float32 gradient), and "cond.NAME".
+        float64, reference_error [G, N] (largest relative error of PyTorch's own float32 gradient at the state and at
+        copies of it that differ by rounding), reference_energy_error [G, N] (likewise, absolute), and "cond.NAME".
 
     Raises:
         DivergenceError: the chains diverge in PyTorch itself.
@@ -85,17 +90,22 @@ def _plain(tensor: torch.Tensor) -> np.ndarray:
 
 def _answer(energy: Energy, trajectory: Trajectory, cond: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     single = Reference(energy, torch.float32)
-    double = _double(energy, trajectory.x[0], cond)
-    energies, grads, errors = [], [], []
+    exact = _double(energy, trajectory.x[0], cond) or single
+    generator = np.random.default_rng(0)
+    energies, grads, grad_errors, energy_errors = [], [], [], []
     for x in trajectory.x:
-        value, grad = (double or single)(x, **cond)
-        _, rough = single(x, **cond)
-        flat = grad.reshape(len(x), -1).astype(np.float64)
-        size = np.linalg.norm(flat, axis=1)
-        error = np.linalg.norm(rough.reshape(len(x), -1) - flat, axis=1)
+        value, grad = exact(x, **cond)
+        size = np.linalg.norm(grad.reshape(len(x), -1), axis=1)
+        grad_error, energy_error = np.zeros(len(x)), np.zeros(len(x))
+        for nearby in _nearby(x, generator):
+            rough_value, rough = single(nearby, **cond)
+            off = np.linalg.norm((rough - grad).reshape(len(x), -1), axis=1)
+            grad_error = np.maximum(grad_error, np.divide(off, size, out=np.zeros(len(x)), where=size > 0))
+            energy_error = np.maximum(energy_error, np.abs(rough_value - value))
         energies.append(value.astype(np.float64))
         grads.append(grad.astype(np.float64))
-        errors.append(np.divide(error, size, out=np.zeros_like(error), where=size > 0))
+        grad_errors.append(grad_error)
+        energy_errors.append(energy_error)
     stages = len(trajectory.step)
     repeated = {f"cond.{name}": np.broadcast_to(array, (stages, *array.shape)).copy() for name, array in cond.items()}
     return {
@@ -104,9 +114,23 @@ def _answer(energy: Energy, trajectory: Trajectory, cond: dict[str, np.ndarray])
         "grad_scale": trajectory.grad_scale,
         "energy": np.stack(energies),
         "grad": np.stack(grads),
-        "reference_error": np.stack(errors),
+        "reference_error": np.stack(grad_errors),
+        "reference_energy_error": np.stack(energy_errors),
         **repeated,
     }
+
+
+def _nearby(x: np.ndarray, generator: np.random.Generator) -> list[np.ndarray]:
+    """The states [N, *S], and copies of them that differ by about what float32 makes of their sums.
+
+    The gradient of a relu jumps where a number is zero. Two correct float32 engines round such a number to different
+    sides, so their gradients differ by a whole term; these copies show by how much that can be at these states.
+    """
+    per_sample = (len(x), *[1] * (x.ndim - 1))
+    size = np.sqrt(np.mean(np.square(x.reshape(len(x), -1), dtype=np.float64), axis=1)).reshape(per_sample)
+    return [x] + [
+        (x + _ROUNDING * size * generator.standard_normal(x.shape)).astype(np.float32) for _ in range(_COPIES)
+    ]
 
 
 def _double(energy: Energy, x: np.ndarray, cond: dict[str, np.ndarray]) -> Reference | None:

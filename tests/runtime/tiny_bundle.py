@@ -56,6 +56,7 @@ def golden_data(cond: bool = False, stages: int = 4) -> dict[str, np.ndarray]:
         "energy": 0.5 * (grad**2).sum(axis=2),
         "grad": grad,
         "reference_error": np.full((stages, 8), 1e-7),
+        "reference_energy_error": np.full((stages, 8), 1e-7),
     }
     return golden | ({"cond.centre": centre} if cond else {})
 

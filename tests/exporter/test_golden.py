@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from ebm_export.exporter.energy import make_energy
+from ebm_export.exporter.golden import make_golden
+from ebm_export.runtime import SamplerConfig
+
+CONFIG = SamplerConfig(steps=20, step_size=0.01, noise=0.01)
+
+
+class Gated(nn.Module):
+    """A layer whose activation has a kink, or none."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.first, self.activation, self.last = nn.Linear(16, 1 << 15), activation, nn.Linear(1 << 15, 1)
+        nn.init.zeros_(self.first.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.activation(self.first(x))).squeeze(1)
+
+
+def golden(model: nn.Module, **options):
+    return make_golden(make_energy(model, torch.zeros(2, 16), **options), CONFIG)
+
+
+def test_answers_are_float64_autograd_at_the_states() -> None:
+    model = Gated(nn.Tanh())
+    found = golden(model)
+    x = torch.tensor(found["x"][7], dtype=torch.float64, requires_grad=True)
+    energy = model.double()(x)
+    (grad,) = torch.autograd.grad(energy.sum(), x)
+    np.testing.assert_allclose(found["energy"][7], energy.detach().numpy())
+    np.testing.assert_allclose(found["grad"][7], grad.numpy())
+    assert found["x"].shape == (12, 8, 16)
+
+
+def test_float32_is_near_float64_where_nothing_jumps() -> None:
+    found = golden(Gated(nn.Tanh()))
+    assert found["reference_error"].max() < 3e-5
+    assert found["reference_error"].min() > 0
+
+
+def test_a_kink_shows_in_what_float32_may_be_off_by() -> None:
+    smooth, kinked = golden(Gated(nn.Tanh())), golden(Gated(nn.ReLU()))
+    assert kinked["reference_error"].max() > 20 * smooth["reference_error"].max()
+    # The energy has no jump there.
+    assert (kinked["reference_energy_error"] / (1 + np.abs(kinked["energy"]))).max() < 1e-4
+
+
+def test_a_model_that_cannot_run_in_float64_is_judged_in_float32() -> None:
+    class Single(Gated):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + (x.float() @ torch.ones(16, dtype=torch.float32)).to(x.dtype) * 0 + self.only(x)
+
+        def only(self, x: torch.Tensor) -> torch.Tensor:
+            if x.dtype != torch.float32:
+                raise TypeError("float32 only")
+            return 0 * x.sum(1)
+
+    found = golden(Single(nn.Tanh()))
+    assert (found["energy"] == found["energy"].astype(np.float32)).all()
