@@ -237,7 +237,7 @@ def _check_gradient(energy: Energy, module: nn.Module, rows: Sequence[torch.Tens
         raise ContractError(f"the gradient of the energy fails: {_line(error)}") from error
     if grad is None:
         raise ContractError(unrelated)
-    broken = ~torch.isfinite(grad).flatten(1).all(dim=1)
+    broken = ~torch.isfinite(grad).reshape(len(grad), -1).all(dim=1)
     if bool(broken.any()):
         raise ContractError(
             f"the gradient of {int(broken.sum())} of {_BATCH} samples is not finite where chains start ({start}), "

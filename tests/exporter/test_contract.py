@@ -159,3 +159,8 @@ class TestGradient:
     def test_an_input_of_whole_numbers(self) -> None:
         with pytest.raises(ContractError, match="refined input 'x' is int64; expected floating point"):
             check_contract(make_energy(lambda x: x.sum(1).float(), torch.ones(3, 2, dtype=torch.int64)))
+
+
+def test_one_number_per_sample_can_be_refined() -> None:
+    """x [B] has no dimension but the batch."""
+    check_contract(make_energy(lambda x: x**4 / 4 - x**2, torch.randn(3)))
