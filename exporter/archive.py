@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -92,12 +93,26 @@ def save_energy(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _forget_folders(program.graph_module)
             torch.export.save(program, temporary, extra_files={SETTINGS_FILE: json.dumps(settings)})
         _compare(described, read_archive(Path(temporary)))
         Path(temporary).chmod(0o666 & ~_umask())
         Path(temporary).replace(target)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _forget_folders(program: torch.fx.GraphModule) -> None:
+    """Keeps of each operation's stack the user's frames, with file names in place of paths.
+
+    The names place an operation in an error message; the folders are nobody's business but the writer's.
+    """
+    for module in program.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            trace = node.meta.get("stack_trace")
+            if trace:
+                frames = [frame for frame in re.split(r"(?m)^(?=  File )", trace) if "/torch/" not in frame]
+                node.meta["stack_trace"] = "".join(re.sub(r'File "[^"]*[/\\\\]', 'File "', frame) for frame in frames)
 
 
 def _umask() -> int:

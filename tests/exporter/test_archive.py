@@ -15,6 +15,8 @@ from torch import nn
 
 from ebm_export.exporter.archive import SETTINGS_FILE, read_archive, save_energy
 from ebm_export.exporter.contract import check_contract
+from ebm_export.exporter.provenance import origin_of
+from ebm_export.exporter.trace import trace
 from ebm_export.runtime.config import SamplerConfig
 from ebm_export.runtime.errors import ContractError, LoadError, UsageError
 
@@ -201,3 +203,24 @@ def test_nn_modules_in_a_sequential_keep_their_names(tmp_path: Path) -> None:
     save_energy(model, tmp_path / "m.pt2", torch.randn(2, 4))
     module = read_archive(tmp_path / "m.pt2").module
     assert dict(module.named_parameters()).keys() == dict(model.named_parameters()).keys()
+
+
+class Traced(nn.Module):
+    """One operation of its own, and one inside a module of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x).tanh().sum(1)
+
+
+def test_the_file_names_source_lines_and_no_folder(tmp_path: Path) -> None:
+    save_energy(Traced(), tmp_path / "m.pt2", torch.zeros(2, 3))
+    with zipfile.ZipFile(tmp_path / "m.pt2") as archive:
+        content = b"".join(archive.read(name) for name in archive.namelist())
+    assert str(Path(__file__).parent).encode() not in content
+    graph = trace(read_archive(tmp_path / "m.pt2")).graph
+    origins = [origin.source for node in graph.nodes if (origin := origin_of(node)) is not None]
+    assert any("test_archive.py:" in source and "in forward" in source for source in origins)
