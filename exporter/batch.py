@@ -65,9 +65,18 @@ def generalize(first: GraphModule, second: GraphModule, sizes: tuple[int, int]) 
         a.meta["shape"] = _merge_values(a, a.meta.get("val"), b.meta.get("val"), sizes)
     if len(left) != len(right):
         raise _differs(left[-1], f"{len(left)} operations at one size, {len(right)} at the other")
-    for name, value in vars(first).items():
-        if isinstance(value, torch.Tensor) and not torch.equal(value, getattr(second, name)):
-            raise ContractError("the model builds a constant from its batch size; take sizes from x.shape in forward")
+    other = dict(second.named_buffers())
+    for name, value in first.named_buffers():
+        twin_value = other.get(name)
+        if twin_value is None or value.shape != twin_value.shape or not _same(value, twin_value):
+            raise ContractError(
+                "the model turns something computed from its inputs or from the batch size into a constant (through "
+                "numpy, tolist or torch.tensor); keep to operations on tensors, and take sizes from x.shape"
+            )
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.dtype == b.dtype and torch.allclose(a.double(), b.double(), rtol=0, atol=0, equal_nan=True)
 
 
 def _merge(node: Node, a: Any, b: Any, sizes: tuple[int, int]) -> Any:

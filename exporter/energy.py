@@ -59,6 +59,9 @@ class Energy:
                 f"the example of {scalars[0]!r} is a scalar; expected a leading batch dimension, [B, ...]: "
                 "give one value per sample"
             )
+        empty = [name for name, value in zip(self.inputs, self.example, strict=True) if value.shape[0] == 0]
+        if empty:
+            raise UsageError(f"the example of {empty[0]!r} holds no sample; expected at least one, [B, ...]")
         sizes = {name: int(value.shape[0]) for name, value in zip(self.inputs, self.example, strict=True)}
         if len(set(sizes.values())) > 1:
             listing = ", ".join(f"{name}: {size}" for name, size in sizes.items())

@@ -133,6 +133,7 @@ def export_energy(
     tell = progress or (lambda what, done, total: None)
     plan = _plan(targets, precisions, batch)
     with writing_bundle(out, force=force) as folder:
+        data = _check_data(data, energy)
         tell("checking the energy", 0, 0)
         check_contract(energy, None if data is None else torch.as_tensor(data))
         config, trajectory = energy.sampler, None
@@ -140,7 +141,11 @@ def export_energy(
             config, trajectory = find_sampler(
                 energy, progress=lambda done, total: tell("finding a step size", done, total)
             )
-        _check_data(config, data, energy)
+        if config.init == "data" and data is None:
+            raise UsageError(
+                'the sampler starts from data (init="data") and none was given: pass data= states [M, *S] '
+                "(--calibration-data FILE.npy), or another init"
+            )
         tell("tracing", 0, 0)
         traced = trace(energy)
         models = {"fp32": lower(traced, energy.name)}
@@ -159,7 +164,7 @@ def export_energy(
             )
             np.savez(folder / GOLDEN, allow_pickle=False, **golden)
         if data is not None:
-            np.save(folder / DATA, np.asarray(data, np.float32), allow_pickle=False)
+            np.save(folder / DATA, data, allow_pickle=False)
         artifacts, verifications, failures = _write_all(plan, models, traced, golden, batch, folder, tell)
         if not artifacts:
             raise EngineMismatch("; ".join(failures) + "; no engine is left, so no bundle was written")
@@ -227,11 +232,15 @@ def _write_all(
     return artifacts, verifications, failures
 
 
-def _check_data(config: SamplerConfig, data: Any, energy: Energy) -> None:
-    if config.init == "data" and data is None:
-        raise UsageError(
-            'the sampler starts from data (init="data") and none was given: pass data= states [M, *S] '
-            "(--calibration-data FILE.npy), or another init"
-        )
-    if data is not None and tuple(np.shape(data)[1:]) != tuple(energy.x.shape[1:]):
-        raise UsageError(f"data: expected [M, {', '.join(map(str, energy.x.shape[1:]))}], got {list(np.shape(data))}")
+def _check_data(data: Any, energy: Energy) -> np.ndarray | None:
+    """The given states as float32 [M, *S], or None where there are none."""
+    if data is None:
+        return None
+    wanted = tuple(energy.x.shape[1:])
+    try:
+        states = np.asarray(data, np.float32)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"data: expected numbers [M, {', '.join(map(str, wanted))}]: {error}") from error
+    if states.shape[1:] != wanted or not len(states):
+        raise UsageError(f"data: expected at least one state [M, {', '.join(map(str, wanted))}], got {states.shape}")
+    return states

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from ..runtime.errors import ContractError
+
 __all__ = ["copy_module"]
 
 
@@ -23,4 +25,10 @@ def copy_module(module: nn.Module) -> nn.Module:
         for value in pytree.tree_leaves([v for k, v in vars(child).items() if k not in ("_modules", "_parameters")]):
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(module, memo).float().cpu().requires_grad_(False)
+    try:
+        return copy.deepcopy(module, memo).float().cpu().requires_grad_(False)
+    except Exception as error:  # an uninitialised lazy layer, weights on the meta device, an open file as attribute
+        raise ContractError(
+            f"the model cannot be copied ({type(error).__name__}: {error}); run it once before exporting, load its "
+            "weights, and keep files and locks out of its attributes"
+        ) from error

@@ -124,8 +124,9 @@ def _inputs(energy: Energy, batch: int) -> dict[str, torch.Tensor]:
     inputs: dict[str, torch.Tensor] = {}
     for name in [energy.wrt, *(name for name in energy.inputs if name != energy.wrt)]:
         example = examples[name]
-        rows = example.detach().cpu()[torch.arange(batch) % len(example)]
-        inputs[names[name]] = rows.to(graph_dtype(example))
+        # Other rows and other numbers at each batch size, so that a value of theirs cannot pass for a constant.
+        rows = example.detach().cpu()[(torch.arange(batch) + batch) % len(example)].to(graph_dtype(example))
+        inputs[names[name]] = rows * (1 + 1e-3 / batch) + 1e-3 / batch if rows.is_floating_point() else rows
     inputs["grad_scale"] = torch.ones(batch)
     return inputs
 

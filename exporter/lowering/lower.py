@@ -56,7 +56,8 @@ def lower(traced: ScoreGraph, name: str) -> ir.Model:
         if node.op == "placeholder" and node.name in traced.constants:
             if node.meta["val"].dtype not in ONNX_TYPES:
                 continue  # what reads it is refused, with its place in the model
-            content = traced.constants[node.name].numpy(force=True)
+            held = traced.constants[node.name].detach()
+            content = (held.float() if held.is_floating_point() else held).numpy()
             constants[node] = content
             values[node] = emit.constant(
                 content, ONNX_TYPES[node.meta["val"].dtype], name=_constant_name(traced, node.name)

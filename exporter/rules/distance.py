@@ -47,10 +47,6 @@ def _cdist_backward(
     return (weight * torch.where(far == 0, 0.0, share)).sum(-2)
 
 
-def _pairs(n: int) -> tuple[list[int], list[int]]:
-    return [i for i in range(n) for _ in range(i + 1, n)], [j for i in range(n) for j in range(i + 1, n)]
-
-
 RULES = {
     aten._cdist_forward.default: _cdist,
     aten._cdist_backward.default: _cdist_backward,

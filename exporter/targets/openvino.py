@@ -7,8 +7,10 @@ import importlib.util
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 
 from ...runtime.errors import EbmExportError, MissingBackend
+from ..passes.reduce import KeepReducedDims
 from .artifact import Artifact, Progress
 
 __all__ = ["available", "write"]
@@ -57,7 +59,9 @@ def write(
 
     stem = f"{role}.{precision}.openvino"
     onnx_file = folder / f"{stem}.onnx"  # OpenVINO reads files, and names the model after this one
-    onnx.save(graph, onnx_file)
+    model_ir = ir.from_proto(graph)
+    KeepReducedDims()(model_ir)
+    onnx.save(ir.to_proto(model_ir), onnx_file)
     try:
         model = openvino.Core().read_model(onnx_file)
         model.set_friendly_name(role)

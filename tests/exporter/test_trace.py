@@ -61,6 +61,13 @@ class TestBatch:
 
 
 class TestModule:
+    def test_a_value_read_through_numpy_is_refused(self) -> None:
+        def leaky(x: torch.Tensor) -> torch.Tensor:
+            return x.square().sum(1) * torch.from_numpy(x.detach().numpy()[:1]).sum().abs()
+
+        with pytest.raises(ContractError, match="into a constant"):
+            trace(make_energy(leaky, torch.ones(2, 3)))
+
     def test_the_users_module_is_left_alone(self) -> None:
         module = Recorded().train()
         before = {name: value.clone() for name, value in module.state_dict().items()}
