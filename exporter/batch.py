@@ -65,9 +65,9 @@ def generalize(first: GraphModule, second: GraphModule, sizes: tuple[int, int]) 
         a.meta["shape"] = _merge_values(a, a.meta.get("val"), b.meta.get("val"), sizes)
     if len(left) != len(right):
         raise _differs(left[-1], f"{len(left)} operations at one size, {len(right)} at the other")
-    other = dict(second.named_buffers())
+    captured = dict(second.named_buffers())
     for name, value in first.named_buffers():
-        twin_value = other.get(name)
+        twin_value = captured.get(name)
         if twin_value is None or value.shape != twin_value.shape or not _same(value, twin_value):
             raise ContractError(
                 "the model turns something computed from its inputs or from the batch size into a constant (through "

@@ -54,7 +54,7 @@ def check_contract(energy: Energy, start: torch.Tensor | None = None) -> None:
         _check_output(energy, _call(module, example, "the example"), int(energy.x.shape[0]))
         rows = _start_rows(energy, example, start)
         try:
-            output = module(*rows)
+            output = module(*_refinable(rows))
         except Exception as error:  # the model's own error, whatever it is
             raise ContractError(
                 f"the model runs at the example's batch of {energy.x.shape[0]} and fails at a batch of {_BATCH}: "
@@ -153,9 +153,14 @@ def _plain(value: torch.Tensor) -> torch.Tensor:
     return value.float() if value.is_floating_point() else value
 
 
+def _refinable(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The inputs as a sampler has them: a model may take a gradient by its input inside forward."""
+    return [v.detach().clone().requires_grad_() if v.is_floating_point() else v for v in inputs]
+
+
 def _call(module: nn.Module, inputs: Sequence[torch.Tensor], what: str) -> Any:
     try:
-        return module(*inputs)
+        return module(*_refinable(inputs))
     except EbmExportError:
         raise  # an operation of the model's file that cannot be run
     except Exception as error:  # the model's own error, whatever it is
@@ -233,8 +238,8 @@ def _check_gradient(energy: Energy, module: nn.Module, rows: Sequence[torch.Tens
         raise ContractError(unrelated)
     try:
         (grad,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
-    except RuntimeError as error:
-        raise ContractError(f"the gradient of the energy fails: {_line(error)}") from error
+    except Exception as error:  # a backward of the user's own may raise anything
+        raise ContractError(f"the gradient of the energy fails: {type(error).__name__}: {_line(error)}") from error
     if grad is None:
         raise ContractError(unrelated)
     broken = ~torch.isfinite(grad).reshape(len(grad), -1).all(dim=1)
@@ -253,7 +258,7 @@ def _check_gradient(energy: Energy, module: nn.Module, rows: Sequence[torch.Tens
 def _energies(
     module: nn.Module, rows: Sequence[torch.Tensor], reduce: Callable[[torch.Tensor], torch.Tensor] | None
 ) -> torch.Tensor:
-    output = module(*rows)
+    output = module(*_refinable(rows))
     return (reduce(output) if reduce is not None else output).detach()  # type: ignore[no-any-return]
 
 

@@ -164,3 +164,11 @@ class TestGradient:
 def test_one_number_per_sample_can_be_refined() -> None:
     """x [B] has no dimension but the batch."""
     check_contract(make_energy(lambda x: x**4 / 4 - x**2, torch.randn(3)))
+
+
+def test_a_model_may_take_gradients_by_its_input() -> None:
+    def force(x: torch.Tensor) -> torch.Tensor:
+        (slope,) = torch.autograd.grad((x**4).sum(), x, create_graph=True)
+        return slope.square().sum(1)
+
+    check_contract(make_energy(force, torch.randn(3, 4)))
