@@ -81,10 +81,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Bar:
-    """One group of a bar chart: a name, and a height for every series; `marked` draws attention to it."""
+    """One group of a bar chart: its name, FP32's value, and whether to draw attention to it."""
 
     name: str
-    values: Sequence[float | None]
+    value: float
     marked: bool = False
 
 
@@ -220,26 +220,36 @@ def forest(title: str, rows: Sequence[Interval], *, gate: float) -> str:
     return _svg(title, height, drawn)
 
 
-def bars(title: str, groups: Sequence[Bar], names: Sequence[str], css: Sequence[str], *, y_label: str) -> str:
-    """Groups of bars, one bar for each series; names of marked groups carry a star."""
+def bars(title: str, groups: Sequence[Bar], series: Sequence[Line], *, y_label: str) -> str:
+    """One grey bar for FP32 in every group and a dot for each series on it; marked groups carry a star.
+
+    `series` have one value per group.
+    """
     height = 210.0
-    up = scale_over([value for group in groups for value in group.values], height - _BOTTOM, _TOP + 12, zero=True)
-    drawn = [_frame(None, up, height, "")]
+    numbers = [group.value for group in groups] + [value for line in series for value in line.values]
+    up = scale_over(numbers, height - _BOTTOM, _TOP + 12, zero=True)
+    drawn = [_frame(None, up, height, "mode, the largest first")]
     drawn.append(f'<text class="label" x="4" y="11">{escape(y_label)}</text>')
     room = (_WIDTH - _RIGHT - _LEFT) / max(len(groups), 1)
-    width = 0.78 * room / max(len(names), 1)
+    every = math.ceil(len(groups) / 16)  # numbers would run into each other
     for index, group in enumerate(groups):
-        left = _LEFT + room * index + 0.11 * room
-        for series, value in enumerate(group.values):
+        middle = _LEFT + room * (index + 0.5)
+        y = up(group.value)
+        drawn.append(f'<rect class="ref bar" x="{middle - 0.4 * room:.1f}" y="{y:.1f}" width="{0.8 * room:.1f}" '
+                     f'height="{max(up.start - y, 0):.1f}"><title>mode {escape(group.name)}, FP32: '
+                     f"{format_number(group.value)}</title></rect>")  # fmt: skip
+        if index % every == 0 or group.marked:
+            drawn.append(f'<text class="tick" x="{middle:.1f}" y="{height - 21:.1f}" text-anchor="middle">'
+                         f"{escape(group.name)}{'★' if group.marked else ''}</text>")  # fmt: skip
+    for number, line in enumerate(series):
+        offset = (number + 0.5) / len(series) - 0.5
+        for index, value in enumerate(line.values):
             if value is None or not math.isfinite(value):
                 continue
-            x, y = left + series * width, up(value)
-            said = f"mode {group.name}, {names[series]}: {format_number(value)}"
-            drawn.append(f'<rect class="{css[series]} bar" x="{x:.1f}" y="{y:.1f}" width="{max(width - 0.6, 0.6):.1f}" '
-                         f'height="{max(up.start - y, 0):.1f}"><title>{escape(said)}</title></rect>')  # fmt: skip
-        star = "★" if group.marked else ""
-        drawn.append(f'<text class="tick" x="{_LEFT + room * (index + 0.5):.1f}" y="{height - 20:.1f}" '
-                     f'text-anchor="middle">{escape(group.name)}{star}</text>')  # fmt: skip
+            x = _LEFT + room * (index + 0.5 + 0.6 * offset)
+            said = f"mode {groups[index].name}, {line.name}: {format_number(value)}"
+            drawn.append(f'<circle class="{line.css} dot" cx="{x:.1f}" cy="{up(value):.1f}" r="2.6">'
+                         f"<title>{escape(said)}</title></circle>")  # fmt: skip
     return _svg(title, height, drawn)
 
 
