@@ -33,6 +33,8 @@ class SampleSet:
     """[N, *S] float32, the FP32 gradient; None leaves out what needs it."""
     features: np.ndarray | None = None
     """[N, D], what the samples are compared by; None compares them by x itself."""
+    labels: np.ndarray | None = None
+    """[N] whole numbers from 0, which mode each sample is in (a classifier's answer); None finds modes by clustering."""
 
     def __post_init__(self) -> None:
         n = len(self.x)
@@ -42,12 +44,14 @@ class SampleSet:
             raise UsageError(f"grad: expected the shape of x, {list(self.x.shape)}, got {list(self.grad.shape)}")
         if self.features is not None and (self.features.ndim != 2 or len(self.features) != n):
             raise UsageError(f"features: expected [{n}, D], got {list(self.features.shape)}")
+        if self.labels is not None and self.labels.shape != (n,):
+            raise UsageError(f"labels: expected one per sample, [{n}], got {list(self.labels.shape)}")
 
     def __len__(self) -> int:
         return len(self.x)
 
     def join(self, more: SampleSet) -> SampleSet:
-        """Returns both sets as one; what one of them lacks (gradients, features) the whole lacks.
+        """Returns both sets as one; what one of them lacks (gradients, features, labels) the whole lacks.
 
         Raises:
             UsageError: the samples have different shapes.
@@ -63,6 +67,7 @@ class SampleSet:
             np.concatenate([self.energy, more.energy]),
             both(self.grad, more.grad),
             both(self.features, more.features),
+            both(self.labels, more.labels),
         )
 
 
@@ -72,6 +77,7 @@ def score_samples(
     *,
     cond: Mapping[str, Any] | None = None,
     features: Callable[[np.ndarray], np.ndarray] | None = None,
+    classify: Callable[[np.ndarray], np.ndarray] | None = None,
     batch: int = 256,
 ) -> SampleSet:
     """Asks the FP32 model about samples.
@@ -81,13 +87,14 @@ def score_samples(
         x: [N, *S], any real type.
         cond: conditioning arrays by name, each [N, ...] or [1, ...].
         features: from [B, *S] float32 to [B, D]; see `metrics.features`. Called batch by batch.
+        classify: from [B, *S] float32 to the mode of each sample, [B] whole numbers from 0.
         batch: most samples in one call.
 
     Raises:
         UsageError: an argument has a wrong name, type or shape.
     """
     states = np.ascontiguousarray(x, np.float32)
-    energies, grads, rows = [], [], []
+    energies, grads, rows, labels = [], [], [], []
     for first in range(0, len(states), batch):
         part = states[first : first + batch]
         own = {
@@ -99,6 +106,14 @@ def score_samples(
         grads.append(grad)
         if features is not None:
             rows.append(np.asarray(features(part)).reshape(len(part), -1))
+        if classify is not None:
+            labels.append(np.asarray(classify(part)))
     if not energies:
         raise UsageError("x: expected at least one sample, got none")
-    return SampleSet(states, np.concatenate(energies), np.concatenate(grads), np.concatenate(rows) if rows else None)
+    return SampleSet(
+        states,
+        np.concatenate(energies),
+        np.concatenate(grads),
+        np.concatenate(rows) if rows else None,
+        np.concatenate(labels) if labels else None,
+    )

@@ -1,0 +1,87 @@
+"""Whether a score's gain and bias, over a whole trajectory, are small enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..runtime.errors import UsageError
+from .metrics.score_fidelity import StageFidelity
+from .verdict import MetricVerdict
+
+__all__ = ["judge_score"]
+
+_NORMAL = 1.959964  # 97.5 % point of the normal distribution
+
+
+def judge_score(fidelity: Sequence[StageFidelity], limit: float) -> list[MetricVerdict]:
+    """Judges the score directly: gain and bias along the trajectory, each at most a limit.
+
+    A gradient that is 2 % too long cools or heats a warm chain by 2 %, but a chain far below its model's temperature
+    ends almost where it would have ended. So samples may not show what another start, schedule or temperature would.
+
+    Stages count in proportion to the steps taken before them: a chain forgets how it began, and how fast is not
+    known here, so the weight grows evenly from 0 at the start. With weights w that sum to 1,
+
+        size^2 = sum_k w_k (gain_k^2 - gain_error_k^2), not below 0,
+
+    and the same with bias, which has its own correction already. A 2 % gain throughout has size 0.02, over the last half
+    alone 0.017, over the last quarter alone 0.013. A constant error of 2 % may be part gain and part bias where it points
+    along the gradient in part; the larger of the two is then at least 0.014. So any limit below that stops it, and 0.01
+    leaves room for the standard error. Noise is not judged here, as samples show it.
+
+    With too few states the errors are too large to say: then a verdict is not decided.
+
+    Args:
+        fidelity: one per stage; empty where nothing was measured.
+        limit: largest size that passes, relative to rms(g).
+
+    Returns:
+        Verdicts "score gain" and "score bias", whose `floor` is the limit and whose own limit is 1; none for no stages.
+
+    Raises:
+        UsageError: the limit is not above 0.
+    """
+    if not limit > 0.0:
+        raise UsageError(f"bias_limit: expected a number above 0, got {limit!r}; it is relative to rms of the gradient")
+    if not fidelity:
+        return []
+    steps = np.array([stage.step for stage in fidelity], np.float64)
+    weights = steps / steps.sum() if steps.sum() > 0.0 else np.full(len(steps), 1.0 / len(steps))
+    gain, gain_error = (np.array([getattr(stage, name) for stage in fidelity]) for name in ("gain", "gain_error"))
+    bias, bias_error = (np.array([getattr(stage, name) for stage in fidelity]) for name in ("bias", "bias_error"))
+    return [
+        _verdict("score gain", weights, gain, gain_error, gain_error, limit),
+        _verdict("score bias", weights, bias, bias_error, np.zeros_like(bias), limit),
+    ]
+
+
+def _verdict(
+    metric: str, weights: np.ndarray, sizes: np.ndarray, errors: np.ndarray, taken: np.ndarray, limit: float
+) -> MetricVerdict:
+    """Args are [K] by stage; `taken` is what the squares of the sizes have too much by chance."""
+    if not np.isfinite(sizes[weights > 0.0]).all():
+        nan = math.nan
+        return MetricVerdict(metric, nan, limit, nan, nan, nan, 1.0, None, False, True, "the gradient is not finite")
+    square = float(weights @ (np.square(sizes) - np.square(taken)))
+    # Of the squares: var(z^2) = 4 z^2 e^2 + 2 e^4 for a normal z with error e.
+    spread = _NORMAL * math.sqrt(float(np.square(weights) @ (4.0 * np.square(sizes * errors) + 2.0 * errors**4)))
+    size, low, high = (math.sqrt(max(0.0, part)) for part in (square, square - spread, square + spread))
+    passed = size <= limit
+    worst = int(np.argmax(np.where(weights > 0.0, np.abs(sizes), 0.0)))
+    return MetricVerdict(
+        metric=metric,
+        value=size,
+        floor=limit,
+        ratio=size / limit,
+        low=low / limit,
+        high=high / limit,
+        limit=1.0,
+        p_value=None,
+        passed=passed,
+        # Twice the limit must be out of reach of one that passes, the limit itself of one that fails.
+        decided=high <= 2.0 * limit if passed else low > limit,
+        note=f"largest at stage {worst}: {sizes[worst]:+.4f} of the gradient's rms",
+    )
