@@ -16,7 +16,15 @@ from ..runtime.errors import EbmExportError, LoadError, UsageError
 from ..runtime.file_hash import sha256_of
 from .external_graph import backend_for, check_graph
 
-__all__ = ["Candidate", "NotRun", "bundle_candidates", "external_candidate", "reference_of"]
+__all__ = [
+    "Candidate",
+    "NotRun",
+    "bundle_candidates",
+    "external_candidate",
+    "precision_at",
+    "precisions_in",
+    "reference_of",
+]
 
 REFERENCE_PRECISION = "fp32"
 
@@ -85,8 +93,12 @@ class NotRun:
     reason: str
 
 
-def reference_of(bundle: Bundle) -> Candidate:
+def reference_of(bundle: Bundle, *, named: bool = False) -> Candidate:
     """Returns the FP32 engine that a bundle's candidates are compared with: the one `load` would pick.
+
+    Args:
+        bundle: the bundle.
+        named: whether the name begins with the bundle's, as with several bundles.
 
     Raises:
         LoadError: the bundle has no FP32 engine that runs here.
@@ -98,7 +110,7 @@ def reference_of(bundle: Bundle) -> Candidate:
             f"{bundle.path}: a comparison needs an FP32 engine as its reference, and none runs here: {error}; export "
             "the model again with --precision fp32 and a target of this device"
         ) from error
-    return _from_bundle(bundle, backend, artifact.precision, "")
+    return _from_bundle(bundle, backend, artifact.precision, _prefix(bundle) if named else "")
 
 
 def bundle_candidates(
@@ -127,7 +139,7 @@ def bundle_candidates(
     found: list[Candidate] = []
     not_run: list[NotRun] = []
     for bundle in bundles:
-        prefix = f"{bundle.path.stem}: " if len(bundles) > 1 else ""
+        prefix = _prefix(bundle) if len(bundles) > 1 else ""
         scores = [artifact for artifact in bundle.artifacts if artifact.role == "score"]
         held = dict.fromkeys(artifact.precision for artifact in scores)
         for precision in precisions or held:
@@ -192,6 +204,20 @@ def external_candidate(text: str, bundle: Bundle) -> Candidate:
 def precisions_in(precision: str) -> tuple[str, ...]:
     """The precisions that a schedule goes through: ("int8", "bf16") for "int8:0-200,bf16:200-256"."""
     return tuple(dict.fromkeys(part.partition(":")[0].strip() for part in precision.split(",")))
+
+
+def precision_at(precision: str, step: int) -> str:
+    """The precision that a schedule computes in after so many steps; the last one goes on to the end."""
+    for part in precision.split(","):
+        name, colon, span = part.strip().partition(":")
+        stop = span.partition("-")[2]
+        if not colon or not stop or step < int(stop):
+            return name
+    return name
+
+
+def _prefix(bundle: Bundle) -> str:
+    return f"{bundle.path.stem}: "
 
 
 def _from_bundle(bundle: Bundle, backend: str, precision: str, prefix: str) -> Candidate:

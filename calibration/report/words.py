@@ -9,7 +9,20 @@ from .scale import format_number
 
 __all__ = ["HOW_TO_READ", "METRICS", "Verdict", "headline", "metric_name", "times_as_fast", "verdict"]
 
-METRICS: dict[str, tuple[str, str]] = {}
+METRICS: dict[str, tuple[str, str]] = {
+    "energy": ("energy", "Wasserstein-1 distance of the FP32 energies of the samples: are they as likely as FP32's?"),
+    "sliced wasserstein": ("sliced W2", "Wasserstein-2 distance of x along random directions: the whole distribution."),
+    "mmd": ("MMD", "Maximum mean discrepancy with a Gaussian kernel: differences anywhere, near and far."),
+    "frechet": ("Fréchet", "Distance of mean and covariance of the leading components; with Inception's features, the FID."),
+    "density": ("density", "How deep the samples lie among FP32's: too low is poor samples, too high is too tame ones."),
+    "coverage": ("coverage", "How much of FP32's variety is met."),
+    "modes": ("modes", "Shares of the clusters that the samples fall into."),
+    "rare modes": ("rare modes", "The largest loss that any one mode surely suffered; half of its mass is the limit."),
+    "stein": ("Stein", "Kernel Stein discrepancy: do the samples follow the FP32 gradient? Needs no other samples."),
+    "score gain": ("gradient gain", "How much too long or short the gradient is along the chain; 1 % of it is the limit."),
+    "score bias": ("gradient bias", "The gradient's constant error along the chain; 1 % of its size is the limit."),
+    "finite": ("finite", "Chains that left the numbers a float can hold, or went far out."),
+}
 """For each metric of the gate its name in the report, and what it sees."""
 
 HOW_TO_READ = (
