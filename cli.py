@@ -85,7 +85,9 @@ class Init(str, Enum):
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Steps = Annotated[int | None, typer.Option(help="Number of Langevin steps.", min=1)]
 StepSize = Annotated[str | None, typer.Option(help="Step size; 'a,b,..' is a schedule over the steps.")]
-Noise = Annotated[str | None, typer.Option(help="Noise per step (sd); default sqrt(2 * step size * temperature).")]
+Noise = Annotated[
+    str | None, typer.Option(help="Noise per step (sd); none, the default, is sqrt(2 * step size * temperature).")
+]
 Temperature = Annotated[str | None, typer.Option(help="Temperature; 'a,b,..' is a schedule.")]
 GradClip = Annotated[float | None, typer.Option(help="Limit of the gradient before it is multiplied by the step.")]
 Bounds = Annotated[str | None, typer.Option(help="LOW,HIGH that every number of x stays in.")]
@@ -93,7 +95,19 @@ InitOption = Annotated[Init | None, typer.Option(help="Where chains start: N(0, 
 OrderOption = Annotated[Order | None, typer.Option(help="Which comes first in a step.")]
 BundleArgument = Annotated[Path, typer.Argument(help="The folder that ebm-export wrote.", show_default=False)]
 Backend = Annotated[str | None, typer.Option(help="onnxruntime, openvino or tensorrt; chosen if left out.")]
-PrecisionName = Annotated[str | None, typer.Option(help="fp32, fp16 or bf16; fp32 if left out.")]
+PrecisionName = Annotated[
+    str | None,
+    typer.Option(help="As ebm-run info lists them, or by steps: int8:0-200,bf16:200-256; fp32 if left out."),
+]
+Sampler = Annotated[str | None, typer.Option(help="langevin or mala; the bundle's if left out.")]
+WarmUp = Annotated[
+    int | None, typer.Option("--warmup", help="First steps that adapt the step size (mala, --exact).", min=0)
+]
+TargetAccept = Annotated[float | None, typer.Option(help="Acceptance that the step size is adapted to.")]
+Exact = Annotated[
+    bool, typer.Option("--exact", help="Correct the chains of --precision, so that samples follow the FP32 energy.")
+]
+Block = Annotated[int | None, typer.Option(help="Steps for each FP32 evaluation, with --exact.", min=1)]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)]
 Seed = Annotated[int, typer.Option(help="Same seed, same samples.")]
 CondFiles = Annotated[
@@ -300,11 +314,17 @@ def sample(
     bounds: Bounds = None,
     init: InitOption = None,
     order: OrderOption = None,
+    sampler: Sampler = None,
+    warmup: WarmUp = None,
+    target_accept: TargetAccept = None,
+    exact: Exact = False,
+    block: Block = None,
     max_batch: Annotated[int | None, typer.Option(help="Most chains in one engine call.", min=1)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw samples from noise with the bundle's sampler."""
     settings = _settings(steps, step_size, noise, temperature, grad_clip, bounds, init, order)
+    settings |= _given(sampler=sampler, warmup=warmup, target_accept=target_accept, block=block)
     _draw(
         bundle,
         lambda ebm, callback, inputs: ebm.sample(
@@ -312,7 +332,8 @@ def sample(
         ),
         out,
         cond,
-        (backend, precision, threads),
+        {"backend": backend, "precision": precision, "threads": threads, "exact": "fp32" if exact else None},
+        settings,
         as_json,
     )
 
@@ -334,11 +355,17 @@ def refine(
     grad_clip: GradClip = None,
     bounds: Bounds = None,
     order: OrderOption = None,
+    sampler: Sampler = None,
+    warmup: WarmUp = None,
+    target_accept: TargetAccept = None,
+    exact: Exact = False,
+    block: Block = None,
     max_batch: Annotated[int | None, typer.Option(help="Most chains in one engine call.", min=1)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the bundle's sampler from given states."""
     settings = _settings(steps, step_size, noise, temperature, grad_clip, bounds, None, order)
+    settings |= _given(sampler=sampler, warmup=warmup, target_accept=target_accept, block=block)
     states = _array(start)
     _draw(
         bundle,
@@ -347,7 +374,8 @@ def refine(
         ),
         out,
         cond,
-        (backend, precision, threads),
+        {"backend": backend, "precision": precision, "threads": threads, "exact": "fp32" if exact else None},
+        settings,
         as_json,
     )
 
@@ -402,16 +430,24 @@ def _draw(
     draw: Callable[..., np.ndarray],
     out: Path,
     cond: list[str] | None,
-    choice: tuple[str | None, str | None, int | None],
+    choice: dict[str, Any],
+    settings: dict[str, Any],
     as_json: bool,
 ) -> None:
     from .runtime import load
+    from .runtime.acceptance import AcceptanceMeter
+    from .runtime.schedule import temperature_schedule
 
-    backend, precision, threads = choice
-    with load(bundle, backend=backend, precision=precision, threads=threads) as ebm:
+    with load(bundle, **choice) as ebm:
+        sampler = ebm.sampler.replace(**settings)
+        meter = AcceptanceMeter()
         with _progress() as tell:
-            states = draw(ebm, lambda now: tell("sampling", now.chains.start * now.steps + now.done * len(now.chains),
-                                                now.n * now.steps), _conditions(cond))  # fmt: skip
+
+            def callback(now: Any) -> None:
+                meter(now)
+                tell("sampling", now.chains.start * now.steps + now.done * len(now.chains), now.n * now.steps)
+
+            states = draw(ebm, callback, _conditions(cond))
         energy, _ = ebm.score(states, **_conditions(cond))
         chosen = ebm.choice
     with out.open("wb") as file:
@@ -424,11 +460,19 @@ def _draw(
         "energy_max": float(energy.max()),
         "engine": chosen,
     }
+    if meter.acceptance is not None:
+        result["temperature"] = float(temperature_schedule(sampler)[-1])
+        result["acceptance"] = meter.acceptance
+    if meter.block_acceptance is not None:
+        result["block_acceptance"] = meter.block_acceptance
     if as_json:
         print(json.dumps(result))
         return
     _log.print(chosen, markup=False, soft_wrap=True)
     print(f"{out}: {states.shape[0]} samples {list(states.shape[1:])}, energy {energy.mean():.4g} on average")
+    if meter.acceptance is not None:
+        blocks = f", and {meter.block_acceptance:.3f} of blocks" if meter.block_acceptance is not None else ""
+        print(f"temperature {result['temperature']:.4g}; accepted {meter.acceptance:.3f} of steps{blocks}")
 
 
 def _settings(
@@ -445,14 +489,20 @@ def _settings(
     given = {
         "steps": steps,
         "step_size": _numbers("--step-size", step_size),
-        "noise": _numbers("--noise", noise),
+        "noise": None if noise == "none" else _numbers("--noise", noise),
         "temperature": _numbers("--temperature", temperature),
         "grad_clip": grad_clip,
         "bounds": _numbers("--bounds", bounds),
         "init": init.value if init else None,
         "order": order.value if order else None,
     }
-    return {name: value for name, value in given.items() if value is not None}
+    settings = _given(**given)
+    return {**settings, "noise": None} if noise == "none" else settings
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _numbers(option: str, text: str | None) -> float | tuple[float, ...] | None:

@@ -12,7 +12,7 @@ from ..runtime.config import SamplerConfig
 from ..runtime.engine import Engine
 from ..runtime.start import start_states
 
-__all__ = ["Trajectory", "record_trajectory"]
+__all__ = ["Trajectory", "Watched", "record_trajectory"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def record_trajectory(
     wanted = sorted({round(done) for done in np.linspace(0, config.steps, stages)})
     states: list[np.ndarray] = []
     scales: list[np.ndarray] = []
-    watched = _Watched(engine)
+    watched = Watched(engine)
 
     def keep(now: Progress) -> None:
         if progress is not None:
@@ -83,7 +83,7 @@ def record_trajectory(
     return Trajectory(np.asarray(wanted, np.int64), np.stack(states), np.stack(scales))
 
 
-class _Watched(Engine):
+class Watched(Engine):
     """An open engine that remembers where it was asked last."""
 
     def __init__(self, engine: Engine) -> None:

@@ -23,8 +23,10 @@ _IDENTITIES = {
     aten.lift_fresh.default,
     aten.clone.default,
 }
-# A folded constant may not be much larger than what it is made of: broadcasting is left to the engine.
-_LARGEST_GROWTH = 1 << 16
+# A folded constant may not be much larger than what it is made of: broadcasting is left to the engine. The padded kernel
+# from which a strided convolution's phases are taken is at most eight times the kernel, a single tap in three dimensions.
+_LARGEST_FACTOR = 8
+_ALWAYS_SMALL = 1 << 16
 
 
 def simplify(traced: GraphModule, constants: dict[str, torch.Tensor], origins: dict[str, str]) -> None:
@@ -123,13 +125,8 @@ def _fold(graph: Graph, constants: dict[str, torch.Tensor], origins: dict[str, s
             if not isinstance(value, torch.Tensor) and node.target is not operator.getitem:
                 values[node] = value  # several outputs: only what getitem takes out is kept
             elif isinstance(value, torch.Tensor):
-                largest = max(
-                    [
-                        _LARGEST_GROWTH,
-                        *(values[n].numel() for n in node.all_input_nodes if isinstance(values[n], torch.Tensor)),
-                    ]
-                )
-                if value.numel() > largest:
+                held = [values[n].numel() for n in node.all_input_nodes if isinstance(values[n], torch.Tensor)]
+                if value.numel() > max([_ALWAYS_SMALL, *(_LARGEST_FACTOR * size for size in held)]):
                     continue
                 values[node] = value
             sources[node] = [name for argument in node.all_input_nodes for name in sources[argument]]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .chain_random import ChainRandom
 from .config import SamplerConfig
 from .engine import Engine
 from .errors import DivergenceError
 from .gradient_scale import ScaledScore
-from .noise import NoiseSource
-from .samplers import langevin
-from .schedule import noise_schedule, spread
+from .method import Method, build_method, warm_up_steps
+from .samplers.langevin import count_not_finite
+from .samplers.surrogate import Energy
+from .schedule import spread
+from .warm_up import WarmUp
 
 __all__ = ["Callback", "Progress", "run_chains"]
 
@@ -24,22 +27,24 @@ class Progress(NamedTuple):
     The arrays are overwritten by the steps that follow; copy what is to be kept.
 
     Attributes:
-        done: steps taken, 0 at the start.
+        done: steps taken, 0 at the start. Exact sampling tells of whole blocks after its warm-up.
         steps: steps in all.
         chains: numbers of the chains in this batch.
         n: number of chains in all batches together.
-        state: positions, energies and gradients of these chains.
-        info: what the step reports; None at the start.
+        state: positions, energies and gradients of these chains, as the sampler's `State` names them.
+        info: what the step reports, the sampler's `Info`; None at the start.
         grad_scale: [B] float32, the scale that energy and gradient were computed with; None where nothing has been.
+        warming_up: whether the step was one of the warm-up.
     """
 
     done: int
     steps: int
     chains: range
     n: int
-    state: langevin.State
-    info: langevin.Info | None
+    state: Any
+    info: Any
     grad_scale: np.ndarray | None
+    warming_up: bool = False
 
 
 Callback = Callable[[Progress], None]
@@ -55,6 +60,8 @@ def run_chains(
     cond: Mapping[str, np.ndarray] | None = None,
     max_batch: int | None = None,
     callback: Callback | None = None,
+    switches: Mapping[int, Engine] | None = None,
+    exact: Engine | None = None,
 ) -> np.ndarray:
     """Runs n chains from start to end, in batches where they are many.
 
@@ -69,12 +76,17 @@ def run_chains(
         cond: conditioning arrays by graph name, each [n, ...], or [1, ...] where all chains share it.
         max_batch: most chains in one engine call; None means all.
         callback: told about every step, see `Progress`.
+        switches: open engines of the same energy that take over at a step, by its number. Where the step uses an energy
+            or gradient of its starting point, the new engine evaluates that point again; the gradient scale goes on.
+        exact: an open engine of the energy to be sampled; `engine` is then its surrogate, see `samplers/surrogate.py`.
 
     Returns:
         [n, *S] float32, the final positions.
 
     Raises:
-        DivergenceError: an energy, gradient or final position is not finite.
+        DivergenceError: a final position is not finite, or an energy or gradient, at the start or where the sampler
+            cannot reject.
+        UsageError: the settings leave the sampler nothing that it can sample.
     """
     batch = min(n, max_batch or n)
     result: np.ndarray | None = None
@@ -83,8 +95,13 @@ def run_chains(
         position = np.ascontiguousarray(start(chains), dtype=np.float32)
         if result is None:
             result = np.empty((n, *position.shape[1:]), dtype=np.float32)
-        score = ScaledScore(engine, {name: _rows(array, chains) for name, array in (cond or {}).items()})
-        result[first : chains.stop] = _run_batch(score, config, position, chains, n, seed, callback)
+        rows = {name: _rows(array, chains) for name, array in (cond or {}).items()}
+        method = build_method(config, position, None if exact is None else _energy_of(exact, rows, len(chains)))
+        # Numbers that leave float32's range are looked for; numpy need not warn of them as well.
+        with np.errstate(over="ignore", invalid="ignore"):
+            result[first : chains.stop] = _run_batch(
+                ScaledScore(engine, rows), config, method, position, chains, n, seed, callback, switches or {}
+            )
     assert result is not None, "run_chains needs at least one chain"
     return result
 
@@ -92,42 +109,54 @@ def run_chains(
 def _run_batch(
     score: ScaledScore,
     config: SamplerConfig,
+    method: Method,
     position: np.ndarray,
     chains: range,
     n: int,
     seed: int,
     callback: Callback | None,
+    switches: Mapping[int, Engine],
 ) -> np.ndarray:
     """Runs one batch of chains and returns their final positions [B, *S]; arguments as in `run_chains`."""
     step_sizes = spread(config.step_size, config.steps).tolist()
-    sigmas = noise_schedule(config).tolist()
-    kernel = langevin.build_kernel(config.order, config.grad_clip, config.grad_clip_mode, config.bounds)
-    source = NoiseSource(seed)
-    noise = np.zeros_like(position)
-    # A step reads one position and writes another, so two buffers take turns. The start is neither: it is not ours.
-    positions = (np.empty_like(position), np.empty_like(position))
-    drift = np.empty_like(position)
+    random = ChainRandom(seed, chains, position.shape[1:])
+    warm_up = WarmUp(warm_up_steps(config) if method.rejects else 0, len(chains), method.target)
 
-    # Numbers that leave float32's range are looked for below; numpy need not warn of them as well.
-    with np.errstate(over="ignore", invalid="ignore"):
-        state = langevin.init(position, score, config.order)
-    if config.order == "drift-noise":
-        _stop_if_diverged(langevin.count_not_finite(state.energy, state.grad), 0, chains)
+    state = method.init(position, score)
+    if score.scale is not None:  # something was evaluated
+        _stop_if_diverged(count_not_finite(state.energy, state.grad), 0, chains)
     if callback is not None:
-        callback(Progress(0, config.steps, chains, n, state, None, score.scale))
-    for step, (step_size, sigma) in enumerate(zip(step_sizes, sigmas, strict=True)):
-        if sigma > 0:  # else the numbers of an earlier step are multiplied by zero
-            source.normal(step, chains, position.shape[1:], out=noise)
-        buffers = langevin.Buffers(positions[step % 2], drift)
-        with np.errstate(over="ignore", invalid="ignore"):
-            state, info = kernel(noise, state, score, step_size, sigma, buffers)
-        _stop_if_diverged(info.not_finite, step + 1, chains)
+        callback(Progress(0, config.steps, chains, n, state, None, score.scale, warm_up.steps > 0))
+    done = 0
+    while done < config.steps:
+        step = done
+        done = min(step + (1 if step < warm_up.steps else method.stride), config.steps)
+        if step in switches:
+            score.switch(switches[step])
+            state = method.refresh(state, score)
+        if method.rejects and step == warm_up.steps:
+            score.freeze(warm_up.settle(score.scale))
+            state = method.refresh(state, score)
+            _stop_if_diverged(count_not_finite(state.energy, state.grad), step, chains)
+        step_size = step_sizes[step] * warm_up.factor if warm_up.steps else step_sizes[step]
+        state, info = method.step(random.at(step), state, score, step_size, step)
+        if not method.rejects:
+            _stop_if_diverged(info.not_finite, step + 1, chains)
+        elif step < warm_up.steps:
+            warm_up.update(step, info.acceptance, score.scale)
         if callback is not None:
-            callback(Progress(step + 1, config.steps, chains, n, state, info, score.scale))
+            callback(Progress(done, config.steps, chains, n, state, info, score.scale, step < warm_up.steps))
     # The last drift of the order "noise-drift" is followed by no evaluation that would notice an overflow.
     finite = np.isfinite(state.position).reshape(len(chains), -1).all(axis=1)
     _stop_if_diverged(int(np.count_nonzero(~finite)), config.steps, chains)
-    return state.position
+    return np.asarray(state.position)
+
+
+def _energy_of(engine: Engine, rows: dict[str, np.ndarray], chains: int) -> Energy:
+    """Returns x -> energy through an engine whose gradients are not used, so that their scale does not matter."""
+    score = ScaledScore(engine, rows)
+    score.freeze(np.ones(chains, dtype=np.float32))
+    return lambda x: score(x)[0]
 
 
 def _rows(array: np.ndarray, chains: range) -> np.ndarray:

@@ -17,6 +17,7 @@ Schedule = float | tuple[float, ...]
 """One number for all steps, or numbers that are interpolated over the steps (see `schedule.py`)."""
 
 _CHOICES = {
+    "sampler": ("langevin", "mala"),
     "grad_clip_mode": ("value", "norm"),
     "order": ("drift-noise", "noise-drift"),
     "init": ("normal", "uniform", "data"),
@@ -25,7 +26,7 @@ _CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class SamplerConfig:
-    """How Langevin dynamics is run; every field can be overridden by keyword in `Ebm.sample`.
+    """How chains are run; every field can be overridden by keyword in `Ebm.sample`.
 
     `step_size`, `noise` and `temperature` each take a number or a list of numbers. A list is a schedule: its
     first entry holds at the first step, its last at the last step, and it is interpolated linearly between.
@@ -43,6 +44,12 @@ class SamplerConfig:
         order: "drift-noise" or "noise-drift"; see `samplers/langevin.py` for both formulas.
         init: where chains start: "normal" is N(0, I), "uniform" is uniform over `bounds`, "data" picks from
             given states.
+        sampler: "langevin" or "mala"; the formulas stand in `samplers/`, in a file of each name.
+        warmup: number of steps at the start, part of `steps`, in which a sampler that accepts and rejects adapts its step
+            size, chain by chain; the size is frozen afterwards. None is a quarter of the steps, 0 keeps `step_size`.
+            A schedule keeps its form: a factor of it is adapted.
+        target_accept: the acceptance to adapt to, between 0 and 1; None is the sampler's own.
+        block: steps on the low-precision engine for each evaluation of the exact one, in exact sampling.
     """
 
     steps: int = 60
@@ -54,6 +61,10 @@ class SamplerConfig:
     bounds: tuple[float, float] | None = None
     order: Literal["drift-noise", "noise-drift"] = "drift-noise"
     init: Literal["normal", "uniform", "data"] = "normal"
+    sampler: Literal["langevin", "mala"] = "langevin"
+    warmup: int | None = None
+    target_accept: float | None = None
+    block: int = 5
 
     def __post_init__(self) -> None:
         """Checks every field and turns lists into tuples and numpy numbers into Python ones.
@@ -62,6 +73,7 @@ class SamplerConfig:
             UsageError: a field has a value that cannot be right.
         """
         self._store("steps", _whole_number("steps", self.steps))
+        self._store("block", _whole_number("block", self.block))
         self._store("step_size", _schedule("step_size", self.step_size))
         self._store("temperature", _schedule("temperature", self.temperature))
         if self.noise is not None:
@@ -73,6 +85,18 @@ class SamplerConfig:
             self._store("grad_clip", limit)
         if self.bounds is not None:
             self._store("bounds", _bounds(self.bounds))
+        if self.warmup is not None:
+            self._store("warmup", _whole_number("warmup", self.warmup, least=0))
+            if self.warmup >= self.steps:
+                raise UsageError(
+                    f"warmup: expected fewer steps than the {self.steps} in all, since samples drawn while the step size "
+                    f"changes are not yet right; got {self.warmup}"
+                )
+        if self.target_accept is not None:
+            target = _number("target_accept", self.target_accept)
+            if not 0 < target < 1:
+                raise UsageError(f"target_accept: expected a number between 0 and 1, or none, got {target:g}")
+            self._store("target_accept", target)
         for field, choices in _CHOICES.items():
             if getattr(self, field) not in choices:
                 raise UsageError(f"{field}: expected one of {', '.join(choices)}, got {getattr(self, field)!r}")
@@ -133,9 +157,9 @@ def _number(field: str, value: object) -> float:
     return float(value)
 
 
-def _whole_number(field: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise UsageError(f"{field}: expected a whole number of at least 1, got {value!r}")
+def _whole_number(field: str, value: object, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise UsageError(f"{field}: expected a whole number of at least {least}, got {value!r}")
     return int(value)
 
 

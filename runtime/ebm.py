@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +21,8 @@ from .engine import Engine
 from .errors import UsageError
 from .gradient_scale import ScaledScore
 from .manifest import ModelSpec
+from .method import check_used
+from .precision_schedule import Span, check_steps, is_schedule, parse_precision_schedule
 from .start import start_states
 
 __all__ = ["Ebm", "load"]
@@ -44,6 +46,10 @@ class Ebm:
         data: [M, *S] float32 states for init="data", where a call gives none.
         max_batch: most samples in one engine call; None picks about 2**18 numbers of x.
         choice: one line that says which engine this is and why.
+        schedule: spans of steps and the engine that runs each, in place of `engine`, which then only scores; one
+            engine may run several spans.
+        exact: an engine of the energy that samples are to follow exactly. Chains move on `engine`, its surrogate, and are
+            corrected (see `samplers/surrogate.py`); `score` asks the exact one.
 
     Attributes:
         model: what the energy takes.
@@ -60,11 +66,17 @@ class Ebm:
         data: np.ndarray | None = None,
         max_batch: int | None = None,
         choice: str = "",
+        schedule: Sequence[tuple[Span, Engine]] = (),
+        exact: Engine | None = None,
     ) -> None:
+        if schedule and exact is not None:
+            raise UsageError("exact sampling corrects one engine: give a schedule of engines or exact, not both")
         self.model = model
         self.sampler = sampler or SamplerConfig()
         self.choice = choice
         self._engine = engine
+        self._schedule = tuple(schedule)
+        self._exact = exact
         self._data = None if data is None else check_states("data", data, model.x.shape)
         if max_batch is not None:
             check_count("max_batch", max_batch)
@@ -74,6 +86,8 @@ class Ebm:
         """Evaluates the energy and its gradient.
 
         There is no running gradient scale here, so the engine is asked twice: once to find the scale, once to answer.
+        With a schedule of precisions it is the last one's engine, which decides the samples; in exact sampling it is
+        the exact one.
 
         Args:
             x: [B, *S], any real type; computed in float32.
@@ -98,7 +112,7 @@ class Ebm:
                 else array[rows]
                 for name, array in conditions.items()
             }
-            energies[rows], grads[rows] = ScaledScore(self._engine, shared)(batch)
+            energies[rows], grads[rows] = ScaledScore(self._exact or self._engine, shared)(batch)
         return energies, grads
 
     def sample(
@@ -117,6 +131,11 @@ class Ebm:
         """Runs n chains and returns where they end.
 
         Chain i's start and noise depend on the seed and on i alone, not on n or on how chains are batched.
+
+        With an exact engine (see `load`) the samples follow exp(-E / T) of that engine, inside the bounds, once the
+        chains have forgotten their start. T is `temperature`, or noise^2 / (2 * step_size) where `noise` is set, one number
+        for all steps. `step_size` is where the adaptation starts; `grad_clip` shortens proposals and changes nothing of
+        what is sampled; `bounds` reflect; `order` has no meaning.
 
         Args:
             n: number of chains, at least 1.
@@ -142,6 +161,7 @@ class Ebm:
             check_count("max_batch", max_batch)
         overrides, values = split_keywords(keywords, (spec.name for spec in self.model.cond))
         settings = (config or self.sampler).replace(**overrides)
+        self._check_settings(settings, overrides)
         conditions = check_conditions({**values, **(cond or {})}, self.model.cond, n)
         shape = self.model.x.shape
         states = None if x0 is None else check_states("x0", x0, shape, n)
@@ -152,8 +172,9 @@ class Ebm:
                 return states[chains.start : chains.stop]
             return start_states(settings, shape, chains, seed, pool)
 
+        engines = {span.first: engine for span, engine in self._schedule}
         return run_chains(
-            self._engine,
+            engines.pop(0, self._engine),
             settings,
             start,
             n,
@@ -161,6 +182,8 @@ class Ebm:
             cond=conditions,
             max_batch=min(max_batch or self._max_batch, self._max_batch),
             callback=callback,
+            switches=engines,
+            exact=self._exact,
         )
 
     def refine(
@@ -198,8 +221,28 @@ class Ebm:
         )
 
     def close(self) -> None:
-        """Frees the engine; safe to call twice."""
-        self._engine.close()
+        """Frees the engines; safe to call twice."""
+        for engine in (self._engine, self._exact, *(engine for _, engine in self._schedule)):
+            if engine is not None:
+                engine.close()
+
+    def _check_settings(self, settings: SamplerConfig, given: Mapping[str, Any]) -> None:
+        """Refuses settings that cannot be used here, and given ones that would have no effect."""
+        if self._schedule:
+            check_steps([span for span, _ in self._schedule], settings.steps)
+        if "temperature" in given and settings.noise is not None and (self._exact or settings.sampler != "langevin"):
+            raise UsageError(
+                f"temperature={given['temperature']!r} has no effect while noise={settings.noise!r} is set, which with the "
+                "step size says the temperature: set noise=None as well (--noise none)"
+            )
+        if self._exact is None:
+            check_used(settings.sampler, given)
+            return
+        if settings.sampler not in ("langevin", "mala"):
+            raise UsageError(
+                f"exact sampling corrects Langevin steps: expected sampler langevin or mala, got {settings.sampler!r}"
+            )
+        check_used("exact", given)
 
     def __enter__(self) -> Ebm:
         return self
@@ -217,8 +260,9 @@ def load(
     threads: int | None = None,
     engine: Engine | None = None,
     max_batch: int | None = None,
+    exact: str | None = None,
 ) -> Ebm:
-    """Loads a bundle and opens an engine.
+    """Loads a bundle and opens its engines.
 
     What is left out is chosen: a backend that can be used here with a verified artifact, TensorRT before OpenVINO
     before onnxruntime, and fp32. The choice and its reason are logged (logger "ebm_export") and kept as `Ebm.choice`.
@@ -226,12 +270,15 @@ def load(
     Args:
         path: the bundle's folder.
         backend: onnxruntime, openvino or tensorrt.
-        precision: as in the manifest: fp32, fp16, bf16 ...
+        precision: as in the manifest: fp32, fp16, bf16, int8 ... Or precisions by steps, such as
+            "int8:0-200,bf16:200-256" (see `precision_schedule.py`); each has one engine, opened here.
         threads: threads that one engine call may use; None leaves it to the backend.
         engine: runs the model in place of the bundle's artifacts, for tests and for engines of one's own; it is opened
             here and closed with the Ebm.
-        max_batch: most samples in one engine call; None takes what the artifact was built for, or else
+        max_batch: most samples in one engine call; None takes what the artifacts were built for, or else
             about 2**18 numbers of x.
+        exact: a precision that samples are to follow exactly while chains move in the one that `precision` names, such as
+            precision="int8", exact="fp32". Blocks of `SamplerConfig.block` steps are accepted or rejected.
 
     Raises:
         LoadError: the bundle cannot be read, is damaged, or has no artifact that fits.
@@ -241,25 +288,71 @@ def load(
     if threads is not None:
         check_count("threads", threads)
     bundle = Bundle(path)
-    if engine is None:
-        artifact, picked, choice = choose(bundle, backend, precision)
-        engine = open_engine(
-            picked,
-            bundle.file_of(artifact),
-            precision=artifact.precision,
-            threads=threads,
-            options=dict(artifact.options),
-        )
-        if "batch" in artifact.options:  # (smallest, most frequent, largest)
-            largest = int(artifact.options["batch"][-1])
-            max_batch = min(max_batch or largest, largest)
-    else:
-        given = {"backend": backend, "precision": precision, "threads": threads}
+    if engine is not None:
+        given = {"backend": backend, "precision": precision, "threads": threads, "exact": exact}
         for name, value in given.items():
             if value is not None:
                 raise UsageError(f"{name}={value!r} has no effect on the engine that was given: leave one of them out")
         choice = f"{engine.backend}: the engine that was given"
-    _LOG.info("%s: %s", bundle.path.name, choice)
-    ebm = Ebm(engine, bundle.model, bundle.sampler, data=bundle.data(), max_batch=max_batch, choice=choice)
-    engine.open()  # last, so that no error leaves an open engine behind
+        opened = [engine]
+        ebm = Ebm(engine, bundle.model, bundle.sampler, data=bundle.data(), max_batch=max_batch, choice=choice)
+    else:
+        ebm, opened = _on_artifacts(bundle, backend, precision, threads, max_batch, exact)
+    _LOG.info("%s: %s", bundle.path.name, ebm.choice)
+    try:
+        for engine in opened:
+            engine.open()
+    except BaseException:
+        ebm.close()  # what was opened before the one that failed
+        raise
     return ebm
+
+
+def _on_artifacts(
+    bundle: Bundle,
+    backend: str | None,
+    precision: str | None,
+    threads: int | None,
+    max_batch: int | None,
+    exact: str | None,
+) -> tuple[Ebm, list[Engine]]:
+    """Makes an Ebm of a bundle's artifacts; arguments as in `load`. Returns it and its engines, not open yet."""
+    spans = parse_precision_schedule(precision) if precision is not None and is_schedule(precision) else ()
+    if spans and exact is not None:
+        raise UsageError(f"exact={exact!r} corrects one precision, and {precision} is several: leave one of them out")
+    names: list[str | None] = [*dict.fromkeys(span.precision for span in spans)] or [precision]
+    choices = [choose(bundle, backend, name) for name in names]
+    if exact is not None:
+        choices.append(choose(bundle, backend, exact))
+        if choices[0].artifact.precision == choices[1].artifact.precision:
+            raise UsageError(
+                f"exact={exact!r} corrects a chain that moves in another precision, and it moves in "
+                f"{choices[0].artifact.precision}: set precision to the low one (--precision int8), or leave exact out and "
+                'set sampler="mala"'
+            )
+    engines = []
+    for artifact, picked, _ in choices:
+        options = dict(artifact.options)
+        file = bundle.file_of(artifact)
+        engines.append(open_engine(picked, file, precision=artifact.precision, threads=threads, options=options))
+        if "batch" in artifact.options:  # (smallest, most frequent, largest)
+            largest = int(artifact.options["batch"][-1])
+            max_batch = min(max_batch or largest, largest)
+    by_name = dict(zip(names, zip(engines, choices, strict=False), strict=False))
+    if spans:
+        choice = "; then ".join(
+            f"{span.first}-{span.stop or ''} on {by_name[span.precision][1].reason}" for span in spans
+        )
+    else:
+        choice = "; corrected by ".join(choice.reason for choice in choices)
+    ebm = Ebm(
+        by_name[spans[-1].precision][0] if spans else engines[0],
+        bundle.model,
+        bundle.sampler,
+        data=bundle.data(),
+        max_batch=max_batch,
+        choice=choice,
+        schedule=[(span, by_name[span.precision][0]) for span in spans],
+        exact=engines[1] if exact is not None else None,
+    )
+    return ebm, engines

@@ -63,6 +63,7 @@ class ScaledScore:
         self._engine = engine
         self._inputs = dict(cond)
         self._next: np.ndarray | None = None
+        self._frozen = False
         self._grad: np.ndarray | None = None
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -81,9 +82,30 @@ class ScaledScore:
             self._grad = np.empty_like(x)
         self.scale = self._next
         answer = self._run(x, self.scale)
-        self._next = next_scale(self.scale, answer["grad"])
+        if not self._frozen:
+            self._next = next_scale(self.scale, answer["grad"])
         per_sample = self.scale.reshape(-1, *[1] * (x.ndim - 1))  # [B, 1, ..]
         return answer["energy"], np.divide(answer["grad"], per_sample, out=self._grad)
+
+    def switch(self, engine: Engine) -> None:
+        """Lets another engine answer from now on; the running scale is carried over.
+
+        Args:
+            engine: an open engine of the same energy.
+        """
+        self._engine = engine
+
+    def freeze(self, scale: np.ndarray) -> None:
+        """Uses the same scale at every call from now on.
+
+        A low-precision gradient depends on its scale, and a sampler that accepts and rejects needs one that depends on
+        the state alone.
+
+        Args:
+            scale: [B] float32.
+        """
+        self._next = scale
+        self._frozen = True
 
     def _run(self, x: np.ndarray, scale: np.ndarray) -> dict[str, np.ndarray]:
         self._inputs["x"] = x

@@ -42,6 +42,8 @@ class Stream(enum.IntEnum):
     STEPS = 0
     START = 1
     DATA = 2
+    ACCEPT = 3
+    CORRECT = 4
 
 
 class NoiseSource:

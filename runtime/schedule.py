@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from .config import SamplerConfig, Schedule
+from .errors import UsageError
 
-__all__ = ["noise_schedule", "spread"]
+__all__ = ["noise_schedule", "spread", "temperature_schedule"]
 
 
 def spread(setting: Schedule, steps: int) -> np.ndarray:
@@ -46,3 +47,28 @@ def noise_schedule(config: SamplerConfig) -> np.ndarray:
     if config.noise is not None:
         return spread(config.noise, config.steps)
     return np.asarray(np.sqrt(2.0 * spread(config.step_size, config.steps) * spread(config.temperature, config.steps)))
+
+
+def temperature_schedule(config: SamplerConfig) -> np.ndarray:
+    """Returns the temperature at every step that a chain of small steps would sample at.
+
+    T = `temperature`, or noise^2 / (2 * step_size) where `noise` is set: the temperature whose noise that is.
+
+    Args:
+        config: the sampler's settings.
+
+    Returns:
+        [steps] float64, in units of energy.
+
+    Raises:
+        UsageError: `noise` is set and a step size is 0, which leaves the temperature open.
+    """
+    if config.noise is None:
+        return spread(config.temperature, config.steps)
+    step_sizes = spread(config.step_size, config.steps)
+    if not step_sizes.all():
+        raise UsageError(
+            "step_size: expected numbers above 0, since with noise set the temperature is noise^2 / (2 * step_size); "
+            "got 0: set noise=None and a temperature"
+        )
+    return np.asarray(spread(config.noise, config.steps) ** 2 / (2.0 * step_sizes))

@@ -15,6 +15,8 @@ from torch import nn
 from ebm_export.exporter import save_energy
 from ebm_export.runtime import SamplerConfig
 
+from .runtime.tiny_bundle import write_bundle, write_two_precisions
+
 
 def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     name, *rest = map(str, arguments)
@@ -151,6 +153,31 @@ class TestRun:
         for name in ("a.npy", "b.npy"):
             assert command("ebm-run", "sample", "model.ebm", "-n", 4, "--out", name, cwd=folder).returncode == 0
         assert (folder / "a.npy").read_bytes() == (folder / "b.npy").read_bytes()
+
+    def test_precisions_by_steps_and_exact_sampling(self, tmp_path: Path) -> None:
+        write_two_precisions(tmp_path / "two.ebm")
+        arguments = ("ebm-run", "sample", "two.ebm", "-n", 200, "--json", "--steps", 40, "--step-size", 0.3)
+        run = command(*arguments, "--precision", "int8:0-30,fp32:30-", cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        result = json.loads(run.stdout)
+        assert "; then 30- on onnxruntime fp32" in result["engine"]
+        assert "acceptance" not in result
+        run = command(*arguments, "--precision", "int8", "--exact", "--block", 4, "--warmup", 20, cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        result = json.loads(run.stdout)
+        assert result["temperature"] == 1
+        assert 0.3 < result["acceptance"] < 1 and 0.5 < result["block_acceptance"] < 1
+        run = command(*arguments, "--exact", cwd=tmp_path)
+        assert run.returncode == 2 and "set precision to the low one (--precision int8)" in run.stderr
+
+    def test_sampler_and_noise_can_be_changed(self, tmp_path: Path) -> None:
+        write_bundle(tmp_path / "b.ebm", sampler={"steps": 20, "step_size": 0.1, "noise": 0.1})
+        arguments = ("ebm-run", "sample", "b.ebm", "-n", 20, "--sampler", "mala", "--temperature", 2)
+        run = command(*arguments, cwd=tmp_path)
+        assert run.returncode == 2 and "set noise=None as well (--noise none)" in run.stderr
+        run = command(*arguments, "--noise", "none", cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        assert "\ntemperature 2; accepted 0." in run.stdout
 
     def test_build_replaces_the_plan(self, folder: Path) -> None:
         before = (folder / "model.ebm" / "manifest.json").read_text()

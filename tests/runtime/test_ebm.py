@@ -14,8 +14,17 @@ import pytest
 from ebm_export.runtime import Ebm, FunctionEngine, LoadError, MissingBackend, SamplerConfig, UsageError, load
 from ebm_export.runtime.chain import Progress
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
+from ebm_export.runtime.precision_schedule import Span
 
-from .tiny_bundle import artifact_entry, manifest_entries, quadratic_graph, write_bundle, write_manifest, writing_bundle
+from .tiny_bundle import (
+    artifact_entry,
+    manifest_entries,
+    quadratic_graph,
+    write_bundle,
+    write_manifest,
+    write_two_precisions,
+    writing_bundle,
+)
 
 X = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
 CENTRE = np.random.default_rng(1).standard_normal((5, 3)).astype(np.float32)
@@ -200,6 +209,72 @@ class TestNames:
         ebm.score(X, label=good)
         with pytest.raises(UsageError, match=f"label: expected {dtype}, got an array of {bad.dtype}"):
             ebm.score(X, label=bad)
+
+
+class TestSeveralPrecisions:
+    def test_a_schedule_opens_one_engine_for_each_precision(self, tmp_path: Path) -> None:
+        with load(write_two_precisions(tmp_path / "m.ebm"), precision="int8:0-2,fp32:2-3,int8:3-5") as ebm:
+            assert ebm.choice.count("; then ") == 2
+            assert ebm.choice.startswith("0-2 on onnxruntime int8 (score.int8.onnxruntime.onnx): backend left out")
+            moved = ebm.sample(1, x0=X[:1], steps=5, step_size=0.1, noise=0.0)
+            np.testing.assert_allclose(moved, X[:1] * 0.85**4 * 0.9, rtol=1e-5)
+            np.testing.assert_allclose(ebm.score(X)[1], 1.5 * X, rtol=1e-6)
+            with pytest.raises(UsageError, match="covers 5 steps, and the chain has 20"):
+                ebm.sample(1)
+
+    def test_exact_sampling(self, tmp_path: Path) -> None:
+        n = 20_000
+        with load(write_two_precisions(tmp_path / "m.ebm"), precision="int8", exact="fp32") as ebm:
+            assert ebm.choice.count("; corrected by onnxruntime fp32 (score.fp32.onnxruntime.onnx)") == 1
+            np.testing.assert_allclose(ebm.score(X)[1], X, rtol=1e-6)
+            settings = {"steps": 150, "warmup": 50, "step_size": 0.3, "block": 3}
+            variance = ebm.sample(n, **settings).var(axis=0)  # the surrogate's is 2/3
+            assert (abs(variance - 1) < 4 * np.sqrt(2 / n)).all()
+
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            ({"exact": "fp32"}, UsageError, "moves in fp32: set precision to the low one"),
+            ({"precision": "int8", "exact": "bf16"}, LoadError, "has nothing bf16; it holds onnxruntime fp32, onnx"),
+            ({"precision": "int8:0-", "exact": "fp32"}, UsageError, "corrects one precision, and int8:0- is several"),
+            ({"precision": "int8:0-9,bf16:9-"}, LoadError, "has nothing bf16"),
+            ({"precision": "int8:1-9"}, UsageError, "to start at 0"),
+        ],
+    )
+    def test_refuses(self, tmp_path: Path, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+        bundle = write_two_precisions(tmp_path / "m.ebm")
+        with pytest.raises(error, match=message):
+            load(bundle, **arguments)
+
+    def test_an_engine_that_does_not_open_closes_the_others(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opened: list[FunctionEngine] = []
+        closed: list[FunctionEngine] = []
+
+        class Second(FunctionEngine):
+            def open(self) -> None:
+                opened.append(self)
+                if len(opened) == 2:
+                    raise RuntimeError("no memory")
+
+            def close(self) -> None:
+                closed.append(self)
+
+        monkeypatch.setattr("ebm_export.runtime.ebm.open_engine", lambda *a, **k: Second(lambda x: (x[:, 0], x)))
+        with pytest.raises(RuntimeError, match="no memory"):
+            load(write_two_precisions(tmp_path / "m.ebm"), precision="int8:0-9,fp32:9-")
+        assert opened[0] in closed
+
+    def test_a_schedule_and_exact_exclude_each_other(self) -> None:
+        engine = FunctionEngine(lambda x: (x[:, 0], x))
+        with pytest.raises(UsageError, match="give a schedule of engines or exact, not both"):
+            Ebm(
+                engine,
+                ModelSpec("m", TensorSpec("x", (3,), "float32")),
+                schedule=[(Span("int8", 0, None), engine)],
+                exact=engine,
+            )
 
 
 class TestLoad:

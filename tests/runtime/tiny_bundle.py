@@ -15,8 +15,8 @@ from ebm_export.runtime.file_hash import sha256_of
 CODES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
 
 
-def quadratic_graph(cond: bool = False) -> onnx.ModelProto:
-    """E(x) = 0.5 * |x - centre|^2 over x [B, 3], centre 0 or an input [B, 3]; dE/dx = x - centre."""
+def quadratic_graph(cond: bool = False, curvature: float = 1.0) -> onnx.ModelProto:
+    """E(x) = c/2 * |x - centre|^2 over x [B, 3], centre 0 or an input [B, 3]; dE/dx = c * (x - centre)."""
     node = helper.make_node
     difference = node("Sub", ["x", "centre"], ["d"]) if cond else node("Identity", ["x"], ["d"])
     nodes = [
@@ -25,7 +25,8 @@ def quadratic_graph(cond: bool = False) -> onnx.ModelProto:
         node("ReduceSum", ["square", "axis"], ["sum"], keepdims=0),
         node("Mul", ["sum", "half"], ["energy"]),
         node("Unsqueeze", ["grad_scale", "axis"], ["scale"]),
-        node("Mul", ["d", "scale"], ["grad"]),
+        node("Mul", ["d", "scale"], ["scaled"]),
+        node("Mul", ["scaled", "curvature"], ["grad"]),
     ]
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", 3])]
     if cond:
@@ -37,7 +38,8 @@ def quadratic_graph(cond: bool = False) -> onnx.ModelProto:
     ]
     constants = [
         numpy_helper.from_array(np.array([1], np.int64), "axis"),
-        numpy_helper.from_array(np.array(0.5, np.float32), "half"),
+        numpy_helper.from_array(np.array(curvature / 2, np.float32), "half"),
+        numpy_helper.from_array(np.array(curvature, np.float32), "curvature"),
     ]
     graph = helper.make_graph(nodes, "score", inputs, outputs, constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -106,4 +108,17 @@ def write_bundle(path: Path, cond: bool = False, data: np.ndarray | None = None,
             np.save(folder / "data.npy", data)
         entry = artifact_entry(folder, "score.fp32.onnxruntime.onnx")
         write_manifest(folder, manifest_entries([entry], cond, **changes))
+    return path
+
+
+def write_two_precisions(path: Path) -> Path:
+    """Writes a bundle of 0.5 * |x|^2 with an fp32 artifact and an int8 one whose curvature is coarse: 1.5."""
+    with writing_bundle(path) as folder:
+        entries = []
+        for precision, curvature in (("fp32", 1.0), ("int8", 1.5)):
+            name = f"score.{precision}.onnxruntime.onnx"
+            onnx.save(quadratic_graph(curvature=curvature), folder / name)
+            entries.append(artifact_entry(folder, name, precision=precision))
+        np.savez(folder / "golden.npz", allow_pickle=False, **golden_data())
+        write_manifest(folder, manifest_entries(entries))
     return path

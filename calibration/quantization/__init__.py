@@ -1,0 +1,1 @@
+"""Writes score graphs with layers in INT8."""

@@ -1,0 +1,144 @@
+"""The layers of a score graph: the nodes that multiply by weights, which are the ones worth running in INT8."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+__all__ = ["Layer", "find_layers"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or matrix product with constant weights.
+
+    Attributes:
+        name: of its node.
+        op: Conv, Gemm or MatMul.
+        activation: name of the value that it reads.
+        output: name of the value that it writes.
+        weight: name of the initializer that holds its weights.
+        channel_axis: axis of the weights that runs over output channels.
+        half: "gradient" for a layer whose result depends on grad_scale, "forward" for the others.
+        macs: multiplications for one sample.
+        reads_state: no other layer lies between the graph's inputs and this one.
+        writes_grad: no other layer lies between this one and the output `grad`.
+        module: the user's module that it belongs to, "" for the model itself.
+    """
+
+    name: str
+    op: str
+    activation: str
+    output: str
+    weight: str
+    channel_axis: int
+    half: Literal["forward", "gradient"]
+    macs: int
+    reads_state: bool
+    writes_grad: bool
+    module: str
+
+
+def find_layers(model: ir.Model) -> list[Layer]:
+    """Finds the layers of a score graph, in the order in which they run.
+
+    1. Conv whose kernel, and Gemm or MatMul whose second operand, is an initializer of at least two dimensions.
+    2. Products of two computed tensors (attention) and anything else are no layers: they stay as they are.
+
+    Args:
+        model: a lowered float32 score graph; every value is shaped.
+    """
+    graph = model.graph
+    found: dict[ir.Node, Layer] = {}
+    from_scale = _descendants(next(value for value in graph.inputs if value.name == "grad_scale"))
+    layers = {node for node in graph if _has_weights(node)}
+    behind = _nodes_behind(layers)  # what depends on a layer
+    before = _nodes_before(layers)  # what a layer depends on
+    for node in graph:
+        if node not in layers:
+            continue
+        source, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]
+        assert source is not None and weight is not None and weight.const_value is not None
+        assert source.name is not None and weight.name is not None and out.name is not None and node.name is not None
+        producer = source.producer()
+        found[node] = Layer(
+            name=node.name,
+            op=node.op_type,
+            activation=source.name,
+            output=out.name,
+            weight=weight.name,
+            channel_axis=_channel_axis(node),
+            half="gradient" if node in from_scale else "forward",
+            macs=_macs(node),
+            reads_state=producer is None or (producer not in layers and producer not in behind),
+            writes_grad=_reaches_grad(node) and node not in before,
+            module=node.name.rsplit("/", 1)[0].removesuffix("/grad").removesuffix("grad"),
+        )
+    return list(found.values())
+
+
+def _has_weights(node: ir.Node) -> bool:
+    if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        return False
+    weight = node.inputs[1]
+    if weight is None or weight.const_value is None or node.inputs[0] is None:
+        return False
+    if node.op_type == "Gemm":
+        attributes = node.attributes
+        plain = all(name not in attributes or attributes[name].as_float() == 1 for name in ("alpha", "beta"))
+        if not plain or ("transA" in attributes and attributes["transA"].as_int()):
+            return False
+    rank = len(weight.const_value.shape)
+    return rank == 2 if node.op_type != "Conv" else rank >= 3
+
+
+def _channel_axis(node: ir.Node) -> int:
+    if node.op_type == "Conv":
+        return 0
+    transposed = "transB" in node.attributes and node.attributes["transB"].as_int()
+    return 0 if transposed else 1
+
+
+def _macs(node: ir.Node) -> int:
+    weight, out = node.inputs[1], node.outputs[0]
+    assert weight is not None and weight.const_value is not None
+    size = int(np.prod(weight.const_value.shape))
+    shape = [] if out.shape is None else [n if isinstance(n, int) else 1 for n in out.shape]
+    places = math.prod(shape[2:]) if node.op_type == "Conv" else math.prod(shape[1:-1])
+    return size * places
+
+
+def _descendants(value: ir.Value) -> set[ir.Node]:
+    found: set[ir.Node] = set()
+    waiting = [use.node for use in value.uses()]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += [use.node for output in node.outputs for use in output.uses()]
+    return found
+
+
+def _nodes_behind(layers: set[ir.Node]) -> set[ir.Node]:
+    return set().union(*(_descendants(node.outputs[0]) for node in layers)) if layers else set()
+
+
+def _nodes_before(layers: set[ir.Node]) -> set[ir.Node]:
+    found: set[ir.Node] = set()
+    waiting = [value.producer() for node in layers for value in node.inputs if value is not None]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            waiting += [value.producer() for value in node.inputs if value is not None]
+    return found
+
+
+def _reaches_grad(node: ir.Node) -> bool:
+    if node.outputs[0].name == "grad":
+        return True
+    return any(output.name == "grad" for after in _descendants(node.outputs[0]) for output in after.outputs)

@@ -1,0 +1,179 @@
+"""States along a model's own chains, kept on disk, for passes that need to see them more than once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..runtime.chain import Progress, run_chains
+from ..runtime.config import SamplerConfig
+from ..runtime.engine import Engine
+from ..runtime.gradient_scale import ScaledScore
+from ..runtime.start import start_states
+from .trajectory import Watched
+
+__all__ = ["DATA_STEP", "States", "record_states"]
+
+DATA_STEP = -1
+"""Step of a state that is real data and not a point of a chain."""
+
+
+@dataclass(frozen=True)
+class States:
+    """Where the score graph is asked along trajectories. The arrays are files that are mapped, not read.
+
+    Attributes:
+        x: [M, *S] float32.
+        grad_scale: [M] float32, the gradient scale that the chain ran with there.
+        step: [M] int64, steps taken; `DATA_STEP` for real data.
+        cond: conditioning inputs by graph name, [M, ...].
+    """
+
+    x: np.ndarray
+    grad_scale: np.ndarray
+    step: np.ndarray
+    cond: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batches(self, size: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yields the score graph's inputs, at most `size` states at a time, in order."""
+        for first in range(0, len(self), size):
+            yield self.inputs(slice(first, first + size))
+
+    def inputs(self, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the score graph's inputs for some states, as arrays in memory."""
+        arrays = {"x": self.x, "grad_scale": self.grad_scale, **self.cond}
+        return {name: np.ascontiguousarray(array[rows]) for name, array in arrays.items()}
+
+
+def record_states(
+    engine: Engine,
+    config: SamplerConfig,
+    shape: tuple[int, ...],
+    folder: Path,
+    *,
+    count: int = 512,
+    stages: int = 32,
+    chains: int = 32,
+    seed: int,
+    cond: Mapping[str, np.ndarray] | None = None,
+    start: np.ndarray | None = None,
+    data: np.ndarray | None = None,
+    max_batch: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> States:
+    """Runs chains from the model's own start distribution and keeps a stratified part of their states.
+
+    Every stage, from the start to the end in even distances of steps, gives the same number of states, and every
+    chain gives its share at every few stages. A state is where the engine was asked (see `record_trajectory`).
+
+    Args:
+        engine: an open engine in float32; the sampler is the runtime's own, gradient scaling included.
+        config: the sampler's settings.
+        shape: shape of one state.
+        folder: an existing folder for the files, at most (4 * prod(shape) + 16) bytes for each state.
+        count: number of states along chains; at least one per stage is kept.
+        stages: number of stages, start and end included; fewer where there are fewer steps.
+        chains: number of chains.
+        seed: same seed, same states.
+        cond: conditioning arrays by graph name, [R, ...]; chain i takes row i modulo R.
+        start: states that chains start from, for init="data".
+        data: [D, *S] real data; a quarter as many states as `count`, or all of them, are added behind the others.
+        max_batch: most chains in one engine call.
+        progress: called with (chain steps done, in all).
+
+    Raises:
+        DivergenceError: a chain left the numbers that a float can hold.
+    """
+    wanted = sorted({round(done) for done in np.linspace(0, config.steps, stages)})
+    each = min(chains, -(-count // len(wanted)))
+    # Chains take turns: stage g keeps `each` chains from number g * each on, around the ring.
+    slots = {
+        (done, (g * each + k) % chains): g * each + k for g, done in enumerate(wanted) for k in range(each)
+    }
+    rows = np.arange(chains)
+    conditions = {name: array[rows % len(array)] for name, array in (cond or {}).items()}
+    extra = np.empty((0, *shape), np.float32) if data is None else data[_spread(len(data), max(1, count // 4))]
+    total = len(slots) + len(extra)
+
+    def made(name: str, each_shape: tuple[int, ...], dtype: np.dtype[np.generic] | type[np.generic]) -> np.ndarray:
+        return np.lib.format.open_memmap(  # type: ignore[no-any-return, no-untyped-call]
+            folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(total, *each_shape)
+        )
+
+    x, scale, step = made("x", shape, np.float32), made("grad_scale", (), np.float32), made("step", (), np.int64)
+    kept = {name: made(f"cond.{name}", array.shape[1:], array.dtype) for name, array in conditions.items()}
+    watched = Watched(engine)
+
+    def keep(now: Progress) -> None:
+        if progress is not None:
+            progress(now.chains.start * now.steps + now.done * len(now.chains), now.n * now.steps)
+        if now.done not in wanted:
+            return
+        asked = now.state.position if watched.asked is None else watched.asked
+        for row, chain in enumerate(now.chains):
+            slot = slots.get((now.done, chain))
+            if slot is not None:
+                x[slot] = asked[row]
+                scale[slot] = 1.0 if now.grad_scale is None else now.grad_scale[row]
+                step[slot] = now.done
+                for name, array in conditions.items():
+                    kept[name][slot] = array[chain]
+
+    run_chains(
+        watched,
+        config,
+        lambda numbers: start_states(config, shape, numbers, seed, start),
+        chains,
+        seed=seed,
+        cond=conditions,
+        max_batch=max_batch,
+        callback=keep,
+    )
+    states = States(x, scale, step, kept)
+    _rescale_unasked(engine, states, config, len(slots))
+    for first in range(len(slots), total, max_batch or 64):
+        _add_data(engine, states, extra, conditions, len(slots), first, min(first + (max_batch or 64), total))
+    return states
+
+
+def _spread(length: int, count: int) -> np.ndarray:
+    """At most `count` indices spread evenly over range(length)."""
+    return np.unique(np.linspace(0, length - 1, min(length, count)).round().astype(np.int64))
+
+
+def _rescale_unasked(engine: Engine, states: States, config: SamplerConfig, count: int) -> None:
+    """Gives a scale to the starts of "noise-drift", where nothing had been asked yet."""
+    if config.order != "noise-drift":
+        return
+    rows = np.flatnonzero(states.step[:count] == 0)
+    if len(rows):
+        inputs = states.inputs(rows)
+        score = ScaledScore(engine, {name: inputs[name] for name in states.cond})
+        score(inputs["x"])
+        assert score.scale is not None
+        states.grad_scale[rows] = score.scale
+
+
+def _add_data(
+    engine: Engine,
+    states: States,
+    data: np.ndarray,
+    conditions: Mapping[str, np.ndarray],
+    chains: int,
+    first: int,
+    stop: int,
+) -> None:
+    rows = np.arange(first, stop)
+    cond = {name: np.ascontiguousarray(array[(rows - chains) % len(array)]) for name, array in conditions.items()}
+    x = np.ascontiguousarray(data[first - chains : stop - chains], dtype=np.float32)
+    score = ScaledScore(engine, cond)
+    score(x)
+    states.x[rows], states.step[rows], states.grad_scale[rows] = x, DATA_STEP, score.scale
+    for name, array in cond.items():
+        states.cond[name][rows] = array
