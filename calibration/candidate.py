@@ -14,6 +14,7 @@ from ..runtime.ebm import Ebm
 from ..runtime.engine import Engine
 from ..runtime.errors import EbmExportError, LoadError, UsageError
 from ..runtime.file_hash import sha256_of
+from ..runtime.precision_schedule import is_schedule, parse_precision_schedule
 from .external_graph import backend_for, check_graph
 
 __all__ = [
@@ -202,18 +203,22 @@ def external_candidate(text: str, bundle: Bundle) -> Candidate:
 
 
 def precisions_in(precision: str) -> tuple[str, ...]:
-    """The precisions that a schedule goes through: ("int8", "bf16") for "int8:0-200,bf16:200-256"."""
-    return tuple(dict.fromkeys(part.partition(":")[0].strip() for part in precision.split(",")))
+    """The precisions that a schedule goes through: ("int8", "bf16") for "int8:0-200,bf16:200-256".
+
+    Raises:
+        UsageError: it is neither a name nor a schedule.
+    """
+    if not is_schedule(precision):
+        return (precision,)
+    return tuple(dict.fromkeys(span.precision for span in parse_precision_schedule(precision)))
 
 
 def precision_at(precision: str, step: int) -> str:
     """The precision that a schedule computes in after so many steps; the last one goes on to the end."""
-    for part in precision.split(","):
-        name, colon, span = part.strip().partition(":")
-        stop = span.partition("-")[2]
-        if not colon or not stop or step < int(stop):
-            return name
-    return name
+    if not is_schedule(precision):
+        return precision
+    spans = parse_precision_schedule(precision)
+    return next((span.precision for span in spans if span.stop is not None and step < span.stop), spans[-1].precision)
 
 
 def _prefix(bundle: Bundle) -> str:
@@ -224,7 +229,9 @@ def _from_bundle(bundle: Bundle, backend: str, precision: str, prefix: str) -> C
     artifacts = [choose(bundle, backend, name)[0] for name in precisions_in(precision)]
     names = [name for artifact in artifacts for name in (artifact.path, *artifact.files)]
     notes = [
-        f"{artifact.path} is not verified ({artifact.status})" for artifact in artifacts if artifact.status != "verified"
+        f"{artifact.path} is not verified ({artifact.status})"
+        for artifact in artifacts
+        if artifact.status != "verified"
     ]
     return Candidate(
         name=f"{prefix}{precision} {backend}",

@@ -19,7 +19,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.config import SamplerConfig
 from ..runtime.ebm import Ebm
 from ..runtime.errors import DivergenceError, UsageError
-from ..runtime.schedule import noise_schedule, spread
+from ..runtime.schedule import temperature_schedule
 from .candidate import Candidate, bundle_candidates, external_candidate, precision_at, precisions_in, reference_of
 from .chain_plan import ChainPlan, fitted_plan, plan_chains
 from .comparison import Comparison, EngineResult, ModelSummary
@@ -27,12 +27,12 @@ from .conditions import conditions_for
 from .device import describe_device, toolchain
 from .draw import SampleStore
 from .energy_use import EnergyUse, idle_watts, measure_energy
-from .feature_network import feature_network
 from .gate import GateResult, judge
 from .histogram import histograms
 from .latency import Latency, time_steps
 from .layers import read_layers
 from .metrics.auroc import ood_auroc
+from .metrics.features import OnnxFeatures, score_graph_features
 from .metrics.score_fidelity import StageFidelity
 from .mode_shares import mode_shares
 from .model_identity import holds_model
@@ -65,7 +65,7 @@ class CompareOptions:
         smallest_difference: shift in standard deviations that should be caught; the number of chains follows.
         chains: number of chains in place of that.
         extra_rounds: how often as many chains again are drawn where the gate is undecided.
-        features: "pixels" for x itself, or an ONNX file from x to features.
+        features: "pixels" for x itself, "model" for the score graph's own features, or an ONNX file from x to features.
         data: [M, *S] data that the model was trained for, for the AUROC.
         ood: [M, *S] other data.
         cond: conditioning inputs by name, in place of those in the bundle.
@@ -165,14 +165,14 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
         seconds=time.perf_counter() - begun,
         models=tuple(_summary(bundle, alike) for bundle, alike in zip(bundles, same, strict=True)),
         reference=reference.name,
-        engines=_with_front(results, batches[-1], options.gate),
+        engines=_with_front(results, batches[-1]),
         not_run=tuple(not_run),
         plan=plan,
         seeds={"reference": options.seed, "candidates": options.seed + 1, "trajectory": options.seed + 2},
         batches=batches,
         energies=histograms({reference.name: base.energy, **others}),
         modes=None if modes is None else modes[0],
-        features="x itself" if options.features == "pixels" else f"the features of {Path(options.features).name}",
+        features=_features_said(options.features),
         layers=tuple(layers for bundle in bundles if (layers := read_layers(bundle)) is not None),
         power=power,
         device=describe_device(),
@@ -185,17 +185,14 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
 class _Sampling:
     """Draws and judges sample sets; FP32's own are drawn once for all candidates."""
 
-    def __init__(
-        self, options: CompareOptions, reference: Candidate, fp32: Ebm, plan: ChainPlan, tell: Tell
-    ) -> None:
+    def __init__(self, options: CompareOptions, reference: Candidate, fp32: Ebm, plan: ChainPlan, tell: Tell) -> None:
         self._options = options
         self._reference = reference
         self._fp32 = fp32
         self._plan = plan
         self._tell = tell
         self._store = SampleStore(options.cache)
-        shape = reference.bundle.model.x.shape
-        self._features = None if options.features == "pixels" else feature_network(options.features, shape)
+        self._features = _features(options, reference)
         self._pools: list[SampleSet] = []  # FP32's, one more with every round
 
     def reference(self, extra: int) -> SampleSet:
@@ -205,9 +202,7 @@ class _Sampling:
             self._pools.append(self._pools[-1].join(more) if self._pools else more)
         return self._pools[extra]
 
-    def judged(
-        self, candidate: Candidate, ebm: Ebm, fidelity: Sequence[StageFidelity]
-    ) -> tuple[GateResult, SampleSet]:
+    def judged(self, candidate: Candidate, ebm: Ebm, fidelity: Sequence[StageFidelity]) -> tuple[GateResult, SampleSet]:
         """Judges a candidate, with more chains where that could change the verdict; FP32 can be one too."""
         own = self._scored(candidate, ebm, self._seed(0) + 1, f"samples of {candidate.name}")
         settings = candidate.bundle.sampler
@@ -282,6 +277,28 @@ class _ScoreCheck:
         return fidelity_along(self._trajectory, self._exact, grads)
 
 
+def _features(options: CompareOptions, reference: Candidate) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What samples are compared by; None for x itself. Asked once at zero, so that an error comes before the sampling."""
+    if options.features == "pixels":
+        return None
+    shape = reference.bundle.model.x.shape
+    if options.features == "model":
+        artifact = next(
+            (entry for entry in reference.bundle.artifacts if entry.precision == "fp32" and entry.path.endswith(".onnx")),
+            None,
+        )
+        if artifact is None:
+            raise UsageError(
+                f"--features model: {reference.bundle.path} holds no fp32 ONNX graph; export it with --target onnx too"
+            )
+        rows = conditions_for(reference.bundle, 1, options.cond)
+        network = score_graph_features(reference.bundle.file_of(artifact), cond=rows, threads=options.threads)
+    else:
+        network = OnnxFeatures(options.features, threads=options.threads)
+    network(np.zeros((2, *shape), np.float32))
+    return network
+
+
 def _engines(bundles: Sequence[Bundle], options: CompareOptions) -> tuple[list[Candidate], list[Any]]:
     """The reference first, then the candidates; and what cannot run."""
     first = bundles[0].model
@@ -332,9 +349,7 @@ def _outliers(options: CompareOptions, bundle: Bundle) -> tuple[np.ndarray, np.n
     return options.data, options.ood
 
 
-def _auroc(
-    ebm: Ebm, outliers: tuple[np.ndarray, np.ndarray] | None, cond: Mapping[str, np.ndarray]
-) -> float | None:
+def _auroc(ebm: Ebm, outliers: tuple[np.ndarray, np.ndarray] | None, cond: Mapping[str, np.ndarray]) -> float | None:
     if outliers is None:
         return None
     inside, outside = (ebm.score(array, **_rows(cond, len(array)))[0] for array in outliers)
@@ -365,9 +380,7 @@ def _speed(
         batches = sorted(set(options.batches))
         for batch in batches:
             told = partial(tell, f"timing batches of {batch}")
-            found = time_steps(
-                ebms, cond, batch=batch, rounds=options.rounds, whole_chains=schedules, progress=told
-            )
+            found = time_steps(ebms, cond, batch=batch, rounds=options.rounds, whole_chains=schedules, progress=told)
             for name, latency in found.items():
                 times[name].append(latency)
         if sensors:
@@ -378,14 +391,13 @@ def _speed(
     return {name: tuple(own) for name, own in times.items()}, use, said
 
 
-def _with_front(results: Sequence[EngineResult], batch: int, gate: float) -> tuple[EngineResult, ...]:
-    """Marks the Pareto front of time and quality; to be nearer to FP32 than FP32 is to itself is chance and counts as 1."""
+def _with_front(results: Sequence[EngineResult], batch: int) -> tuple[EngineResult, ...]:
+    """Marks the Pareto front of time and quality."""
     costs: list[tuple[float, ...] | None] = []
     for result in results:
-        step, worst = result.step_time(batch), result.worst
-        # A metric with a limit of its own counts as if that were the gate.
-        off = None if worst is None else max(gate * worst.ratio / worst.limit, 1.0)
-        costs.append(None if step is None or off is None else (step.median, off))
+        step, off = result.step_time(batch), result.quality
+        # To be nearer to FP32 than FP32 is to itself is chance, and counts as being as near.
+        costs.append(None if step is None or off is None else (step.median, max(off, 1.0)))
     return tuple(
         dataclasses.replace(result, front=front) for result, front in zip(results, pareto_front(costs), strict=True)
     )
@@ -435,11 +447,15 @@ def _apart(reference: np.ndarray, own: np.ndarray | None) -> float | None:
     return math.sqrt(off / size) if size > 0 else None
 
 
+def _features_said(features: str) -> str:
+    named = {"pixels": "x itself", "model": "the score graph's own features"}
+    return named.get(features, f"the features of {Path(features).name}")
+
+
 def _final_temperature(config: SamplerConfig) -> float:
-    """T of exp(-E / T) that the last steps of a chain keep: sd^2 / (2 step); 1 for a chain without noise."""
-    step = float(spread(config.step_size, config.steps)[-1])
-    sd = float(noise_schedule(config)[-1])
-    return sd**2 / (2.0 * step) if sd > 0 and step > 0 else 1.0
+    """T of exp(-E / T) that the last steps of a chain keep; 1 for a chain without noise, which keeps none."""
+    temperature = float(temperature_schedule(config)[-1])
+    return temperature if 0 < temperature < math.inf else 1.0
 
 
 def _inputs(bundle: Bundle) -> str:

@@ -16,7 +16,7 @@ from .latency import Latency
 from .layers import Layers
 from .metrics.score_fidelity import StageFidelity
 from .mode_shares import ModeShares
-from .verdict import GateResult
+from .verdict import GateResult, MetricVerdict
 
 __all__ = ["SCHEMA_VERSION", "Comparison", "EngineResult", "ModelSummary"]
 
@@ -95,11 +95,30 @@ class EngineResult:
         return self.gate is not None and self.gate.passed
 
     @property
-    def worst(self) -> Any:
-        """The verdict that is nearest to failing, or furthest beyond it; None without one."""
+    def worst(self) -> MetricVerdict | None:
+        """The verdict to name first; None without a gate.
+
+        Of those that failed it is the one furthest beyond its limit, else the largest ratio to the noise floor.
+        """
+        if self.gate is None:
+            return None
+        failed = [verdict for verdict in self.gate.verdicts if not verdict.passed]
+        return max(failed or self.ratios, key=_beyond, default=None)
+
+    @property
+    def ratios(self) -> list[MetricVerdict]:
+        """The verdicts that are ratios to the seed noise floor; the others (score, rare modes) have limits of their own."""
         verdicts = self.gate.verdicts if self.gate else ()
-        known = [verdict for verdict in verdicts if not math.isnan(verdict.ratio)]
-        return max(known, key=lambda verdict: verdict.ratio / verdict.limit, default=None)
+        return [verdict for verdict in verdicts if self.gate and verdict.limit == self.gate.gate]
+
+    @property
+    def quality(self) -> float | None:
+        """How far off it is, about 1 for FP32 itself; None without a gate.
+
+        The ratio of `worst`, where a limit of another kind counts as if it were the gate.
+        """
+        worst = self.worst
+        return None if worst is None or self.gate is None else self.gate.gate * _beyond(worst)
 
     def step_time(self, batch: int) -> Latency | None:
         """The time of a step at a batch size; None where it was not measured."""
@@ -176,11 +195,21 @@ class Comparison:
             "schema_version": SCHEMA_VERSION,
             **{name: _as_dict(value) for name, value in entries.items()},
             "engines": [
-                {**asdict(engine), "passed": engine.passed, "speed": self.speed(engine)} for engine in self.engines
+                {
+                    **asdict(engine),
+                    "passed": engine.passed,
+                    "quality": engine.quality,
+                    "speed": self.speed(engine),
+                }
+                for engine in self.engines
             ],
         }
         plain: dict[str, Any] = _plain(said)
         return plain
+
+
+def _beyond(verdict: MetricVerdict) -> float:
+    return math.inf if math.isnan(verdict.ratio) else verdict.ratio / verdict.limit
 
 
 def _as_dict(value: Any) -> Any:

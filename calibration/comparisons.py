@@ -227,7 +227,9 @@ def _density(pools: Pools) -> MetricVerdict:
 def _coverage(pools: Pools) -> MetricVerdict:
     """Coverage of FP32 neighbourhoods, against that by FP32 itself."""
     _, _, within, across = pools.balls
-    return _verdict("coverage", pools, shift_ratio(within, across), pools.ball_p_values.coverage, _means(within, across))
+    return _verdict(
+        "coverage", pools, shift_ratio(within, across), pools.ball_p_values.coverage, _means(within, across)
+    )
 
 
 def _modes(pools: Pools) -> MetricVerdict:

@@ -84,9 +84,7 @@ def check_graph(path: Path, backend: str, model: ModelSpec) -> None:
 def _compare(path: Path, kind: str, ports: Mapping[str, _Port], wanted: Mapping[str, _Port]) -> None:
     for name, port in wanted.items():
         if name not in ports:
-            raise UsageError(
-                f"{path}: the graph has no {kind} {name!r}, it has {', '.join(ports) or 'none'}; {_HINT}"
-            )
+            raise UsageError(f"{path}: the graph has no {kind} {name!r}, it has {', '.join(ports) or 'none'}; {_HINT}")
         found = ports[name]
         if found.dtype != port.dtype:
             raise UsageError(f"{path}: {kind} {name!r} should be {port.dtype}, it is {found.dtype}; {_HINT}")

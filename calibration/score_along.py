@@ -55,9 +55,7 @@ def gradients_along(
     return grads
 
 
-def fidelity_along(
-    trajectory: Trajectory, reference: np.ndarray, candidate: np.ndarray
-) -> tuple[StageFidelity, ...]:
+def fidelity_along(trajectory: Trajectory, reference: np.ndarray, candidate: np.ndarray) -> tuple[StageFidelity, ...]:
     """Compares two sets of gradients stage by stage.
 
     A stage where every reference gradient is 0 (clipped flat, say) has no fidelity and is left out.

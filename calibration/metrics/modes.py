@@ -96,7 +96,9 @@ def find_modes(features: Any, *, count: int | None = None, seed: int = 0) -> Mod
         if best is None or evidence > best[0]:
             best = evidence, fit
     if best is None:
-        raise UsageError(f"count: expected at most {distinct} modes, as many as there are different samples, got {count}")
+        raise UsageError(
+            f"count: expected at most {distinct} modes, as many as there are different samples, got {count}"
+        )
     fit = best[1]
     order = np.argsort(-np.bincount(fit.labels_, minlength=len(fit.cluster_centers_)), kind="stable")
     return Modes(np.asarray(fit.cluster_centers_[order], np.float64))
@@ -133,7 +135,9 @@ def mode_masses(
     n, m = int(a.sum()), int(b.sum())
     pooled = a + b
     rng = np.random.default_rng(seed)
-    tables = np.concatenate([a[None], rng.multivariate_hypergeometric(pooled, n, size=permutations, method="marginals")])
+    tables = np.concatenate(
+        [a[None], rng.multivariate_hypergeometric(pooled, n, size=permutations, method="marginals")]
+    )
     weight = np.divide(n + m, pooled, out=np.zeros(len(pooled)), where=pooled > 0)
     distances = (np.square(tables / n - (pooled - tables) / m) * weight).sum(axis=1)
     return ModeMasses(

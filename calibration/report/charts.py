@@ -145,9 +145,11 @@ def trade_off(title: str, engines: Sequence[Point], *, gate: float, x_label: str
     """Quality against time, both better towards the lower left; the Pareto front as a line, the gate as another."""
     width, height = 400.0, 290.0
     numbers = [number for engine in engines for number in (engine.y, engine.low, engine.high)]
-    across = scale_over([0.0, *(engine.x for engine in engines)], _LEFT, width - _RIGHT, zero=True)
-    across = Scale(0.0, across.high * 1.12, across.start, across.end)
-    up = scale_over([*numbers, gate, 1.0], height - _BOTTOM, _TOP + 12, log=True)
+    times = [engine.x for engine in engines] or [1.0]
+    room = 0.35 * (max(times) - min(times)) + 0.08 * max(times)  # for the names
+    across = Scale(max(0.0, min(times) - room), max(times) + room, _LEFT, width - _RIGHT)
+    numbers += [gate, 1.0]
+    up = scale_over(numbers, height - _BOTTOM, _TOP + 12, log=_far_apart(numbers))
     drawn = [_frame(across, up, height, x_label, width=width)]
     drawn.append(f'<text class="label" x="4" y="11">{escape(y_label)}</text>')
     drawn.append(f'<rect class="inside" x="{across.start}" y="{up(gate):.1f}" width="{across.end - across.start}" '
@@ -187,7 +189,8 @@ def forest(title: str, rows: Sequence[Interval], *, gate: float) -> str:
     left, top, row_height = 132.0, 20.0, 22.0
     height = top + row_height * len(rows) + 34.0
     numbers = [number for row in rows for number in (row.value, row.low, row.high)]
-    across = scale_over([*numbers, gate, 0.8, 1.0], left, _WIDTH - _RIGHT, log=True)
+    numbers += [gate, 0.85, 1.0]
+    across = scale_over(numbers, left, _WIDTH - _RIGHT, log=_far_apart(numbers))
     drawn = []
     for tick in across.ticks(4):
         at = across(tick)
@@ -238,9 +241,11 @@ def bars(title: str, groups: Sequence[Bar], series: Sequence[Line], *, y_label: 
         drawn.append(f'<rect class="ref bar" x="{middle - 0.4 * room:.1f}" y="{y:.1f}" width="{0.8 * room:.1f}" '
                      f'height="{max(up.start - y, 0):.1f}"><title>mode {escape(group.name)}, FP32: '
                      f"{format_number(group.value)}</title></rect>")  # fmt: skip
-        if index % every == 0 or group.marked:
+        if index % every == 0:
             drawn.append(f'<text class="tick" x="{middle:.1f}" y="{height - 21:.1f}" text-anchor="middle">'
-                         f"{escape(group.name)}{'★' if group.marked else ''}</text>")  # fmt: skip
+                         f"{escape(group.name)}</text>")  # fmt: skip
+        if group.marked:
+            drawn.append(f'<text class="star" x="{middle:.1f}" y="{height - 38:.1f}" text-anchor="middle">★</text>')
     for number, line in enumerate(series):
         offset = (number + 0.5) / len(series) - 0.5
         for index, value in enumerate(line.values):
@@ -267,6 +272,12 @@ def points(
         drawn.extend(f'<circle cx="{across(x):.1f}" cy="{up(y):.1f}" r="2"/>' for x, y in cloud)
         drawn.append("</g>")
     return _svg(title, height, drawn)
+
+
+def _far_apart(numbers: Sequence[float | None]) -> bool:
+    """Whether numbers need a logarithmic axis; a linear one is easier to read where it will do."""
+    known = [number for number in numbers if number is not None and math.isfinite(number) and number > 0]
+    return max(known) > 5 * min(known)
 
 
 def _svg(title: str, height: float, drawn: Sequence[str], width: float = _WIDTH) -> str:

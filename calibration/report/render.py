@@ -14,10 +14,11 @@ from markupsafe import Markup
 
 from ..comparison import Comparison, EngineResult, ModelSummary
 from ..metrics.score_fidelity import StageFidelity
+from ..verdict import MetricVerdict
 from .charts import Bar, Interval, Line, Point, bars, forest, histogram, lines, points, trade_off
 from .pictures import heat_strips, image_sheet, look_of
 from .scale import format_number
-from .words import HOW_TO_READ, METRICS, headline, metric_name, verdict
+from .words import HOW_TO_READ, METRICS, headline, metric_name, own_limit, percent, verdict
 
 __all__ = ["render_report"]
 
@@ -66,7 +67,9 @@ def _title(comparison: Comparison) -> str:
 
 
 def _subtitle(comparison: Comparison) -> str:
-    machine = comparison.device.get("board") or comparison.device.get("processor") or comparison.device.get("system", "")
+    machine = (
+        comparison.device.get("board") or comparison.device.get("processor") or comparison.device.get("system", "")
+    )
     day = comparison.created.replace("T", " ")[:16]
     return f"Compared on {machine}, {day} UTC, {comparison.plan.pool} chains for each engine."
 
@@ -74,9 +77,8 @@ def _subtitle(comparison: Comparison) -> str:
 def _card(engine: EngineResult, comparison: Comparison, css: dict[str, str]) -> dict[str, Any]:
     own = engine.step_time(comparison.batches[-1])
     speed = comparison.speed(engine)
-    worst = engine.worst
     figures = [
-        ("worst ratio", "–" if worst is None else format_number(worst.ratio), ""),
+        ("worst ratio", format_number(max((entry.ratio for entry in engine.ratios), default=None)), ""),
         ("ms per step", "–" if own is None else format_number(own.median), ""),
         ("speed", "–" if speed is None else f"{format_number(speed, 2)}×", ""),
         ("size", *_size(engine.bytes)),
@@ -84,7 +86,7 @@ def _card(engine: EngineResult, comparison: Comparison, css: dict[str, str]) -> 
     if engine.energy is not None:
         figures.append(("energy", format_number(1e3 * engine.energy.joules_per_sample), "mJ/sample"))
     if engine.same_noise_distance is not None:
-        figures.append(("off under same noise", f"{format_number(100 * engine.same_noise_distance, 2)}", "%"))
+        figures.append(("off under same noise", percent(engine.same_noise_distance), ""))
     return {
         "name": engine.name,
         "css": css[engine.name],
@@ -97,16 +99,13 @@ def _card(engine: EngineResult, comparison: Comparison, css: dict[str, str]) -> 
 def _trade_off(comparison: Comparison, css: dict[str, str]) -> Markup:
     shown = []
     for engine in comparison.engines:
-        own, worst = engine.step_time(comparison.batches[-1]), engine.worst
-        if own is None or worst is None:
+        own, worst, off = engine.step_time(comparison.batches[-1]), engine.worst, engine.quality
+        if own is None or worst is None or off is None or not math.isfinite(off):
             continue
-        scale = comparison.plan.gate / worst.limit  # metrics with another limit are shown as if theirs were the gate
+        scale = comparison.plan.gate / worst.limit  # a limit of another kind is drawn as if it were the gate
         low, high = (number * scale if math.isfinite(number) else None for number in (worst.low, worst.high))
-        ratio = worst.ratio * scale
-        if math.isfinite(ratio):
-            shown.append(
-                Point(engine.name, css[engine.name], own.median, max(ratio, 1e-6), low, high, engine.front, engine.passed)
-            )
+        css_of = css[engine.name]
+        shown.append(Point(engine.name, css_of, own.median, off, low, high, engine.front, engine.passed))
     batch = comparison.batches[-1]
     return Markup(
         trade_off(
@@ -206,8 +205,8 @@ def _value_range(comparison: Comparison, reference: np.ndarray) -> tuple[float, 
 def _difference(engine: EngineResult) -> str:
     if engine.same_noise_distance is None:
         return "What the others are compared with."
-    share = format_number(100 * engine.same_noise_distance, 2)
-    return f"Off from FP32 under the same noise by {share} % of the spread of FP32's samples (rms)."
+    share = percent(engine.same_noise_distance)
+    return f"Off from FP32 under the same noise by {share} of the spread of FP32's samples (rms)."
 
 
 def _gate(comparison: Comparison, css: dict[str, str]) -> dict[str, Any]:
@@ -216,24 +215,22 @@ def _gate(comparison: Comparison, css: dict[str, str]) -> dict[str, Any]:
         if engine.gate is None:
             continue
         seen |= dict.fromkeys(entry.metric for entry in engine.gate.verdicts)
-        shown = []
-        for entry in engine.gate.verdicts:
-            scale = comparison.plan.gate / entry.limit
-            shown.append(
-                Interval(
-                    metric_name(entry.metric),
-                    entry.ratio * scale,
-                    entry.low * scale if math.isfinite(entry.low) else None,
-                    entry.high * scale if math.isfinite(entry.high) else None,
-                    entry.passed,
-                )
-            )
+        ratios = engine.ratios
+        shown = [
+            Interval(metric_name(entry.metric), entry.ratio, _finite(entry.low), _finite(entry.high), entry.passed)
+            for entry in ratios
+        ]
         entries.append(
             {
                 "name": engine.name,
                 "css": css[engine.name],
                 "badge": verdict(engine, comparison),
                 "chart": Markup(forest(f"metrics of {engine.name}", shown, gate=comparison.plan.gate)),
+                "apart": [
+                    {"text": own_limit(entry), "badge": _badge(entry)}
+                    for entry in engine.gate.verdicts
+                    if entry not in ratios
+                ],
                 "reason": engine.gate.reason[:1].upper() + engine.gate.reason[1:],
                 "rows": [_metric_row(entry) for entry in engine.gate.verdicts],
             }
@@ -248,18 +245,27 @@ def _gate(comparison: Comparison, css: dict[str, str]) -> dict[str, Any]:
     return {"entries": entries, "text": text, "words": [METRICS.get(name, (metric_name(name), "")) for name in seen]}
 
 
-def _metric_row(entry: Any) -> dict[str, Any]:
-    word = "passes" if entry.passed else "fails"
+def _metric_row(entry: MetricVerdict) -> dict[str, Any]:
     return {
         "name": metric_name(entry.metric),
-        "badge": {"css": "good" if entry.passed else "bad", "word": word if entry.decided else f"{word}, undecided"},
+        "badge": _badge(entry),
         "value": format_number(entry.value),
         "floor": format_number(entry.floor),
         "ratio": format_number(entry.ratio),
-        "interval": f"{format_number(entry.low, 2)} to {format_number(entry.high, 2)}",
-        "p": "–" if entry.p_value is None else format_number(entry.p_value, 2),
+        "interval": f"{format_number(entry.low)} to {format_number(entry.high)}",
+        "limit": format_number(entry.limit),
+        "p": format_number(entry.p_value, 2),
         "note": entry.note,
     }
+
+
+def _badge(entry: MetricVerdict) -> dict[str, str]:
+    word = "✓ passes" if entry.passed else "✕ fails"
+    return {"css": "good" if entry.passed else "bad", "word": word if entry.decided else f"{word}, undecided"}
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 def _energies(comparison: Comparison, css: dict[str, str]) -> dict[str, Any]:
@@ -270,20 +276,28 @@ def _energies(comparison: Comparison, css: dict[str, str]) -> dict[str, Any]:
         if engine.name not in found.share:
             continue
         line = Line(engine.name, css[engine.name], found.share[engine.name])
-        chart = histogram(f"energies of {engine.name}", found.edges, reference, line, x_label="FP32 energy of the sample")
+        chart = histogram(
+            f"energies of {engine.name}", found.edges, reference, line, x_label="FP32 energy of the sample"
+        )
         entry = next((one for one in engine.gate.verdicts if "energy" in one.metric), None) if engine.gate else None
         caption = "" if entry is None else (
             f"{metric_name(entry.metric)}: {format_number(entry.value)}, FP32 to itself {format_number(entry.floor)}."
         )  # fmt: skip
         entries.append({"name": engine.name, "css": css[engine.name], "chart": Markup(chart), "caption": caption})
-    text = "Share of the samples by their FP32 energy: FP32's own samples filled, each engine's as an outline over them."
+    text = (
+        "Share of the samples by their FP32 energy: FP32's own samples filled, each engine's as an outline over them."
+    )
     return {"entries": entries, "text": text}
 
 
 _FIDELITY = (
     ("1 − cosine", "The angle between the two gradients, mean over states; smaller is better.", "cosine"),
     ("gain", "How much too long the gradient is (above 0) or too short; 0 is best.", "gain"),
-    ("bias", "The part of the error that is the same for all states, relative to the gradient; it moves the samples.", "bias"),
+    (
+        "bias",
+        "The part of the error that is the same for all states, relative to the gradient; it moves the samples.",
+        "bias",
+    ),
     ("noise", "The part that differs from state to state; much less harmful than bias.", "noise"),
 )
 
@@ -299,7 +313,9 @@ def _fidelity(comparison: Comparison, css: dict[str, str]) -> dict[str, Any] | N
         for engine in shown:
             by_step = {stage.step: _fidelity_value(stage, kind) for stage in engine.fidelity}
             series.append(Line(engine.name, css[engine.name], [by_step.get(step) for step in steps]))
-        chart = lines(name, [float(step) for step in steps], series, x_label="steps taken", log=kind in ("cosine", "noise"))
+        chart = lines(
+            name, [float(step) for step in steps], series, x_label="steps taken", log=kind in ("cosine", "noise")
+        )
         charts.append({"name": name, "caption": caption, "chart": Markup(chart)})
     apart = [model.name for model in comparison.models if not model.same_as_first]
     text = "Each engine's gradient beside FP32's, at states that FP32's own chains go through."
@@ -323,7 +339,7 @@ def _modes(comparison: Comparison, css: dict[str, str]) -> dict[str, Any] | None
     if comparison.mode_pictures is not None and look_of(comparison.mode_pictures.shape[1:]) == "images":
         ends = _value_range(comparison, comparison.pictures[comparison.reference])
         pictures = [
-            {"name": index + 1, "uri": image_sheet(picture[None], *ends, 1)}
+            {"name": index + 1, "uri": image_sheet(picture[None], *ends, 1), "rare": index in found.rare}
             for index, picture in enumerate(comparison.mode_pictures)
         ]
     lost = [
@@ -341,8 +357,8 @@ def _modes(comparison: Comparison, css: dict[str, str]) -> dict[str, Any] | None
         "rows": [
             {
                 "name": f"mode {mode + 1}",
-                "reference": _percent(found.reference[mode]),
-                "values": [_percent(found.share[engine.name][mode]) for engine in shown],
+                "reference": percent(found.reference[mode]),
+                "values": [percent(found.share[engine.name][mode]) for engine in shown],
             }
             for mode in found.rare
         ],
@@ -393,14 +409,8 @@ def _spread(median: float, low: float, high: float) -> str:
     return f"{format_number(median)} ({format_number(low)} to {format_number(high)})"
 
 
-def _percent(share: float) -> str:
-    return f"{format_number(100 * share, 2)} %"
-
-
 def _size(count: int) -> tuple[str, str]:
     for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if count >= 2**power:
             return format_number(count / 2**power), unit
     return str(count), "B"
-
-

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import math
-
 from ..comparison import Comparison, EngineResult
+from ..verdict import MetricVerdict
 from .scale import format_number
 
-__all__ = ["HOW_TO_READ", "METRICS", "Verdict", "headline", "metric_name", "times_as_fast", "verdict"]
+__all__ = ["HOW_TO_READ", "METRICS", "Verdict", "headline", "metric_name", "own_limit", "percent", "said", "verdict"]
 
 METRICS: dict[str, tuple[str, str]] = {
     "energy": ("energy", "Wasserstein-1 distance of the FP32 energies of the samples: are they as likely as FP32's?"),
     "sliced wasserstein": ("sliced W2", "Wasserstein-2 distance of x along random directions: the whole distribution."),
     "mmd": ("MMD", "Maximum mean discrepancy with a Gaussian kernel: differences anywhere, near and far."),
-    "frechet": ("Fréchet", "Distance of mean and covariance of the leading components; with Inception's features, the FID."),
-    "density": ("density", "How deep the samples lie among FP32's: too low is poor samples, too high is too tame ones."),
+    "frechet": (
+        "Fréchet",
+        "Distance of mean and covariance of the leading components; with Inception's features, the FID.",
+    ),
+    "density": (
+        "density",
+        "How deep the samples lie among FP32's: too low is poor samples, too high is too tame ones.",
+    ),
     "coverage": ("coverage", "How much of FP32's variety is met."),
     "modes": ("modes", "Shares of the clusters that the samples fall into."),
     "rare modes": ("rare modes", "The largest loss that any one mode surely suffered; half of its mass is the limit."),
     "stein": ("Stein", "Kernel Stein discrepancy: do the samples follow the FP32 gradient? Needs no other samples."),
-    "score gain": ("gradient gain", "How much too long or short the gradient is along the chain; 1 % of it is the limit."),
+    "score gain": (
+        "gradient gain",
+        "How much too long or short the gradient is along the chain; 1 % of it is the limit.",
+    ),
     "score bias": ("gradient bias", "The gradient's constant error along the chain; 1 % of its size is the limit."),
     "finite": ("finite", "Chains that left the numbers a float can hold, or went far out."),
 }
 """For each metric of the gate its name in the report, and what it sees."""
+
+_OF_SCORE = ("score gain", "score bias")
 
 HOW_TO_READ = (
     "Each engine ran the sampler with the bundle's own settings, and FP32 ran it with another seed. A ratio is the "
@@ -63,30 +73,52 @@ def metric_name(metric: str) -> str:
 
 def verdict(engine: EngineResult, comparison: Comparison) -> Verdict:
     """Says in plain words what was found about an engine."""
-    reference = engine.name == comparison.reference
     if engine.failure:
-        return Verdict("bad", "✕ broke off", engine.failure)
+        return Verdict("bad", "✕ broke off", f"{engine.failure}.")
     if engine.gate is None:
         return Verdict("told", "not judged", "Its samples were not judged.")
-    worst = engine.worst
-    told = ""
-    if worst is not None:
-        low, high = format_number(worst.low, 2), format_number(worst.high, 2)
-        told = (
-            f"Nearest to the gate is {metric_name(worst.metric)}: {format_number(worst.ratio)} of "
-            f"{format_number(worst.limit)} allowed (95 % interval {low} to {high})."
-        )
-    if reference:
-        control = "passes, as it should" if engine.passed else "fails, so read the others with care"
-        return Verdict("told", "reference", f"What the others are compared with. Judged with another seed, it {control}. {told}")
-    if engine.passed:
-        near = "" if engine.gate.decided else " More chains could still change this."
-        return Verdict("good", "✓ passes", f"Its samples are as close to FP32's as FP32's are to each other. {told}{near}")
-    failed = [entry for entry in engine.gate.verdicts if not entry.passed]
+    worst = said(engine)
     near = "" if engine.gate.decided else " More chains could still change this."
-    count = f"{len(failed)} of {len(engine.gate.verdicts)} metrics" if len(engine.gate.verdicts) > 1 else "the metric"
-    told = told.replace("Nearest to the gate is", "Worst is")
-    return Verdict("bad", "✕ fails", f"Its samples can be told from FP32's by {count}. {told}{near}")
+    if engine.name == comparison.reference:
+        control = "passes, as it should" if engine.passed else "fails, so read the others with care"
+        text = f"What the others are compared with. Judged like them, with another seed, it {control}. {worst}"
+        return Verdict("told", "reference", text)
+    if engine.passed:
+        return Verdict(
+            "good", "✓ passes", f"Its samples are as close to FP32's as FP32's are to each other. {worst}{near}"
+        )
+    failed = [entry for entry in engine.gate.verdicts if not entry.passed]
+    if all(entry.metric in _OF_SCORE for entry in failed):
+        text = "Its samples pass, its gradient does not: another start or temperature could show it."
+    else:
+        text = f"Its samples can be told from FP32's by {len(failed)} of {len(engine.gate.verdicts)} metrics."
+    return Verdict("bad", "✕ fails", f"{text} {worst}{near}")
+
+
+def said(engine: EngineResult) -> str:
+    """One sentence on the verdict to name first."""
+    worst = engine.worst
+    if worst is None:
+        return ""
+    if worst.metric in _OF_SCORE or worst.metric in ("rare modes", "finite"):
+        return f"Worst: {own_limit(worst)}."
+    ratio = f"{format_number(worst.ratio)} times the noise floor, {format_number(worst.limit)} is allowed"
+    interval = f"95 % interval {format_number(worst.low)} to {format_number(worst.high)}"
+    return f"Largest ratio: {metric_name(worst.metric)}, {ratio} ({interval})."
+
+
+def own_limit(entry: MetricVerdict) -> str:
+    """A verdict that is no ratio to the noise floor, in words, without a full stop."""
+    name = metric_name(entry.metric)
+    if entry.metric in _OF_SCORE:
+        return f"{name} {percent(entry.value)}, {percent(entry.floor)} is allowed"
+    if entry.metric == "rare modes":
+        chance = "" if entry.passed and entry.value <= entry.limit else f", p {format_number(entry.p_value, 2)}"
+        counts = entry.note.partition(": ")[2]  # the gate's modes are those of both pools, numbered otherwise
+        return f"largest loss of a mode {percent(entry.value)} ({counts}{chance})"
+    if entry.metric == "finite":
+        return f"{entry.note} left the numbers a float can hold, or went far out"
+    return f"{name} {format_number(entry.ratio)}, {format_number(entry.limit)} is allowed"
 
 
 def headline(comparison: Comparison) -> tuple[str, list[str]]:
@@ -103,21 +135,23 @@ def headline(comparison: Comparison) -> tuple[str, list[str]]:
     quick = [(speed, engine) for speed, engine in timed if speed is not None]
     if quick:
         speed, engine = max(quick, key=lambda pair: pair[0])
-        lines.append(
-            f"The fastest that passes is {engine.name}: {times_as_fast(speed)} {comparison.reference} per step, "
-            f"{format_number(engine.bytes / max(comparison.first.bytes, 1), 2)} times its size."
-        )
+        size = format_number(engine.bytes / max(comparison.first.bytes, 1), 2)
+        if speed > 1.03:  # less is within the spread of the timing
+            lines.append(
+                f"The fastest that passes is {engine.name}: {format_number(speed, 2)} times as fast per step as "
+                f"{comparison.reference}, at {size} times its size."
+            )
+        else:
+            lines.append(f"None of those that pass is faster per step than {comparison.reference} on this machine.")
     failed = [engine.name for engine in judged if not engine.passed]
     if failed:
         lines.append(f"Not to be used in FP32's place: {', '.join(failed)}.")
     return ("good" if len(passed) == len(judged) else "bad" if not passed else "told"), lines
 
 
-def times_as_fast(speed: float | None) -> str:
-    """A speed-up in words."""
-    if speed is None or not math.isfinite(speed):
-        return "not timed against"
-    return "as fast as" if 0.97 < speed < 1.03 else f"{format_number(speed)} times as fast as"
+def percent(share: float) -> str:
+    """A share for people; what rounds to nothing says so."""
+    return "< 0.01 %" if 0 < share < 1e-4 else f"{format_number(100 * share, 2)} %"
 
 
 def _count(passed: int, judged: int) -> str:

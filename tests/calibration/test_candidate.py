@@ -7,7 +7,13 @@ import onnx
 import openvino
 import pytest
 
-from ebm_export.calibration.candidate import bundle_candidates, external_candidate, precisions_in, reference_of
+from ebm_export.calibration.candidate import (
+    bundle_candidates,
+    external_candidate,
+    precision_at,
+    precisions_in,
+    reference_of,
+)
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.bundle_writer import write_manifest, writing_bundle
 from ebm_export.runtime.errors import LoadError, UsageError
@@ -59,7 +65,9 @@ class TestBundleCandidates:
         assert [entry.name for entry in found] == ["a: fp32 onnxruntime", "b: fp32 onnxruntime"]
 
     def test_a_precision_that_no_bundle_holds(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="--precision int8: nothing here runs it: the bundles hold fp32, fp16, bf16"):
+        with pytest.raises(
+            UsageError, match="--precision int8: nothing here runs it: the bundles hold fp32, fp16, bf16"
+        ):
             bundle_candidates([bundle_of(tmp_path / "a.ebm")], precisions=["int8"])
 
     def test_a_precision_that_cannot_run_here(self, tmp_path: Path) -> None:
@@ -113,6 +121,31 @@ class TestExternal:
             external_candidate(f"own={tmp_path}/gone.onnx", bundle_of(tmp_path / "a.ebm"))
 
 
-def test_precisions_in_a_schedule() -> None:
-    assert precisions_in("int8") == ("int8",)
-    assert precisions_in("int8:0-200,bf16:200-256") == ("int8", "bf16")
+class TestSchedule:
+    def test_its_precisions(self) -> None:
+        assert precisions_in("int8") == ("int8",)
+        assert precisions_in("int8:0-200,bf16:200-256") == ("int8", "bf16")
+
+    def test_the_precision_after_some_steps(self) -> None:
+        assert [precision_at("int8:0-20,bf16:20-30", step) for step in (0, 19, 20, 30)] == [
+            "int8",
+            "int8",
+            "bf16",
+            "bf16",
+        ]
+        assert precision_at("int8:0-20,bf16:20-", 25) == "bf16"
+        assert precision_at("fp32", 7) == "fp32"
+
+    def test_is_a_candidate_with_the_files_of_all_its_precisions(self, tmp_path: Path) -> None:
+        bundle = bundle_of(tmp_path / "a.ebm")
+        schedule = "fp16:0-15,fp32:15-"
+        (found,), _ = bundle_candidates([bundle], backends=["onnxruntime"], precisions=[schedule])
+        assert found.name == f"{schedule} onnxruntime"
+        by_precision = {entry.precision: entry for entry in bundle.artifacts if entry.target == "onnxruntime"}
+        assert found.fingerprint == (by_precision["fp16"].sha256, by_precision["fp32"].sha256)
+        with found.open(threads=1) as ebm:
+            assert np.isfinite(ebm.sample(4, seed=0)).all()
+
+    def test_another_form(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="expected PRECISION:FIRST-STOP"):
+            bundle_candidates([bundle_of(tmp_path / "a.ebm")], precisions=["fp16:0"])
