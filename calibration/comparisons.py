@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from scipy.stats import beta
 from sklearn.decomposition import PCA
 
+from .chain_plan import ChainPlan
 from .metrics.distances import centred, median_distance, squared_distances
 from .metrics.energy_distance import energy_p_value
 from .metrics.frechet import covariance_root, frechet_p_value, root_overlap
@@ -34,7 +35,11 @@ _FRECHET_WIDTH = 16
 _NEIGHBOURS = 5
 """k of density and coverage, as Naeem et al. (ICML 2020) use; a fifth of the subset's chains where that is fewer."""
 
+_CUT = 0.005
+"""Share of chains at each end of a component that count as far out where a covariance is fitted."""
+
 _DIRECTIONS = 32
+"""Directions of the sliced Wasserstein distance."""
 
 _MODE_LOSS = 0.5
 """A mode that lost more than this share of its mass is lost, where chance is ruled out."""
@@ -55,15 +60,19 @@ class Pools:
 
     reference: SampleSet
     candidate: SampleSet
-    subset: int
+    plan: ChainPlan
     temperature: float
     seed: int
-    gate: float
-    parts: list[tuple[np.ndarray, np.ndarray]] = field(init=False)
 
-    def __post_init__(self) -> None:
-        cuts = partitions(len(self.reference), len(self.candidate), self.subset, self.seed)
-        object.__setattr__(self, "parts", cuts)
+    @property
+    def subset(self) -> int:
+        """n, chains in a set."""
+        return self.plan.subset
+
+    @cached_property
+    def parts(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Partitions of both pools into sets of n chains."""
+        return partitions(len(self.reference), len(self.candidate), self.subset, self.seed)
 
     @cached_property
     def x(self) -> tuple[np.ndarray, np.ndarray]:
@@ -146,33 +155,30 @@ def _energy(pools: Pools) -> MetricVerdict:
     """Wasserstein-1 distance of FP32 energies."""
     first, second = (np.asarray(pool.energy, np.float64) for pool in (pools.reference, pools.candidate))
 
-    def squares(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-        return np.square(np.stack([np.abs(two - ranked).mean(axis=1) for ranked in one]))
-
     within, across = [], []
-    for own, other in pools.parts:
+    size = pools.plan.energy_subset
+    for own, other in partitions(len(first), len(second), size, pools.seed):
         ranked = np.sort(first[own], axis=1)
-        within.append(squares(ranked, ranked))
-        across.append(squares(ranked, np.sort(second[other], axis=1)))
-    return _verdict("energy", pools, split_ratio(within, across), energy_p_value(first, second, seed=pools.seed))
+        within.append(_squared_gaps(ranked, ranked))
+        across.append(_squared_gaps(ranked, np.sort(second[other], axis=1)))
+    p_value = energy_p_value(first, second, seed=pools.seed)
+    return _verdict("energy", pools, split_ratio(within, across), p_value, f"sets of {size} chains")
 
 
 def _sliced(pools: Pools) -> MetricVerdict:
-    """Sliced Wasserstein-2 distance of x."""
+    """Sliced Wasserstein-1 distance of x: of order 2 it would be ruled by the farthest chain where tails are heavy."""
     first, second = pools.x
     axes = slice_directions(first.shape[1], _DIRECTIONS, pools.seed).astype(first.dtype)
     projected = [rows @ axes for rows in (first, second)]
     within, across = [], []
     for own, other in pools.parts:
-        # Quantiles as one long vector per set: SW_2^2 is then a squared distance of vectors.
+        # The quantiles along all directions as one long vector per set.
         one, two = (
             np.sort(rows[sets], axis=1).reshape(len(sets), -1)
             for rows, sets in ((projected[0], own), (projected[1], other))
         )
-        middle, size = one.mean(axis=0), one.shape[1] ** 0.5
-        one, two = (one - middle) / size, (two - middle) / size
-        within.append(squared_distances(one, one).astype(np.float64))
-        across.append(squared_distances(one, two).astype(np.float64))
+        within.append(_squared_gaps(one, one))
+        across.append(_squared_gaps(one, two))
     p_value = sliced_p_value(first, second, directions=_DIRECTIONS, seed=pools.seed)
     return _verdict("sliced wasserstein", pools, split_ratio(within, across), p_value)
 
@@ -201,9 +207,15 @@ def _mmd(pools: Pools) -> MetricVerdict:
 
 
 def _frechet(pools: Pools) -> MetricVerdict:
-    """Frechet distance of the features' leading components."""
+    """Frechet distance of the features' leading components.
+
+    Each component is cut at its 0.5 % and 99.5 % quantiles in both pools together. A variance is as good as its largest
+    number: one chain far out would make distance and floor a matter of which set it fell into.
+    """
     width = min(_FRECHET_WIDTH, max(1, pools.subset // 6))
-    first, second = (rows[:, :width] for rows in pools.components)
+    both = np.concatenate([rows[:, :width] for rows in pools.components])
+    both = np.clip(both, *np.quantile(both, [_CUT, 1.0 - _CUT], axis=0))
+    first, second = both[: len(pools.reference)], both[len(pools.reference) :]
 
     def squares(one: np.ndarray, two: np.ndarray) -> np.ndarray:
         means, roots = one.mean(axis=1), covariance_root(one)
@@ -307,7 +319,7 @@ COMPARISONS: Mapping[str, Callable[[Pools], MetricVerdict]] = {
 
 
 def _verdict(metric: str, pools: Pools, found: FloorRatio, p_value: float | None, note: str = "") -> MetricVerdict:
-    passed = found.ratio <= pools.gate
+    passed = found.ratio <= pools.plan.gate
     return MetricVerdict(
         metric=metric,
         value=found.value,
@@ -315,12 +327,17 @@ def _verdict(metric: str, pools: Pools, found: FloorRatio, p_value: float | None
         ratio=found.ratio,
         low=found.low,
         high=found.high,
-        limit=pools.gate,
+        limit=pools.plan.gate,
         p_value=p_value,
         passed=passed,
-        decided=passed or found.low > pools.gate,
+        decided=passed or found.low > pools.plan.gate,
         note=note,
     )
+
+
+def _squared_gaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns squared mean absolute differences of rows, [K, L] from [K, n] and [L, n]."""
+    return np.square(np.stack([np.abs(second - row).mean(axis=1, dtype=np.float64) for row in first]))
 
 
 def _moved(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

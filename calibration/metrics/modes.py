@@ -18,6 +18,11 @@ __all__ = ["ModeMasses", "Modes", "find_modes", "mode_masses"]
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32)
 """Numbers of modes that are tried: steps of a third at most, up to what a report can show."""
 
+_FEWEST = 8
+_SMALLEST = 0.005
+"""A mode has at least this many samples and this share of them. Eight that are all in one of two sets of equal size have
+a p-value of 0.004: with fewer nothing can be said of a mode anyway."""
+
 
 @dataclass(frozen=True)
 class Modes:
@@ -66,7 +71,9 @@ def find_modes(features: Any, *, count: int | None = None, seed: int = 0) -> Mod
         sum_k n_k log(n_k / N) - (N D / 2) log(inertia / (N D)) - ((K (D + 1)) / 2) log N
 
     among those with at least 8 samples for each mode. A mode that is no sphere becomes several clusters. That does no
-    harm where the clusters are counted in two sets, and a rare mode far from the others gets one of its own.
+    harm where the clusters are counted in two sets, and a rare mode far from the others gets one of its own. A cluster of
+    fewer than 8 samples, or of less than 0.5 % of them, is no mode but some samples far out: its centre is dropped, and
+    its samples belong to the nearest mode.
 
     Args:
         features: [N, *S], N at least 2.
@@ -86,7 +93,7 @@ def find_modes(features: Any, *, count: int | None = None, seed: int = 0) -> Mod
     distinct = len(np.unique(rows, axis=0))
     best: tuple[float, KMeans] | None = None
     for k in _COUNTS if count is None else (count,):
-        if k > distinct or (count is None and k > 1 and 8 * k > n):
+        if k > distinct or (count is None and k > 1 and _FEWEST * k > n):
             continue
         fit = KMeans(k, n_init=3 if k > 1 else 1, random_state=seed, max_iter=50).fit(rows)
         sizes = np.bincount(fit.labels_, minlength=k)
@@ -98,7 +105,10 @@ def find_modes(features: Any, *, count: int | None = None, seed: int = 0) -> Mod
     if best is None:
         raise UsageError(f"count: expected at most {distinct} modes, as many as there are different samples, got {count}")
     fit = best[1]
-    order = np.argsort(-np.bincount(fit.labels_, minlength=len(fit.cluster_centers_)), kind="stable")
+    sizes = np.bincount(fit.labels_, minlength=len(fit.cluster_centers_))
+    order = np.argsort(-sizes, kind="stable")
+    if count is None:
+        order = order[sizes[order] >= min(int(sizes.max()), max(_FEWEST, _SMALLEST * n))]
     return Modes(np.asarray(fit.cluster_centers_[order], np.float64))
 
 
