@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy.stats import chi2
-
 from ..runtime.errors import UsageError
 
 __all__ = ["ChainPlan", "fitted_plan", "plan_chains", "pool_factor"]
@@ -117,5 +115,5 @@ def fitted_plan(gate: float, smallest_difference: float, pool: int) -> ChainPlan
         gate=gate,
         smallest_difference=math.sqrt(2.0 * (gate**2 - 1.0) / subset),
         sure_difference=math.sqrt(2.0 * over / subset) + _SURE * math.sqrt(2.0 / pool),
-        false_failure=float(chi2.sf(over * pool / subset, 1)),
+        false_failure=math.erfc(math.sqrt(over * pool / subset / 2.0)),
     )

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import beta
-from sklearn.decomposition import PCA
 
 from .chain_plan import ChainPlan
 from .metrics.distances import centred, median_distance, squared_distances
@@ -16,8 +14,9 @@ from .metrics.energy_distance import energy_p_value
 from .metrics.frechet import covariance_root, frechet_p_value, root_overlap
 from .metrics.manifold import ManifoldPValues, manifold_p_values
 from .metrics.mmd import gaussian_rows
-from .metrics.modes import ModeMasses, find_modes, mode_masses
+from .metrics.modes import ModeMasses, find_modes, loss_interval, mode_masses
 from .metrics.permutation import permutation_p_value, shuffled_labels
+from .metrics.principal_components import principal_components
 from .metrics.sliced_wasserstein import slice_directions, sliced_p_value
 from .metrics.stein import stein_sums
 from .noise_floor import FloorRatio, embedding_ratio, partitions, self_ratio, shift_ratio, split_ratio
@@ -90,15 +89,7 @@ class Pools:
     def components(self) -> tuple[np.ndarray, np.ndarray]:
         """The features along their first 32 principal components, [N, <= 32] and [M, <= 32] float64, largest first."""
         first, second = self.features
-        both = np.concatenate([first, second])
-        wide = both.shape[1] > _WIDE
-        fit = PCA(
-            min(_WIDE, *both.shape),
-            # The full decomposition of a wide matrix takes minutes; the leading components need no more digits.
-            svd_solver="randomized" if wide else "full",
-            random_state=self.seed,
-        )
-        found = fit.fit_transform(both).astype(np.float64)
+        found = principal_components(np.concatenate([first, second]), _WIDE, seed=self.seed)
         return found[: len(first)], found[len(first) :]
 
     @cached_property
@@ -239,7 +230,9 @@ def _density(pools: Pools) -> MetricVerdict:
 def _coverage(pools: Pools) -> MetricVerdict:
     """Coverage of FP32 neighbourhoods, against that by FP32 itself."""
     _, _, within, across = pools.balls
-    return _verdict("coverage", pools, shift_ratio(within, across), pools.ball_p_values.coverage, _means(within, across))
+    return _verdict(
+        "coverage", pools, shift_ratio(within, across), pools.ball_p_values.coverage, _means(within, across)
+    )
 
 
 def _modes(pools: Pools) -> MetricVerdict:
@@ -271,10 +264,7 @@ def _rare_modes(pools: Pools) -> MetricVerdict:
     p_value = min(1.0, count * float(masses.loss_p_value[worst]))
     n, m = len(first), len(second)
     a, b = int((first == worst).sum()), int((second == worst).sum())
-    # Given a + b, the candidate's share f is binomial (Clopper and Pearson 1934); b/a = f / (1 - f).
-    tail = 0.025 / count
-    shares = float(beta.ppf(tail, b, a + 1)) if b else 0.0, float(beta.ppf(1.0 - tail, b + 1, a)) if a else 1.0
-    high, low = (1.0 - (share / max(1.0 - share, 1e-12)) * n / m for share in shares)
+    low, high = loss_interval(a, n, b, m, 0.05 / count)
     loss = 1.0 - (b / m) / (a / n) if a else 0.0
     lost = loss > _MODE_LOSS and p_value < _LOSS_IS_SURE
     return MetricVerdict(

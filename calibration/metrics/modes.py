@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import hypergeom
+from scipy.stats import beta, hypergeom
 from sklearn.cluster import KMeans
 
 from ...runtime.errors import UsageError
 from .check import as_rows, check_width
 from .permutation import permutation_p_value
 
-__all__ = ["ModeMasses", "Modes", "find_modes", "mode_masses"]
+__all__ = ["ModeMasses", "Modes", "find_modes", "loss_interval", "mode_masses"]
 
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32)
 """Numbers of modes that are tried: steps of a third at most, up to what a report can show."""
@@ -103,7 +103,9 @@ def find_modes(features: Any, *, count: int | None = None, seed: int = 0) -> Mod
         if best is None or evidence > best[0]:
             best = evidence, fit
     if best is None:
-        raise UsageError(f"count: expected at most {distinct} modes, as many as there are different samples, got {count}")
+        raise UsageError(
+            f"count: expected at most {distinct} modes, as many as there are different samples, got {count}"
+        )
     fit = best[1]
     sizes = np.bincount(fit.labels_, minlength=len(fit.cluster_centers_))
     order = np.argsort(-sizes, kind="stable")
@@ -143,7 +145,9 @@ def mode_masses(
     n, m = int(a.sum()), int(b.sum())
     pooled = a + b
     rng = np.random.default_rng(seed)
-    tables = np.concatenate([a[None], rng.multivariate_hypergeometric(pooled, n, size=permutations, method="marginals")])
+    tables = np.concatenate(
+        [a[None], rng.multivariate_hypergeometric(pooled, n, size=permutations, method="marginals")]
+    )
     weight = np.divide(n + m, pooled, out=np.zeros(len(pooled)), where=pooled > 0)
     distances = (np.square(tables / n - (pooled - tables) / m) * weight).sum(axis=1)
     return ModeMasses(
@@ -154,6 +158,30 @@ def mode_masses(
         distance=float(distances[0]),
         p_value=permutation_p_value(distances),
     )
+
+
+def loss_interval(
+    reference: int, total: int, candidate: int, candidate_total: int, alpha: float
+) -> tuple[float, float]:
+    """Returns an interval of the share of its mass that a mode lost, 1 - q / p.
+
+    Given a + b samples in the mode, b is binomial with a share f that says q / p = N f / (M (1 - f)); f's interval is that
+    of Clopper and Pearson (1934), which holds at least 1 - alpha whatever the counts.
+
+    Args:
+        reference: a, samples of the reference in the mode.
+        total: N, samples of the reference.
+        candidate: b, samples of the candidate in it.
+        candidate_total: M.
+        alpha: chance of missing the truth, above 0 and below 1.
+
+    Returns:
+        (low, high), at most 1; negative where mass was gained, down to minus infinity.
+    """
+    low = float(beta.ppf(alpha / 2.0, candidate, reference + 1)) if candidate else 0.0
+    high = float(beta.ppf(1.0 - alpha / 2.0, candidate + 1, reference)) if reference else 1.0
+    kept = [share / (1.0 - share) * total / candidate_total if share < 1.0 else np.inf for share in (low, high)]
+    return 1.0 - kept[1], 1.0 - kept[0]
 
 
 def _labels(name: str, given: Any) -> np.ndarray:
