@@ -2,55 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..runtime.errors import MissingBackend, UsageError
+from .compare_options import CompareOptions
 
-__all__ = ["CompareCommand", "run_compare"]
+__all__ = ["run_compare"]
 
 _PACKAGES = {"scipy": "scipy", "sklearn": "scikit-learn", "jinja2": "jinja2", "PIL": "pillow"}
 """What a comparison imports, and the package that has it."""
 
 
-@dataclass(frozen=True)
-class CompareCommand:
-    """The options of the command; `compare.CompareOptions` says what each means.
-
-    Attributes:
-        out: folder for report.html, report.json and the samples; made if need be.
-    """
-
-    bundles: Sequence[Path]
-    out: Path
-    backends: Sequence[str] = ()
-    precisions: Sequence[str] = ()
-    candidates: Sequence[str] = ()
-    gate: float = 1.25
-    smallest_difference: float = 0.1
-    chains: int | None = None
-    features: str = "pixels"
-    data: np.ndarray | None = None
-    ood: np.ndarray | None = None
-    cond: Mapping[str, np.ndarray] = field(default_factory=dict)
-    seed: int = 0
-    threads: int | None = None
-    batches: Sequence[int] = (1, 8)
-
-
 def run_compare(
-    command: CompareCommand, progress: Callable[[str, int, int], None] | None = None
+    options: CompareOptions, out: Path, progress: Callable[[str, int, int], None] | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Compares, and writes report.json and report.html; samples are kept in the folder `samples` beside them.
 
     Args:
-        command: the options.
+        options: what to compare.
+        out: folder to write to; made if need be.
         progress: called with (what is being done, done, in all).
 
     Returns:
@@ -62,18 +37,17 @@ def run_compare(
         LoadError: a file cannot be read, or there is no FP32 engine.
     """
     _check_packages()
-    from .compare import CompareOptions, compare
+    from .compare import compare
     from .report import render_report, table
 
-    if command.out.exists() and not command.out.is_dir():
-        raise UsageError(f"--out: {command.out} is a file; give a folder")
-    settings = {name: value for name, value in vars(command).items() if name != "out"}
-    found = compare(CompareOptions(**settings, cache=command.out / "samples"), progress)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out: {out} is a file; give a folder")
+    found = compare(dataclasses.replace(options, cache=out / "samples"), progress)
     entries = found.to_dict()
     page = render_report(found)
-    command.out.mkdir(parents=True, exist_ok=True)
-    _write(command.out / "report.json", json.dumps(entries, indent=1, allow_nan=False))
-    _write(command.out / "report.html", page)
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "report.json", json.dumps(entries, indent=1, allow_nan=False))
+    _write(out / "report.html", page)
     return entries, table(found)
 
 

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ..runtime.errors import DivergenceError, UsageError
 from ..runtime.schedule import temperature_schedule
 from .candidate import Candidate, bundle_candidates, external_candidate, precision_at, precisions_in, reference_of
 from .chain_plan import ChainPlan, fitted_plan, plan_chains
+from .compare_options import CompareOptions
 from .comparison import Comparison, EngineResult, ModelSummary
 from .conditions import conditions_for
 from .device import describe_device, toolchain
@@ -42,7 +42,7 @@ from .sample_set import SampleSet, score_samples
 from .score_along import fidelity_along, gradients_along
 from .trajectory import Trajectory, record_trajectory
 
-__all__ = ["CompareOptions", "compare"]
+__all__ = ["compare"]
 
 Tell = Callable[[str, int, int], None]
 
@@ -50,51 +50,6 @@ _TRAJECTORY_CHAINS = 256
 """Chains whose states gradients are compared at: a bias of 1/16 of the noise then shows."""
 _TRAJECTORY_BYTES = 256 * 2**20
 _SHOWN_IMAGES, _SHOWN_POINTS = 32, 400
-
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """What to compare, and how.
-
-    Attributes:
-        bundles: folders that ebm-export wrote; the first one's FP32 engine is the reference.
-        backends: only these; all if empty.
-        precisions: only these; all if empty.
-        candidates: score graphs made elsewhere, NAME=FILE or NAME=BACKEND:FILE.
-        gate: largest ratio to the seed noise floor that passes.
-        smallest_difference: shift in standard deviations that should be caught; the number of chains follows.
-        chains: number of chains in place of that.
-        extra_rounds: how often as many chains again are drawn where the gate is undecided.
-        features: "pixels" for x itself, "model" for the score graph's own features, or an ONNX file from x to features.
-        data: [M, *S] data that the model was trained for, for the AUROC.
-        ood: [M, *S] other data.
-        cond: conditioning inputs by name, in place of those in the bundle.
-        seed: of the reference's samples; the candidates' is the next one, the trajectory's the one after.
-        threads: threads of one engine call.
-        batches: batch sizes to time.
-        rounds: rounds of timing.
-        cache: folder that keeps the sample sets; None keeps nothing.
-        sysfs: where power sensors are looked for.
-    """
-
-    bundles: Sequence[str | Path]
-    backends: Sequence[str] = ()
-    precisions: Sequence[str] = ()
-    candidates: Sequence[str] = ()
-    gate: float = 1.25
-    smallest_difference: float = 0.1
-    chains: int | None = None
-    extra_rounds: int = 1
-    features: str = "pixels"
-    data: np.ndarray | None = None
-    ood: np.ndarray | None = None
-    cond: Mapping[str, np.ndarray] = field(default_factory=dict)
-    seed: int = 0
-    threads: int | None = None
-    batches: Sequence[int] = (1, 8)
-    rounds: int = 9
-    cache: Path | None = None
-    sysfs: str | Path = "/sys"
 
 
 def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison:
@@ -284,7 +239,11 @@ def _features(options: CompareOptions, reference: Candidate) -> Callable[[np.nda
     shape = reference.bundle.model.x.shape
     if options.features == "model":
         artifact = next(
-            (entry for entry in reference.bundle.artifacts if entry.precision == "fp32" and entry.path.endswith(".onnx")),
+            (
+                entry
+                for entry in reference.bundle.artifacts
+                if entry.precision == "fp32" and entry.path.endswith(".onnx")
+            ),
             None,
         )
         if artifact is None:
@@ -454,7 +413,10 @@ def _features_said(features: str) -> str:
 
 def _final_temperature(config: SamplerConfig) -> float:
     """T of exp(-E / T) that the last steps of a chain keep; 1 for a chain without noise, which keeps none."""
-    temperature = float(temperature_schedule(config)[-1])
+    try:
+        temperature = float(temperature_schedule(config)[-1])
+    except UsageError:  # noise without a drift has no temperature
+        return 1.0
     return temperature if 0 < temperature < math.inf else 1.0
 
 

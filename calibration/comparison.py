@@ -175,6 +175,15 @@ class Comparison:
         return tuple(engine for engine in self.engines if engine.name != self.reference)
 
     @property
+    def failures(self) -> list[str]:
+        """One line for each candidate that does not pass, with the reason."""
+        return [
+            f"{engine.name}: {engine.failure or (engine.gate.reason if engine.gate else 'not judged')}"
+            for engine in self.candidates
+            if not engine.passed
+        ]
+
+    @property
     def first(self) -> EngineResult:
         """The reference."""
         return next(engine for engine in self.engines if engine.name == self.reference)
@@ -204,6 +213,7 @@ class Comparison:
                 for engine in self.engines
             ],
         }
+        said["failures"] = self.failures
         plain: dict[str, Any] = _plain(said)
         return plain
 
