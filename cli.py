@@ -1,4 +1,4 @@
-"""The commands: ebm-export on the workstation, ebm-run on the device.
+"""The commands: ebm-export on the workstation, ebm-run on the device, ebm-compare on either.
 
 Each is a thin layer over one call of the library. Results go to stdout, progress and messages to stderr. An error that a
 user can mend is one line and its exit code (runtime/errors.py); anything else is a bug and keeps its traceback.
@@ -10,8 +10,9 @@ import dataclasses
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,12 +25,14 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from .runtime.batch_range import parse_batch_range
-from .runtime.errors import EbmExportError, UsageError
+from .runtime.errors import EbmExportError, QualityGateError, UsageError
 
-__all__ = ["ebm_export", "ebm_run"]
+__all__ = ["ebm_compare", "ebm_export", "ebm_run"]
 
 _log = Console(stderr=True, highlight=False)
 _out = Console(highlight=False)
+_TELL_SECONDS = 20.0
+"""How often a log hears of work that goes on."""
 
 _run = typer.Typer(
     name="ebm-run",
@@ -425,6 +428,93 @@ def bench(
         _table(str(bundle), rows)
 
 
+def compare_command(
+    bundles: Annotated[
+        list[Path],
+        typer.Argument(help="Folders that ebm-export wrote; the first holds the reference.", show_default=False),
+    ],
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="As ebm-run info lists them, or by steps: int8:0-200,bf16:200-; repeat; all if left out."),
+    ] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="Repeat for several; all if left out.")] = None,
+    candidate: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FILE.onnx, a score graph quantized elsewhere; NAME=openvino:FILE.onnx; NAME=FILE.xml."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for report.html, report.json and the samples.")] = Path("report"),
+    chains: Annotated[
+        int | None, typer.Option(help="Chains of each engine; follows from --smallest-difference if left out.", min=1)
+    ] = None,
+    smallest_difference: Annotated[
+        float, typer.Option(help="Shift that should be seen, in standard deviations of the energy.")
+    ] = 0.1,
+    gate: Annotated[float, typer.Option(help="Largest ratio to the seed noise floor that passes.")] = 1.25,
+    require_pass: Annotated[
+        bool, typer.Option("--require-pass", help="Exit code 6 unless every candidate passes.")
+    ] = False,
+    features: Annotated[
+        str, typer.Option(help="What samples are compared by: pixels, model, or FILE.onnx from x to features.")
+    ] = "pixels",
+    data: Annotated[Path | None, typer.Option(help="FILE.npy [M, *S], real data; with --ood for the AUROC.")] = None,
+    ood: Annotated[Path | None, typer.Option(help="FILE.npy [M, *S], other data.")] = None,
+    cond: CondFiles = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Batch to time; repeat; 1 and 8 if left out.", min=1)] = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put engines side by side: how well they draw, how fast, at what size and energy. Needs ebm-export[calibration].
+
+    ebm-compare model.ebm
+
+    compares every engine in the bundle with its FP32 engine. The samples decide: an engine passes the gate when its
+    samples, drawn with another seed, are as close to FP32's as FP32's own are from one seed to the next. All engines
+    draw with the bundle's own sampler settings. Other people's engines, and other models with the same x:
+
+    ebm-compare model.ebm --precision int8 --candidate nncf=openvino:quantized.onnx --out report
+
+    ebm-compare old.ebm new.ebm
+
+    How many chains that takes follows from --smallest-difference: 1800 for 0.1, 450 for 0.2; with --chains 200 or so for a
+    first look. Samples are kept in the folder that is written, under a name made of all that decides them, so a comparison
+    that was stopped goes on where it was when it is started again. Open report.html in any browser; it needs no network.
+    """
+    from .calibration.command import run_compare
+    from .calibration.compare_options import CompareOptions
+
+    options = CompareOptions(
+        bundles=bundles,
+        backends=backend or [],
+        precisions=precision or [],
+        candidates=candidate or [],
+        gate=gate,
+        smallest_difference=smallest_difference,
+        chains=chains,
+        features=features,
+        data=None if data is None else _array(data),
+        ood=None if ood is None else _array(ood),
+        cond=_conditions(cond),
+        seed=seed,
+        threads=threads,
+        batches=batch or [1, 8],
+    )
+    with _progress() as tell:
+        report, rows = run_compare(options, out, tell)
+    if as_json:
+        print(json.dumps(report))
+    else:
+        _table(str(out / "report.html"), rows)
+        for entry in report["not_run"]:
+            _log.print(f"not run: {entry['name']}: {entry['reason']}", markup=False, soft_wrap=True)
+        for line in report["failures"]:
+            print(line)
+    if require_pass and report["failures"]:
+        raise QualityGateError(
+            f"{len(report['failures'])} of {len(rows) - 1} candidates fail: {'; '.join(report['failures'])}"
+        )
+
+
 def _draw(
     bundle: Path,
     draw: Callable[..., np.ndarray],
@@ -561,22 +651,44 @@ def _cell(value: Any) -> str:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Shows (what, done, total) on stderr: a bar on a terminal, a line for each new piece of work elsewhere."""
-    if not _log.is_terminal:
-        last = ""
+    """Shows (what, done, total) on stderr: a bar with its rate on a terminal, lines elsewhere."""
+    begun, last = 0.0, ""
+    with ExitStack() as stack:
+        bar = None
+        if _log.is_terminal:
+            columns = (
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[rate]}"),
+            )
+            bar = stack.enter_context(Progress(*columns, TimeElapsedColumn(), console=_log, transient=True))
+            task = bar.add_task("", total=None, rate="")
+        told = 0.0
 
         def tell(what: str, done: int, total: int) -> None:
-            nonlocal last
+            nonlocal begun, last, told
+            now = time.monotonic()
             if what != last:
-                last = what
-                _log.print(what, markup=False, soft_wrap=True)
+                begun, last, told = now, what, now
+                if bar is None:
+                    _log.print(what, markup=False, soft_wrap=True)
+            rate = _rate(done, total, now - begun)
+            if bar is not None:
+                bar.update(task, description=what, completed=done, total=total or None, rate=rate)
+            elif rate and now - told >= _TELL_SECONDS:
+                told = now
+                _log.print(f"{what}: {done / total:.0%}, {rate}", markup=False, soft_wrap=True)
 
         yield tell
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_log, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None)
+
+
+def _rate(done: int, total: int, seconds: float) -> str:
+    """How fast something goes and how long it will take, once that can be said."""
+    if not 0 < done < total or seconds < 1:
+        return ""
+    left = round(seconds * (total - done) / done)
+    return f"{done / seconds:,.0f}/s, {left // 60}:{left % 60:02d} left"
 
 
 def _main(app: Callable[[], None]) -> None:
@@ -595,6 +707,13 @@ def ebm_export() -> None:
     """Entry point of ebm-export."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=None)
     app.command(name="ebm-export")(export_command)
+    _main(app)
+
+
+def ebm_compare() -> None:
+    """Entry point of ebm-compare."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=None)
+    app.command(name="ebm-compare")(compare_command)
     _main(app)
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import beta
-from sklearn.decomposition import PCA
 
+from .chain_plan import ChainPlan
 from .metrics.distances import centred, median_distance, squared_distances
 from .metrics.energy_distance import energy_p_value
 from .metrics.frechet import covariance_root, frechet_p_value, root_overlap
 from .metrics.manifold import ManifoldPValues, manifold_p_values
 from .metrics.mmd import gaussian_rows
-from .metrics.modes import ModeMasses, find_modes, mode_masses
+from .metrics.modes import ModeMasses, find_modes, loss_interval, mode_masses
 from .metrics.permutation import permutation_p_value, shuffled_labels
+from .metrics.principal_components import principal_components
 from .metrics.sliced_wasserstein import slice_directions, sliced_p_value
 from .metrics.stein import stein_sums
 from .noise_floor import FloorRatio, embedding_ratio, partitions, self_ratio, shift_ratio, split_ratio
@@ -34,7 +34,11 @@ _FRECHET_WIDTH = 16
 _NEIGHBOURS = 5
 """k of density and coverage, as Naeem et al. (ICML 2020) use; a fifth of the subset's chains where that is fewer."""
 
+_CUT = 0.005
+"""Share of chains at each end of a component that count as far out where a covariance is fitted."""
+
 _DIRECTIONS = 32
+"""Directions of the sliced Wasserstein distance."""
 
 _MODE_LOSS = 0.5
 """A mode that lost more than this share of its mass is lost, where chance is ruled out."""
@@ -55,15 +59,19 @@ class Pools:
 
     reference: SampleSet
     candidate: SampleSet
-    subset: int
+    plan: ChainPlan
     temperature: float
     seed: int
-    gate: float
-    parts: list[tuple[np.ndarray, np.ndarray]] = field(init=False)
 
-    def __post_init__(self) -> None:
-        cuts = partitions(len(self.reference), len(self.candidate), self.subset, self.seed)
-        object.__setattr__(self, "parts", cuts)
+    @property
+    def subset(self) -> int:
+        """n, chains in a set."""
+        return self.plan.subset
+
+    @cached_property
+    def parts(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Partitions of both pools into sets of n chains."""
+        return partitions(len(self.reference), len(self.candidate), self.subset, self.seed)
 
     @cached_property
     def x(self) -> tuple[np.ndarray, np.ndarray]:
@@ -81,15 +89,7 @@ class Pools:
     def components(self) -> tuple[np.ndarray, np.ndarray]:
         """The features along their first 32 principal components, [N, <= 32] and [M, <= 32] float64, largest first."""
         first, second = self.features
-        both = np.concatenate([first, second])
-        wide = both.shape[1] > _WIDE
-        fit = PCA(
-            min(_WIDE, *both.shape),
-            # The full decomposition of a wide matrix takes minutes; the leading components need no more digits.
-            svd_solver="randomized" if wide else "full",
-            random_state=self.seed,
-        )
-        found = fit.fit_transform(both).astype(np.float64)
+        found = principal_components(np.concatenate([first, second]), _WIDE, seed=self.seed)
         return found[: len(first)], found[len(first) :]
 
     @cached_property
@@ -146,33 +146,30 @@ def _energy(pools: Pools) -> MetricVerdict:
     """Wasserstein-1 distance of FP32 energies."""
     first, second = (np.asarray(pool.energy, np.float64) for pool in (pools.reference, pools.candidate))
 
-    def squares(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-        return np.square(np.stack([np.abs(two - ranked).mean(axis=1) for ranked in one]))
-
     within, across = [], []
-    for own, other in pools.parts:
+    size = pools.plan.energy_subset
+    for own, other in partitions(len(first), len(second), size, pools.seed):
         ranked = np.sort(first[own], axis=1)
-        within.append(squares(ranked, ranked))
-        across.append(squares(ranked, np.sort(second[other], axis=1)))
-    return _verdict("energy", pools, split_ratio(within, across), energy_p_value(first, second, seed=pools.seed))
+        within.append(_squared_gaps(ranked, ranked))
+        across.append(_squared_gaps(ranked, np.sort(second[other], axis=1)))
+    p_value = energy_p_value(first, second, seed=pools.seed)
+    return _verdict("energy", pools, split_ratio(within, across), p_value, f"sets of {size} chains")
 
 
 def _sliced(pools: Pools) -> MetricVerdict:
-    """Sliced Wasserstein-2 distance of x."""
+    """Sliced Wasserstein-1 distance of x: of order 2 it would be ruled by the farthest chain where tails are heavy."""
     first, second = pools.x
     axes = slice_directions(first.shape[1], _DIRECTIONS, pools.seed).astype(first.dtype)
     projected = [rows @ axes for rows in (first, second)]
     within, across = [], []
     for own, other in pools.parts:
-        # Quantiles as one long vector per set: SW_2^2 is then a squared distance of vectors.
+        # The quantiles along all directions as one long vector per set.
         one, two = (
             np.sort(rows[sets], axis=1).reshape(len(sets), -1)
             for rows, sets in ((projected[0], own), (projected[1], other))
         )
-        middle, size = one.mean(axis=0), one.shape[1] ** 0.5
-        one, two = (one - middle) / size, (two - middle) / size
-        within.append(squared_distances(one, one).astype(np.float64))
-        across.append(squared_distances(one, two).astype(np.float64))
+        within.append(_squared_gaps(one, one))
+        across.append(_squared_gaps(one, two))
     p_value = sliced_p_value(first, second, directions=_DIRECTIONS, seed=pools.seed)
     return _verdict("sliced wasserstein", pools, split_ratio(within, across), p_value)
 
@@ -201,9 +198,15 @@ def _mmd(pools: Pools) -> MetricVerdict:
 
 
 def _frechet(pools: Pools) -> MetricVerdict:
-    """Frechet distance of the features' leading components."""
+    """Frechet distance of the features' leading components.
+
+    Each component is cut at its 0.5 % and 99.5 % quantiles in both pools together. A variance is as good as its largest
+    number: one chain far out would make distance and floor a matter of which set it fell into.
+    """
     width = min(_FRECHET_WIDTH, max(1, pools.subset // 6))
-    first, second = (rows[:, :width] for rows in pools.components)
+    both = np.concatenate([rows[:, :width] for rows in pools.components])
+    both = np.clip(both, *np.quantile(both, [_CUT, 1.0 - _CUT], axis=0))
+    first, second = both[: len(pools.reference)], both[len(pools.reference) :]
 
     def squares(one: np.ndarray, two: np.ndarray) -> np.ndarray:
         means, roots = one.mean(axis=1), covariance_root(one)
@@ -227,7 +230,9 @@ def _density(pools: Pools) -> MetricVerdict:
 def _coverage(pools: Pools) -> MetricVerdict:
     """Coverage of FP32 neighbourhoods, against that by FP32 itself."""
     _, _, within, across = pools.balls
-    return _verdict("coverage", pools, shift_ratio(within, across), pools.ball_p_values.coverage, _means(within, across))
+    return _verdict(
+        "coverage", pools, shift_ratio(within, across), pools.ball_p_values.coverage, _means(within, across)
+    )
 
 
 def _modes(pools: Pools) -> MetricVerdict:
@@ -259,10 +264,7 @@ def _rare_modes(pools: Pools) -> MetricVerdict:
     p_value = min(1.0, count * float(masses.loss_p_value[worst]))
     n, m = len(first), len(second)
     a, b = int((first == worst).sum()), int((second == worst).sum())
-    # Given a + b, the candidate's share f is binomial (Clopper and Pearson 1934); b/a = f / (1 - f).
-    tail = 0.025 / count
-    shares = float(beta.ppf(tail, b, a + 1)) if b else 0.0, float(beta.ppf(1.0 - tail, b + 1, a)) if a else 1.0
-    high, low = (1.0 - (share / max(1.0 - share, 1e-12)) * n / m for share in shares)
+    low, high = loss_interval(a, n, b, m, 0.05 / count)
     loss = 1.0 - (b / m) / (a / n) if a else 0.0
     lost = loss > _MODE_LOSS and p_value < _LOSS_IS_SURE
     return MetricVerdict(
@@ -307,7 +309,7 @@ COMPARISONS: Mapping[str, Callable[[Pools], MetricVerdict]] = {
 
 
 def _verdict(metric: str, pools: Pools, found: FloorRatio, p_value: float | None, note: str = "") -> MetricVerdict:
-    passed = found.ratio <= pools.gate
+    passed = found.ratio <= pools.plan.gate
     return MetricVerdict(
         metric=metric,
         value=found.value,
@@ -315,12 +317,17 @@ def _verdict(metric: str, pools: Pools, found: FloorRatio, p_value: float | None
         ratio=found.ratio,
         low=found.low,
         high=found.high,
-        limit=pools.gate,
+        limit=pools.plan.gate,
         p_value=p_value,
         passed=passed,
-        decided=passed or found.low > pools.gate,
+        decided=passed or found.low > pools.plan.gate,
         note=note,
     )
+
+
+def _squared_gaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns squared mean absolute differences of rows, [K, L] from [K, n] and [L, n]."""
+    return np.square(np.stack([np.abs(second - row).mean(axis=1, dtype=np.float64) for row in first]))
 
 
 def _moved(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

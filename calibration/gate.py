@@ -92,7 +92,7 @@ def judge(
         lost = MetricVerdict("finite", share, 0.0, math.inf, math.inf, math.inf, gate, None, False, True, note)
         verdicts = [lost, *score]
     else:
-        pools = Pools(reference, candidate, plan.subset, temperature, seed, gate)
+        pools = Pools(reference, candidate, plan, temperature, seed)
         verdicts = [*(COMPARISONS[name](pools) for name in names), *score]
     failed = [verdict for verdict in verdicts if not verdict.passed]
     return GateResult(

@@ -138,9 +138,7 @@ def embedding_ratio(
     return _from_log(float(value), float(floor), spread)
 
 
-def self_ratio(
-    subset: int, own: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]
-) -> FloorRatio:
+def self_ratio(subset: int, own: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> FloorRatio:
     """Estimates the ratio of two sets' distances from the model itself, which needs no other set.
 
     D(A)^2 is the mean of u over all pairs in A, i = j included: mean u(x_i, x_i) / n + (1 - 1/n) mean u(x_i, x_j), the

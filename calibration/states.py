@@ -93,9 +93,7 @@ def record_states(
     wanted = sorted({round(done) for done in np.linspace(0, config.steps, stages)})
     each = min(chains, -(-count // len(wanted)))
     # Chains take turns: stage g keeps `each` chains from number g * each on, around the ring.
-    slots = {
-        (done, (g * each + k) % chains): g * each + k for g, done in enumerate(wanted) for k in range(each)
-    }
+    slots = {(done, (g * each + k) % chains): g * each + k for g, done in enumerate(wanted) for k in range(each)}
     rows = np.arange(chains)
     conditions = {name: array[rows % len(array)] for name, array in (cond or {}).items()}
     extra = np.empty((0, *shape), np.float32) if data is None else data[_spread(len(data), max(1, count // 4))]

@@ -55,7 +55,7 @@ class GateResult:
     chains: int
     """Chains in each pool."""
     subset: int
-    """Chains in each of the sets that are compared, n."""
+    """Chains in each of the sets that are compared, n; energies are compared in sets of 2 n (`plan_chains`)."""
     smallest_difference: float
     """Shift of the energy, in its standard deviations, that raises the ratio to the gate with this `subset`."""
     gate: float

@@ -47,7 +47,7 @@ def r_hat(draws: Any) -> np.ndarray:
     The larger of R-hat of the ranks and of the folded ranks, so that chains that differ only in width are seen too.
 
     Args:
-        draws: [C, T, *S] as for `effective_sample_size`; one chain is compared with itself, half against half.
+        draws: [C, T, *S] as for `effective_sample_size`; a single chain counts as two, its halves, and needs 8 draws.
 
     Returns:
         [*S] float64; 1 is best, above 1.01 chains have not mixed. NaN where the number is the same in all draws.
@@ -56,6 +56,11 @@ def r_hat(draws: Any) -> np.ndarray:
         UsageError: another shape, too few draws, or a number that is not finite.
     """
     array = _draws(draws)
+    if len(array) == 1:
+        half = array.shape[1] // 2
+        array = np.concatenate([array[:, :half], array[:, half : 2 * half]])
+        if half < 4:
+            raise UsageError(f"draws: expected at least 8 draws of a single chain, got {np.shape(draws)[1]}")
     constant = (array == array[:1, :1]).all(axis=(0, 1))
     with np.errstate(divide="ignore", invalid="ignore"):  # a constant has no width to divide by
         found = np.asarray(array_stats.rhat(array, chain_axis=0, draw_axis=1, method="rank"), np.float64)

@@ -29,7 +29,7 @@ def frechet_distance(reference: Any, candidate: Any) -> float:
 
     Returns:
         In squared units of the rows, 0 or above, 0 is best. Two samples of one Gaussian are about
-        tr C (1/N + 1/M) (1 + (D + 1) / 8) apart, so distances at different N cannot be compared. Constants are fine.
+        tr C (1/N + 1/M) (1 + (D + 1) / 4) apart, so distances at different N cannot be compared. Constants are fine.
 
     Raises:
         UsageError: shapes differ, N or M is below 2, or a number is not finite.

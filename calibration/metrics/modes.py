@@ -6,17 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import hypergeom
+from scipy.stats import beta, hypergeom
 from sklearn.cluster import KMeans
 
 from ...runtime.errors import UsageError
 from .check import as_rows, check_width
 from .permutation import permutation_p_value
 
-__all__ = ["ModeMasses", "Modes", "find_modes", "mode_masses"]
+__all__ = ["ModeMasses", "Modes", "find_modes", "loss_interval", "mode_masses"]
 
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32)
 """Numbers of modes that are tried: steps of a third at most, up to what a report can show."""
+
+_FEWEST = 8
+_SMALLEST = 0.005
+"""A mode has at least this many samples and this share of them. Eight that are all in one of two sets of equal size have
+a p-value of 0.004: with fewer nothing can be said of a mode anyway."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,9 @@ def find_modes(features: Any, *, count: int | None = None, seed: int = 0) -> Mod
         sum_k n_k log(n_k / N) - (N D / 2) log(inertia / (N D)) - ((K (D + 1)) / 2) log N
 
     among those with at least 8 samples for each mode. A mode that is no sphere becomes several clusters. That does no
-    harm where the clusters are counted in two sets, and a rare mode far from the others gets one of its own.
+    harm where the clusters are counted in two sets, and a rare mode far from the others gets one of its own. A cluster of
+    fewer than 8 samples, or of less than 0.5 % of them, is no mode but some samples far out: its centre is dropped, and
+    its samples belong to the nearest mode.
 
     Args:
         features: [N, *S], N at least 2.
@@ -86,7 +93,7 @@ def find_modes(features: Any, *, count: int | None = None, seed: int = 0) -> Mod
     distinct = len(np.unique(rows, axis=0))
     best: tuple[float, KMeans] | None = None
     for k in _COUNTS if count is None else (count,):
-        if k > distinct or (count is None and k > 1 and 8 * k > n):
+        if k > distinct or (count is None and k > 1 and _FEWEST * k > n):
             continue
         fit = KMeans(k, n_init=3 if k > 1 else 1, random_state=seed, max_iter=50).fit(rows)
         sizes = np.bincount(fit.labels_, minlength=k)
@@ -96,9 +103,14 @@ def find_modes(features: Any, *, count: int | None = None, seed: int = 0) -> Mod
         if best is None or evidence > best[0]:
             best = evidence, fit
     if best is None:
-        raise UsageError(f"count: expected at most {distinct} modes, as many as there are different samples, got {count}")
+        raise UsageError(
+            f"count: expected at most {distinct} modes, as many as there are different samples, got {count}"
+        )
     fit = best[1]
-    order = np.argsort(-np.bincount(fit.labels_, minlength=len(fit.cluster_centers_)), kind="stable")
+    sizes = np.bincount(fit.labels_, minlength=len(fit.cluster_centers_))
+    order = np.argsort(-sizes, kind="stable")
+    if count is None:
+        order = order[sizes[order] >= min(int(sizes.max()), max(_FEWEST, _SMALLEST * n))]
     return Modes(np.asarray(fit.cluster_centers_[order], np.float64))
 
 
@@ -133,7 +145,9 @@ def mode_masses(
     n, m = int(a.sum()), int(b.sum())
     pooled = a + b
     rng = np.random.default_rng(seed)
-    tables = np.concatenate([a[None], rng.multivariate_hypergeometric(pooled, n, size=permutations, method="marginals")])
+    tables = np.concatenate(
+        [a[None], rng.multivariate_hypergeometric(pooled, n, size=permutations, method="marginals")]
+    )
     weight = np.divide(n + m, pooled, out=np.zeros(len(pooled)), where=pooled > 0)
     distances = (np.square(tables / n - (pooled - tables) / m) * weight).sum(axis=1)
     return ModeMasses(
@@ -144,6 +158,30 @@ def mode_masses(
         distance=float(distances[0]),
         p_value=permutation_p_value(distances),
     )
+
+
+def loss_interval(
+    reference: int, total: int, candidate: int, candidate_total: int, alpha: float
+) -> tuple[float, float]:
+    """Returns an interval of the share of its mass that a mode lost, 1 - q / p.
+
+    Given a + b samples in the mode, b is binomial with a share f that says q / p = N f / (M (1 - f)); f's interval is that
+    of Clopper and Pearson (1934), which holds at least 1 - alpha whatever the counts.
+
+    Args:
+        reference: a, samples of the reference in the mode.
+        total: N, samples of the reference.
+        candidate: b, samples of the candidate in it.
+        candidate_total: M.
+        alpha: chance of missing the truth, above 0 and below 1.
+
+    Returns:
+        (low, high), at most 1; negative where mass was gained, down to minus infinity.
+    """
+    low = float(beta.ppf(alpha / 2.0, candidate, reference + 1)) if candidate else 0.0
+    high = float(beta.ppf(1.0 - alpha / 2.0, candidate + 1, reference)) if reference else 1.0
+    kept = [share / (1.0 - share) * total / candidate_total if share < 1.0 else np.inf for share in (low, high)]
+    return 1.0 - kept[1], 1.0 - kept[0]
 
 
 def _labels(name: str, given: Any) -> np.ndarray:

@@ -1,0 +1,247 @@
+"""What a comparison compares: engines of bundles, and score graphs that were made elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..runtime import load
+from ..runtime.backends import BACKENDS, LOADABLE, open_engine
+from ..runtime.bundle import Bundle
+from ..runtime.choice import choose
+from ..runtime.ebm import Ebm
+from ..runtime.engine import Engine
+from ..runtime.errors import EbmExportError, LoadError, UsageError
+from ..runtime.file_hash import sha256_of
+from ..runtime.precision_schedule import is_schedule, parse_precision_schedule
+from .external_graph import backend_for, check_graph
+
+__all__ = [
+    "Candidate",
+    "NotRun",
+    "bundle_candidates",
+    "external_candidate",
+    "precision_at",
+    "precisions_in",
+    "reference_of",
+]
+
+REFERENCE_PRECISION = "fp32"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to run a model.
+
+    Attributes:
+        name: unique in a comparison, such as "int8 openvino".
+        bundle: the model, its sampler settings and its conditioning inputs.
+        backend: the library that runs it.
+        precision: as in the manifest, or a schedule over the steps ("int8:0-200,bf16:200-256"); "external" for a
+            graph that is not the bundle's.
+        file: the engine's file; the first of a schedule's.
+        fingerprint: sha256 of every file that decides what is drawn.
+        bytes: size of these files.
+        external: True for a graph that was made elsewhere.
+        note: what a reader should know about it, such as that its engine was never verified.
+    """
+
+    name: str
+    bundle: Bundle
+    backend: str
+    precision: str
+    file: Path
+    fingerprint: tuple[str, ...]
+    bytes: int
+    external: bool = False
+    note: str = ""
+
+    def open(self, threads: int | None = None) -> Ebm:
+        """Loads it as the runtime does; the caller closes it.
+
+        Args:
+            threads: threads that one engine call may use.
+        """
+        if self.external:
+            return load(self.bundle.path, engine=self.engine(threads))
+        return load(self.bundle.path, backend=self.backend, precision=self.precision, threads=threads)
+
+    def engine(self, threads: int | None = None, precision: str | None = None) -> Engine:
+        """The engine alone, not opened yet.
+
+        Args:
+            threads: threads that one engine call may use.
+            precision: which of a schedule's precisions; the candidate's own if left out.
+        """
+        if self.external:
+            return open_engine(self.backend, self.file, precision=self.precision, threads=threads)
+        artifact, picked, _ = choose(self.bundle, self.backend, precision or self.precision)
+        return open_engine(
+            picked,
+            self.bundle.file_of(artifact),
+            precision=artifact.precision,
+            threads=threads,
+            options=dict(artifact.options),
+        )
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """An engine that was asked for, or that a bundle holds, and that cannot run here."""
+
+    name: str
+    reason: str
+
+
+def reference_of(bundle: Bundle, *, named: bool = False) -> Candidate:
+    """Returns the FP32 engine that a bundle's candidates are compared with: the one `load` would pick.
+
+    Args:
+        bundle: the bundle.
+        named: whether the name begins with the bundle's, as with several bundles.
+
+    Raises:
+        LoadError: the bundle has no FP32 engine that runs here.
+    """
+    try:
+        artifact, backend, _ = choose(bundle, None, REFERENCE_PRECISION)
+    except LoadError as error:
+        raise LoadError(
+            f"{bundle.path}: a comparison needs an FP32 engine as its reference, and none runs here: {error}; export "
+            "the model again with --precision fp32 and a target of this device"
+        ) from error
+    return _from_bundle(bundle, backend, artifact.precision, _prefix(bundle) if named else "")
+
+
+def bundle_candidates(
+    bundles: Sequence[Bundle],
+    *,
+    backends: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+) -> tuple[list[Candidate], list[NotRun]]:
+    """Goes through every backend and precision of some bundles.
+
+    Args:
+        bundles: the bundles; with more than one, the names begin with the bundle's.
+        backends: only these; every one that the bundle has files for if empty.
+        precisions: only these, in this order; every one that the bundle holds if empty. A schedule over the steps is
+            one entry.
+
+    Returns:
+        The candidates (FP32 engines among them), and what cannot run here with the reason.
+
+    Raises:
+        UsageError: there is no such backend, or nothing runs at a precision that was asked for.
+    """
+    for backend in backends:
+        if backend not in BACKENDS:
+            raise UsageError(f"--backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    found: list[Candidate] = []
+    not_run: list[NotRun] = []
+    for bundle in bundles:
+        prefix = _prefix(bundle) if len(bundles) > 1 else ""
+        scores = [artifact for artifact in bundle.artifacts if artifact.role == "score"]
+        held = dict.fromkeys(artifact.precision for artifact in scores)
+        for precision in precisions or held:
+            for backend in backends or BACKENDS:
+                names = precisions_in(precision)
+                with_file = {artifact.precision for artifact in scores if artifact.target in LOADABLE[backend]}
+                if not backends and not with_file.issuperset(names):
+                    continue  # the bundle was not exported for this backend
+                try:
+                    found.append(_from_bundle(bundle, backend, precision, prefix))
+                except EbmExportError as error:
+                    not_run.append(NotRun(f"{prefix}{precision} {backend}", str(error)))
+    for precision in precisions:
+        if not any(candidate.precision == precision for candidate in found):
+            reasons = "; ".join(entry.reason for entry in not_run if f"{precision} " in entry.name)
+            held = ", ".join(dict.fromkeys(entry.precision for bundle in bundles for entry in bundle.artifacts))
+            raise UsageError(f"--precision {precision}: nothing here runs it: {reasons or f'the bundles hold {held}'}")
+    return found, not_run
+
+
+def external_candidate(text: str, bundle: Bundle) -> Candidate:
+    """Reads NAME=FILE or NAME=BACKEND:FILE, a score graph that was made elsewhere.
+
+    Any tool that takes the bundle's ONNX graph and writes one with the same inputs and outputs will do: NNCF, NVIDIA
+    ModelOpt, onnxruntime's quantizer. An .onnx file runs on onnxruntime unless BACKEND says openvino, an .xml file on
+    OpenVINO.
+
+    Args:
+        text: as it is given on the command line.
+        bundle: the model that the graph is of; gives the sampler's settings and the conditioning inputs.
+
+    Raises:
+        UsageError: the text has another form, or the graph has other inputs or outputs than the bundle's.
+        LoadError: there is no such file, or the backend cannot read it.
+        MissingBackend: the backend is not installed.
+    """
+    name, equals, place = text.partition("=")
+    if not equals or not name.strip() or not place:
+        raise UsageError(f"--candidate: expected NAME=FILE.onnx or NAME=openvino:FILE.onnx, got {text!r}")
+    head, colon, rest = place.partition(":")
+    backend, path = (head, Path(rest)) if colon and head in BACKENDS else (None, Path(place))
+    backend = backend_for(path, backend)
+    if not path.is_file():
+        raise LoadError(f"--candidate {name}: there is no file {path}")
+    check_graph(path, backend, bundle.model)
+    # Weights can lie beside the graph: OpenVINO's .bin, ONNX's external data.
+    beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else [Path(f"{path}.data"), Path(f"{path}_data")]
+    files = [path, *(file for file in beside if file.is_file())]
+    return Candidate(
+        name=name.strip(),
+        bundle=bundle,
+        backend=backend,
+        precision="external",
+        file=path,
+        fingerprint=tuple(map(sha256_of, files)),
+        bytes=sum(file.stat().st_size for file in files),
+        external=True,
+        note=f"a score graph made elsewhere: {path.name}",
+    )
+
+
+def precisions_in(precision: str) -> tuple[str, ...]:
+    """The precisions that a schedule goes through: ("int8", "bf16") for "int8:0-200,bf16:200-256".
+
+    Raises:
+        UsageError: it is neither a name nor a schedule.
+    """
+    if not is_schedule(precision):
+        return (precision,)
+    return tuple(dict.fromkeys(span.precision for span in parse_precision_schedule(precision)))
+
+
+def precision_at(precision: str, step: int) -> str:
+    """The precision that a schedule computes in after so many steps; the last one goes on to the end."""
+    if not is_schedule(precision):
+        return precision
+    spans = parse_precision_schedule(precision)
+    return next((span.precision for span in spans if span.stop is not None and step < span.stop), spans[-1].precision)
+
+
+def _prefix(bundle: Bundle) -> str:
+    return f"{bundle.path.stem}: "
+
+
+def _from_bundle(bundle: Bundle, backend: str, precision: str, prefix: str) -> Candidate:
+    artifacts = [choose(bundle, backend, name)[0] for name in precisions_in(precision)]
+    names = [name for artifact in artifacts for name in (artifact.path, *artifact.files)]
+    notes = [
+        f"{artifact.path} is not verified ({artifact.status})"
+        for artifact in artifacts
+        if artifact.status != "verified"
+    ]
+    return Candidate(
+        name=f"{prefix}{precision} {backend}",
+        bundle=bundle,
+        backend=backend,
+        precision=precision,
+        file=bundle.path / artifacts[0].path,
+        fingerprint=tuple(
+            digest for artifact in artifacts for digest in (artifact.sha256, *sorted(artifact.files.values()))
+        ),
+        bytes=sum((bundle.path / name).stat().st_size for name in names),
+        note="; ".join(filter(None, [*notes, *(artifact.note for artifact in artifacts)])),
+    )

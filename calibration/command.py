@@ -1,0 +1,67 @@
+"""What `ebm-compare` does: compares, and writes the report into a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..runtime.errors import MissingBackend, UsageError
+from .compare_options import CompareOptions
+
+__all__ = ["run_compare"]
+
+_PACKAGES = {"scipy": "scipy", "sklearn": "scikit-learn", "jinja2": "jinja2", "PIL": "pillow"}
+"""What a comparison imports, and the package that has it."""
+
+
+def run_compare(
+    options: CompareOptions, out: Path, progress: Callable[[str, int, int], None] | None = None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Compares, and writes report.json and report.html; samples are kept in the folder `samples` beside them.
+
+    Args:
+        options: what to compare.
+        out: folder to write to; made if need be.
+        progress: called with (what is being done, done, in all).
+
+    Returns:
+        The contents of report.json, and a row of the terminal's table for each engine.
+
+    Raises:
+        MissingBackend: a package of the extra `calibration` is not installed.
+        UsageError: an option cannot be right, or `out` is a file.
+        LoadError: a file cannot be read, or there is no FP32 engine.
+    """
+    _check_packages()
+    from .compare import compare
+    from .report import render_report, table
+
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out: {out} is a file; give a folder")
+    found = compare(dataclasses.replace(options, cache=out / "samples"), progress)
+    entries = found.to_dict()
+    page = render_report(found)
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "report.json", json.dumps(entries, indent=1, allow_nan=False))
+    _write(out / "report.html", page)
+    return entries, table(found)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replaces a file as a whole, so that no reader meets half of it."""
+    half = path.with_name(f"{path.name}.part")
+    half.write_text(text, encoding="utf-8")
+    half.replace(path)
+
+
+def _check_packages() -> None:
+    missing = [package for module, package in _PACKAGES.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise MissingBackend(
+            f"comparing engines needs {', '.join(missing)}, and not all of it is installed: "
+            "pip install 'ebm-export[calibration]'"
+        )

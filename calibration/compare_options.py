@@ -1,0 +1,56 @@
+"""What to compare, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["CompareOptions"]
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What to compare, and how.
+
+    Attributes:
+        bundles: folders that ebm-export wrote; the first one's FP32 engine is the reference.
+        backends: only these; all if empty.
+        precisions: only these; all if empty.
+        candidates: score graphs made elsewhere, NAME=FILE or NAME=BACKEND:FILE.
+        gate: largest ratio to the seed noise floor that passes.
+        smallest_difference: shift in standard deviations that should be caught; the number of chains follows.
+        chains: number of chains in place of that.
+        extra_rounds: how often as many chains again are drawn where the gate is undecided.
+        features: "pixels" for x itself, "model" for the score graph's own features, or an ONNX file from x to features.
+        data: [M, *S] data that the model was trained for, for the AUROC.
+        ood: [M, *S] other data.
+        cond: conditioning inputs by name, in place of those in the bundle.
+        seed: of the reference's samples; the candidates' is the next one, the trajectory's the one after.
+        threads: threads of one engine call.
+        batches: batch sizes to time.
+        rounds: rounds of timing.
+        cache: folder that keeps the sample sets; None keeps nothing.
+        sysfs: where power sensors are looked for.
+    """
+
+    bundles: Sequence[str | Path]
+    backends: Sequence[str] = ()
+    precisions: Sequence[str] = ()
+    candidates: Sequence[str] = ()
+    gate: float = 1.25
+    smallest_difference: float = 0.1
+    chains: int | None = None
+    extra_rounds: int = 1
+    features: str = "pixels"
+    data: np.ndarray | None = None
+    ood: np.ndarray | None = None
+    cond: Mapping[str, np.ndarray] = field(default_factory=dict)
+    seed: int = 0
+    threads: int | None = None
+    batches: Sequence[int] = (1, 8)
+    rounds: int = 9
+    cache: Path | None = None
+    sysfs: str | Path = "/sys"

@@ -1,0 +1,107 @@
+"""Time of one Langevin step, of several candidates in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..runtime.chain import Progress
+from ..runtime.ebm import Ebm
+
+__all__ = ["Latency", "time_steps"]
+
+_ROUND_SECONDS = 0.4
+"""How long one run of one candidate should take: long beside a tick of the scheduler, short beside a change of clock."""
+_FEWEST_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one step of a batch of chains, in milliseconds.
+
+    Attributes:
+        batch: number of chains.
+        median: over the rounds.
+        low: 10th percentile over the rounds.
+        high: 90th percentile over the rounds.
+        rounds: number of rounds.
+        steps: steps in each round.
+    """
+
+    batch: int
+    median: float
+    low: float
+    high: float
+    rounds: int
+    steps: int
+
+
+def time_steps(
+    ebms: Mapping[str, Ebm],
+    conditions: Callable[[str, int], Mapping[str, np.ndarray]],
+    *,
+    batch: int,
+    rounds: int = 9,
+    whole_chains: frozenset[str] = frozenset(),
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Latency]:
+    """Times whole steps (noise, engine call, drift) as `Ebm.sample` runs them.
+
+    The candidates take turns: one round runs each of them once, and every other round goes backwards. A machine that
+    grows slower meanwhile slows all of them alike, which timing one after the other would charge to the last.
+
+    Args:
+        ebms: the candidates by name, opened.
+        conditions: gives the conditioning inputs of (name, number of chains).
+        batch: number of chains.
+        rounds: number of rounds; a first one that warms up is not counted.
+        whole_chains: names of those whose steps are not all alike, a precision schedule: they run the whole chain.
+        progress: called with (runs done, in all).
+
+    Returns:
+        The figures by name.
+    """
+    steps: dict[str, int] = {}
+    times: dict[str, list[float]] = {name: [] for name in ebms}
+    total, done = (rounds + 1) * len(ebms), 0
+    for number in range(rounds + 1):
+        order = list(ebms) if number % 2 else list(reversed(ebms))
+        for name in order:
+            ebm = ebms[name]
+            full = ebm.sampler.steps
+            taken = steps.get(name, full if name in whole_chains else min(full, _FEWEST_STEPS))
+            seconds = _run(ebm, batch, taken, conditions(name, batch))
+            if number == 0 and name not in whole_chains:  # warm now: find how many steps fill a round
+                seconds = _run(ebm, batch, taken, conditions(name, batch))
+                wanted = round(_ROUND_SECONDS * taken / max(seconds, 1e-9))
+                steps[name] = max(min(full, wanted), min(full, _FEWEST_STEPS))
+            elif number == 0:
+                steps[name] = full
+            else:
+                times[name].append(1e3 * seconds / taken)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    return {name: _figures(batch, values, steps[name]) for name, values in times.items()}
+
+
+def _run(ebm: Ebm, batch: int, steps: int, cond: Mapping[str, np.ndarray]) -> float:
+    """Seconds between the first and the last callback: loading, the start and the first scale are left out."""
+    marks = [0.0, 0.0]
+
+    def mark(now: Progress) -> None:
+        if now.done in (0, now.steps):
+            marks[now.done == now.steps] = time.perf_counter()
+
+    settings: dict[str, Any] = {} if steps == ebm.sampler.steps else {"steps": steps}
+    ebm.sample(batch, seed=0, cond=dict(cond), callback=mark, max_batch=batch, **settings)
+    return marks[1] - marks[0]
+
+
+def _figures(batch: int, values: list[float], steps: int) -> Latency:
+    low, median, high = np.percentile(values, [10, 50, 90])
+    return Latency(batch, float(median), float(low), float(high), len(values), steps)

@@ -1,0 +1,162 @@
+"""The report in plain words: verdicts, metrics, and how to read it all."""
+
+from __future__ import annotations
+
+from ..comparison import Comparison, EngineResult
+from ..verdict import MetricVerdict
+from .scale import format_number
+
+__all__ = ["HOW_TO_READ", "METRICS", "Verdict", "headline", "metric_name", "own_limit", "percent", "said", "verdict"]
+
+METRICS: dict[str, tuple[str, str]] = {
+    "energy": ("energy", "Wasserstein-1 distance of the FP32 energies of the samples: are they as likely as FP32's?"),
+    "sliced wasserstein": ("sliced W2", "Wasserstein-2 distance of x along random directions: the whole distribution."),
+    "mmd": ("MMD", "Maximum mean discrepancy with a Gaussian kernel: differences anywhere, near and far."),
+    "frechet": (
+        "Fréchet",
+        "Distance of mean and covariance of the leading components; with Inception's features, the FID.",
+    ),
+    "density": (
+        "density",
+        "How deep the samples lie among FP32's: too low is poor samples, too high is too tame ones.",
+    ),
+    "coverage": ("coverage", "How much of FP32's variety is met."),
+    "modes": ("modes", "Shares of the clusters that the samples fall into."),
+    "rare modes": ("rare modes", "The largest loss that any one mode surely suffered; half of its mass is the limit."),
+    "stein": ("Stein", "Kernel Stein discrepancy: do the samples follow the FP32 gradient? Needs no other samples."),
+    "score gain": (
+        "gradient gain",
+        "How much too long or short the gradient is along the chain; 1 % of it is the limit.",
+    ),
+    "score bias": ("gradient bias", "The gradient's constant error along the chain; 1 % of its size is the limit."),
+    "finite": ("finite", "Chains that left the numbers a float can hold, or went far out."),
+}
+"""For each metric of the gate its name in the report, and what it sees."""
+
+_OF_SCORE = ("score gain", "score bias")
+
+HOW_TO_READ = (
+    "Each engine ran the sampler with the bundle's own settings, and FP32 ran it with another seed. A ratio is the "
+    "distance of an engine's samples from FP32's, divided by the distance that two sets of FP32 samples have from each "
+    "other (the seed noise floor). 1 means that nothing can be told apart; the gate is where it fails.",
+    "The bar through a dot is the 95 % confidence interval of the ratio. The p-value is that of a test that both sets "
+    "have one distribution: a small one says that they differ, however little.",
+    "The side-by-side pictures use the same seed and the same noise for every engine, so that differences come from the "
+    "engine alone. Late in a chain a small error can turn one sample into another just as good: pictures that differ are "
+    "no fault by themselves. The gate judges distributions.",
+    "Gain and bias of the gradient move the distribution that a chain goes to. Noise of the same size does much less "
+    "harm: it acts like a little more temperature.",
+    "Times are medians over rounds in which the engines took turns, with the 10th and 90th percentile; a step is noise, "
+    "engine call and drift together.",
+)
+
+
+class Verdict:
+    """How an engine is called at the top of the report.
+
+    Attributes:
+        css: class that gives the colour: good, bad or told.
+        word: for the badge.
+        text: a sentence or two.
+    """
+
+    def __init__(self, css: str, word: str, text: str) -> None:
+        self.css = css
+        self.word = word
+        self.text = text
+
+
+def metric_name(metric: str) -> str:
+    """The name of a metric in the report."""
+    return METRICS[metric][0] if metric in METRICS else metric.replace("_", " ")
+
+
+def verdict(engine: EngineResult, comparison: Comparison) -> Verdict:
+    """Says in plain words what was found about an engine."""
+    if engine.failure:
+        return Verdict("bad", "✕ broke off", f"{engine.failure}.")
+    if engine.gate is None:
+        return Verdict("told", "not judged", "Its samples were not judged.")
+    worst = said(engine)
+    near = "" if engine.gate.decided else " More chains could still change this."
+    if engine.name == comparison.reference:
+        control = "passes, as it should" if engine.passed else "fails, so read the others with care"
+        text = f"What the others are compared with. Judged like them, with another seed, it {control}. {worst}"
+        return Verdict("told", "reference", text)
+    if engine.passed:
+        return Verdict(
+            "good", "✓ passes", f"Its samples are as close to FP32's as FP32's are to each other. {worst}{near}"
+        )
+    failed = [entry for entry in engine.gate.verdicts if not entry.passed]
+    if all(entry.metric in _OF_SCORE for entry in failed):
+        text = "Its samples pass, its gradient does not: another start or temperature could show it."
+    else:
+        text = f"Its samples can be told from FP32's by {len(failed)} of {len(engine.gate.verdicts)} metrics."
+    return Verdict("bad", "✕ fails", f"{text} {worst}{near}")
+
+
+def said(engine: EngineResult) -> str:
+    """One sentence on the verdict to name first."""
+    worst = engine.worst
+    if worst is None:
+        return ""
+    if worst.metric in _OF_SCORE or worst.metric in ("rare modes", "finite"):
+        return f"Worst: {own_limit(worst)}."
+    ratio = f"{format_number(worst.ratio)} times the noise floor, {format_number(worst.limit)} is allowed"
+    interval = f"95 % interval {format_number(worst.low)} to {format_number(worst.high)}"
+    return f"Largest ratio: {metric_name(worst.metric)}, {ratio} ({interval})."
+
+
+def own_limit(entry: MetricVerdict) -> str:
+    """A verdict that is no ratio to the noise floor, in words, without a full stop."""
+    name = metric_name(entry.metric)
+    if entry.metric in _OF_SCORE:
+        return f"{name} {percent(entry.value)}, {percent(entry.floor)} is allowed"
+    if entry.metric == "rare modes":
+        chance = "" if entry.passed and entry.value <= entry.limit else f", p {format_number(entry.p_value, 2)}"
+        counts = entry.note.partition(": ")[2]  # the gate's modes are those of both pools, numbered otherwise
+        return f"largest loss of a mode {percent(entry.value)} ({counts}{chance})"
+    if entry.metric == "finite":
+        return f"{entry.note} left the numbers a float can hold, or went far out"
+    return f"{name} {format_number(entry.ratio)}, {format_number(entry.limit)} is allowed"
+
+
+def headline(comparison: Comparison) -> tuple[str, list[str]]:
+    """The whole comparison in two or three sentences, and the class of its colour."""
+    judged = [engine for engine in comparison.candidates if engine.gate is not None or engine.failure]
+    passed = [engine for engine in judged if engine.passed]
+    if not judged:
+        return "told", ["There was no engine to judge beside the reference."]
+    lines = [
+        f"{_count(len(passed), len(judged))} the same samples as FP32, as far as {comparison.plan.pool} chains can tell: "
+        f"no metric is more than {format_number(comparison.plan.gate)} times the seed noise floor away."
+    ]
+    timed = [(comparison.speed(engine), engine) for engine in passed]
+    quick = [(speed, engine) for speed, engine in timed if speed is not None]
+    if quick:
+        speed, engine = max(quick, key=lambda pair: pair[0])
+        size = format_number(engine.bytes / max(comparison.first.bytes, 1), 2)
+        if speed > 1.03:  # less is within the spread of the timing
+            lines.append(
+                f"The fastest that passes is {engine.name}: {format_number(speed, 2)} times as fast per step as "
+                f"{comparison.reference}, at {size} times its size."
+            )
+        else:
+            lines.append(f"None of those that pass is faster per step than {comparison.reference} on this machine.")
+    failed = [engine.name for engine in judged if not engine.passed]
+    if failed:
+        lines.append(f"Not to be used in FP32's place: {', '.join(failed)}.")
+    return ("good" if len(passed) == len(judged) else "bad" if not passed else "told"), lines
+
+
+def percent(share: float) -> str:
+    """A share for people; what rounds to nothing says so."""
+    return "< 0.01 %" if 0 < share < 1e-4 else f"{format_number(100 * share, 2)} %"
+
+
+def _count(passed: int, judged: int) -> str:
+    if passed == judged:
+        return "The one candidate draws" if judged == 1 else f"All {judged} candidates draw"
+    if passed == 0:
+        return "The one candidate does not draw" if judged == 1 else f"None of the {judged} candidates draws"
+    return f"{passed} of {judged} candidates {'draws' if passed == 1 else 'draw'}"

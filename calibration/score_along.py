@@ -1,0 +1,72 @@
+"""A candidate's gradients beside FP32's, at the states that FP32's own chains go through."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from ..runtime.engine import Engine
+from .metrics.score_fidelity import StageFidelity, score_fidelity
+from .trajectory import Trajectory
+
+__all__ = ["fidelity_along", "gradients_along"]
+
+_CALL_NUMBERS = 2**18
+"""Numbers of x in one engine call, as `runtime.ebm` limits them."""
+
+
+def gradients_along(
+    engine: Engine | Callable[[int], Engine],
+    trajectory: Trajectory,
+    cond: Mapping[str, np.ndarray],
+    *,
+    max_batch: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Asks an engine for its gradient at every state of a trajectory, with the gradient scales of those chains.
+
+    Args:
+        engine: an open engine, or a function that gives one for a number of steps taken: a precision schedule.
+        trajectory: states by stage.
+        cond: conditioning inputs by name, [n, ...] for the trajectory's n chains.
+        max_batch: most states in one call; None for about 2**18 numbers of x.
+        progress: called with (stages done, in all).
+
+    Returns:
+        [G, n, *S] float32, dE/dx.
+    """
+    grads = np.empty_like(trajectory.x)
+    rows = max_batch or max(1, _CALL_NUMBERS // math.prod(trajectory.x.shape[2:]))
+    for stage, (step, states, scales) in enumerate(
+        zip(trajectory.step.tolist(), trajectory.x, trajectory.grad_scale, strict=True)
+    ):
+        asked = engine if isinstance(engine, Engine) else engine(step)
+        for first in range(0, len(states), rows):
+            part = slice(first, first + rows)
+            inputs = {"x": states[part], "grad_scale": scales[part]}
+            inputs |= {name: array[part] for name, array in cond.items()}
+            answer = asked.run({name: np.ascontiguousarray(array) for name, array in inputs.items()})
+            per_state = scales[part].reshape(-1, *[1] * (states.ndim - 1))  # [B, 1, ..]
+            grads[stage, part] = answer["grad"] / per_state
+        if progress is not None:
+            progress(stage + 1, len(trajectory.step))
+    return grads
+
+
+def fidelity_along(trajectory: Trajectory, reference: np.ndarray, candidate: np.ndarray) -> tuple[StageFidelity, ...]:
+    """Compares two sets of gradients stage by stage.
+
+    A stage where every reference gradient is 0 (clipped flat, say) has no fidelity and is left out.
+
+    Args:
+        trajectory: where they were asked for.
+        reference: [G, n, *S], as `gradients_along` returns them from FP32.
+        candidate: [G, n, *S] from the candidate.
+    """
+    return tuple(
+        score_fidelity(reference[stage], candidate[stage], stage=stage, step=int(step))
+        for stage, step in enumerate(trajectory.step)
+        if np.any(reference[stage])
+    )

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+
+from ebm_export.calibration.candidate import (
+    bundle_candidates,
+    external_candidate,
+    precision_at,
+    precisions_in,
+    reference_of,
+)
+from ebm_export.runtime.bundle import Bundle
+from ebm_export.runtime.bundle_writer import write_manifest, writing_bundle
+from ebm_export.runtime.errors import LoadError, UsageError
+from tests.runtime.tiny_bundle import artifact_entry, golden_data, manifest_entries, quadratic_graph, write_bundle
+
+FILES = {
+    "score.fp32.onnxruntime.onnx": ("onnxruntime", "fp32", "verified"),
+    "score.fp16.onnxruntime.onnx": ("onnxruntime", "fp16", "built, not run"),
+    "score.fp32.openvino.onnx": ("openvino", "fp32", "verified"),
+    "score.bf16.onnx": ("onnx", "bf16", "verified"),
+}
+
+
+def bundle_of(path: Path, *names: str) -> Bundle:
+    """A bundle whose engines all hold the same graph, whatever they are called."""
+    with writing_bundle(path) as folder:
+        entries = []
+        for name in names or FILES:
+            onnx.save(quadratic_graph(), folder / name)
+            target, precision, status = FILES[name]
+            entries.append(artifact_entry(folder, name, target=target, precision=precision, status=status))
+        np.savez(folder / "golden.npz", allow_pickle=False, **golden_data())
+        write_manifest(folder, manifest_entries(entries))
+    return Bundle(path)
+
+
+class TestBundleCandidates:
+    def test_everything_that_a_bundle_holds_and_this_machine_runs(self, tmp_path: Path) -> None:
+        found, not_run = bundle_candidates([bundle_of(tmp_path / "a.ebm")])
+        assert [entry.name for entry in found] == ["fp32 openvino", "fp32 onnxruntime", "fp16 onnxruntime"]
+        assert [entry.name for entry in not_run] == ["bf16 onnxruntime"]
+        assert "no BF16 kernels" in not_run[0].reason
+        assert found[2].note == "score.fp16.onnxruntime.onnx is not verified (built, not run)"
+
+    def test_size_and_fingerprint_are_those_of_the_file(self, tmp_path: Path) -> None:
+        bundle = bundle_of(tmp_path / "a.ebm", "score.fp32.onnxruntime.onnx")
+        ((only,), _) = bundle_candidates([bundle])
+        assert only.bytes == only.file.stat().st_size
+        assert only.fingerprint == (bundle.artifacts[0].sha256,)
+
+    def test_only_what_was_asked_for(self, tmp_path: Path) -> None:
+        bundle = bundle_of(tmp_path / "a.ebm")
+        found, _ = bundle_candidates([bundle], backends=["onnxruntime"], precisions=["fp16", "fp32"])
+        assert [entry.name for entry in found] == ["fp16 onnxruntime", "fp32 onnxruntime"]
+
+    def test_several_bundles_are_told_apart(self, tmp_path: Path) -> None:
+        bundles = [bundle_of(tmp_path / f"{name}.ebm", "score.fp32.onnxruntime.onnx") for name in "ab"]
+        found, _ = bundle_candidates(bundles)
+        assert [entry.name for entry in found] == ["a: fp32 onnxruntime", "b: fp32 onnxruntime"]
+
+    def test_a_precision_that_no_bundle_holds(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            UsageError, match="--precision int8: nothing here runs it: the bundles hold fp32, fp16, bf16"
+        ):
+            bundle_candidates([bundle_of(tmp_path / "a.ebm")], precisions=["int8"])
+
+    def test_a_precision_that_cannot_run_here(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="--precision bf16: nothing here runs it: .*no BF16 kernels"):
+            bundle_candidates([bundle_of(tmp_path / "a.ebm")], precisions=["bf16"])
+
+    def test_a_backend_there_is_not(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="--backend: expected one of tensorrt, openvino, onnxruntime, got 'tvm'"):
+            bundle_candidates([bundle_of(tmp_path / "a.ebm")], backends=["tvm"])
+
+    def test_opens_as_the_runtime_does(self, tmp_path: Path) -> None:
+        found, _ = bundle_candidates([bundle_of(tmp_path / "a.ebm")], backends=["onnxruntime"], precisions=["fp16"])
+        x = np.ones((2, 3), np.float32)
+        with found[0].open(threads=1) as ebm:
+            np.testing.assert_allclose(ebm.score(x)[0], 1.5)
+
+
+class TestReference:
+    def test_is_the_engine_that_load_picks(self, tmp_path: Path) -> None:
+        assert reference_of(bundle_of(tmp_path / "a.ebm")).name == "fp32 openvino"
+
+    def test_a_bundle_without_one(self, tmp_path: Path) -> None:
+        with pytest.raises(LoadError, match="needs an FP32 engine as its reference, .*--precision fp32"):
+            reference_of(bundle_of(tmp_path / "a.ebm", "score.fp16.onnxruntime.onnx"))
+
+
+class TestExternal:
+    def test_onnx_on_both_backends_and_openvino_ir(self, tmp_path: Path) -> None:
+        bundle = Bundle(write_bundle(tmp_path / "a.ebm", cond=True))
+        onnx.save(quadratic_graph(cond=True), tmp_path / "own.onnx")
+        openvino.save_model(openvino.convert_model(tmp_path / "own.onnx"), tmp_path / "own.xml")
+        x = np.full((2, 3), 2, np.float32)
+        for text, backend in (
+            (f"ort={tmp_path}/own.onnx", "onnxruntime"),
+            (f"ov=openvino:{tmp_path}/own.onnx", "openvino"),
+            (f"ir={tmp_path}/own.xml", "openvino"),
+        ):
+            candidate = external_candidate(text, bundle)
+            assert (candidate.name, candidate.backend) == (text.partition("=")[0], backend)
+            assert len(candidate.fingerprint) == (2 if text.startswith("ir") else 1)  # the .bin beside it
+            with candidate.open(threads=1) as ebm:
+                np.testing.assert_allclose(ebm.score(x, centre=x - 1)[1], 1)
+
+    @pytest.mark.parametrize("text", ["own.onnx", "=own.onnx", "name="])
+    def test_another_form(self, text: str, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="--candidate: expected NAME=FILE.onnx or NAME=openvino:FILE.onnx"):
+            external_candidate(text, bundle_of(tmp_path / "a.ebm"))
+
+    def test_a_file_there_is_not(self, tmp_path: Path) -> None:
+        with pytest.raises(LoadError, match="--candidate own: there is no file .*gone.onnx"):
+            external_candidate(f"own={tmp_path}/gone.onnx", bundle_of(tmp_path / "a.ebm"))
+
+
+class TestSchedule:
+    def test_its_precisions(self) -> None:
+        assert precisions_in("int8") == ("int8",)
+        assert precisions_in("int8:0-200,bf16:200-256") == ("int8", "bf16")
+
+    def test_the_precision_after_some_steps(self) -> None:
+        assert [precision_at("int8:0-20,bf16:20-30", step) for step in (0, 19, 20, 30)] == [
+            "int8",
+            "int8",
+            "bf16",
+            "bf16",
+        ]
+        assert precision_at("int8:0-20,bf16:20-", 25) == "bf16"
+        assert precision_at("fp32", 7) == "fp32"
+
+    def test_is_a_candidate_with_the_files_of_all_its_precisions(self, tmp_path: Path) -> None:
+        bundle = bundle_of(tmp_path / "a.ebm")
+        schedule = "fp16:0-15,fp32:15-"
+        (found,), _ = bundle_candidates([bundle], backends=["onnxruntime"], precisions=[schedule])
+        assert found.name == f"{schedule} onnxruntime"
+        by_precision = {entry.precision: entry for entry in bundle.artifacts if entry.target == "onnxruntime"}
+        assert found.fingerprint == (by_precision["fp16"].sha256, by_precision["fp32"].sha256)
+        with found.open(threads=1) as ebm:
+            assert np.isfinite(ebm.sample(4, seed=0)).all()
+
+    def test_another_form(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="expected PRECISION:FIRST-STOP"):
+            bundle_candidates([bundle_of(tmp_path / "a.ebm")], precisions=["fp16:0"])

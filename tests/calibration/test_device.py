@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ebm_export.calibration.device import describe_device, toolchain
+
+
+def test_reads_a_boards_files(tmp_path: Path) -> None:
+    (tmp_path / "proc/device-tree").mkdir(parents=True)
+    (tmp_path / "proc/device-tree/model").write_text("NVIDIA Jetson Orin NX\0")
+    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nmodel name\t: ARMv8 Processor rev 1 (v8l)\n")
+    (tmp_path / "proc/meminfo").write_text("MemTotal:       16777216 kB\n")
+    found = describe_device(tmp_path)
+    assert found["board"] == "NVIDIA Jetson Orin NX"
+    assert found["processor"] == "ARMv8 Processor rev 1 (v8l)"
+    assert found["memory"] == "16.0 GiB"
+
+
+def test_leaves_out_what_is_not_known(tmp_path: Path) -> None:
+    found = describe_device(tmp_path)
+    assert "board" not in found and "memory" not in found
+    assert found["python"]
+
+
+def test_versions_are_those_installed() -> None:
+    assert toolchain()["numpy"] == np.__version__

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import numpy as np
+
+from ebm_export.calibration.mode_shares import mode_shares
+from ebm_export.calibration.sample_set import SampleSet
+
+CENTRES = np.array([[0, 0], [10, 0], [0, 10]], np.float32)
+
+
+def drawn(counts: tuple[int, int, int], seed: int) -> SampleSet:
+    generator = np.random.default_rng(seed)
+    x = np.repeat(CENTRES, counts, axis=0) + 0.3 * generator.standard_normal((sum(counts), 2), dtype=np.float32)
+    return SampleSet(x, np.zeros(len(x)))
+
+
+def test_shares_rare_and_lost_modes() -> None:
+    sets = {"same": drawn((600, 340, 60), 1), "loses": drawn((620, 380, 0), 2)}
+    found = mode_shares(drawn((600, 340, 60), 0), sets)
+    assert found is not None
+    shares, middles = found
+    assert shares.reference == (0.6, 0.34, 0.06)
+    assert shares.share == {"same": (0.6, 0.34, 0.06), "loses": (0.62, 0.38, 0.0)}
+    assert shares.rare == (2,)
+    assert shares.lost == {"same": (), "loses": (2,)}
+    # The nearest of 60 samples or more to the middle of a cloud of width 0.3.
+    np.testing.assert_allclose(middles, CENTRES, atol=0.15)
+
+
+def test_features_are_what_counts_where_there_are_some() -> None:
+    samples = drawn((300, 300, 300), 0)
+    by_first = SampleSet(samples.x, samples.energy, features=samples.x[:, :1])
+    found = mode_shares(by_first, {"same": by_first})
+    assert found is not None
+    assert len(found[0].reference) == 2
+    assert found[1].shape == (2, 2)
+
+
+def test_one_mode_is_none_to_tell_apart() -> None:
+    assert mode_shares(drawn((500, 0, 0), 0), {}) is None

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ebm_export.calibration import record_trajectory
+from ebm_export.calibration.score_along import fidelity_along, gradients_along
+from ebm_export.calibration.trajectory import Trajectory
+from ebm_export.runtime import SamplerConfig
+from ebm_export.runtime.backends.function import FunctionEngine
+
+
+def steep(factor: float) -> FunctionEngine:
+    """E = factor * |x - centre|^2 / 2."""
+
+    def energy(x: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return factor * 0.5 * np.square(x - centre).sum(1), factor * (x - centre)
+
+    return FunctionEngine(energy)
+
+
+@pytest.fixture
+def cond() -> dict[str, np.ndarray]:
+    return {"centre": np.linspace(-2, 2, 48, dtype=np.float32).reshape(16, 3)}
+
+
+@pytest.fixture
+def trajectory(cond: dict[str, np.ndarray]) -> Trajectory:
+    config = SamplerConfig(steps=20, step_size=0.2, noise=0.3)
+    return record_trajectory(steep(1.0), config, (3,), 16, seed=0, stages=5, cond=cond)
+
+
+def test_gradients_are_divided_by_their_scale(trajectory: Trajectory, cond: dict[str, np.ndarray]) -> None:
+    assert not np.allclose(trajectory.grad_scale, 1)
+    found = gradients_along(steep(1.0), trajectory, cond)
+    np.testing.assert_allclose(found, trajectory.x - cond["centre"], atol=1e-6)
+
+
+def test_batches_change_nothing(trajectory: Trajectory, cond: dict[str, np.ndarray]) -> None:
+    whole = gradients_along(steep(1.0), trajectory, cond)
+    np.testing.assert_array_equal(gradients_along(steep(1.0), trajectory, cond, max_batch=5), whole)
+
+
+def test_a_schedule_is_asked_phase_by_phase(trajectory: Trajectory, cond: dict[str, np.ndarray]) -> None:
+    early, late = steep(1.1), steep(1.0)
+    reference = gradients_along(steep(1.0), trajectory, cond)
+    found = fidelity_along(
+        trajectory, reference, gradients_along(lambda step: early if step < 10 else late, trajectory, cond)
+    )
+    assert [stage.step for stage in found] == [0, 5, 10, 15, 20]
+    assert [stage.gain for stage in found] == pytest.approx([0.1, 0.1, 0, 0, 0], abs=1e-6)
+
+
+def test_a_stage_without_a_gradient_is_left_out(trajectory: Trajectory, cond: dict[str, np.ndarray]) -> None:
+    reference = gradients_along(steep(1.0), trajectory, cond)
+    reference[1] = 0
+    assert [stage.stage for stage in fidelity_along(trajectory, reference, reference)] == [0, 2, 3, 4]
+
+
+def test_progress_counts_stages(trajectory: Trajectory, cond: dict[str, np.ndarray]) -> None:
+    seen: list[tuple[int, int]] = []
+    gradients_along(steep(1.0), trajectory, cond, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(stage, 5) for stage in range(1, 6)]
