@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from .constant import constant
 
@@ -20,13 +21,12 @@ _LARGEST = 1 << 20
 def _scatter_add(x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor) -> Any:
     """x[.., j, ..] + sum over k of source[.., k, ..] where index[.., k, ..] == j.
 
-    Left as it is where index and x differ in another dimension than `dim`, or are too large.
+    Left as it is along the batch, and where index and x are too large.
     """
     if x.dim() == 0 or index.dim() == 0:
         return NotImplemented
     dim = dim % x.dim()
-    others = [d for d in range(x.dim()) if d != dim]
-    if any(x.shape[d] != index.shape[d] for d in others):
+    if dim == 0 or x.shape[0] != index.shape[0]:
         return NotImplemented
     if math.prod(index.shape[1:]) * x.shape[dim] > _LARGEST:
         return NotImplemented
@@ -34,7 +34,12 @@ def _scatter_add(x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.T
     places = constant(lambda: torch.arange(x.shape[dim]))
     hit = index.movedim(dim, -1).unsqueeze(-1) == places  # [.., k, n]
     added = torch.where(hit, source.movedim(dim, -1).unsqueeze(-1), 0.0).sum(-2)
-    return x + added.movedim(-1, dim)
+    added = added.movedim(-1, dim)
+    # An index may cover the leading part alone of the other dimensions.
+    missing = [(0, n - m) for n, m in zip(x.shape, added.shape, strict=True)]
+    if any(after for _, after in missing):
+        added = F.pad(added, [n for pair in reversed(missing) for n in pair])
+    return x + added
 
 
 RULES = {aten.scatter_add.default: _scatter_add}

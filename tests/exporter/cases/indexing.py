@@ -164,9 +164,28 @@ def minibatch_shape(x: torch.Tensor) -> torch.Tensor:
     return (h.sin() * h.sum(1, keepdim=True)).reshape(batch, -1)
 
 
+def own_places(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Reads each sample at places of its own, some of them twice, one counted from the end."""
+    batch = torch.arange(x.shape[0])[:, None]
+    return x[batch, places - 4, places.flip(1)] * x[batch, :, places[:, :1]].sum(2)
+
+
+def add_at_own_places(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    batch = torch.arange(x.shape[0]).view(-1, 1, 1)
+    rows = places.view(-1, 3, 2)
+    return x.index_put((batch, rows, torch.tensor([1, -1])), x[:, :3, :2].sin() * 3, accumulate=True)
+
+
+def read_permuted(x: torch.Tensor) -> torch.Tensor:
+    """More places than a 0/1 matrix is written for, each read once or twice."""
+    order = (torch.arange(2500) * 7) % 2203
+    return x[:, order].sin() * x.flip(1)[:, :2500]
+
+
 CASES: dict[str, Case] = {
     # picking
     "gather": Case(seeded(lambda: OnPlaces(lambda x, i: x.gather(1, i.unsqueeze(-1).expand(-1, -1, 5)))), S, PLACES),
+    "gather_part": Case(seeded(lambda: OnPlaces(lambda x, i: x.gather(1, i[:, :, None].expand(-1, -1, 2)))), S, PLACES),
     "gather_last": op_case(lambda x: x.gather(2, x.argsort(2)[:, :, :3]), S, spread=True),
     "gather_constant": op_case(lambda x: x.gather(1, torch.tensor([[[0, 3, 1, 1, 2]]]).expand(x.shape[0], 2, 5)), S),
     "take_along_dim": op_case(lambda x: torch.take_along_dim(x, x.argsort(1, descending=True), 1), S, spread=True),
@@ -177,6 +196,9 @@ CASES: dict[str, Case] = {
     "index_batch_and_label": Case(
         seeded(lambda: OnLabel(lambda x, i: x[torch.arange(x.shape[0]), i] * x.sum(1))), S, LABEL
     ),
+    "index_own_places": Case(seeded(lambda: OnPlaces(own_places)), S, PLACES),
+    "index_batch_second": op_case(lambda x: x.transpose(0, 1)[[2, 0, 0]].transpose(0, 1), S),
+    "index_many_places": op_case(read_permuted, (3000,)),
     "index_bool_constant": op_case(lambda x: x[:, torch.tensor([True, False, True, True]), :], S),
     "index_bool_two_dims": op_case(lambda x: x[:, torch.ones(4, 5, dtype=torch.bool).tril()], S),
     "index_negative": op_case(lambda x: x[:, [-1, -3]] * x[..., -2:].sum(-1, keepdim=True).mean(1, keepdim=True), S),
@@ -211,6 +233,10 @@ CASES: dict[str, Case] = {
     "index_fill": op_case(lambda x: x.index_fill(2, torch.tensor([1, 3]), 0.4) * x.cos(), S),
     "index_put": op_case(lambda x: index_put(x, accumulate=False), S),
     "index_put_accumulate": op_case(lambda x: index_put(x, accumulate=True), S),
+    "index_put_accumulate_own_places": Case(seeded(lambda: OnPlaces(add_at_own_places)), S, PLACES),
+    "index_put_accumulate_scalar": op_case(
+        lambda x: x.index_put((torch.arange(x.shape[0]), torch.tensor(2)), x.new_tensor(0.7), accumulate=True).sin(), S
+    ),
     "slice_scatter": op_case(lambda x: torch.slice_scatter(x, x[:, :2].sin(), dim=1, start=1, end=4, step=2), S),
     "select_scatter": op_case(lambda x: torch.select_scatter(x, x[:, 0].square(), 1, 2), S),
     "diagonal_scatter": op_case(lambda x: torch.diagonal_scatter(x.sin(), x[:, :, 0], dim1=1, dim2=2), S),
