@@ -81,6 +81,18 @@ class MessagePassing(nn.Module):
         return x.square().sum((1, 2))
 
 
+class MessagePassingFlat(MessagePassing):
+    """The same with the nodes of all samples in one long list, as graph libraries batch them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        start = 4 * torch.arange(x.shape[0])[:, None]
+        source, target = (start + self.source).flatten(), (start + self.target).flatten()
+        nodes = x.reshape(-1, 5)
+        pair = torch.cat([nodes[source], nodes[target]], dim=-1)
+        nodes = nodes.index_add(0, target, self.message(pair).tanh())
+        return nodes.reshape(x.shape).square().sum((1, 2))
+
+
 def write_column(x: torch.Tensor) -> torch.Tensor:
     h = x * 1.5
     h[:, 0] *= 2
@@ -242,6 +254,7 @@ CASES: dict[str, Case] = {
     "diagonal_scatter": op_case(lambda x: torch.diagonal_scatter(x.sin(), x[:, :, 0], dim1=1, dim2=2), S),
     "diag_embed": op_case(lambda x: torch.diag_embed(x, offset=1) @ torch.ones(6, 2, dtype=x.dtype), S),
     "message_passing": Case(seeded(MessagePassing), S),
+    "message_passing_flat": Case(seeded(MessagePassingFlat), S),
     # joining and cutting
     "cat": op_case(lambda x: torch.cat([x, x.sin(), x[:, :1]], dim=1), S),
     "cat_negative_dim_constant": op_case(
