@@ -182,6 +182,16 @@ def own_places(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return x[batch, places - 4, places.flip(1)] * x[batch, :, places[:, :1]].sum(2)
 
 
+def pooled_by(reduce: str, include_self: bool) -> Case:
+    """Rows pooled by cluster; nothing comes to one place, and the last column is not touched."""
+
+    def pool(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        clusters = (places[:, :4, None] % 3).expand(-1, -1, 4)
+        return x.cos().scatter_reduce(1, clusters, x[:, :4, :4] * 1.5 + 0.2, reduce, include_self=include_self)
+
+    return Case(seeded(lambda: OnPlaces(pool)), S, PLACES, spread=True)
+
+
 def add_at_own_places(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     batch = torch.arange(x.shape[0]).view(-1, 1, 1)
     rows = places.view(-1, 3, 2)
@@ -241,6 +251,12 @@ CASES: dict[str, Case] = {
         PLACES,
     ),
     "index_add": op_case(lambda x: x.index_add(1, torch.tensor([1, 1, 3]), x[:, :3].sin(), alpha=2.0), S),
+    "scatter_reduce_sum": pooled_by("sum", True),
+    "scatter_reduce_mean": pooled_by("mean", True),
+    "scatter_reduce_mean_of_others": pooled_by("mean", False),
+    "scatter_reduce_amax": pooled_by("amax", True),
+    "scatter_reduce_amin_of_others": pooled_by("amin", False),
+    "scatter_reduce_prod": pooled_by("prod", True),
     "index_copy": op_case(lambda x: x.index_copy(1, torch.tensor([2, 0]), x[:, 2:].square()), S),
     "index_fill": op_case(lambda x: x.index_fill(2, torch.tensor([1, 3]), 0.4) * x.cos(), S),
     "index_put": op_case(lambda x: index_put(x, accumulate=False), S),

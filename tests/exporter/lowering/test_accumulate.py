@@ -21,6 +21,7 @@ from ..referee import energy_of, score_graph
         ("index_own_places", "Equal"),  # known at run time
         ("index_put_accumulate_own_places", "Equal"),
         ("gather_part", "Equal"),
+        ("scatter_reduce_amax", "ReduceMax"),
     ],
 )
 def test_no_scatter_adds(name: str, written_with: str) -> None:
