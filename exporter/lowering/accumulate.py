@@ -19,7 +19,7 @@ from .table import Context
 __all__ = ["add_at"]
 
 aten = torch.ops.aten
-INT64 = ir.DataType.INT64
+BOOL, FLOAT, INT64 = ir.DataType.BOOL, ir.DataType.FLOAT, ir.DataType.INT64
 
 _LARGEST_MATRIX = 1 << 22
 """Elements up to which the 0/1 matrix of constant places, or the table that stands for it, is written down."""
@@ -35,7 +35,7 @@ def add_at(context: Context, indices: Sequence[Node | None], source: Node) -> ir
 
     1. constant places, each given once at most: a Gather of the values, zero where none goes;
     2. other constant places: MatMul [M, K] x [*lead, K, rest]; where the matrix would be too large, a Gather of the
-       values of every place and their sum;
+       values of every place and their sum, as for integers, of which not every engine makes products;
     3. places of each sample's own, known at run time: MatMul [B, M, K] x [B, K, rest], the matrix by comparison.
 
     A product makes an infinite value NaN at the other places of its sample; no energy worth sampling has one.
@@ -47,8 +47,10 @@ def add_at(context: Context, indices: Sequence[Node | None], source: Node) -> ir
 
     Returns:
         The sum, or None where there is no such way: the batch is indexed otherwise than by its own numbers 0, 1, ..,
-        or there are too many places.
+        or there are too many places, or numbers that are not float32 at places known at run time.
     """
+    if context.dtype == BOOL:
+        return None
     parts = _part(context, indices)
     if parts is None:
         return None
@@ -152,7 +154,7 @@ def _by_table(context: Context, value: ir.Value, places: np.ndarray, parts: _Par
     count, given = parts.count, parts.values
     times = np.bincount(places, minlength=count)
     most = int(times.max(initial=0))
-    if most > 1 and count * given <= _LARGEST_MATRIX:
+    if most > 1 and count * given <= _LARGEST_MATRIX and context.dtype == FLOAT:
         matrix = np.zeros((count, given), np.float32)
         matrix[places, np.arange(given)] = 1
         return context.op("MatMul", context.emit.constant(matrix), value, shape=[*parts.lead, count, parts.behind])
@@ -182,7 +184,7 @@ def _by_table(context: Context, value: ir.Value, places: np.ndarray, parts: _Par
 def _by_comparison(context: Context, indices: Sequence[Node | None], value: ir.Value, parts: _Parts) -> ir.Value | None:
     """Sums values [B, K, behind] at places known at run time into [B, M, behind]."""
     count, given = parts.count, parts.values
-    if count * given > _MOST_COMPARISONS:
+    if count * given > _MOST_COMPARISONS or context.dtype != FLOAT:
         return None
     columns, own = stacked(context, indices, parts.dims)  # [*own, number of dims]
     sizes = [size for d in parts.dims if isinstance(size := context.shape[d], int)]
@@ -195,6 +197,6 @@ def _by_comparison(context: Context, indices: Sequence[Node | None], value: ir.V
     batch = [size for size in own if isinstance(size, BatchSize)]
     places = reshape(context, columns, [*batch, 1, given], dtype=INT64)
     every = context.emit.constant(np.arange(count)[:, None], INT64)
-    hit = context.op("Equal", places, every, dtype=ir.DataType.BOOL, shape=[*batch, count, given])
-    matrix = context.op("Cast", hit, to=context.dtype.value, shape=[*batch, count, given])
+    hit = context.op("Equal", places, every, dtype=BOOL, shape=[*batch, count, given])
+    matrix = context.op("Cast", hit, to=FLOAT.value, shape=[*batch, count, given])
     return context.op("MatMul", matrix, value, shape=[*parts.lead, count, parts.behind])

@@ -58,7 +58,7 @@ def _gathered(
 
 
 def _sum(value: torch.Tensor) -> torch.Tensor:
-    return value.sum(-2)
+    return value.sum(-2, dtype=value.dtype)  # a sum of small integers is int64 otherwise
 
 
 def _scatter_add(x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor) -> Any:
@@ -68,13 +68,13 @@ def _scatter_add(x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.T
     """
     if not _fits(x, dim, index):
         return NotImplemented
-    return x + _gathered(x, dim % x.dim(), index, source, 0.0, _sum)
+    return x + _gathered(x, dim % x.dim(), index, source, 0, _sum)
 
 
 _REDUCTIONS: dict[str, tuple[float, Callable[[torch.Tensor], torch.Tensor], Callable[..., torch.Tensor]]] = {
-    "sum": (0.0, _sum, torch.add),
-    "mean": (0.0, _sum, torch.add),
-    "prod": (1.0, lambda value: value.prod(-2), torch.mul),
+    "sum": (0, _sum, torch.add),
+    "mean": (0, _sum, torch.add),
+    "prod": (1, lambda value: value.prod(-2, dtype=value.dtype), torch.mul),
     "amax": (-math.inf, lambda value: value.amax(-2), torch.maximum),
     "amin": (math.inf, lambda value: value.amin(-2), torch.minimum),
 }
@@ -86,17 +86,17 @@ def _scatter_reduce(
 ) -> Any:
     """Reduces x[.., j, ..], where include_self, and source[.., k, ..] for all k where index[.., k, ..] == j.
 
-    A place that no index names keeps its x. Left as it is along the batch, for integers, and where index and x are
-    too large.
+    A place that no index names keeps its x. Left as it is along the batch, where index and x are too large, and for
+    the mean and the extremes of integers, which have no such neutral number.
     """
-    if not _fits(x, dim, index) or not x.is_floating_point():
+    if not _fits(x, dim, index) or (not x.is_floating_point() and reduce not in ("sum", "prod")):
         return NotImplemented
     dim = dim % x.dim()
     neutral, along, of_two = _REDUCTIONS[reduce]
     value = _gathered(x, dim, index, source, neutral, along)
     if include_self and reduce != "mean":
         return of_two(x, value)
-    times = _gathered(x, dim, index, torch.ones_like(source), 0.0, _sum)
+    times = _gathered(x, dim, index, torch.ones_like(source), 0, _sum)
     if reduce != "mean":
         return torch.where(times > 0, value, x)
     if include_self:

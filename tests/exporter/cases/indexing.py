@@ -192,6 +192,14 @@ def pooled_by(reduce: str, include_self: bool) -> Case:
     return Case(seeded(lambda: OnPlaces(pool)), S, PLACES, spread=True)
 
 
+def counted(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """How often each row is named, in whole numbers, by both ways of adding."""
+    ones = torch.ones_like(places)
+    counts = torch.zeros_like(places[:, :4]).scatter_add(1, places, ones)
+    fixed = torch.zeros_like(counts).index_add(1, torch.tensor([1, 1, 3, 0, 1, 0]), places)
+    return x.sin() * (counts + fixed).unsqueeze(-1)
+
+
 def add_at_own_places(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     batch = torch.arange(x.shape[0]).view(-1, 1, 1)
     rows = places.view(-1, 3, 2)
@@ -251,6 +259,7 @@ CASES: dict[str, Case] = {
         PLACES,
     ),
     "index_add": op_case(lambda x: x.index_add(1, torch.tensor([1, 1, 3]), x[:, :3].sin(), alpha=2.0), S),
+    "scatter_add_integers": Case(seeded(lambda: OnPlaces(counted)), S, PLACES),
     "scatter_reduce_sum": pooled_by("sum", True),
     "scatter_reduce_mean": pooled_by("mean", True),
     "scatter_reduce_mean_of_others": pooled_by("mean", False),
