@@ -257,7 +257,7 @@ def _write(context: Context, x: Node, source: ir.Value, axis: int, start: int, s
         spread = context.op("Pad", spread, context.emit.ints(pads), context.value(0), mode="constant", shape=wide)
         spread = reshape(context, spread, sized(count * step))
         source = cut(context, spread, axis, 0, stop - start, 1, sized(stop - start))
-    if _is_zero(context, x):
+    if is_zero(context, x):
         if start == 0 and stop == size:
             return source
         pads = [0] * (2 * rank)
@@ -282,13 +282,13 @@ def _write(context: Context, x: Node, source: ir.Value, axis: int, start: int, s
     return context.op("Concat", *parts, axis=axis) if len(parts) > 1 else source
 
 
-def _is_zero(context: Context, x: Node) -> bool:
+def is_zero(context: Context, x: Node) -> bool:
     """Whether a node is a tensor of zeros, as the gradient of a slice starts from."""
     if x in context.constants:
         return not bool(context.constants[x].any())
     if x.target is aten.full.default:
         return bool(x.args[1] == 0)
-    return x.target is aten.expand.default and isinstance(x.args[0], Node) and _is_zero(context, x.args[0])
+    return x.target is aten.expand.default and isinstance(x.args[0], Node) and is_zero(context, x.args[0])
 
 
 @lowers(aten.full.default)
