@@ -71,9 +71,12 @@ def _trace_at(energy: Energy, batch: int, *, with_energy: bool) -> torch.fx.Grap
     provenance = Provenance(module)
 
     def joint(parameters: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        arguments = {name: inputs[names[name]] for name in energy.inputs}
+        arguments = {
+            name: _as_given(inputs[names[name]], example)
+            for name, example in zip(energy.inputs, energy.example, strict=True)
+        }
         x = arguments[energy.wrt] = arguments[energy.wrt].detach().requires_grad_()
-        follow = DataDependence([*inputs.values(), x], provenance)
+        follow = DataDependence([*inputs.values(), *arguments.values()], provenance)
         with WithoutChecks(), follow, provenance, torch.enable_grad():
             value = energy.reduce(torch.func.functional_call(module, parameters, tuple(arguments.values())))
             (grad,) = torch.autograd.grad(value, x, inputs["grad_scale"].to(value.dtype))
@@ -104,6 +107,11 @@ def graph_dtype(example: torch.Tensor) -> torch.dtype:
     if example.dtype == torch.bool:
         return torch.bool
     return torch.float32 if example.is_floating_point() else torch.int64
+
+
+def _as_given(value: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
+    """A graph input in the type that forward is given: a uint8 image wraps in there, an int64 one would not."""
+    return value if example.is_floating_point() else value.to(example.dtype)
 
 
 def _batch_sizes(energy: Energy, state: dict[str, torch.Tensor]) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from ..batch import arguments_of
 from ..provenance import origin_of
 from ..score_graph import ScoreGraph
 from .emitter import ONNX_TYPES, OPSET, Emitter
+from .narrow import wrapped
 from .table import RULES, Context
 
 __all__ = ["ATEN_NODE", "ORIGIN", "lower"]
@@ -101,7 +102,8 @@ def _lower_node(context: Context, node: torch.fx.Node) -> Any:
     if rule is None:
         raise _unsupported(node, "has no rule")
     try:
-        return rule(context, *args, **kwargs)
+        result = rule(context, *args, **kwargs)
+        return wrapped(context, result) if isinstance(value, torch.Tensor) else result
     except NotImplementedError as error:
         raise _unsupported(node, f"is not supported in this form ({error})") from error
 

@@ -36,6 +36,8 @@ def _reduce(context: Context, kind: str, x: Node, dims: Any, keepdim: bool, dtyp
 
 @lowers(aten.sum.dim_IntList)
 def _sum(context: Context, x: Node, dims: Any, keepdim: bool = False, dtype: Any = None) -> ir.Value:
+    if context.dtype == INT32:  # onnxruntime sums them in floating point, which has no overflow
+        return context.op("Cast", _reduce(context, "ReduceSum", x, dims, keepdim, INT64), to=INT32.value)
     return _reduce(context, "ReduceSum", x, dims, keepdim, context.dtype)
 
 

@@ -167,6 +167,10 @@ def minibatch_shape(x: torch.Tensor) -> torch.Tensor:
 CASES: dict[str, Case] = {
     # picking
     "gather": Case(seeded(lambda: OnPlaces(lambda x, i: x.gather(1, i.unsqueeze(-1).expand(-1, -1, 5)))), S, PLACES),
+    "gather_leading": op_case(lambda x: x.gather(2, torch.tensor([[[0, 3, 1]]]).expand(x.shape[0], 2, 3)), S),
+    "gather_leading_of_two": op_case(
+        lambda x: x[..., None].sin().gather(1, torch.tensor([[[[2]], [[0]]]]).expand(x.shape[0], 2, 3, 1)), S
+    ),
     "gather_last": op_case(lambda x: x.gather(2, x.argsort(2)[:, :, :3]), S, spread=True),
     "gather_constant": op_case(lambda x: x.gather(1, torch.tensor([[[0, 3, 1, 1, 2]]]).expand(x.shape[0], 2, 5)), S),
     "take_along_dim": op_case(lambda x: torch.take_along_dim(x, x.argsort(1, descending=True), 1), S, spread=True),
