@@ -91,7 +91,8 @@ def write(
 def _refusal(error: RuntimeError, graph: onnx.ModelProto, what: str) -> EbmExportError:
     """The error for a graph that OpenVINO does not take, with the place in the user's model of the node it names."""
     _, name = failed_node(str(error))
-    node = next((node for node in graph.graph.node if name and node.name == name), None)
+    # It calls a node of the file by its first output, which bears the node's name unless it is an output of the graph.
+    node = next((node for node in graph.graph.node if name and name in (node.name, *node.output)), None)
     if node is None:
         return EbmExportError(f"OpenVINO cannot convert {what}: {in_one_sentence(error)}")
     origin = next((entry.value for entry in node.metadata_props if entry.key == ORIGIN), "")

@@ -63,7 +63,7 @@ def test_a_form_that_openvino_lacks_is_placed_in_the_model(tmp_path: Path, score
         write(graph, tmp_path, precision="fp32", batch=BATCH)
     text = str(caught.value)
     assert text.startswith("OpenVINO does not take operation aten.gather.default, in module 'head' (net.py:7, in forwa")
-    assert "GatherElements node 'head/GatherElements': " in text and "\n" not in text
+    assert "GatherElements node 'energy': " in text and "\n" not in text
     assert caught.value.exit_code == 4
 
 
