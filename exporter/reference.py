@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from .energy import Energy
+from .full_precision import FullPrecision
 from .module_copy import copy_module
 from .trace import input_names
 
@@ -45,7 +46,7 @@ class Reference:
             for name, example in zip(self._energy.inputs, self._energy.example, strict=True)
         ]
         refined = inputs[self._energy.position].requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), FullPrecision(self._dtype):
             energy = self._energy.reduce(self._module(*inputs))
             (grad,) = torch.autograd.grad(energy.sum(), refined)
         return energy.detach().to(self._dtype).numpy(), grad.to(self._dtype).numpy()
