@@ -17,7 +17,8 @@ def refuse_quantized(module: nn.Module) -> None:
     """
     for path, child in module.named_modules():
         home = type(child).__module__.split(".")
-        if home[0] == "torch" and "quantized" in home:
+        floating = type(child).__name__ in ("FloatFunctional", "FXFloatFunctional")
+        if home[0] == "torch" and "quantized" in home and not floating:
             raise ContractError(
                 f"{path or 'the model'} is a quantized layer ({type(child).__name__}): its weights are packed whole "
                 "numbers, and PyTorch has no gradient through it, so there is no dE/dx to export; export the float "

@@ -106,6 +106,11 @@ def _lower_node(context: Context, node: torch.fx.Node) -> Any:
         return wrapped(context, result) if isinstance(value, torch.Tensor) else result
     except NotImplementedError as error:
         raise _unsupported(node, f"is not supported in this form ({error})") from error
+    except (TypeError, ValueError) as error:
+        if "batched" not in node.meta or not node.meta["batched"]:
+            raise
+        # A rule that reckons with a size that is no number.
+        raise _unsupported(node, "is not supported with a size that grows with the batch as argument") from error
 
 
 def _remember(value: Any, node: torch.fx.Node) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch.fx import Node
 
 from ..batch import Dim
-from .table import Context, lowers
+from .table import Context, fixed, lowers
 
 __all__: list[str] = []
 
@@ -116,11 +117,7 @@ def _argument(context: Context, x: Node, dim: int | None = None, keepdim: bool =
 
 
 def _count(shape: Sequence[Dim]) -> int:
-    total = 1
-    for size in shape:
-        assert isinstance(size, int), "argmax over the whole batch mixes samples, which the contract forbids"
-        total *= size
-    return total
+    return math.prod(fixed(size, "the largest of the whole batch, which mixes samples") for size in shape)
 
 
 @lowers(aten.max.dim, aten.min.dim)
@@ -167,7 +164,7 @@ def _top(context: Context, x: Node, k: Any, dim: int, largest: bool) -> tuple[ir
     shape = context.node.meta["shape"][0]
     outputs = [(context.type_of(x), shape), (INT64, shape)]
     axis = int(dim) % len(shape)
-    inputs = [context.value(x), context.emit.ints([k])]
+    inputs = [context.value(x), context.emit.dims([k])]
     return tuple(context.emit.ops("TopK", inputs, outputs=outputs, axis=axis, largest=int(largest), sorted=1))
 
 

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .constant import constant
-
 __all__ = ["RULES"]
 
 aten = torch.ops.aten
@@ -90,7 +88,8 @@ def _diagonal_scatter(
     moved = x.movedim((dim1, dim2), (-2, -1))
     rows, columns = moved.shape[-2:]
     start = max(-offset, 0)
-    mask = constant(lambda: torch.arange(columns)[None] - torch.arange(rows)[:, None] == offset)
+    # Not a `constant`: along the batch it is another one at each batch size.
+    mask = torch.arange(columns)[None] - torch.arange(rows)[:, None] == offset
     by_row = F.pad(source, (start, rows - start - source.shape[-1])).unsqueeze(-1)
     return torch.where(mask, by_row, moved).movedim((-2, -1), (dim1, dim2))
 
