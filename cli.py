@@ -255,7 +255,7 @@ def info(bundle: BundleArgument, as_json: JsonOption = False) -> None:
         return
     inputs = [model.x, *model.cond]
     _table(
-        f"{model.name}: " + ", ".join(f"{spec.name} {list(spec.shape)} {spec.dtype}" for spec in inputs), rows, "note"
+        f"{model.name}: " + ", ".join(f"{spec.called} {list(spec.shape)} {spec.dtype}" for spec in inputs), rows, "note"
     )
     print("sampler: " + ", ".join(f"{key}={value}" for key, value in sampler.items()))
 

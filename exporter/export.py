@@ -132,7 +132,12 @@ def export_energy(
     begun = time.perf_counter()
     tell = progress or (lambda what, done, total: None)
     plan = _plan(targets, precisions, batch)
-    with writing_bundle(out, force=force) as folder:
+    # Whatever the caller runs in: here gradients are taken, and tensors computed with in their own types.
+    with (
+        torch.inference_mode(False),
+        torch.autocast("cpu", enabled=False),
+        writing_bundle(out, force=force) as folder,
+    ):
         data = _check_data(data, energy)
         tell("checking the energy", 0, 0)
         check_contract(energy, None if data is None else torch.as_tensor(data))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..runtime.bundle_writer import write_manifest
 from ..runtime.config import SamplerConfig
@@ -48,10 +49,7 @@ def describe_bundle(
             "name": energy.name,
             "x": {"shape": list(energy.x.shape[1:]), "dtype": "float32"},
             "wrt": energy.wrt,
-            "cond": [
-                {"name": names[name], "dtype": _dtype(value), "shape": list(value.shape[1:])}
-                for name, value in energy.cond.items()
-            ],
+            "cond": [_condition(name, names[name], value) for name, value in energy.cond.items()],
             "range": {} if x is None else {"x": [float(x.min()), float(x.max())]},
         },
         "sampler": config.to_dict(),
@@ -71,6 +69,17 @@ def _entry(folder: Path, artifact: Artifact, found: Verification | None) -> dict
         entry["status"] = "verified"
     elif found is not None and found.reason:
         entry["note"] = "; ".join(filter(None, (artifact["note"], "not run where it was exported")))
+    return entry
+
+
+def _condition(parameter: str, name: str, value: torch.Tensor) -> dict[str, Any]:
+    """A conditioning input; the user's name and the range of the user's type only where the graph has others."""
+    entry: dict[str, Any] = {"name": name, "dtype": _dtype(value), "shape": list(value.shape[1:])}
+    if name != parameter:
+        entry["parameter"] = parameter
+    if entry["dtype"] == "int64" and value.dtype != torch.int64:
+        limits = torch.iinfo(value.dtype)
+        entry["limits"] = [limits.min, limits.max]
     return entry
 
 

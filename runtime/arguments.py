@@ -59,33 +59,50 @@ def check_conditions(values: Mapping[str, Any], specs: Sequence[TensorSpec], cou
     """Checks conditioning arrays against what the model takes.
 
     Args:
-        values: arrays by name.
+        values: arrays by name, in the user's model or in the graph where the two differ.
         specs: the model's conditioning inputs.
         count: number of samples; each array has this many rows, or one that all samples share.
 
     Returns:
-        Arrays by name, [count, ...] or [1, ...], C-contiguous, in the model's types.
+        Arrays by graph name, [count, ...] or [1, ...], C-contiguous, in the graph's types.
 
     Raises:
-        UsageError: a name is missing or unknown, or an array has another type or shape.
+        UsageError: a name is missing or unknown, or an array has another type or shape, or numbers that the model's
+            own type cannot hold.
     """
-    names = [spec.name for spec in specs]
+    known = [name for spec in specs for name in (spec.called, spec.name)]
     for name in values:
-        if name not in names:
+        if name not in known:
+            names = [spec.called for spec in specs]
             raise UsageError(f"{name!r} is not an input of this model; {_nearest(name, names, 'inputs')}")
     checked = {}
     for spec in specs:
-        if spec.name not in values:
+        given = [name for name in dict.fromkeys((spec.called, spec.name)) if name in values]
+        if not given:
             raise UsageError(
-                f"the model needs the conditioning input {spec.name!r}: pass {spec.name}= an array of {spec.dtype} "
+                f"the model needs the conditioning input {spec.called!r}: pass {spec.called}= an array of {spec.dtype} "
                 f"{_batched('B', spec.shape)}, B being {count}, or 1 where all samples share it"
             )
-        array = _typed(spec.name, values[spec.name], spec.dtype)
+        if len(given) > 1:
+            raise UsageError(f"{given[0]!r} and {given[1]!r} are one input, by two names: pass one of them")
+        array = _typed(given[0], values[given[0]], spec.dtype)
         if array.shape[1:] != spec.shape or array.ndim != len(spec.shape) + 1 or len(array) not in (1, count):
             rows = str(count) if count == 1 else f"{count} or 1"
-            raise UsageError(f"{spec.name}: expected shape {_batched(rows, spec.shape)}, got {_plain(array.shape)}")
+            raise UsageError(f"{given[0]}: expected shape {_batched(rows, spec.shape)}, got {_plain(array.shape)}")
+        _check_limits(given[0], array, spec.limits)
         checked[spec.name] = array
     return checked
+
+
+def _check_limits(name: str, array: np.ndarray, limits: tuple[int, int] | None) -> None:
+    if limits is None or not array.size:
+        return
+    low, high = int(array.min()), int(array.max())
+    if low < limits[0] or high > limits[1]:
+        raise UsageError(
+            f"{name}: expected whole numbers from {limits[0]} to {limits[1]}, which is what the model takes; "
+            f"got {low} to {high}"
+        )
 
 
 def split_keywords(keywords: Mapping[str, Any], conditions: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -159,7 +159,9 @@ class Ebm:
         check_count("n", n)
         if max_batch is not None:
             check_count("max_batch", max_batch)
-        overrides, values = split_keywords(keywords, (spec.name for spec in self.model.cond))
+        overrides, values = split_keywords(
+            keywords, (name for spec in self.model.cond for name in dict.fromkeys((spec.called, spec.name)))
+        )
         settings = (config or self.sampler).replace(**overrides)
         self._check_settings(settings, overrides)
         conditions = check_conditions({**values, **(cond or {})}, self.model.cond, n)

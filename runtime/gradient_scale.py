@@ -30,7 +30,7 @@ HIGHEST_SCALE = 2.0**100
 _STRIDE = 2.0**8  # the reach of an 8-bit grid: farther, and a gradient that was rounded to zero is clipped next
 _OVERSHOOT = 2.0**4  # a clipped gradient says too little about its size; four bits less still leave some
 _TRIES = 13  # of 2^8 each: as far as the scales reach
-_SETTLED = (0.5, 2.0)  # size of a scaled gradient from which the running rule goes on
+_SETTLED = (0.8, 1.25)  # size of a scaled gradient from which the running rule goes on
 
 
 def next_scale(scale: np.ndarray, scaled_grad: np.ndarray) -> np.ndarray:

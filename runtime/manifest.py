@@ -27,11 +27,20 @@ class TensorSpec:
         name: its name in the graph.
         shape: without the batch dimension.
         dtype: one of `DTYPES`.
+        parameter: its name in the user's model, where that is another one; calls take both.
+        limits: (smallest, largest) number that the model's own type holds, where that is narrower than `dtype`.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    parameter: str = ""
+    limits: tuple[int, int] | None = None
+
+    @property
+    def called(self) -> str:
+        """The name that a caller knows."""
+        return self.parameter or self.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +190,12 @@ def _tensor(entries: _Entries, name: str) -> TensorSpec:
     dtype = entries.take("dtype", str)
     if dtype not in DTYPES:
         raise LoadError(f"{entries.where}: dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    return TensorSpec(name, tuple(shape), dtype)
+    limits = entries.take("limits", list, [])
+    if limits and not (len(limits) == 2 and all(type(end) is int for end in limits)):
+        raise LoadError(f"{entries.where}: limits: expected the smallest and the largest whole number, got {limits}")
+    return TensorSpec(
+        name, tuple(shape), dtype, entries.take("parameter", str, ""), (limits[0], limits[1]) if limits else None
+    )
 
 
 def _artifact(entries: _Entries) -> Artifact:

@@ -21,8 +21,21 @@ INT64 = ir.DataType.INT64
 
 @lowers(aten.gather.default)
 def _gather(context: Context, x: Node, dim: int, index: Node, sparse_grad: bool = False) -> ir.Value:
-    rank = len(context.shape)
-    return context.op("GatherElements", context.value(x), context.value(index, INT64), axis=dim % rank)
+    axis = dim % max(len(context.shape), 1)
+    value, rows = context.value(x), list(context.shape_of(index))
+    own = context.shape_of(x)
+    if not own:
+        return expand(context, value, own, rows)
+    # PyTorch reads the leading part of a larger x, which OpenVINO refuses. It also takes a Slice before GatherElements
+    # for one of no use, and then refuses what is left.
+    shape = list(own)
+    for other, count in enumerate(rows):
+        if other != axis and count != own[other]:
+            if not isinstance(count, int):
+                raise NotImplementedError("an index with fewer rows than the batch")
+            shape[other] = count
+            value = context.op("Gather", value, context.emit.ints(range(count)), axis=other, shape=shape)
+    return context.op("GatherElements", value, context.value(index, INT64), axis=axis)
 
 
 @lowers(aten.index_select.default)

@@ -15,6 +15,7 @@ from ..batch import arguments_of
 from ..provenance import origin_of
 from ..score_graph import ScoreGraph
 from .emitter import ONNX_TYPES, OPSET, Emitter
+from .narrow import wrapped
 from .table import RULES, Context
 
 __all__ = ["ATEN_NODE", "ORIGIN", "lower"]
@@ -103,9 +104,15 @@ def _lower_node(context: Context, node: torch.fx.Node) -> Any:
     if rule is None:
         raise _unsupported(node, "has no rule")
     try:
-        return rule(context, *args, **kwargs)
+        result = rule(context, *args, **kwargs)
+        return wrapped(context, result) if isinstance(value, torch.Tensor) else result
     except NotImplementedError as error:
         raise _unsupported(node, f"is not supported in this form ({error})") from error
+    except (TypeError, ValueError) as error:
+        if "batched" not in node.meta or not node.meta["batched"]:
+            raise
+        # A rule that reckons with a size that is no number.
+        raise _unsupported(node, "is not supported with a size that grows with the batch as argument") from error
 
 
 def _remember(value: Any, node: torch.fx.Node, made: Sequence[ir.Node]) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from ...runtime.errors import EbmExportError, MissingBackend
+from ...runtime.backends.openvino_error import failed_node, in_one_sentence
+from ...runtime.errors import EbmExportError, MissingBackend, UnsupportedOperation
+from ..lowering.lower import ORIGIN
 from ..passes.reduce import KeepReducedDims
 from .artifact import Artifact, Progress
 
@@ -50,7 +52,8 @@ def write(
 
     Raises:
         MissingBackend: OpenVINO is not installed.
-        EbmExportError: OpenVINO cannot convert the graph.
+        UnsupportedOperation: OpenVINO does not take a node; the message names its place in the model.
+        EbmExportError: OpenVINO cannot convert the graph for another reason.
     """
     missing = available()
     if missing is not None:
@@ -69,7 +72,7 @@ def write(
         openvino.save_model(model, folder / f"{stem}.xml", compress_to_fp16=False)
         del model  # it may map the ONNX file
     except RuntimeError as error:
-        raise EbmExportError(f"OpenVINO cannot convert the {precision} {role} graph: {error}") from error
+        raise _refusal(error, graph, f"the {precision} {role} graph") from error
     finally:
         onnx_file.unlink()
     return Artifact(
@@ -82,4 +85,18 @@ def write(
         options={"inference_precision": "f32"},
         status="built, not run",
         note="weights in FP16; computed in float32 on CPUs without FP16 arithmetic" if precision == "fp16" else "",
+    )
+
+
+def _refusal(error: RuntimeError, graph: onnx.ModelProto, what: str) -> EbmExportError:
+    """The error for a graph that OpenVINO does not take, with the place in the user's model of the node it names."""
+    _, name = failed_node(str(error))
+    # It calls a node of the file by its first output, which bears the node's name unless it is an output of the graph.
+    node = next((node for node in graph.graph.node if name and name in (node.name, *node.output)), None)
+    if node is None:
+        return EbmExportError(f"OpenVINO cannot convert {what}: {in_one_sentence(error)}")
+    origin = next((entry.value for entry in node.metadata_props if entry.key == ORIGIN), "")
+    return UnsupportedOperation(
+        f"OpenVINO does not take operation {origin or name} in {what}: {in_one_sentence(error)}; "
+        "rewrite that line with other operations, or leave out the target openvino"
     )

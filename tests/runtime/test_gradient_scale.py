@@ -94,7 +94,7 @@ def test_finds_the_scale_of_an_engine_that_rounds_and_clips() -> None:
         score = ScaledScore(Coarse(slope), {})
         _, grad = score(x)
         relative = np.linalg.norm(grad / slope - x) / np.linalg.norm(x)
-        assert relative < 0.06, slope  # 0.1 / sqrt(12) for the rounding, and what lies beyond three sigma
+        assert relative < 0.1, slope  # 0.036 for the rounding at a size of 0.8, and what lies beyond 2.4 sigma at 1.25
 
 
 def test_a_zero_gradient_stays_zero_and_keeps_a_harmless_scale() -> None:

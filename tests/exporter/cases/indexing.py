@@ -216,6 +216,23 @@ CASES: dict[str, Case] = {
     # picking
     "gather": Case(seeded(lambda: OnPlaces(lambda x, i: x.gather(1, i.unsqueeze(-1).expand(-1, -1, 5)))), S, PLACES),
     "gather_part": Case(seeded(lambda: OnPlaces(lambda x, i: x.gather(1, i[:, :, None].expand(-1, -1, 2)))), S, PLACES),
+    "bucketize": op_case(
+        lambda x, table: table[torch.bucketize(x, torch.tensor([-1.0, -0.2, 0.4, 1.1]))] * x, S, (5,), spread=True
+    ),
+    "bucketize_right": op_case(
+        lambda x: torch.bucketize(x, torch.tensor([-1.0, 0.0, 1.0]), right=True, out_int32=True) * x, S, spread=True
+    ),
+    "searchsorted": op_case(lambda x: torch.searchsorted(torch.linspace(-2, 2, 7), x) * x.sin(), S, spread=True),
+    "searchsorted_rows": op_case(
+        lambda x, rows: torch.searchsorted(rows.sort(-1).values.repeat(x.shape[0], 1, 1), x, side="right") * x.sin(),
+        S,
+        (4, 6),
+        spread=True,
+    ),
+    "gather_leading": op_case(lambda x: x.gather(2, torch.tensor([[[0, 3, 1]]]).expand(x.shape[0], 2, 3)), S),
+    "gather_leading_of_two": op_case(
+        lambda x: x[..., None].sin().gather(1, torch.tensor([[[[2]], [[0]]]]).expand(x.shape[0], 2, 3, 1)), S
+    ),
     "gather_last": op_case(lambda x: x.gather(2, x.argsort(2)[:, :, :3]), S, spread=True),
     "gather_constant": op_case(lambda x: x.gather(1, torch.tensor([[[0, 3, 1, 1, 2]]]).expand(x.shape[0], 2, 5)), S),
     "take_along_dim": op_case(lambda x: torch.take_along_dim(x, x.argsort(1, descending=True), 1), S, spread=True),

@@ -10,9 +10,10 @@ import numpy as np
 import openvino
 import pytest
 
+from ebm_export.exporter.lowering.lower import ORIGIN
 from ebm_export.exporter.targets.openvino import available, write
 from ebm_export.runtime.backends.openvino import OpenVinoEngine
-from ebm_export.runtime.errors import EbmExportError, MissingBackend
+from ebm_export.runtime.errors import EbmExportError, MissingBackend, UnsupportedOperation
 
 BATCH = (1, 4, 8)
 # FP16 rounds the weights, the input and the cotangent; BF16 every result as well.
@@ -47,9 +48,23 @@ def test_low_precision_weights_are_stored_in_two_bytes(tmp_path: Path, score_gra
 def test_an_operation_that_openvino_lacks(tmp_path: Path, score_graph: Any) -> None:
     graph = score_graph("fp32")
     graph.graph.node[2].op_type = "Sigmoid4711"
-    with pytest.raises(EbmExportError, match=r"cannot convert the fp32 score graph: (.|\n)*Sigmoid4711"):
+    with pytest.raises(EbmExportError, match=r"cannot convert the fp32 score graph: [^\n]*Sigmoid4711[^\n]*$"):
         write(graph, tmp_path, precision="fp32", batch=BATCH)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_form_that_openvino_lacks_is_placed_in_the_model(tmp_path: Path, score_graph: Any) -> None:
+    graph = score_graph("fp32")
+    energy = graph.graph.node[4]
+    energy.name, energy.op_type, energy.input[:] = "head/GatherElements", "GatherElements", ["s_wide", "axes"]
+    del energy.attribute[:]
+    energy.metadata_props.add(key=ORIGIN, value="aten.gather.default, in module 'head' (net.py:7, in forward)")
+    with pytest.raises(UnsupportedOperation) as caught:
+        write(graph, tmp_path, precision="fp32", batch=BATCH)
+    text = str(caught.value)
+    assert text.startswith("OpenVINO does not take operation aten.gather.default, in module 'head' (net.py:7, in forwa")
+    assert "GatherElements node 'energy': " in text and "\n" not in text
+    assert caught.value.exit_code == 4
 
 
 def test_available() -> None:
