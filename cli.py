@@ -59,6 +59,8 @@ class Precision(str, Enum):
     fp32 = "fp32"
     fp16 = "fp16"
     bf16 = "bf16"
+    int8 = "int8"
+    mixed = "mixed"
 
 
 class EnergyForm(str, Enum):
@@ -158,15 +160,31 @@ def export_command(
     init: InitOption = None,
     order: OrderOption = None,
     calibration_data: Annotated[
-        Path | None, typer.Option(help="FILE.npy [M, *S] with real data; chains start there with --init data.")
+        Path | None,
+        typer.Option(
+            help="FILE.npy [M, *S] with real data: INT8 is calibrated on it too, and chains start there with --init data."
+        ),
     ] = None,
     gate: Annotated[
         float | None,
-        typer.Option("--gate", help="Quality gate on the samples; not available yet, engines are verified."),
+        typer.Option(
+            help="Largest distance of an engine's samples from FP32's, in units of the distance between FP32's own samples "
+            "of two seeds. INT8 and mixed are judged with 1.25 if left out, FP16 and BF16 beside them; given, they always are.",
+            min=1.0,
+        ),
     ] = None,
-    no_gate: Annotated[
-        bool, typer.Option("--no-gate", help="Without the quality gate, as everything is for now.")
-    ] = False,
+    no_gate: Annotated[bool, typer.Option("--no-gate", help="Write INT8 without judging its samples.")] = False,
+    smallest_difference: Annotated[
+        float | None,
+        typer.Option(
+            help="Shift of the energy that the gate should see, in its standard deviations; 0.15 if left out. It draws "
+            "18 / D^2 chains from FP32 and from each engine: 800.",
+            min=0.02,
+        ),
+    ] = None,
+    search_seconds: Annotated[
+        float | None, typer.Option(help="Time after which the search for mixed begins no new trial.", min=0)
+    ] = None,
     batch: Annotated[
         str, typer.Option(help="MIN:OPT:MAX batch of engines built for a range; 1:8:64 if left out.")
     ] = "",
@@ -191,8 +209,8 @@ def export_command(
     """
     from .exporter.command import ExportOptions, run_export
 
-    if gate is not None and not no_gate:
-        raise UsageError("--gate: the quality gate is not available yet; leave it out, or pass --no-gate")
+    if gate is not None and no_gate:
+        raise UsageError("--gate and --no-gate: leave one of them out")
 
     options = ExportOptions(
         model=model,
@@ -213,6 +231,10 @@ def export_command(
         calibration_data=calibration_data,
         batch=batch,
         verify=verify,
+        gate=gate,
+        no_gate=no_gate,
+        smallest_difference=smallest_difference,
+        search_seconds=search_seconds,
         force=force,
     )
     with _progress() as tell:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..calibration.verdict import GateResult
 from ..runtime.bundle_writer import write_manifest
 from ..runtime.config import SamplerConfig
 from ..runtime.file_hash import sha256_of
-from ..runtime.manifest import SCHEMA_VERSION
+from ..runtime.manifest import SCHEMA_VERSION, ModelSpec, TensorSpec
 from .energy import Energy
 from .targets import Artifact
 from .trace import graph_dtype, input_names
 from .verify import Verification
 
-__all__ = ["describe_bundle"]
+__all__ = ["describe_bundle", "model_spec"]
 
 
 def describe_bundle(
@@ -29,6 +30,7 @@ def describe_bundle(
     golden: dict[str, np.ndarray] | None,
     artifacts: Sequence[Artifact],
     verifications: Iterable[Verification],
+    gates: Mapping[str, GateResult] | None = None,
 ) -> None:
     """Writes the manifest of a bundle whose other files are all in place.
 
@@ -39,7 +41,9 @@ def describe_bundle(
         golden: the states the engines were checked at; None where nothing was verified.
         artifacts: entries of the files.
         verifications: one for each artifact that was looked at.
+        gates: what the quality gate found, by path, for those that went through it.
     """
+    gates = gates or {}
     names = input_names(energy)
     found = {verification.path: verification for verification in verifications}
     x = golden["x"] if golden is not None else None
@@ -54,12 +58,29 @@ def describe_bundle(
         },
         "sampler": config.to_dict(),
         "artifacts": [_entry(folder, artifact, found.get(artifact["path"])) for artifact in artifacts],
-        "verification": [verification.to_dict() for verification in found.values() if not verification.reason],
+        "verification": [
+            verification.to_dict()
+            | ({"gate": gates[verification.path].to_dict()} if verification.path in gates else {})
+            for verification in found.values()
+            if not verification.reason
+        ],
         "created_with": {
             package: metadata.version(package) for package in ("ebm-export", "torch", "onnx", "onnx-ir", "numpy")
         },
     }
     write_manifest(folder, manifest)
+
+
+def model_spec(energy: Energy) -> ModelSpec:
+    """What the runtime will read of an energy."""
+    names = input_names(energy)
+    cond = [_condition(name, names[name], value) for name, value in energy.cond.items()]
+    return ModelSpec(
+        energy.name,
+        TensorSpec("x", tuple(energy.x.shape[1:]), "float32"),
+        energy.wrt,
+        tuple(TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in cond),
+    )
 
 
 def _entry(folder: Path, artifact: Artifact, found: Verification | None) -> dict[str, Any]:

@@ -319,6 +319,12 @@ def _on_artifacts(
     exact: str | None,
 ) -> tuple[Ebm, list[Engine]]:
     """Makes an Ebm of a bundle's artifacts; arguments as in `load`. Returns it and its engines, not open yet."""
+    if precision is None or not is_schedule(precision):
+        alone = choose(bundle, backend, precision)
+        if (
+            alone.artifact.schedule and exact is None
+        ):  # the export found that this precision is best left before the end
+            backend, precision = alone.backend, alone.artifact.schedule
     spans = parse_precision_schedule(precision) if precision is not None and is_schedule(precision) else ()
     if spans and exact is not None:
         raise UsageError(f"exact={exact!r} corrects one precision, and {precision} is several: leave one of them out")

@@ -77,6 +77,8 @@ class Artifact:
         options: what the backend must set when it loads the file.
         status: "verified" or "built, not run".
         note: for people to read.
+        schedule: precisions over the steps that it is run with unless one is asked for (see `precision_schedule.py`), such
+            as "mixed:0-50,fp32:50-"; "" where it runs all steps.
     """
 
     path: str
@@ -89,6 +91,7 @@ class Artifact:
     options: Mapping[str, Any]
     status: str
     note: str
+    schedule: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +213,7 @@ def _artifact(entries: _Entries) -> Artifact:
         options=entries.take("options", dict, {}),
         status=entries.take("status", str),
         note=entries.take("note", str, ""),
+        schedule=entries.take("schedule", str, ""),
     )
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from .engine import Engine
 from .errors import EngineMismatch, UsageError
 
-__all__ = ["BATCHES", "StageResult", "Tolerance", "check_engine", "tolerance"]
+__all__ = ["BATCHES", "PRECISIONS", "StageResult", "Tolerance", "check_engine", "tolerance"]
 
 BATCHES = (slice(0, 1), slice(1, 4), slice(0, 8))
 """Rows of each stage that make the batches of 1, 3 and 8."""
@@ -99,6 +99,10 @@ _TOLERANCES = {
 }
 
 
+PRECISIONS = tuple(_TOLERANCES)
+"""The precisions that are judged gradient by gradient."""
+
+
 def tolerance(precision: str) -> Tolerance:
     """Returns what a precision may be off by.
 
@@ -112,7 +116,9 @@ def tolerance(precision: str) -> Tolerance:
     return _TOLERANCES[precision]
 
 
-def check_engine(engine: Engine, golden: Mapping[str, np.ndarray], precision: str) -> list[StageResult]:
+def check_engine(
+    engine: Engine, golden: Mapping[str, np.ndarray], precision: str, limits: Tolerance | None = None
+) -> list[StageResult]:
     """Compares an engine with golden data, stage by stage and in three batch sizes.
 
     Args:
@@ -121,6 +127,7 @@ def check_engine(engine: Engine, golden: Mapping[str, np.ndarray], precision: st
             and grad [G, N, *S] float64, reference_error and reference_energy_error [G, N], and "cond.NAME"
             [G, N, ...]. N is at least 8.
         precision: whose tolerance applies.
+        limits: what applies in its place, for INT8 and mixed engines.
 
     Returns:
         One result per stage and batch size, G times 3.
@@ -129,7 +136,7 @@ def check_engine(engine: Engine, golden: Mapping[str, np.ndarray], precision: st
         UsageError: no tolerance is set for this precision.
         EngineMismatch: an output is missing or has another shape.
     """
-    limits = tolerance(precision)
+    limits = limits or tolerance(precision)
     spread = float(np.std(golden["energy"]))
     typical = _typical_norms(golden["grad"])
     results = []

@@ -8,11 +8,11 @@ from typing import Any
 
 from .backends import backend_of, open_engine
 from .bundle import GOLDEN, Bundle
-from .errors import UsageError
-from .manifest import VERIFIED
+from .errors import LoadError, UsageError
+from .manifest import VERIFIED, Artifact
 from .manifest_update import set_status
 from .runnable import why_not
-from .verify import check_engine
+from .verify import PRECISIONS, Tolerance, check_engine
 
 __all__ = ["verify_bundle"]
 
@@ -71,7 +71,7 @@ def verify_bundle(
             options=dict(artifact.options),
         )
         with engine:
-            stages = check_engine(engine, golden, artifact.precision)
+            stages = check_engine(engine, golden, artifact.precision, _limits(bundle, artifact))
         figures = (
             max(stage.relative_error for stage in stages),
             min(stage.cosine for stage in stages),
@@ -83,6 +83,24 @@ def verify_bundle(
             set_status(bundle.path, artifact.path, VERIFIED)
         rows.append({"file": artifact.path, "result": result, **dict(zip(_FIGURES, figures, strict=True)), "note": ""})
     return rows
+
+
+def _limits(bundle: Bundle, artifact: Artifact) -> Tolerance | None:
+    """What was measured where the artifact was exported, with some room; None where its precision says all.
+
+    An INT8 engine is judged by its samples, which takes too long on a device. Its gradients there must be off by no more
+    than they were where it was judged, by itself or, for a plan that was not run there, as the graph it was built from.
+    """
+    if artifact.precision in PRECISIONS:
+        return None
+    entries = {entry.get("path"): entry.get("tolerance") for entry in bundle.manifest.verification}
+    found = entries.get(artifact.path) or entries.get(f"{artifact.role}.{artifact.precision}.onnx")
+    if found is None:
+        raise LoadError(
+            f"{artifact.path}: the manifest does not say how far off it was where it was exported, so nothing here can be "
+            "compared with that; export the model again without --no-verify"
+        )
+    return Tolerance(**found)
 
 
 _FIGURES = ("relative error", "cosine", "energy error")
