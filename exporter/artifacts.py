@@ -127,7 +127,8 @@ class _Writer:
                     made.artifact["schedule"] = mixed.schedule
         except QualityGateError as error:
             self.written.refusals.append(str(error))
-            self.refused.add(precision)
+            if name == "onnx":
+                self.refused.add(precision)
             return
         self._enter(made)
 

@@ -88,13 +88,14 @@ def write_mixed(
             progress=artifacts.tell,
         )
     if found.assignment is None:
-        raise QualityGateError(f"mixed for {name}: {found.reason}")
+        kept = "" if log is None else f" (what was tried is in {log}; remove it to search anew)"
+        raise QualityGateError(f"mixed for {name}: {found.reason}{kept}")
     choice = found.assignment
-    kept = {
+    out = {
         entry.layer.name: f"alone it moves the gradient by {entry.error:.1%}; the search kept {choice.kept} of {len(order)}"
         for entry in artifacts.sensitivities(scheme)[: choice.kept]
     }
-    int8 = [layer for layer in order if layer not in kept]
+    int8 = [layer for layer in order if layer not in out]
     artifact = artifacts.write(name, folder, quantizer, int8, "mixed", choice.other)
     schedule = ""
     if choice.tail:
@@ -106,7 +107,7 @@ def write_mixed(
     artifact["note"] = "; ".join(
         filter(None, [artifact["note"], f"{found.reason}{share}", "" if found.complete else "time ran out"])
     )
-    made = Calibrated(artifact, quantizer.describe(int8, kept, choice.other), trials.results.get(choice.key))
+    made = Calibrated(artifact, quantizer.describe(int8, out, choice.other), trials.results.get(choice.key))
     return Mixed(made, schedule)
 
 
