@@ -162,6 +162,7 @@ class CalibratedArtifacts:
                     "it all the same with --no-gate"
                 )
             kept |= {layer: f"{why}; with it in INT8: {refused}" for layer, why in more.items()}
+            self.tell(f"{refused}: keeping {len(kept)} of {len(quantizer.default)} layers in float32", 0, 0)
 
     def open(self, artifact: Artifact, folder: Path) -> Engine:
         """The engine of an artifact, not opened yet; with its roundings written out where no CPU computes in its types."""
