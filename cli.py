@@ -99,11 +99,24 @@ PrecisionName = Annotated[
     str | None,
     typer.Option(help="As ebm-run info lists them, or by steps: int8:0-200,bf16:200-256; fp32 if left out."),
 ]
-Sampler = Annotated[str | None, typer.Option(help="langevin or mala; the bundle's if left out.")]
-WarmUp = Annotated[
-    int | None, typer.Option("--warmup", help="First steps that adapt the step size (mala, --exact).", min=0)
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        help="langevin, preconditioned, underdamped, mala, hmc, tempering or optimize; the bundle's if left out."
+    ),
 ]
-TargetAccept = Annotated[float | None, typer.Option(help="Acceptance that the step size is adapted to.")]
+BoundsMode = Annotated[str | None, typer.Option(help="What happens at the bounds: project or reflect.")]
+Anneal = Annotated[
+    float | None, typer.Option(help="Factor of the first temperature; it falls to 1 by half of the steps.")
+]
+WarmUp = Annotated[
+    int | None, typer.Option("--warmup", help="First steps that adapt step sizes; a quarter if left out.", min=0)
+]
+TargetAccept = Annotated[float | None, typer.Option(help="Acceptance that step sizes are adapted to.")]
+Leapfrog = Annotated[int | None, typer.Option(help="hmc: leapfrog steps in one step.", min=1)]
+Friction = Annotated[float | None, typer.Option(help="underdamped: one over the time that velocities last.")]
+Momentum = Annotated[float | None, typer.Option(help="optimize: share of the last move that is made again.")]
+Ladder = Annotated[str | None, typer.Option(help="tempering: factors of the temperature, rising from 1: '1,2,4,8'.")]
 Exact = Annotated[
     bool, typer.Option("--exact", help="Correct the chains of --precision, so that samples follow the FP32 energy.")
 ]
@@ -230,6 +243,7 @@ def export_command(
 def info(bundle: BundleArgument, as_json: JsonOption = False) -> None:
     """Show what is in a bundle and which of it this device can run."""
     from .runtime.bundle import Bundle
+    from .runtime.method import settings_of
     from .runtime.runnable import why_not
 
     opened = Bundle(bundle)
@@ -254,7 +268,8 @@ def info(bundle: BundleArgument, as_json: JsonOption = False) -> None:
     _table(
         f"{model.name}: " + ", ".join(f"{spec.name} {list(spec.shape)} {spec.dtype}" for spec in inputs), rows, "note"
     )
-    print("sampler: " + ", ".join(f"{key}={value}" for key, value in sampler.items()))
+    used = settings_of(opened.manifest.sampler.sampler)
+    print("sampler: " + ", ".join(f"{key}={value}" for key, value in sampler.items() if key in used))
 
 
 @_run.command()
@@ -315,8 +330,14 @@ def sample(
     init: InitOption = None,
     order: OrderOption = None,
     sampler: Sampler = None,
+    bounds_mode: BoundsMode = None,
+    anneal: Anneal = None,
     warmup: WarmUp = None,
     target_accept: TargetAccept = None,
+    leapfrog: Leapfrog = None,
+    friction: Friction = None,
+    momentum: Momentum = None,
+    ladder: Ladder = None,
     exact: Exact = False,
     block: Block = None,
     max_batch: Annotated[int | None, typer.Option(help="Most chains in one engine call.", min=1)] = None,
@@ -324,7 +345,18 @@ def sample(
 ) -> None:
     """Draw samples from noise with the bundle's sampler."""
     settings = _settings(steps, step_size, noise, temperature, grad_clip, bounds, init, order)
-    settings |= _given(sampler=sampler, warmup=warmup, target_accept=target_accept, block=block)
+    settings |= _given(
+        sampler=sampler,
+        bounds_mode=bounds_mode,
+        anneal=anneal,
+        warmup=warmup,
+        target_accept=target_accept,
+        leapfrog=leapfrog,
+        friction=friction,
+        momentum=momentum,
+        ladder=_numbers("--ladder", ladder),
+        block=block,
+    )
     _draw(
         bundle,
         lambda ebm, callback, inputs: ebm.sample(
@@ -356,8 +388,14 @@ def refine(
     bounds: Bounds = None,
     order: OrderOption = None,
     sampler: Sampler = None,
+    bounds_mode: BoundsMode = None,
+    anneal: Anneal = None,
     warmup: WarmUp = None,
     target_accept: TargetAccept = None,
+    leapfrog: Leapfrog = None,
+    friction: Friction = None,
+    momentum: Momentum = None,
+    ladder: Ladder = None,
     exact: Exact = False,
     block: Block = None,
     max_batch: Annotated[int | None, typer.Option(help="Most chains in one engine call.", min=1)] = None,
@@ -365,7 +403,18 @@ def refine(
 ) -> None:
     """Run the bundle's sampler from given states."""
     settings = _settings(steps, step_size, noise, temperature, grad_clip, bounds, None, order)
-    settings |= _given(sampler=sampler, warmup=warmup, target_accept=target_accept, block=block)
+    settings |= _given(
+        sampler=sampler,
+        bounds_mode=bounds_mode,
+        anneal=anneal,
+        warmup=warmup,
+        target_accept=target_accept,
+        leapfrog=leapfrog,
+        friction=friction,
+        momentum=momentum,
+        ladder=_numbers("--ladder", ladder),
+        block=block,
+    )
     states = _array(start)
     _draw(
         bundle,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,9 +10,9 @@ import numpy as np
 from .chain_random import ChainRandom
 from .config import SamplerConfig
 from .engine import Engine
-from .errors import DivergenceError
+from .errors import DivergenceError, UsageError
 from .gradient_scale import ScaledScore
-from .method import Method, build_method, warm_up_steps
+from .method import build_method
 from .samplers.langevin import count_not_finite
 from .samplers.surrogate import Energy
 from .schedule import spread
@@ -62,6 +62,7 @@ def run_chains(
     callback: Callback | None = None,
     switches: Mapping[int, Engine] | None = None,
     exact: Engine | None = None,
+    free: np.ndarray | None = None,
 ) -> np.ndarray:
     """Runs n chains from start to end, in batches where they are many.
 
@@ -79,6 +80,8 @@ def run_chains(
         switches: open engines of the same energy that take over at a step, by its number. Where the step uses an energy
             or gradient of its starting point, the new engine evaluates that point again; the gradient scale goes on.
         exact: an open engine of the energy to be sampled; `engine` is then its surrogate, see `samplers/surrogate.py`.
+        free: [n, *S] or [1, *S] float32, 1 where a number of x may move and 0 where it stays at its start; None lets all
+            move. What moves is sampled given what stays.
 
     Returns:
         [n, *S] float32, the final positions.
@@ -88,6 +91,13 @@ def run_chains(
             cannot reject.
         UsageError: the settings leave the sampler nothing that it can sample.
     """
+    if max_batch is not None and config.sampler == "tempering":  # every replica is a sample of the engine call
+        if max_batch < len(config.ladder):
+            raise UsageError(
+                f"ladder: its {len(config.ladder)} replicas go into one engine call, which takes {max_batch} samples: give "
+                "a shorter ladder or a larger max_batch"
+            )
+        max_batch //= len(config.ladder)
     batch = min(n, max_batch or n)
     result: np.ndarray | None = None
     for first in range(0, n, batch):
@@ -96,37 +106,52 @@ def run_chains(
         if result is None:
             result = np.empty((n, *position.shape[1:]), dtype=np.float32)
         rows = {name: _rows(array, chains) for name, array in (cond or {}).items()}
-        method = build_method(config, position, None if exact is None else _energy_of(exact, rows, len(chains)))
+        own_free = None if free is None else free if len(free) == 1 else free[chains.start : chains.stop]
         # Numbers that leave float32's range are looked for; numpy need not warn of them as well.
         with np.errstate(over="ignore", invalid="ignore"):
-            result[first : chains.stop] = _run_batch(
-                ScaledScore(engine, rows), config, method, position, chains, n, seed, callback, switches or {}
-            )
+            for now in _steps(engine, config, position, rows, own_free, chains, n, seed, switches or {}, exact):
+                if callback is not None:
+                    callback(now)
+        result[first : chains.stop] = now.state.position
     assert result is not None, "run_chains needs at least one chain"
     return result
 
 
-def _run_batch(
-    score: ScaledScore,
+def _steps(
+    engine: Engine,
     config: SamplerConfig,
-    method: Method,
     position: np.ndarray,
+    cond: Mapping[str, np.ndarray],
+    free: np.ndarray | None,
     chains: range,
     n: int,
     seed: int,
-    callback: Callback | None,
     switches: Mapping[int, Engine],
-) -> np.ndarray:
-    """Runs one batch of chains and returns their final positions [B, *S]; arguments as in `run_chains`."""
-    step_sizes = spread(config.step_size, config.steps).tolist()
-    random = ChainRandom(seed, chains, position.shape[1:])
-    warm_up = WarmUp(warm_up_steps(config) if method.rejects else 0, len(chains), method.target)
+    exact: Engine | None,
+) -> Iterator[Progress]:
+    """Runs one batch of chains from its positions [B, *S], and tells of the start and of every step.
 
-    state = method.init(position, score)
+    Arguments as in `run_chains`; `cond` and `free` are those of this batch.
+    """
+    energy = None if exact is None else _energy_of(exact, cond, len(chains))
+    method = build_method(config, position, energy)
+    replicas = method.replicas
+    if replicas > 1:
+        cond = {name: np.repeat(array, replicas, axis=0) for name, array in cond.items()}
+        free = free if free is None or len(free) == 1 else np.repeat(free, replicas, axis=0)
+    score = ScaledScore(engine, cond, free)
+    random = ChainRandom(seed, chains, position.shape[1:], free, replicas)
+    step_sizes = spread(config.step_size, config.steps).tolist()
+    warm_up = WarmUp(method.warm_up, len(chains) * replicas, method.target)
+
+    def tell(done: int, info: Any) -> Progress:
+        scale = score.scale if replicas == 1 or score.scale is None else score.scale[::replicas]
+        return Progress(done, config.steps, chains, n, state, info, scale, max(done - 1, 0) < warm_up.steps)
+
+    state = method.init(random, position, score)
     if score.scale is not None:  # something was evaluated
         _stop_if_diverged(count_not_finite(state.energy, state.grad), 0, chains)
-    if callback is not None:
-        callback(Progress(0, config.steps, chains, n, state, None, score.scale, warm_up.steps > 0))
+    yield tell(0, None)
     done = 0
     while done < config.steps:
         step = done
@@ -138,21 +163,19 @@ def _run_batch(
             score.freeze(warm_up.settle(score.scale))
             state = method.refresh(state, score)
             _stop_if_diverged(count_not_finite(state.energy, state.grad), step, chains)
-        step_size = step_sizes[step] * warm_up.factor if warm_up.steps else step_sizes[step]
+        step_size = step_sizes[step] * warm_up.factor if method.rejects and warm_up.steps else step_sizes[step]
         state, info = method.step(random.at(step), state, score, step_size, step)
         if not method.rejects:
             _stop_if_diverged(info.not_finite, step + 1, chains)
         elif step < warm_up.steps:
             warm_up.update(step, info.acceptance, score.scale)
-        if callback is not None:
-            callback(Progress(done, config.steps, chains, n, state, info, score.scale, step < warm_up.steps))
+        yield tell(done, info)
     # The last drift of the order "noise-drift" is followed by no evaluation that would notice an overflow.
     finite = np.isfinite(state.position).reshape(len(chains), -1).all(axis=1)
     _stop_if_diverged(int(np.count_nonzero(~finite)), config.steps, chains)
-    return np.asarray(state.position)
 
 
-def _energy_of(engine: Engine, rows: dict[str, np.ndarray], chains: int) -> Energy:
+def _energy_of(engine: Engine, rows: Mapping[str, np.ndarray], chains: int) -> Energy:
     """Returns x -> energy through an engine whose gradients are not used, so that their scale does not matter."""
     score = ScaledScore(engine, rows)
     score.freeze(np.ones(chains, dtype=np.float32))

@@ -11,6 +11,8 @@ pass (Micikevicius et al., "FP8 formats for deep learning", arXiv:2209.05433, de
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from .engine import Engine
@@ -53,15 +55,17 @@ class ScaledScore:
     Args:
         engine: an open engine.
         cond: conditioning arrays by graph name, [B, ...] and C-contiguous.
+        free: [B, *S] or [1, *S] float32 of ones and zeros that gradients are multiplied by; None is ones everywhere.
 
     Attributes:
         scale: [B] float32, the scale that the last answer was computed with; None before the first.
     """
 
-    def __init__(self, engine: Engine, cond: dict[str, np.ndarray]) -> None:
+    def __init__(self, engine: Engine, cond: Mapping[str, np.ndarray], free: np.ndarray | None = None) -> None:
         self.scale: np.ndarray | None = None
         self._engine = engine
         self._inputs = dict(cond)
+        self._free = free
         self._next: np.ndarray | None = None
         self._frozen = False
         self._grad: np.ndarray | None = None
@@ -73,7 +77,7 @@ class ScaledScore:
             x: [B, *S] float32, C-contiguous; B is the same at every call.
 
         Returns:
-            energy [B] float32 and grad [B, *S] float32 = dE/dx. Both may be overwritten by the next call.
+            energy [B] float32 and grad [B, *S] float32 = dE/dx, 0 where x is not free. Both may be overwritten by the next call.
         """
         if self._next is None:
             ones = np.ones(len(x), dtype=np.float32)
@@ -85,7 +89,10 @@ class ScaledScore:
         if not self._frozen:
             self._next = next_scale(self.scale, answer["grad"])
         per_sample = self.scale.reshape(-1, *[1] * (x.ndim - 1))  # [B, 1, ..]
-        return answer["energy"], np.divide(answer["grad"], per_sample, out=self._grad)
+        grad = np.divide(answer["grad"], per_sample, out=self._grad)
+        if self._free is not None:
+            grad *= self._free
+        return answer["energy"], grad
 
     def switch(self, engine: Engine) -> None:
         """Lets another engine answer from now on; the running scale is carried over.

@@ -44,6 +44,8 @@ class Stream(enum.IntEnum):
     DATA = 2
     ACCEPT = 3
     CORRECT = 4
+    MOMENTUM = 5
+    SWAP = 6
 
 
 class NoiseSource:
