@@ -22,29 +22,37 @@ class ChainRandom:
         free: [B * replicas, *S] or [1, *S] float32 of ones and zeros; normal numbers are 0 where it is 0. None is ones
             everywhere.
         replicas: states of each chain; they follow one another in every array, so that an array has B * replicas rows.
+        attempt: as in `NoiseSource`.
 
     Attributes:
         step: the step that the numbers belong to.
     """
 
-    __slots__ = ("_chains", "_free", "_replicas", "_seed", "_shape", "_sources", "step")
+    __slots__ = ("_attempt", "_chains", "_free", "_replicas", "_seed", "_shape", "_sources", "step")
 
     def __init__(
-        self, seed: int, chains: range, shape: tuple[int, ...], free: np.ndarray | None = None, replicas: int = 1
+        self,
+        seed: int,
+        chains: range,
+        shape: tuple[int, ...],
+        free: np.ndarray | None = None,
+        replicas: int = 1,
+        attempt: int = 0,
     ) -> None:
         self.step = 0
         self._seed = seed
+        self._attempt = attempt
         self._chains = chains
         self._shape = shape
         self._free = free
         self._replicas = replicas
-        self._sources: dict[Stream, NoiseSource] = {Stream.STEPS: NoiseSource(seed)}
+        self._sources: dict[Stream, NoiseSource] = {Stream.STEPS: NoiseSource(seed, Stream.STEPS, attempt)}
 
     def at(self, step: int) -> ChainRandom:
         """Returns the numbers of the same chains at another step; it draws from the same generators."""
         other = object.__new__(ChainRandom)
         other.step = step
-        other._seed, other._chains, other._shape = self._seed, self._chains, self._shape
+        other._seed, other._chains, other._shape, other._attempt = self._seed, self._chains, self._shape, self._attempt
         other._free, other._replicas, other._sources = self._free, self._replicas, self._sources
         return other
 
@@ -91,5 +99,5 @@ class ChainRandom:
     def _source(self, stream: Stream) -> NoiseSource:
         source = self._sources.get(stream)
         if source is None:
-            source = self._sources[stream] = NoiseSource(self._seed, stream)
+            source = self._sources[stream] = NoiseSource(self._seed, stream, self._attempt)
         return source

@@ -15,7 +15,7 @@ from .samplers.langevin import Evaluate
 from .samplers.surrogate import Energy
 from .schedule import noise_schedule, temperature_schedule
 
-__all__ = ["Method", "build_method", "check_used", "settings_of", "warm_up_steps"]
+__all__ = ["Method", "build_method", "check_used", "replicas", "settings_of", "warm_up_steps"]
 
 
 class Method(NamedTuple):
@@ -32,7 +32,6 @@ class Method(NamedTuple):
         target: the acceptance to adapt to.
         warm_up: number of steps in which it adapts; 0 for none.
         stride: steps that one call of `step` takes after the warm-up; fewer at the end where there are fewer left.
-        replicas: states of each chain; `evaluate` is for B * replicas samples, those of one chain after one another.
     """
 
     init: Callable[[ChainRandom, np.ndarray, Evaluate], Any]
@@ -42,7 +41,6 @@ class Method(NamedTuple):
     target: float = 0.0
     warm_up: int = 0
     stride: int = 1
-    replicas: int = 1
 
 
 _REJECTING = ("mala", "hmc", "tempering", "exact")
@@ -81,6 +79,11 @@ def build_method(config: SamplerConfig, position: np.ndarray, energy: Energy | N
     if energy is not None:
         return _surrogate(config, position, energy)
     return _BUILDERS[config.sampler](config, position)
+
+
+def replicas(config: SamplerConfig) -> int:
+    """Returns how many states each chain has; a step evaluates all of them, those of one chain after one another."""
+    return len(config.ladder) if config.sampler == "tempering" else 1
 
 
 def warm_up_steps(config: SamplerConfig) -> int:
@@ -233,7 +236,6 @@ def _tempering(config: SamplerConfig, position: np.ndarray) -> Method:
         rejects=True,
         target=config.target_accept or _MALA_TARGET,
         warm_up=warm_up_steps(config),
-        replicas=len(ladder),
     )
 
 

@@ -30,7 +30,18 @@ from ..row_norms import square_sums
 from .boundary import build_confine
 from .clipping import clip_gradient
 
-__all__ = ["Buffers", "Evaluate", "Info", "Kernel", "Order", "State", "build_kernel", "count_not_finite", "init"]
+__all__ = [
+    "Buffers",
+    "Evaluate",
+    "Info",
+    "Kernel",
+    "Order",
+    "State",
+    "are_finite",
+    "build_kernel",
+    "count_not_finite",
+    "init",
+]
 
 Evaluate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """x [B, *S] float32 -> energy [B], grad [B, *S]; the arrays may be overwritten by its next call."""
@@ -173,9 +184,14 @@ def _drift_function(
     return clip_and_scale
 
 
+def are_finite(energy: np.ndarray, grad: np.ndarray) -> np.ndarray:
+    """Returns [B] bool, true for samples whose energy [B] and gradient [B, *S] are finite."""
+    return np.isfinite(energy) & np.isfinite(square_sums(grad))
+
+
 def count_not_finite(energy: np.ndarray, grad: np.ndarray) -> int:
     """Returns the number of samples whose energy [B] or gradient [B, *S] is not finite."""
-    return int(np.count_nonzero(~np.isfinite(energy) | ~np.isfinite(square_sums(grad))))
+    return len(energy) - int(np.count_nonzero(are_finite(energy, grad)))
 
 
 def _new_buffers(state: State) -> Buffers:

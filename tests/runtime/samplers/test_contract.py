@@ -174,6 +174,55 @@ def test_an_energy_that_stops_being_finite(name: str) -> None:
             run(name, config, 20, energy=cliff, start=start)
 
 
+UNADJUSTED = [name for name in SAMPLERS if name not in REJECTING]
+
+
+def slippery(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A bowl whose energy is NaN beyond x = 1.5."""
+    energy, grad = bowl(x, 0.0)
+    return np.where(x[:, 0] > 1.5, np.nan, energy), grad
+
+
+@pytest.mark.parametrize("name", UNADJUSTED)
+def test_diverged_chains_are_dropped_and_the_others_are_as_ever(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    config = settings(name, steps=30, bounds=(-3, 3))
+    lost: list[np.ndarray] = []
+
+    def callback(now: Progress) -> None:
+        if now.done == now.steps:
+            lost.append(np.zeros(len(now.chains), bool) if now.diverged is None else now.diverged)
+
+    rest = run(name, config, 40, energy=slippery, diverged="drop", max_batch=16, callback=callback)
+    gone = np.concatenate(lost)
+    assert 0 < gone.sum() < 40 and len(rest) == 40 - gone.sum() and np.isfinite(rest).all()
+    free = run(name, config, 40, energy=lambda x: bowl(x, 0.0))  # the same chains where nothing is NaN
+    np.testing.assert_allclose(rest, free[~gone], rtol=1e-4, atol=1e-5)
+    numbers = ", ".join(map(str, np.flatnonzero(gone)))
+    assert caplog.messages == [f"{gone.sum()} of 40 chains diverged and were dropped: {numbers}"]
+
+
+@pytest.mark.parametrize("name", UNADJUSTED)
+def test_diverged_chains_are_started_anew(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    config = settings(name, steps=10, bounds=(-3, 3))
+
+    def restart(chains: range, attempt: int) -> np.ndarray:
+        assert attempt in (1, 2, 3)
+        return np.full((len(chains), 3), -1, np.float32)
+
+    whole = run(name, config, 40, energy=slippery, diverged="restart", restart=restart)
+    assert len(whole) == 40 and whole[:, 0].max() <= 1.5
+    assert caplog.messages and all("started anew (" in message for message in caplog.messages)
+    split = run(name, config, 40, energy=slippery, diverged="restart", restart=restart, max_batch=7)
+    np.testing.assert_allclose(split, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", UNADJUSTED)
+@pytest.mark.parametrize("diverged", ["restart", "drop"])
+def test_chains_that_always_diverge_are_an_error(name: str, diverged: str) -> None:
+    with pytest.raises(DivergenceError, match="chains have an energy, gradient or position that is not finite"):
+        run(name, settings(name), 3, energy=lambda x: (np.full(len(x), np.inf), x), diverged=diverged)
+
+
 @every
 def test_a_start_that_is_not_finite_is_the_end(name: str) -> None:
     with pytest.raises(DivergenceError, match="5 of 5 chains .* at the start"):
