@@ -112,7 +112,8 @@ def check_used(sampler: str, given: Iterable[str]) -> None:
         samplers = _ONLY_FOR.get(name)
         if samplers is not None and sampler not in samplers:
             asked = "exact sampling" if sampler == "exact" else f"the sampler {sampler!r}"
-            raise UsageError(f"{name} has no effect on {asked}, only on {', '.join(samplers)}: leave it out")
+            others = ", ".join("exact sampling" if other == "exact" else other for other in samplers)
+            raise UsageError(f"{name} has no effect on {asked}, only on {others}: leave it out")
 
 
 def _langevin(config: SamplerConfig, position: np.ndarray) -> Method:

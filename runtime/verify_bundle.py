@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .backends import backend_of, open_engine
 from .bundle import GOLDEN, Bundle
 from .errors import UsageError
 from .manifest import VERIFIED
 from .manifest_update import set_status
 from .runnable import why_not
-from .verify import check_engine
+from .verify import UNLIMITED, check_engine, is_judged
 
 __all__ = ["verify_bundle"]
 
@@ -35,8 +37,9 @@ def verify_bundle(
         progress: called with (what is being done, done, in all).
 
     Returns:
-        A row for each artifact: file, result ("passed", "failed" or "not run"), the worst relative error, cosine and
-        energy error over all stages and batch sizes, and a note that says why it was not run.
+        A row for each artifact: file, result ("passed", "failed", "measured" or "not run"), the worst relative error,
+        cosine and energy error over all stages and batch sizes, and a note that says why it was not run or is only
+        measured: INT8 and mixed engines have no tolerance, and fail only where a number is not finite.
 
     Raises:
         LoadError: the bundle or a file of it cannot be read.
@@ -71,17 +74,25 @@ def verify_bundle(
             options=dict(artifact.options),
         )
         with engine:
-            stages = check_engine(engine, golden, artifact.precision)
+            judged = is_judged(artifact.precision)
+            stages = check_engine(engine, golden, artifact.precision, None if judged else UNLIMITED)
         figures = (
             max(stage.relative_error for stage in stages),
             min(stage.cosine for stage in stages),
             max(stage.energy_error for stage in stages),
         )
-        passed = all(stage.passed for stage in stages)
-        result = "passed" if passed else "failed"
-        if passed and artifact.status != VERIFIED:  # a plan that was built here: from now on `load` picks it
+        passed = all(stage.passed for stage in stages) and np.isfinite(figures).all()
+        result = ("passed" if judged else "measured") if passed else "failed"
+        if (
+            result == "passed" and artifact.status != VERIFIED
+        ):  # a plan that was built here: from now on `load` picks it
             set_status(bundle.path, artifact.path, VERIFIED)
-        rows.append({"file": artifact.path, "result": result, **dict(zip(_FIGURES, figures, strict=True)), "note": ""})
+        note = (
+            "" if judged else f"{artifact.precision} is judged by its samples (ebm-compare), not gradient by gradient"
+        )
+        rows.append(
+            {"file": artifact.path, "result": result, **dict(zip(_FIGURES, figures, strict=True)), "note": note}
+        )
     return rows
 
 

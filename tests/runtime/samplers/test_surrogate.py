@@ -148,7 +148,9 @@ class TestRefusals:
         self.ebm(order="noise-drift").sample(3)  # what the bundle says is for its own sampler
 
     def test_block_without_an_exact_engine(self) -> None:
-        with pytest.raises(UsageError, match="block has no effect on the sampler 'mala', only on exact: leave it out"):
+        with pytest.raises(
+            UsageError, match="block has no effect on the sampler 'mala', only on exact sampling: leave it out"
+        ):
             Ebm(FunctionEngine(gaussian), self.MODEL).sample(2, sampler="mala", block=3)
 
     @pytest.mark.parametrize("broken", ["surrogate", "exact"])
