@@ -12,7 +12,8 @@ from .chain import Progress
 
 __all__ = ["BestSoFar", "improvements", "until"]
 
-_FORGETTING = 0.9  # share of the longest step so far that a step keeps; one slow step in a hundred is forgotten soon
+_FORGETTING = 0.95  # share of the longest step so far that a step keeps; one slow step in a hundred is forgotten soon
+_RESERVE = 1.5  # in such steps: what is kept free for the next one, for handing over, and for a machine that is busy
 
 
 class BestSoFar(NamedTuple):
@@ -49,8 +50,8 @@ def improvements(steps: Iterator[Progress]) -> Iterator[BestSoFar]:
 def until(steps: Iterator[Progress], deadline: float) -> BestSoFar:
     """Goes on as long as the next step should end before a deadline.
 
-    A step is expected to take as long as the longest of those before it, of which those long ago count for less. The
-    first evaluation is made in any case.
+    A step is expected to take as long as the longest of those before it, of which those long ago count for less, and half
+    as long again is kept in reserve. The first evaluation is made in any case.
 
     Args:
         steps: as in `improvements`.
@@ -68,7 +69,7 @@ def until(steps: Iterator[Progress], deadline: float) -> BestSoFar:
         if before is not None:  # the start takes two evaluations and more
             longest = max(clock - before, _FORGETTING * longest)
         before = clock
-        if clock + longest > deadline:
+        if clock + _RESERVE * longest > deadline:
             break
     return best.copy()
 

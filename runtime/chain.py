@@ -242,7 +242,7 @@ def _steps(
     method = build_method(config, position, energy)
     count = replicas(config)
     score = ScaledScore(engine, cond, free)
-    step_sizes = spread(config.step_size, config.steps).tolist()
+    step_sizes = spread(config.step_size, config.steps)
     warm_up = WarmUp(method.warm_up, len(chains) * count, method.target)
     lost: np.ndarray | None = None
 
@@ -274,7 +274,9 @@ def _steps(
             score.freeze(warm_up.settle(score.scale))
             state = method.refresh(state, score)
             check(are_finite(state.energy, state.grad), step)
-        step_size = step_sizes[step] * warm_up.factor if method.rejects and warm_up.steps else step_sizes[step]
+        step_size = step_sizes.item(step)
+        if method.rejects and warm_up.steps:
+            step_size = step_size * warm_up.factor
         state, info = method.step(random.at(step), state, score, step_size, step)
         if method.rejects:
             if step < warm_up.steps:

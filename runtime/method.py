@@ -117,7 +117,7 @@ def check_used(sampler: str, given: Iterable[str]) -> None:
 
 
 def _langevin(config: SamplerConfig, position: np.ndarray) -> Method:
-    sigmas = noise_schedule(config).tolist()
+    sigmas = noise_schedule(config)
     kernel = langevin.build_kernel(
         config.order, config.grad_clip, config.grad_clip_mode, config.bounds, config.bounds_mode
     )
@@ -129,7 +129,7 @@ def _langevin(config: SamplerConfig, position: np.ndarray) -> Method:
     def step(
         random: ChainRandom, state: langevin.State, evaluate: Evaluate, step_size: float, step: int
     ) -> tuple[langevin.State, langevin.Info]:
-        sigma = sigmas[step]
+        sigma = sigmas.item(step)
         if sigma > 0:  # else the numbers of an earlier step are multiplied by zero
             random.normal(out=noise)
         return kernel(noise, state, evaluate, step_size, sigma, buffers[step % 2])
@@ -142,7 +142,7 @@ def _langevin(config: SamplerConfig, position: np.ndarray) -> Method:
 
 
 def _preconditioned(config: SamplerConfig, position: np.ndarray) -> Method:
-    sigmas = noise_schedule(config).tolist()
+    sigmas = noise_schedule(config)
     kernel = preconditioned.build_kernel(config.grad_clip, config.grad_clip_mode, config.bounds, config.bounds_mode)
     warm_up = warm_up_steps(config)
     squares = np.zeros(position.shape)
@@ -156,7 +156,7 @@ def _preconditioned(config: SamplerConfig, position: np.ndarray) -> Method:
             np.add(squares, np.square(state.grad, dtype=np.float64), out=squares)
         elif step == warm_up > 0:
             precondition = preconditioned.preconditioner(squares)
-        return kernel(random.normal(), state, evaluate, step_size, sigmas[step], precondition)
+        return kernel(random.normal(), state, evaluate, step_size, sigmas.item(step), precondition)
 
     return Method(
         lambda random, start, evaluate: preconditioned.init(start, evaluate), step, _evaluated, warm_up=warm_up
@@ -164,7 +164,7 @@ def _preconditioned(config: SamplerConfig, position: np.ndarray) -> Method:
 
 
 def _underdamped(config: SamplerConfig, position: np.ndarray) -> Method:
-    temperatures: list[float] = temperature_schedule(config).tolist()
+    temperatures = temperature_schedule(config)
     kernel = underdamped.build_kernel(
         config.friction, config.grad_clip, config.grad_clip_mode, config.bounds, config.bounds_mode
     )
@@ -172,10 +172,12 @@ def _underdamped(config: SamplerConfig, position: np.ndarray) -> Method:
     def step(
         random: ChainRandom, state: underdamped.State, evaluate: Evaluate, step_size: float, step: int
     ) -> tuple[underdamped.State, underdamped.Info]:
-        return kernel(random, state, evaluate, step_size, temperatures[step])
+        return kernel(random, state, evaluate, step_size, temperatures.item(step))
 
     return Method(
-        lambda random, start, evaluate: underdamped.init(random, start, evaluate, temperatures[0]), step, _evaluated
+        lambda random, start, evaluate: underdamped.init(random, start, evaluate, temperatures.item(0)),
+        step,
+        _evaluated,
     )
 
 
@@ -206,7 +208,7 @@ def _metropolis(config: SamplerConfig, kernel: mala.Kernel, target: float) -> Me
     def step(
         random: ChainRandom, state: mala.State, evaluate: Evaluate, step_size: Any, step: int
     ) -> tuple[mala.State, mala.Info]:
-        return kernel(random, state, evaluate, step_size, temperatures[step])
+        return kernel(random, state, evaluate, step_size, temperatures.item(step))
 
     return Method(
         lambda random, start, evaluate: mala.init(_inside(config, start), evaluate),
@@ -228,7 +230,7 @@ def _tempering(config: SamplerConfig, position: np.ndarray) -> Method:
     def step(
         random: ChainRandom, state: tempering.State, evaluate: Evaluate, step_size: Any, step: int
     ) -> tuple[tempering.State, tempering.Info]:
-        return kernel(random, state, evaluate, step_size, temperatures[step] * ladder, step)
+        return kernel(random, state, evaluate, step_size, temperatures.item(step) * ladder, step)
 
     return Method(
         lambda random, start, evaluate: tempering.init(_inside(config, start), evaluate, len(ladder)),
@@ -258,10 +260,10 @@ def _surrogate(config: SamplerConfig, position: np.ndarray, energy: Energy) -> M
     ) -> tuple[surrogate.State, Any]:
         if step < warm_up:  # not corrected yet, so the step size can learn from each step and E need not be asked
             inner = mala.State(state.position, state.surrogate, state.grad)
-            inner, told = single(random, inner, evaluate, step_size, temperatures[0])
+            inner, told = single(random, inner, evaluate, step_size, temperatures.item(0))
             return surrogate.State(inner.position, unknown, inner.grad, inner.energy), told
         count = min(config.block, config.steps - step)
-        return block(random, state, evaluate, energy, step_size, temperatures[0], count)
+        return block(random, state, evaluate, energy, step_size, temperatures.item(0), count)
 
     return Method(
         lambda random, start, evaluate: surrogate.init(_inside(config, start), evaluate, energy),
@@ -296,11 +298,11 @@ def _inside(config: SamplerConfig, start: np.ndarray) -> np.ndarray:
     return start if config.bounds is None else np.clip(start, *config.bounds)
 
 
-def _temperatures_above_zero(config: SamplerConfig) -> list[float]:
-    temperatures: list[float] = temperature_schedule(config).tolist()
-    if min(temperatures) <= 0:
+def _temperatures_above_zero(config: SamplerConfig) -> np.ndarray:
+    temperatures = temperature_schedule(config)
+    if temperatures.min() <= 0:
         raise UsageError(
-            f"a sampler that accepts and rejects needs a temperature above 0 at every step, got {min(temperatures):g}"
+            f"a sampler that accepts and rejects needs a temperature above 0 at every step, got {temperatures.min():g}"
             + (": set noise=None and a temperature" if config.noise is not None else "")
         )
     return temperatures
