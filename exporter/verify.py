@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import onnx_ir as ir
 
 from ..runtime.backends import available, backend_of, open_engine
 from ..runtime.errors import EbmExportError
-from ..runtime.verify import StageResult, Tolerance, check_engine, tolerance
+from ..runtime.verify import UNLIMITED, StageResult, Tolerance, check_engine, tolerance
 from .bisection import bisect
 from .emulate import emulate
 from .score_graph import ScoreGraph
@@ -75,8 +74,7 @@ def measure_artifact(artifact: Artifact, folder: Path, golden: dict[str, np.ndar
 
     Whether it is good enough is for the gate to say, from its samples. Arguments are those of `verify_artifact`.
     """
-    anything = Tolerance(relative_error=math.inf, cosine=-1.0, energy_error=math.inf)
-    found = _checked(artifact, folder, golden, anything)
+    found = _checked(artifact, folder, golden, UNLIMITED)
     if found.reason:
         return found
     error = max(stage.relative_error for stage in found.stages)

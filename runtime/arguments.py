@@ -13,7 +13,7 @@ from .config import SamplerConfig
 from .errors import UsageError
 from .manifest import TensorSpec
 
-__all__ = ["check_conditions", "check_count", "check_states", "split_keywords"]
+__all__ = ["check_choice", "check_conditions", "check_count", "check_mask", "check_states", "split_keywords"]
 
 # Kinds of numpy dtype that become each type of a graph without a change of meaning. Rounding float64 to
 # float32 is none: everything here is float32 in the end. Cutting floats to whole numbers would be one.
@@ -28,6 +28,16 @@ def check_count(name: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise UsageError(f"{name}: expected a whole number of at least 1, got {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuses what is none of the choices.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if value not in choices:
+        raise UsageError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
 
 
 def check_states(name: str, states: Any, shape: tuple[int, ...], count: int | None = None) -> np.ndarray:
@@ -52,6 +62,28 @@ def check_states(name: str, states: Any, shape: tuple[int, ...], count: int | No
         if len(array) != 1:
             raise UsageError(f"{name}: expected {count} states, or 1 for all chains, got {len(array)}")
         array = np.repeat(array, count, axis=0)
+    return array
+
+
+def check_mask(name: str, mask: Any, shape: tuple[int, ...], count: int) -> np.ndarray:
+    """Checks a mask of states given by a caller.
+
+    Args:
+        name: of the argument, for the message.
+        mask: bool.
+        shape: shape S of one state.
+        count: number of states; the mask has as many rows, or one for all.
+
+    Returns:
+        [count, *S] or [1, *S] bool.
+
+    Raises:
+        UsageError: wrong type or shape.
+    """
+    array = _typed(name, mask, "bool")
+    if array.shape[1:] != shape or array.ndim != len(shape) + 1 or len(array) not in (1, count):
+        rows = str(count) if count == 1 else f"{count} or 1"
+        raise UsageError(f"{name}: expected shape {_batched(rows, shape)}, got {_plain(array.shape)}")
     return array
 
 

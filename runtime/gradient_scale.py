@@ -16,6 +16,8 @@ more bits of an INT8 range; on a cold chain of images 1.2 times with either.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from .engine import Engine
@@ -83,15 +85,17 @@ class ScaledScore:
     Args:
         engine: an open engine.
         cond: conditioning arrays by graph name, [B, ...] and C-contiguous.
+        free: [B, *S] or [1, *S] float32 of ones and zeros that gradients are multiplied by; None is ones everywhere.
 
     Attributes:
         scale: [B] float32, the scale that the last answer was computed with; None before the first.
     """
 
-    def __init__(self, engine: Engine, cond: dict[str, np.ndarray]) -> None:
+    def __init__(self, engine: Engine, cond: Mapping[str, np.ndarray], free: np.ndarray | None = None) -> None:
         self.scale: np.ndarray | None = None
         self._engine = engine
         self._inputs = dict(cond)
+        self._free = free
         self._next: np.ndarray | None = None
         self._frozen = False
         self._grad: np.ndarray | None = None
@@ -103,7 +107,7 @@ class ScaledScore:
             x: [B, *S] float32, C-contiguous; B is the same at every call.
 
         Returns:
-            energy [B] float32 and grad [B, *S] float32 = dE/dx. Both may be overwritten by the next call.
+            energy [B] float32 and grad [B, *S] float32 = dE/dx, 0 where x is not free. Both may be overwritten by the next call.
         """
         if self._grad is None:
             self._grad = np.empty_like(x)
@@ -114,7 +118,10 @@ class ScaledScore:
         if not self._frozen:
             self._next = next_scale(self.scale, answer["grad"])
         per_sample = self.scale.reshape(-1, *[1] * (x.ndim - 1))  # [B, 1, ..]
-        return answer["energy"], np.divide(answer["grad"], per_sample, out=self._grad)
+        grad = np.divide(answer["grad"], per_sample, out=self._grad)
+        if self._free is not None:
+            grad *= self._free
+        return answer["energy"], grad
 
     def _find_scale(self, x: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The scale of the first call, and the engine's answer with it."""

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .backends import backend_of, open_engine
 from .bundle import GOLDEN, Bundle
-from .errors import LoadError, UsageError
+from .errors import UsageError
 from .manifest import VERIFIED, Artifact
 from .manifest_update import set_status
 from .runnable import why_not
-from .verify import PRECISIONS, Tolerance, check_engine
+from .verify import UNLIMITED, Tolerance, check_engine, is_judged
 
 __all__ = ["verify_bundle"]
 
@@ -35,8 +37,9 @@ def verify_bundle(
         progress: called with (what is being done, done, in all).
 
     Returns:
-        A row for each artifact: file, result ("passed", "failed" or "not run"), the worst relative error, cosine and
-        energy error over all stages and batch sizes, and a note that says why it was not run.
+        A row for each artifact: file, result ("passed", "failed", "measured" or "not run"), the worst relative error,
+        cosine and energy error over all stages and batch sizes, and a note that says why it was not run or is only
+        measured: INT8 and mixed engines have no tolerance, and fail only where a number is not finite.
 
     Raises:
         LoadError: the bundle or a file of it cannot be read.
@@ -71,36 +74,35 @@ def verify_bundle(
             options=dict(artifact.options),
         )
         with engine:
-            stages = check_engine(engine, golden, artifact.precision, _limits(bundle, artifact))
+            limits = None if is_judged(artifact.precision) else _measured_limits(bundle, artifact)
+            stages = check_engine(engine, golden, artifact.precision, limits)
         figures = (
             max(stage.relative_error for stage in stages),
             min(stage.cosine for stage in stages),
             max(stage.energy_error for stage in stages),
         )
-        passed = all(stage.passed for stage in stages)
-        result = "passed" if passed else "failed"
-        if passed and artifact.status != VERIFIED:  # a plan that was built here: from now on `load` picks it
+        passed = all(stage.passed for stage in stages) and np.isfinite(figures).all()
+        result = ("measured" if limits is UNLIMITED else "passed") if passed else "failed"
+        if result == "passed" and artifact.status != VERIFIED:  # a plan built here: from now on `load` picks it
             set_status(bundle.path, artifact.path, VERIFIED)
-        rows.append({"file": artifact.path, "result": result, **dict(zip(_FIGURES, figures, strict=True)), "note": ""})
+        note = "" if limits is None else f"{artifact.precision} is judged by its samples (ebm-compare)"
+        if limits is not None and limits is not UNLIMITED:
+            note += "; here it is as far off as where it was exported, or half as much again"
+        rows.append(
+            {"file": artifact.path, "result": result, **dict(zip(_FIGURES, figures, strict=True)), "note": note}
+        )
     return rows
 
 
-def _limits(bundle: Bundle, artifact: Artifact) -> Tolerance | None:
-    """What was measured where the artifact was exported, with some room; None where its precision says all.
+def _measured_limits(bundle: Bundle, artifact: Artifact) -> Tolerance:
+    """What was measured where the artifact was exported, with some room.
 
     An INT8 engine is judged by its samples, which takes too long on a device. Its gradients there must be off by no more
     than they were where it was judged, by itself or, for a plan that was not run there, as the graph it was built from.
     """
-    if artifact.precision in PRECISIONS:
-        return None
     entries = {entry.get("path"): entry.get("tolerance") for entry in bundle.manifest.verification}
     found = entries.get(artifact.path) or entries.get(f"{artifact.role}.{artifact.precision}.onnx")
-    if found is None:
-        raise LoadError(
-            f"{artifact.path}: the manifest does not say how far off it was where it was exported, so nothing here can be "
-            "compared with that; export the model again without --no-verify"
-        )
-    return Tolerance(**found)
+    return Tolerance(**found) if found else UNLIMITED
 
 
 _FIGURES = ("relative error", "cosine", "energy error")

@@ -37,10 +37,13 @@ def correct_score(
     f and q being the output in float32 and in the INT8 graph, both divided by the gradient scale, of each layer between
     which and `grad` no other lies. That is the gain that the gate looks at, for each of these layers.
 
-    *Mean.* What is left of the mean error, number by number of x, is subtracted from `grad`, as far as it stands out from
-    the noise of the errors: by the share <m1, m2> / |m|^2, not below 0, with m1 and m2 the means of the even and the odd
-    chains and m their mean (James and Stein 1961 shrink so, by the noise that chains of their own show here). Errors
-    are taken at the gradient scales that chains run with; the constant means the same size of error at every stage.
+    *Mean.* A constant c is subtracted from `grad`, number by number of x: the one with the smallest
+
+        sum_k w_k |m_k - c r_k|^2 / mean |g|^2,
+
+    m_k being the mean error of dE/dx at stage k and r_k the mean of 1 / grad_scale there, which is what a constant
+    in the graph makes of dE/dx. Only the part of it is taken that stands out from the noise: the share <c1, c2> / |c|^2, not
+    below 0, with c1 and c2 from the even and the odd chains and c their mean (James and Stein 1961 shrink so).
 
     The weights w grow evenly with the steps taken, as the gate weighs stages; real data counts like an end.
 
@@ -98,23 +101,39 @@ def _weight(step: int | np.ndarray, end: int) -> np.ndarray:
 
 
 def _center(model: ir.Model, quantized: ir.Model, states: States, batch: int, threads: int | None) -> None:
-    sums: list[np.ndarray | float] = [0.0, 0.0]  # of the even and the odd chains
-    weight = [0.0, 0.0]
+    steps = np.unique(states.step)
+    shape = (2, len(steps), *states.x.shape[1:])  # of the even and the odd chains, by stage
+    errors, reach, count = np.zeros(shape), np.zeros(shape[:2]), np.zeros(shape[:2])
+    lengths = np.zeros(len(steps))
     first = 0
     for weights, wanted, got in _both(model, quantized, [], states, batch, threads):
-        odd = states.chain[first : first + len(weights)] % 2
+        for row in range(len(weights)):
+            state = first + row
+            half, stage = states.chain[state] % 2, int(np.searchsorted(steps, states.step[state]))
+            scale = float(states.grad_scale[state])
+            errors[half, stage] += (got["grad"][row] - wanted["grad"][row]) / scale
+            reach[half, stage] += 1 / scale  # what a constant of one behind the graph adds to dE/dx
+            count[half, stage] += 1
+            lengths[stage] += float(np.square(wanted["grad"][row] / scale, dtype=np.float64).sum())
         first += len(weights)
-        error = (got["grad"] - wanted["grad"]).astype(np.float64)  # [B, *S]
-        for half in (0, 1):
-            own = np.where(odd == half, weights, 0.0)
-            sums[half] = sums[half] + np.tensordot(own, error, axes=1)
-            weight[half] += float(own.sum())
-    if not min(weight):
+    used = (count > 0).all(axis=0) & (lengths > 0)
+    if not used.any():
         return
-    even_mean, odd_mean = (np.asarray(total) / size for total, size in zip(sums, weight, strict=True))
-    mean = (even_mean + odd_mean) / 2
+    sizes = lengths / count.sum(axis=0).clip(min=1)  # mean square of the gradient
+    weight = np.where(used, _weight(steps, max(int(states.step.max()), 1)) / np.where(used, sizes, 1), 0)
+    count = count.clip(min=1)
+    mean_error = errors / count.reshape(*count.shape, *[1] * (errors.ndim - 2))
+    mean_reach = reach / count
+    each = []
+    for half in (0, 1):
+        per_stage = weight * mean_reach[half]
+        total = float((per_stage * mean_reach[half]).sum())
+        if total == 0:
+            return
+        each.append(np.tensordot(per_stage, mean_error[half], axes=1) / total)
+    mean = (each[0] + each[1]) / 2
     size = float((mean**2).sum())
-    share = float((even_mean * odd_mean).sum()) / size if size > 0 else 0.0
+    share = float((each[0] * each[1]).sum()) / size if size > 0 else 0.0
     if share > 0:
         _subtract(quantized.graph, (share * mean).astype(np.float32))
 
