@@ -21,8 +21,15 @@ INT64 = ir.DataType.INT64
 
 @lowers(aten.gather.default)
 def _gather(context: Context, x: Node, dim: int, index: Node, sparse_grad: bool = False) -> ir.Value:
-    rank = len(context.shape)
-    return context.op("GatherElements", context.value(x), context.value(index, INT64), axis=dim % rank)
+    axis = dim % max(len(context.shape), 1)
+    value, shape = context.value(x), [*context.shape_of(x)]
+    # An index may cover the leading part alone of the other dimensions, which OpenVINO wants equal. Not a Slice:
+    # OpenVINO 2026.4 drops one that stands before GatherElements, and then refuses what is left.
+    for other, size in enumerate(context.shape):
+        if other != axis and isinstance(size, int) and size != shape[other]:
+            shape[other] = size
+            value = context.op("Gather", value, context.emit.ints(range(size)), axis=other, shape=shape)
+    return context.op("GatherElements", value, context.value(index, INT64), axis=axis)
 
 
 @lowers(aten.index_select.default)
