@@ -145,7 +145,8 @@ def _constant_places(context: Context, indices: Sequence[Node | None], parts: _P
     if len(known) < len(arrays):
         return None
     sizes = [size for d in parts.dims if isinstance(size := context.shape[d], int)]
-    whole = [np.broadcast_to(array % size, parts.rows) for array, size in zip(known, sizes, strict=True)]
+    rows = [size for size in parts.rows if isinstance(size, int)]
+    whole = [np.broadcast_to(array % size, rows) for array, size in zip(known, sizes, strict=True)]
     return np.ravel_multi_index(whole, sizes).reshape(-1)
 
 
@@ -153,7 +154,7 @@ def _by_table(context: Context, value: ir.Value, places: np.ndarray, parts: _Par
     """Sums values [*lead, K, behind] at constant places into [*lead, M, behind]."""
     count, given = parts.count, parts.values
     times = np.bincount(places, minlength=count)
-    most = int(times.max(initial=0))
+    most = max(int(times.max(initial=0)), 1)
     if most > 1 and count * given <= _LARGEST_MATRIX and context.dtype == FLOAT:
         matrix = np.zeros((count, given), np.float32)
         matrix[places, np.arange(given)] = 1
@@ -167,8 +168,8 @@ def _by_table(context: Context, value: ir.Value, places: np.ndarray, parts: _Par
     table[places[order], nth] = order
     axis = len(parts.lead)
     if (table == given).any():
-        pads = np.zeros((2, axis + 2), np.int64)
-        pads[1, axis] = 1
+        pads = [0] * (2 * (axis + 2))
+        pads[-2] = 1
         padded = [*parts.lead, given + 1, parts.behind]
         value = context.op("Pad", value, context.emit.ints(pads), context.value(0), mode="constant", shape=padded)
     if most == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
 from pathlib import Path
 
 import onnx
@@ -11,11 +12,14 @@ import onnx_ir as ir
 
 from ...runtime.backends.openvino_error import failed_node, in_one_sentence
 from ...runtime.errors import EbmExportError, MissingBackend, UnsupportedOperation
-from ..lowering.lower import ORIGIN
 from ..passes.reduce import KeepReducedDims
 from .artifact import Artifact, Progress
+from .refusal import placed
 
 __all__ = ["available", "write"]
+
+# How OpenVINO's ONNX reader names an operation that it lacks.
+_LACKS = re.compile(r"No conversion rule found for operations: (?P<operator>\w+)-")
 
 
 def available() -> str | None:
@@ -52,7 +56,7 @@ def write(
 
     Raises:
         MissingBackend: OpenVINO is not installed.
-        UnsupportedOperation: OpenVINO does not take a node; the message names its place in the model.
+        UnsupportedOperation: OpenVINO refuses an operation; the message names it, its module and its source line.
         EbmExportError: OpenVINO cannot convert the graph for another reason.
     """
     missing = available()
@@ -72,7 +76,14 @@ def write(
         openvino.save_model(model, folder / f"{stem}.xml", compress_to_fp16=False)
         del model  # it may map the ONNX file
     except RuntimeError as error:
-        raise _refusal(error, graph, f"the {precision} {role} graph") from error
+        text = str(error)
+        what = f"OpenVINO cannot convert the {precision} {role} graph"
+        lacking = _LACKS.search(text)
+        operator, node = (lacking["operator"], "") if lacking else failed_node(text)
+        if not operator:
+            raise EbmExportError(f"{what}: {' '.join(text.split())}") from error
+        message = f"{what}: {in_one_sentence(error)}"
+        raise placed(UnsupportedOperation(message, operator=operator, node=node), graph, "openvino") from error
     finally:
         onnx_file.unlink()
     return Artifact(
@@ -85,18 +96,4 @@ def write(
         options={"inference_precision": "f32"},
         status="built, not run",
         note="weights in FP16; computed in float32 on CPUs without FP16 arithmetic" if precision == "fp16" else "",
-    )
-
-
-def _refusal(error: RuntimeError, graph: onnx.ModelProto, what: str) -> EbmExportError:
-    """The error for a graph that OpenVINO does not take, with the place in the user's model of the node it names."""
-    _, name = failed_node(str(error))
-    # It calls a node of the file by its first output, which bears the node's name unless it is an output of the graph.
-    node = next((node for node in graph.graph.node if name and name in (node.name, *node.output)), None)
-    if node is None:
-        return EbmExportError(f"OpenVINO cannot convert {what}: {in_one_sentence(error)}")
-    origin = next((entry.value for entry in node.metadata_props if entry.key == ORIGIN), "")
-    return UnsupportedOperation(
-        f"OpenVINO does not take operation {origin or name} in {what}: {in_one_sentence(error)}; "
-        "rewrite that line with other operations, or leave out the target openvino"
     )

@@ -8,8 +8,8 @@ import onnx
 
 from ...runtime.errors import UnsupportedOperation
 from ...runtime.tensorrt_library import build_plan, fingerprint, missing_tensorrt
-from ..lowering.lower import ORIGIN
 from .artifact import Artifact, Progress
+from .refusal import placed
 
 __all__ = ["available", "write"]
 
@@ -51,7 +51,7 @@ def write(
     try:
         plan = build_plan(graph.SerializeToString(), batch=batch, timing_cache=timing_cache, progress=progress)
     except UnsupportedOperation as error:
-        raise _placed(error, graph) from error
+        raise placed(error, graph, "tensorrt") from error
     path = folder / f"{role}.{precision}.tensorrt.plan"
     path.write_bytes(plan)
     made_by = fingerprint()
@@ -68,18 +68,4 @@ def write(
         options={"batch": list(batch)},
         status="built, not run",
         note="" if made_by.device is not None else "built on a machine without a GPU",
-    )
-
-
-def _placed(error: UnsupportedOperation, graph: onnx.ModelProto) -> UnsupportedOperation:
-    """The library's refusal of a node, with the place in the user's model that the node comes from."""
-    named = [node for node in graph.graph.node if error.node and node.name == error.node]
-    # A library that does not say which node: the operator has few, and often one.
-    nodes = named or [node for node in graph.graph.node if node.op_type == error.operator]
-    origins = dict.fromkeys(pair.value for node in nodes for pair in node.metadata_props if pair.key == ORIGIN)
-    places = " or ".join(origins) or "no one operation of the model"
-    return UnsupportedOperation(
-        f"{str(error).rstrip('.')}; it stands for {places}; rewrite that line with other operations, or leave the target tensorrt out",
-        operator=error.operator,
-        node=error.node,
     )

@@ -42,19 +42,19 @@ def test_first_scale_looks_farther_where_an_answer_says_nothing() -> None:
 
 
 def test_next_scale_averages_the_square_of_the_size_over_the_steps() -> None:
-    # v^2 <- (v^2 + rms^2) / 2 by hand, for a gradient whose size jumps.
+    # v^2 <- (v^2 + 3 rms^2) / 4 by hand, for a gradient whose size jumps.
     sizes = [1.0, 0.01, 5.0, 5.0, 0.1]
     scale, squared = np.ones(1, np.float32), 1.0
     for size in sizes:
         scale = next_scale(scale, scale[:, None] * np.full((1, 4), size, np.float32))
-        squared = (squared + size**2) / 2
+        squared = (squared + 3 * size**2) / 4
         np.testing.assert_allclose(scale, 1 / np.sqrt(squared), rtol=1e-5)
 
 
 def test_holds_where_the_gradient_is_zero_or_not_finite() -> None:
     scaled = np.array([[0, 0], [np.nan, 1], [np.inf, 1], [3, 4]], np.float32)
     scale = np.array([5, 6, 7, 8], np.float32)
-    np.testing.assert_allclose(next_scale(scale, scaled), [5, 6, 7, 8 * np.sqrt(2 / 13.5)], rtol=1e-6)
+    np.testing.assert_allclose(next_scale(scale, scaled), [5, 6, 7, 16 / np.sqrt(1 + 3 * 12.5)], rtol=1e-6)
 
 
 def test_stays_within_its_limits() -> None:
@@ -73,9 +73,9 @@ def test_first_answer_takes_two_calls_and_every_other_one() -> None:
     assert len(engine.scales) == 4
     np.testing.assert_array_equal(engine.scales[0], np.ones(3))
     np.testing.assert_allclose(rms(engine.grads[1]), 1, rtol=1e-5)
-    # Later scales come from the calls before: the gradient halves each time, and 1 and 1/2 make sqrt(5/8).
+    # Later scales come from the calls before: the gradient halves each time, and 1 and 1/2 make sqrt(7/16).
     np.testing.assert_allclose(rms(engine.grads[2]), 0.5, rtol=1e-5)
-    np.testing.assert_allclose(rms(engine.grads[3]), 0.25 / np.sqrt(5 / 8), rtol=1e-5)
+    np.testing.assert_allclose(rms(engine.grads[3]), 0.25 / np.sqrt(7 / 16), rtol=1e-5)
     np.testing.assert_array_equal(score.scale, engine.scales[3])
 
 

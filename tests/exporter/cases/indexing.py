@@ -270,6 +270,12 @@ CASES: dict[str, Case] = {
     # placing
     "scatter": op_case(lambda x: x.sin().scatter(2, x.argmax(2, keepdim=True), 2 * x[:, :, :1]), S, spread=True),
     "scatter_value": op_case(lambda x: x.scatter(2, x.argmin(2, keepdim=True), 0.7), S, spread=True),
+    "scatter_part_of_source": op_case(
+        lambda x, w: x.sin().scatter(1, x.argsort(1)[:, :2, :3], w.expand(x.shape[0], 4, 5)), S, (1, 4, 5), spread=True
+    ),
+    "scatter_value_part": Case(
+        seeded(lambda: OnPlaces(lambda x, i: x.sin().scatter(1, i[:, :2, None].expand(-1, -1, 3), 0.7))), S, PLACES
+    ),
     "scatter_add": Case(
         seeded(lambda: OnPlaces(lambda x, i: x.sin().scatter_add(1, i[:, :5, None].expand(-1, -1, 5)[:, :4], x * 2))),
         S,

@@ -48,23 +48,30 @@ def test_low_precision_weights_are_stored_in_two_bytes(tmp_path: Path, score_gra
 def test_an_operation_that_openvino_lacks(tmp_path: Path, score_graph: Any) -> None:
     graph = score_graph("fp32")
     graph.graph.node[2].op_type = "Sigmoid4711"
-    with pytest.raises(EbmExportError, match=r"cannot convert the fp32 score graph: [^\n]*Sigmoid4711[^\n]*$"):
+    graph.graph.node[2].metadata_props.add(key=ORIGIN, value="aten.sigmoid.default, in module 'act'")
+    with pytest.raises(
+        UnsupportedOperation,
+        match=r"cannot convert the fp32 score graph: .*Sigmoid4711.*; it stands for aten.sigmoid.default, in module "
+        "'act'; rewrite that line with other operations, or leave the target openvino out",
+    ):
         write(graph, tmp_path, precision="fp32", batch=BATCH)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_form_that_openvino_lacks_is_placed_in_the_model(tmp_path: Path, score_graph: Any) -> None:
+def test_a_node_that_openvino_cannot_convert(tmp_path: Path, score_graph: Any) -> None:
     graph = score_graph("fp32")
-    energy = graph.graph.node[4]
-    energy.name, energy.op_type, energy.input[:] = "head/GatherElements", "GatherElements", ["s_wide", "axes"]
-    del energy.attribute[:]
-    energy.metadata_props.add(key=ORIGIN, value="aten.gather.default, in module 'head' (net.py:7, in forward)")
-    with pytest.raises(UnsupportedOperation) as caught:
+    graph.graph.node[1].attribute[0].ints[:] = [1, 1, 1]  # pads of another rank
+    graph.graph.node[1].metadata_props.add(key=ORIGIN, value="aten.convolution.default, in module 'conv'")
+    with pytest.raises(UnsupportedOperation, match=r"Conv node 'h': .*; it stands for aten.convolution.default, in"):
         write(graph, tmp_path, precision="fp32", batch=BATCH)
-    text = str(caught.value)
-    assert text.startswith("OpenVINO does not take operation aten.gather.default, in module 'head' (net.py:7, in forwa")
-    assert "GatherElements node 'energy': " in text and "\n" not in text
-    assert caught.value.exit_code == 4
+
+
+def test_a_graph_that_openvino_cannot_read(tmp_path: Path, score_graph: Any) -> None:
+    graph = score_graph("fp32")
+    graph.graph.node[4].input[0] = "nobody"
+    with pytest.raises(EbmExportError, match="cannot convert the fp32 score graph: .*nobody") as caught:
+        write(graph, tmp_path, precision="fp32", batch=BATCH)
+    assert caught.value.exit_code == 1
 
 
 def test_available() -> None:
