@@ -28,6 +28,7 @@ from .precision import LOW_TYPES, typed
 from .score_graph import ScoreGraph
 from .targets import Artifact, Progress, target
 from .trace import trace
+from .uncompiled import uncompiled
 from .verify import Verification, describe_failure, verify_artifact
 
 __all__ = ["PRECISIONS", "ExportReport", "export", "export_energy"]
@@ -136,6 +137,7 @@ def export_energy(
     with (
         torch.inference_mode(False),
         torch.autocast("cpu", enabled=False),
+        uncompiled(),
         writing_bundle(out, force=force) as folder,
     ):
         data = _check_data(data, energy)
