@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .arguments import check_conditions, check_count, check_states, split_keywords
-from .backends import open_engine
+from .artifact_engine import engine_of
 from .bundle import Bundle
 from .chain import Callback, run_chains
 from .choice import choose
@@ -224,6 +224,8 @@ def load(
 
     What is left out is chosen: a backend that can be used here with a verified artifact, TensorRT before OpenVINO
     before onnxruntime, and fp32. The choice and its reason are logged (logger "ebm_export") and kept as `Ebm.choice`.
+    A TensorRT plan that does not fit this machine is built again from the ONNX file in the bundle, with a line that
+    says so.
 
     Args:
         path: the bundle's folder.
@@ -245,13 +247,7 @@ def load(
     bundle = Bundle(path)
     if engine is None:
         artifact, picked, choice = choose(bundle, backend, precision)
-        engine = open_engine(
-            picked,
-            bundle.file_of(artifact),
-            precision=artifact.precision,
-            threads=threads,
-            options=dict(artifact.options),
-        )
+        engine = engine_of(bundle, artifact, picked, threads=threads)
         if "batch" in artifact.options:  # (smallest, most frequent, largest)
             largest = int(artifact.options["batch"][-1])
             max_batch = min(max_batch or largest, largest)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .backends import backend_of, open_engine
+from .artifact_engine import engine_of
+from .backends import backend_of
 from .bundle import GOLDEN, Bundle
 from .errors import UsageError
 from .manifest import VERIFIED
@@ -63,13 +65,7 @@ def verify_bundle(
         if reason is not None:
             rows.append({"file": artifact.path, "result": "not run", **dict.fromkeys(_FIGURES), "note": reason})
             continue
-        engine = open_engine(
-            backend_of(artifact.target),
-            bundle.file_of(artifact),
-            precision=artifact.precision,
-            threads=threads,
-            options=dict(artifact.options),
-        )
+        engine = engine_of(bundle, artifact, backend_of(artifact.target), threads=threads)
         with engine:
             stages = check_engine(engine, golden, artifact.precision)
         figures = (
@@ -79,7 +75,9 @@ def verify_bundle(
         )
         passed = all(stage.passed for stage in stages)
         result = "passed" if passed else "failed"
-        if passed and artifact.status != VERIFIED:  # a plan that was built here: from now on `load` picks it
+        # A plan that was built here, perhaps on the way into this engine: from now on `load` picks it.
+        now = next(a.status for a in Bundle(path).artifacts if a.path == artifact.path)
+        if passed and now != VERIFIED and os.access(bundle.path, os.W_OK):
             set_status(bundle.path, artifact.path, VERIFIED)
         rows.append({"file": artifact.path, "result": result, **dict(zip(_FIGURES, figures, strict=True)), "note": ""})
     return rows
