@@ -156,9 +156,11 @@ def _sampler(given: SamplerConfig | None, options: ExportOptions) -> SamplerConf
 
 def _rows(report: Any, batch: int, progress: Progress) -> list[dict[str, Any]]:
     from ..runtime.bench import time_bundle
+    from ..runtime.bundle import Bundle
 
     times = {row["file"]: row for row in time_bundle(report.path, batches=[batch], progress=progress)}
     found = {verification.path: verification for verification in report.verifications}
+    status = {entry.path: entry.status for entry in Bundle(report.path).artifacts}
     rows = []
     for artifact in report.artifacts:
         files = [artifact["path"], *artifact["files"]]
@@ -174,7 +176,7 @@ def _rows(report: Any, batch: int, progress: Progress) -> list[dict[str, Any]]:
                 "file": artifact["path"],
                 "precision": artifact["precision"],
                 "size": f"{size / 2**20:.2f} MiB",
-                "status": "verified" if ran else "built, not run",
+                "status": status[artifact["path"]],
                 "worst error": None if worst is None else f"{worst:.1e}",
                 "gate": None if gate is None else f"{'passed' if gate.passed else 'failed'}, {_worst(gate):.2f}",
                 f"ms per step (batch {batch})": None if timed is None else timed["median ms"],

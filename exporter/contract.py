@@ -58,6 +58,7 @@ def check_contract(energy: Energy, start: torch.Tensor | None = None) -> None:
         module = copy_module(energy.module)
         example = tuple(_plain(value) for value in energy.example)
         _check_output(energy, _call(module, example, "the example"), int(energy.x.shape[0]))
+        _check_complete(energy.module, module)
         rows = _start_rows(energy, example, start)
         try:
             output = module(*_refinable(rows))
@@ -183,6 +184,16 @@ def _call(module: nn.Module, inputs: Sequence[torch.Tensor], what: str) -> Any:
             ) from error
         shapes = ", ".join(f"{tuple(value.shape)} {_dtype(value)}" for value in inputs)
         raise ContractError(f"the model fails on {what} ({shapes}): {type(error).__name__}: {_line(error)}") from error
+
+
+def _check_complete(module: nn.Module, called: nn.Module) -> None:
+    before = {name for name, _ in module.named_parameters()}
+    made = [name for name, _ in called.named_parameters() if name not in before]
+    if made:
+        raise ContractError(
+            f"forward makes the parameter {made[0]!r} when it is called first, so each copy of the model has another; "
+            "run the model once on a batch, or load its weights, before it is exported"
+        )
 
 
 def _check_output(energy: Energy, output: Any, batch: int) -> None:

@@ -31,6 +31,7 @@ from .passes import optimize
 from .precision import LOW_TYPES, typed
 from .targets import Artifact, Progress, target
 from .trace import trace
+from .uncompiled import uncompiled
 from .verify import Verification
 
 __all__ = ["PRECISIONS", "ExportReport", "export", "export_energy", "gating_for"]
@@ -179,6 +180,7 @@ def export_energy(
     with (
         torch.inference_mode(False),
         torch.autocast("cpu", enabled=False),
+        uncompiled(),
         writing_bundle(out, force=force) as folder,
     ):
         data = _check_data(data, energy)

@@ -40,13 +40,13 @@ class FullPrecision(TorchFunctionMode):
         torch.set_autocast_enabled("cpu", False)
         self._enter_autocast = torch.autocast.__enter__
         torch.autocast.__enter__ = self._without_autocast()  # type: ignore[method-assign]
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        super().__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         torch.autocast.__enter__ = self._enter_autocast  # type: ignore[method-assign]
         torch.set_autocast_enabled("cpu", self._around)
 
@@ -74,7 +74,7 @@ class FullPrecision(TorchFunctionMode):
             if enabled:
                 found.add("autocast")
             try:
-                return enter(block)
+                return enter(block)  # type: ignore[no-untyped-call]
             finally:
                 block._enabled = enabled
 

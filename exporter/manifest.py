@@ -14,7 +14,8 @@ from ..calibration.verdict import GateResult
 from ..runtime.bundle_writer import write_manifest
 from ..runtime.config import SamplerConfig
 from ..runtime.file_hash import sha256_of
-from ..runtime.manifest import SCHEMA_VERSION, ModelSpec, TensorSpec
+from ..runtime.manifest import NOT_JUDGED, SCHEMA_VERSION, VERIFIED, ModelSpec, TensorSpec
+from ..runtime.verify import is_judged
 from .energy import Energy
 from .targets import Artifact
 from .trace import graph_dtype, input_names
@@ -57,7 +58,9 @@ def describe_bundle(
             "range": {} if x is None else {"x": [float(x.min()), float(x.max())]},
         },
         "sampler": config.to_dict(),
-        "artifacts": [_entry(folder, artifact, found.get(artifact["path"])) for artifact in artifacts],
+        "artifacts": [
+            _entry(folder, artifact, found.get(artifact["path"]), artifact["path"] in gates) for artifact in artifacts
+        ],
         "verification": [
             verification.to_dict()
             | ({"gate": gates[verification.path].to_dict()} if verification.path in gates else {})
@@ -83,11 +86,11 @@ def model_spec(energy: Energy) -> ModelSpec:
     )
 
 
-def _entry(folder: Path, artifact: Artifact, found: Verification | None) -> dict[str, Any]:
+def _entry(folder: Path, artifact: Artifact, found: Verification | None, judged: bool) -> dict[str, Any]:
     entry: dict[str, Any] = {**artifact, "sha256": sha256_of(folder / artifact["path"])}
     entry["files"] = {name: sha256_of(folder / name) for name in artifact["files"]}
     if found is not None and found.passed:
-        entry["status"] = "verified"
+        entry["status"] = VERIFIED if judged or is_judged(artifact["precision"]) else NOT_JUDGED
     elif found is not None and found.reason:
         entry["note"] = "; ".join(filter(None, (artifact["note"], "not run where it was exported")))
     return entry

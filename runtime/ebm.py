@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, get_args, overload
 import numpy as np
 
 from .arguments import check_choice, check_conditions, check_count, check_states, split_keywords
-from .backends import open_engine
+from .artifact_engine import engine_of
 from .best_so_far import BestSoFar, improvements, until
 from .bundle import Bundle
 from .chain import Callback, Divergence, Progress, chain_steps, largest_batch, run_chains
@@ -422,6 +422,8 @@ def load(
 
     What is left out is chosen: a backend that can be used here with a verified artifact, TensorRT before OpenVINO
     before onnxruntime, and fp32. The choice and its reason are logged (logger "ebm_export") and kept as `Ebm.choice`.
+    A TensorRT plan that does not fit this machine is built again from the ONNX file in the bundle, with a line that
+    says so.
 
     Args:
         path: the bundle's folder.
@@ -494,9 +496,7 @@ def _on_artifacts(
             )
     engines = []
     for artifact, picked, _ in choices:
-        options = dict(artifact.options)
-        file = bundle.file_of(artifact)
-        engines.append(open_engine(picked, file, precision=artifact.precision, threads=threads, options=options))
+        engines.append(engine_of(bundle, artifact, picked, threads=threads))
         if "batch" in artifact.options:  # (smallest, most frequent, largest)
             largest = int(artifact.options["batch"][-1])
             max_batch = min(max_batch or largest, largest)

@@ -10,11 +10,13 @@ from typing import Any
 from .config import SamplerConfig
 from .errors import LoadError, UsageError
 
-__all__ = ["DTYPES", "SCHEMA_VERSION", "VERIFIED", "Artifact", "Manifest", "ModelSpec", "TensorSpec"]
+__all__ = ["DTYPES", "NOT_JUDGED", "SCHEMA_VERSION", "VERIFIED", "Artifact", "Manifest", "ModelSpec", "TensorSpec"]
 
 SCHEMA_VERSION = 1
 VERIFIED = "verified"
 """Status of an artifact that was compared with PyTorch and agrees."""
+NOT_JUDGED = "run, not judged"
+"""Status of an INT8 or mixed artifact whose samples were not judged (--no-gate)."""
 DTYPES = ("float32", "int64", "bool")
 """Types that a score graph's inputs can have."""
 
@@ -75,7 +77,7 @@ class Artifact:
         files: sha256 of each further file that belongs to it, by name.
         toolchain: versions of what wrote it.
         options: what the backend must set when it loads the file.
-        status: "verified" or "built, not run".
+        status: "verified", "built, not run", or "run, not judged" for INT8 without the gate.
         note: for people to read.
         schedule: precisions over the steps that it is run with unless one is asked for (see `precision_schedule.py`), such
             as "mixed:0-50,fp32:50-"; "" where it runs all steps.

@@ -179,7 +179,7 @@ def load_plan(plan: bytes) -> Any:
     if engine is None:
         raise LoadError(
             f"{_name(library)} cannot load the plan: {logger.told()}. A plan runs with the library version and the GPU "
-            "it was built for: `ebm-run build BUNDLE` builds it here from the ONNX file in the bundle"
+            "it was built for"
         )
     return engine
 

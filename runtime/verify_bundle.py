@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .backends import backend_of, open_engine
+from .artifact_engine import engine_of
+from .backends import backend_of
 from .bundle import GOLDEN, Bundle
 from .errors import UsageError
-from .manifest import VERIFIED, Artifact
+from .manifest import NOT_JUDGED, VERIFIED, Artifact
 from .manifest_update import set_status
 from .runnable import why_not
 from .verify import UNLIMITED, Tolerance, check_engine, is_judged
@@ -66,13 +68,7 @@ def verify_bundle(
         if reason is not None:
             rows.append({"file": artifact.path, "result": "not run", **dict.fromkeys(_FIGURES), "note": reason})
             continue
-        engine = open_engine(
-            backend_of(artifact.target),
-            bundle.file_of(artifact),
-            precision=artifact.precision,
-            threads=threads,
-            options=dict(artifact.options),
-        )
+        engine = engine_of(bundle, artifact, backend_of(artifact.target), threads=threads)
         with engine:
             limits = None if is_judged(artifact.precision) else _measured_limits(bundle, artifact)
             stages = check_engine(engine, golden, artifact.precision, limits)
@@ -83,7 +79,10 @@ def verify_bundle(
         )
         passed = all(stage.passed for stage in stages) and np.isfinite(figures).all()
         result = ("measured" if limits is UNLIMITED else "passed") if passed else "failed"
-        if result == "passed" and artifact.status != VERIFIED:  # a plan built here: from now on `load` picks it
+        # A plan that was built here, perhaps on the way into this engine: from now on `load` picks it. An INT8 engine that
+        # no gate has judged stays what it is.
+        now = next(entry.status for entry in Bundle(path).artifacts if entry.path == artifact.path)
+        if result == "passed" and now not in (VERIFIED, NOT_JUDGED) and os.access(bundle.path, os.W_OK):
             set_status(bundle.path, artifact.path, VERIFIED)
         note = "" if limits is None else f"{artifact.precision} is judged by its samples (ebm-compare)"
         if limits is not None and limits is not UNLIMITED:
