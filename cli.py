@@ -59,6 +59,8 @@ class Precision(str, Enum):
     fp32 = "fp32"
     fp16 = "fp16"
     bf16 = "bf16"
+    int8 = "int8"
+    mixed = "mixed"
 
 
 class EnergyForm(str, Enum):
@@ -102,13 +104,33 @@ PrecisionName = Annotated[
     str | None,
     typer.Option(help="As ebm-run info lists them, or by steps: int8:0-200,bf16:200-256; fp32 if left out."),
 ]
-Sampler = Annotated[str | None, typer.Option(help="langevin or mala; the bundle's if left out.")]
-WarmUp = Annotated[
-    int | None, typer.Option("--warmup", help="First steps that adapt the step size (mala, --exact).", min=0)
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        help="langevin, preconditioned, underdamped, mala, hmc, tempering or optimize; the bundle's if left out."
+    ),
 ]
-TargetAccept = Annotated[float | None, typer.Option(help="Acceptance that the step size is adapted to.")]
+BoundsMode = Annotated[str | None, typer.Option(help="What happens at the bounds: project or reflect.")]
+Anneal = Annotated[
+    float | None, typer.Option(help="Factor of the first temperature; it falls to 1 by half of the steps.")
+]
+WarmUp = Annotated[
+    int | None, typer.Option("--warmup", help="First steps that adapt step sizes; a quarter if left out.", min=0)
+]
+TargetAccept = Annotated[float | None, typer.Option(help="Acceptance that step sizes are adapted to.")]
+Leapfrog = Annotated[int | None, typer.Option(help="hmc: leapfrog steps in one step.", min=1)]
+Friction = Annotated[float | None, typer.Option(help="underdamped: one over the time that velocities last.")]
+Momentum = Annotated[float | None, typer.Option(help="optimize: share of the last move that is made again.")]
+Ladder = Annotated[str | None, typer.Option(help="tempering: factors of the temperature, rising from 1: '1,2,4,8'.")]
 Exact = Annotated[
     bool, typer.Option("--exact", help="Correct the chains of --precision, so that samples follow the FP32 energy.")
+]
+Keep = Annotated[
+    Path | None, typer.Option(help="FILE.npy of bool, [n, *S] or [1, *S]: true where a number of x stays as it is.")
+]
+Diverged = Annotated[str, typer.Option(help="What happens to a chain that diverges: stop, restart or drop.")]
+DeadlineMs = Annotated[
+    float | None, typer.Option("--deadline-ms", help="Write the best states that are found in this time.", min=0)
 ]
 Block = Annotated[int | None, typer.Option(help="Steps for each FP32 evaluation, with --exact.", min=1)]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)]
@@ -158,15 +180,31 @@ def export_command(
     init: InitOption = None,
     order: OrderOption = None,
     calibration_data: Annotated[
-        Path | None, typer.Option(help="FILE.npy [M, *S] with real data; chains start there with --init data.")
+        Path | None,
+        typer.Option(
+            help="FILE.npy [M, *S] with real data: INT8 is calibrated on it too, and chains start there with --init data."
+        ),
     ] = None,
     gate: Annotated[
         float | None,
-        typer.Option("--gate", help="Quality gate on the samples; not available yet, engines are verified."),
+        typer.Option(
+            help="Largest distance of an engine's samples from FP32's, in units of the distance between FP32's own samples "
+            "of two seeds. INT8 and mixed are judged with 1.25 if left out, FP16 and BF16 beside them; given, they always are.",
+            min=1.0,
+        ),
     ] = None,
-    no_gate: Annotated[
-        bool, typer.Option("--no-gate", help="Without the quality gate, as everything is for now.")
-    ] = False,
+    no_gate: Annotated[bool, typer.Option("--no-gate", help="Write INT8 without judging its samples.")] = False,
+    smallest_difference: Annotated[
+        float | None,
+        typer.Option(
+            help="Shift of the energy that the gate should see, in its standard deviations; 0.15 if left out. It draws "
+            "18 / D^2 chains from FP32 and from each engine: 800.",
+            min=0.02,
+        ),
+    ] = None,
+    search_seconds: Annotated[
+        float | None, typer.Option(help="Time after which the search for mixed begins no new trial.", min=0)
+    ] = None,
     batch: Annotated[
         str, typer.Option(help="MIN:OPT:MAX batch of engines built for a range; 1:8:64 if left out.")
     ] = "",
@@ -191,8 +229,8 @@ def export_command(
     """
     from .exporter.command import ExportOptions, run_export
 
-    if gate is not None and not no_gate:
-        raise UsageError("--gate: the quality gate is not available yet; leave it out, or pass --no-gate")
+    if gate is not None and no_gate:
+        raise UsageError("--gate and --no-gate: leave one of them out")
 
     options = ExportOptions(
         model=model,
@@ -213,6 +251,10 @@ def export_command(
         calibration_data=calibration_data,
         batch=batch,
         verify=verify,
+        gate=gate,
+        no_gate=no_gate,
+        smallest_difference=smallest_difference,
+        search_seconds=search_seconds,
         force=force,
     )
     with _progress() as tell:
@@ -233,6 +275,7 @@ def export_command(
 def info(bundle: BundleArgument, as_json: JsonOption = False) -> None:
     """Show what is in a bundle and which of it this device can run."""
     from .runtime.bundle import Bundle
+    from .runtime.method import settings_of
     from .runtime.runnable import why_not
 
     opened = Bundle(bundle)
@@ -255,9 +298,10 @@ def info(bundle: BundleArgument, as_json: JsonOption = False) -> None:
         return
     inputs = [model.x, *model.cond]
     _table(
-        f"{model.name}: " + ", ".join(f"{spec.name} {list(spec.shape)} {spec.dtype}" for spec in inputs), rows, "note"
+        f"{model.name}: " + ", ".join(f"{spec.called} {list(spec.shape)} {spec.dtype}" for spec in inputs), rows, "note"
     )
-    print("sampler: " + ", ".join(f"{key}={value}" for key, value in sampler.items()))
+    used = settings_of(opened.manifest.sampler.sampler)
+    print("sampler: " + ", ".join(f"{key}={value}" for key, value in sampler.items() if key in used))
 
 
 @_run.command()
@@ -318,27 +362,60 @@ def sample(
     init: InitOption = None,
     order: OrderOption = None,
     sampler: Sampler = None,
+    bounds_mode: BoundsMode = None,
+    anneal: Anneal = None,
     warmup: WarmUp = None,
     target_accept: TargetAccept = None,
+    leapfrog: Leapfrog = None,
+    friction: Friction = None,
+    momentum: Momentum = None,
+    ladder: Ladder = None,
     exact: Exact = False,
     block: Block = None,
+    keep: Keep = None,
+    known: Annotated[Path | None, typer.Option(help="FILE.npy with the numbers that --keep keeps.")] = None,
+    candidates: Annotated[
+        int | None, typer.Option("--best-of", help="Chains for each sample, of which the lowest is kept.", min=1)
+    ] = None,
+    diverged: Diverged = "stop",
+    deadline_ms: DeadlineMs = None,
     max_batch: Annotated[int | None, typer.Option(help="Most chains in one engine call.", min=1)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw samples from noise with the bundle's sampler."""
+    choice = {"backend": backend, "precision": precision, "threads": threads, "exact": "fp32" if exact else None}
     settings = _settings(steps, step_size, noise, temperature, grad_clip, bounds, init, order)
-    settings |= _given(sampler=sampler, warmup=warmup, target_accept=target_accept, block=block)
-    _draw(
-        bundle,
-        lambda ebm, callback, inputs: ebm.sample(
-            n, seed=seed, callback=callback, max_batch=max_batch, **settings, **inputs
-        ),
-        out,
-        cond,
-        {"backend": backend, "precision": precision, "threads": threads, "exact": "fp32" if exact else None},
-        settings,
-        as_json,
+    settings |= _given(
+        sampler=sampler,
+        bounds_mode=bounds_mode,
+        anneal=anneal,
+        warmup=warmup,
+        target_accept=target_accept,
+        leapfrog=leapfrog,
+        friction=friction,
+        momentum=momentum,
+        ladder=_numbers("--ladder", ladder),
+        block=block,
     )
+    options = {"max_batch": max_batch, **settings}
+    special = _given(
+        keep=None if keep is None else _array(keep),
+        known=None if known is None else _array(known),
+        diverged=None if diverged == "stop" else diverged,
+        deadline_ms=deadline_ms,
+    )
+    if candidates is not None and special:
+        raise UsageError(f"--best-of cannot be combined with {', '.join(special)}: leave one of them out")
+
+    def draw(ebm: Any, callback: Callable[[Any], None], inputs: dict[str, np.ndarray]) -> Any:
+        if candidates is not None:
+            from .runtime.best_of import best_of
+
+            return best_of(ebm, n, candidates, seed, callback=callback, cond=inputs, **options)[0]
+        watched = {} if deadline_ms is not None else {"callback": callback}
+        return ebm.sample(n, seed=seed, cond=inputs, **watched, **special, **options)
+
+    _draw(bundle, draw, out, cond, choice, settings, as_json)
 
 
 @_run.command()
@@ -359,28 +436,45 @@ def refine(
     bounds: Bounds = None,
     order: OrderOption = None,
     sampler: Sampler = None,
+    bounds_mode: BoundsMode = None,
+    anneal: Anneal = None,
     warmup: WarmUp = None,
     target_accept: TargetAccept = None,
+    leapfrog: Leapfrog = None,
+    friction: Friction = None,
+    momentum: Momentum = None,
+    ladder: Ladder = None,
     exact: Exact = False,
     block: Block = None,
+    keep: Keep = None,
+    diverged: Diverged = "stop",
+    deadline_ms: DeadlineMs = None,
     max_batch: Annotated[int | None, typer.Option(help="Most chains in one engine call.", min=1)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the bundle's sampler from given states."""
+    choice = {"backend": backend, "precision": precision, "threads": threads, "exact": "fp32" if exact else None}
     settings = _settings(steps, step_size, noise, temperature, grad_clip, bounds, None, order)
-    settings |= _given(sampler=sampler, warmup=warmup, target_accept=target_accept, block=block)
-    states = _array(start)
-    _draw(
-        bundle,
-        lambda ebm, callback, inputs: ebm.refine(
-            states, seed=seed, callback=callback, max_batch=max_batch, **settings, **inputs
-        ),
-        out,
-        cond,
-        {"backend": backend, "precision": precision, "threads": threads, "exact": "fp32" if exact else None},
-        settings,
-        as_json,
+    settings |= _given(
+        sampler=sampler,
+        bounds_mode=bounds_mode,
+        anneal=anneal,
+        warmup=warmup,
+        target_accept=target_accept,
+        leapfrog=leapfrog,
+        friction=friction,
+        momentum=momentum,
+        ladder=_numbers("--ladder", ladder),
+        block=block,
     )
+    states = _array(start)
+    options = {"keep": None if keep is None else _array(keep), "diverged": diverged, "max_batch": max_batch, **settings}
+
+    def draw(ebm: Any, callback: Callable[[Any], None], inputs: dict[str, np.ndarray]) -> Any:
+        watched = {"callback": callback} if deadline_ms is None else {"deadline_ms": deadline_ms}
+        return ebm.refine(states, seed=seed, cond=inputs, **watched, **options)
+
+    _draw(bundle, draw, out, cond, choice, settings, as_json)
 
 
 @_run.command()
@@ -519,7 +613,7 @@ def compare_command(
 
 def _draw(
     bundle: Path,
-    draw: Callable[..., np.ndarray],
+    draw: Callable[..., Any],
     out: Path,
     cond: list[str] | None,
     choice: dict[str, Any],
@@ -539,8 +633,13 @@ def _draw(
                 meter(now)
                 tell("sampling", now.chains.start * now.steps + now.done * len(now.chains), now.n * now.steps)
 
-            states = draw(ebm, callback, _conditions(cond))
-        energy, _ = ebm.score(states, **_conditions(cond))
+            drawn = draw(ebm, callback, _conditions(cond))
+        if isinstance(drawn, np.ndarray):
+            states, taken = drawn, {}
+            energy, _ = ebm.score(states, **_conditions(cond))
+        else:  # what there was at the deadline
+            states, energy = drawn.x, drawn.energy
+            taken = {"steps": drawn.steps, "complete": drawn.complete}
         chosen = ebm.choice
     with out.open("wb") as file:
         np.save(file, states, allow_pickle=False)
@@ -551,6 +650,7 @@ def _draw(
         "energy_min": float(energy.min()),
         "energy_max": float(energy.max()),
         "engine": chosen,
+        **taken,
     }
     if meter.acceptance is not None:
         result["temperature"] = float(temperature_schedule(sampler)[-1])
@@ -562,6 +662,8 @@ def _draw(
         return
     _log.print(chosen, markup=False, soft_wrap=True)
     print(f"{out}: {states.shape[0]} samples {list(states.shape[1:])}, energy {energy.mean():.4g} on average")
+    if taken:
+        print(f"{taken['steps']} of {sampler.steps} steps")
     if meter.acceptance is not None:
         blocks = f", and {meter.block_acceptance:.3f} of blocks" if meter.block_acceptance is not None else ""
         print(f"temperature {result['temperature']:.4g}; accepted {meter.acceptance:.3f} of steps{blocks}")

@@ -54,10 +54,11 @@ def plan_chains(
     The energies are compared by the Wasserstein distance, which sees the shape of both histograms besides their means and
     so has a higher floor. Simulated for normal energies, gates from 1.05 to 2 and n of 100 and 300, a shift of d brings its
     ratio to the gate at 1.9 to 2.2 times the n above (heavier tails, t with 5 degrees of freedom: 2.0 to 2.1; the skewed
-    gamma distribution of shape 4: 1.7 to 1.8). So energies are compared in sets of 2 n chains.
+    gamma distribution of shape 4: 1.7 to 1.8; of shape 1, as in two dimensions: 1.0 to 1.5). So energies are compared in sets of 2 n chains.
 
     For d = 0 the ratio is over gate^2 where z^2 > k (gate^2 - 1) + 1. With k = 9 / (gate^2 - 1), rounded up, that is z^2 > 10,
-    which happens once in 600 times whatever the gate is; for eight metrics at most once in 75 times. Then N = 18 / d^2:
+    which happens once in 600 times whatever the gate is; for eight metrics at most once in 75 times (strongly skewed energies somewhat more often, as 2 n is then more than they
+    need). Then N = 18 / d^2:
     1800 chains for d = 0.1, whatever the gate is.
 
     Args:

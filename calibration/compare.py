@@ -15,10 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..runtime.bundle import Bundle
-from ..runtime.config import SamplerConfig
 from ..runtime.ebm import Ebm
 from ..runtime.errors import DivergenceError, UsageError
-from ..runtime.schedule import temperature_schedule
 from .candidate import Candidate, bundle_candidates, external_candidate, precision_at, precisions_in, reference_of
 from .chain_plan import ChainPlan, fitted_plan, plan_chains
 from .compare_options import CompareOptions
@@ -30,7 +28,7 @@ from .energy_use import EnergyUse, idle_watts, measure_energy
 from .gate import GateResult, judge
 from .histogram import histograms
 from .latency import Latency, time_steps
-from .layers import read_layers
+from .layer_precisions import read_layers
 from .metrics.auroc import ood_auroc
 from .metrics.features import OnnxFeatures, score_graph_features
 from .metrics.score_fidelity import StageFidelity
@@ -40,6 +38,7 @@ from .pareto import pareto_front
 from .power import find_sensors
 from .sample_set import SampleSet, score_samples
 from .score_along import fidelity_along, gradients_along
+from .temperature import final_temperature
 from .trajectory import Trajectory, record_trajectory
 
 __all__ = ["compare"]
@@ -128,7 +127,7 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
         energies=histograms({reference.name: base.energy, **others}),
         modes=None if modes is None else modes[0],
         features=_features_said(options.features),
-        layers=tuple(layers for bundle in bundles if (layers := read_layers(bundle)) is not None),
+        layers=tuple(layers for bundle in bundles for layers in read_layers(bundle)),
         power=power,
         device=describe_device(),
         toolchain=toolchain(),
@@ -169,7 +168,7 @@ class _Sampling:
                 fidelity,
                 gate=self._options.gate,
                 smallest_difference=self._options.smallest_difference,
-                temperature=_final_temperature(settings),
+                temperature=final_temperature(settings),
                 seed=self._options.seed,
             )
             if gate.decided or extra == self._options.extra_rounds:
@@ -409,15 +408,6 @@ def _apart(reference: np.ndarray, own: np.ndarray | None) -> float | None:
 def _features_said(features: str) -> str:
     named = {"pixels": "x itself", "model": "the score graph's own features"}
     return named.get(features, f"the features of {Path(features).name}")
-
-
-def _final_temperature(config: SamplerConfig) -> float:
-    """T of exp(-E / T) that the last steps of a chain keep; 1 for a chain without noise, which keeps none."""
-    try:
-        temperature = float(temperature_schedule(config)[-1])
-    except UsageError:  # noise without a drift has no temperature
-        return 1.0
-    return temperature if 0 < temperature < math.inf else 1.0
 
 
 def _inputs(bundle: Bundle) -> str:

@@ -13,7 +13,7 @@ from .chain_plan import ChainPlan
 from .energy_use import EnergyUse
 from .histogram import Histograms
 from .latency import Latency
-from .layers import Layers
+from .layer_precisions import Layers
 from .metrics.score_fidelity import StageFidelity
 from .mode_shares import ModeShares
 from .verdict import GateResult, MetricVerdict

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -121,7 +122,8 @@ def embedding_ratio(
     n, m = len(own[0]), len(other[0])
     pairs = float(across[0].sum())
 
-    def squares(a: tuple, q: tuple, cross: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+    def squares(a: tuple[Any, ...], q: tuple[Any, ...], cross: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Takes (count, sum of k(x, x), sum of k(x, y)) of both pools, whole or without each chain in turn."""
         (n, diag, off), (m, diag_q, off_q) = a, q
         v, v_q = diag / n - off / (n * (n - 1)), diag_q / m - off_q / (m * (m - 1))
         apart = (diag + off) / n**2 + (diag_q + off_q) / m**2 - 2.0 * cross / (n * m)

@@ -68,7 +68,8 @@ def _verdict(
     square = float(weights @ (np.square(sizes) - np.square(taken)))
     # Of the squares: var(z^2) = 4 z^2 e^2 + 2 e^4 for a normal z with error e.
     spread = _NORMAL * math.sqrt(float(np.square(weights) @ (4.0 * np.square(sizes * errors) + 2.0 * errors**4)))
-    size, low, high = (math.sqrt(max(0.0, part)) for part in (square, square - spread, square + spread))
+    # The size may have come out small by chance, but not what is possible.
+    size, low, high = (math.sqrt(max(0.0, part)) for part in (square, square - spread, max(0.0, square) + spread))
     passed = size <= limit
     worst = int(np.argmax(np.where(weights > 0.0, np.abs(sizes), 0.0)))
     return MetricVerdict(

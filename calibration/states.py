@@ -29,12 +29,14 @@ class States:
         x: [M, *S] float32.
         grad_scale: [M] float32, the gradient scale that the chain ran with there.
         step: [M] int64, steps taken; `DATA_STEP` for real data.
+        chain: [M] int64, number of the chain; for real data one for each state, after those of the chains.
         cond: conditioning inputs by graph name, [M, ...].
     """
 
     x: np.ndarray
     grad_scale: np.ndarray
     step: np.ndarray
+    chain: np.ndarray
     cond: Mapping[str, np.ndarray]
 
     def __len__(self) -> int:
@@ -44,6 +46,16 @@ class States:
         """Yields the score graph's inputs, at most `size` states at a time, in order."""
         for first in range(0, len(self), size):
             yield self.inputs(slice(first, first + size))
+
+    def part(self, rows: np.ndarray) -> States:
+        """Returns some of the states, by number, as arrays in memory."""
+        return States(
+            np.array(self.x[rows]),
+            np.array(self.grad_scale[rows]),
+            np.array(self.step[rows]),
+            np.array(self.chain[rows]),
+            {name: np.array(array[rows]) for name, array in self.cond.items()},
+        )
 
     def inputs(self, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
         """Returns the score graph's inputs for some states, as arrays in memory."""
@@ -57,9 +69,9 @@ def record_states(
     shape: tuple[int, ...],
     folder: Path,
     *,
-    count: int = 512,
+    count: int = 1024,
     stages: int = 32,
-    chains: int = 32,
+    chains: int = 512,
     seed: int,
     cond: Mapping[str, np.ndarray] | None = None,
     start: np.ndarray | None = None,
@@ -76,7 +88,7 @@ def record_states(
         engine: an open engine in float32; the sampler is the runtime's own, gradient scaling included.
         config: the sampler's settings.
         shape: shape of one state.
-        folder: an existing folder for the files, at most (4 * prod(shape) + 16) bytes for each state.
+        folder: an existing folder for the files, (4 * prod(shape) + 20) bytes for each state and its conditions.
         count: number of states along chains; at least one per stage is kept.
         stages: number of stages, start and end included; fewer where there are fewer steps.
         chains: number of chains.
@@ -104,7 +116,8 @@ def record_states(
             folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(total, *each_shape)
         )
 
-    x, scale, step = made("x", shape, np.float32), made("grad_scale", (), np.float32), made("step", (), np.int64)
+    x, scale = made("x", shape, np.float32), made("grad_scale", (), np.float32)
+    step, number = made("step", (), np.int64), made("chain", (), np.int64)
     kept = {name: made(f"cond.{name}", array.shape[1:], array.dtype) for name, array in conditions.items()}
     watched = Watched(engine)
 
@@ -119,7 +132,7 @@ def record_states(
             if slot is not None:
                 x[slot] = asked[row]
                 scale[slot] = 1.0 if now.grad_scale is None else now.grad_scale[row]
-                step[slot] = now.done
+                step[slot], number[slot] = now.done, chain
                 for name, array in conditions.items():
                     kept[name][slot] = array[chain]
 
@@ -133,7 +146,8 @@ def record_states(
         max_batch=max_batch,
         callback=keep,
     )
-    states = States(x, scale, step, kept)
+    number[len(slots) :] = chains + np.arange(len(extra))
+    states = States(x, scale, step, number, kept)
     _rescale_unasked(engine, states, config, len(slots))
     for first in range(len(slots), total, max_batch or 64):
         _add_data(engine, states, extra, conditions, len(slots), first, min(first + (max_batch or 64), total))

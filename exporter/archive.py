@@ -25,6 +25,7 @@ from .archive_guard import check_archive, restricted_unpickling
 from .archived_graph import example_inputs
 from .contract import check_contract, rows_like
 from .energy import Energy, EnergyMode, make_energy
+from .full_precision import FullPrecision
 from .module_copy import copy_module
 from .static_batch import rebatch
 
@@ -75,7 +76,8 @@ def save_energy(
     module = copy_module(described.module)
     # torch.export takes a batch of 1 for a constant.
     inputs = tuple(rows_like(_plain(value), max(2, value.shape[0]), 0) for value in described.example)
-    program = _export(module, inputs)
+    with FullPrecision():
+        program = _export(module, inputs)
     settings = {
         "schema_version": _SCHEMA_VERSION,
         "name": described.name,
@@ -155,7 +157,8 @@ def _compare(model: Energy, archive: Energy) -> None:
         runner = copy_module(energy.module)
         leaf = inputs[model.position].detach().clone().requires_grad_()
         arguments = [leaf if i == model.position else value for i, value in enumerate(inputs)]
-        value = energy.reduce(runner(*arguments))
+        with FullPrecision():
+            value = energy.reduce(runner(*arguments))
         (grad,) = torch.autograd.grad(value.sum(), leaf)
         answers.append((value.detach(), grad))
     for what, expected, came in zip(("energy", "gradient"), *answers, strict=True):

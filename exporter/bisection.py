@@ -146,7 +146,7 @@ def _values(traced: ScoreGraph, inputs: dict[str, np.ndarray]) -> dict[str, np.n
         def run_node(self, node: torch.fx.Node) -> Any:
             result = super().run_node(node)
             if isinstance(result, torch.Tensor) and result.is_floating_point():
-                found[node.name] = result.numpy(force=True).astype(np.float64)
+                found[node.name] = result.double().numpy(force=True)
             return result
 
         def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:

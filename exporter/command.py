@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["ExportOptions", "run_export"]
 
 
+_GATE, _SMALLEST_DIFFERENCE = 1.25, 0.15
+
+
 @dataclass(frozen=True)
 class ExportOptions:
     """The options of the command; see its --help."""
@@ -43,6 +46,10 @@ class ExportOptions:
     calibration_data: Path | None
     batch: str
     verify: bool | None
+    gate: float | None
+    no_gate: bool
+    smallest_difference: float | None
+    search_seconds: float | None
     force: bool
 
     def with_file(self, path: Path | None) -> ExportOptions:
@@ -94,7 +101,7 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
             f"ebm-export needs the package {error.name}: pip install 'ebm-export[export]' "
             "(the device needs only ebm-run)"
         ) from error
-    from .export import export_energy
+    from .export import export_energy, gating_for
     from .factory import parse_model_args
     from .input_spec import parse_cond, parse_shape
     from .load import load_model
@@ -114,12 +121,22 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
         trust_pickle=options.trust_pickle,
     )
     energy.sampler = _sampler(energy.sampler, options)
+    out = options.out or options.model.with_suffix(".ebm")
+    precisions = options.precisions or ["fp32"]
     report = export_energy(
         energy,
-        out=options.out or options.model.with_suffix(".ebm"),
+        out=out,
         targets=options.targets or ["onnxruntime"],
-        precisions=options.precisions or ["fp32"],
+        precisions=precisions,
         batch=batch,
+        gating=gating_for(
+            precisions,
+            None if options.no_gate else options.gate or _GATE,
+            smallest_difference=options.smallest_difference or _SMALLEST_DIFFERENCE,
+            out=out,
+            seconds=options.search_seconds,
+            all_low=options.gate is not None,
+        ),
         data=None if options.calibration_data is None else _data(options.calibration_data),
         verify=options.verify is not False,
         force=options.force,
@@ -139,9 +156,11 @@ def _sampler(given: SamplerConfig | None, options: ExportOptions) -> SamplerConf
 
 def _rows(report: Any, batch: int, progress: Progress) -> list[dict[str, Any]]:
     from ..runtime.bench import time_bundle
+    from ..runtime.bundle import Bundle
 
     times = {row["file"]: row for row in time_bundle(report.path, batches=[batch], progress=progress)}
     found = {verification.path: verification for verification in report.verifications}
+    status = {entry.path: entry.status for entry in Bundle(report.path).artifacts}
     rows = []
     for artifact in report.artifacts:
         files = [artifact["path"], *artifact["files"]]
@@ -151,17 +170,24 @@ def _rows(report: Any, batch: int, progress: Progress) -> list[dict[str, Any]]:
         stages = verification.stages if verification is not None and ran else []
         worst = max((stage.relative_error for stage in stages), default=None)
         timed = times.get(artifact["path"])
+        gate = report.gates.get(artifact["path"])
         rows.append(
             {
                 "file": artifact["path"],
                 "precision": artifact["precision"],
                 "size": f"{size / 2**20:.2f} MiB",
-                "status": "verified" if ran else "built, not run",
+                "status": status[artifact["path"]],
                 "worst error": None if worst is None else f"{worst:.1e}",
+                "gate": None if gate is None else f"{'passed' if gate.passed else 'failed'}, {_worst(gate):.2f}",
                 f"ms per step (batch {batch})": None if timed is None else timed["median ms"],
             }
         )
     return rows
+
+
+def _worst(gate: Any) -> float:
+    """The largest ratio to the seed noise floor."""
+    return max((verdict.ratio for verdict in gate.verdicts if verdict.limit == gate.gate), default=0.0)
 
 
 def _data(path: Path) -> np.ndarray:

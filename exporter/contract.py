@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,16 @@ from torch import nn
 
 from ..runtime.errors import ContractError, EbmExportError
 from ..runtime.start import start_states
+from .full_precision import FullPrecision
 from .module_copy import copy_module
+from .quantized import refuse_quantized
 
 if TYPE_CHECKING:
     from .energy import Energy
 
 __all__ = ["check_contract", "check_independence", "check_repeatability", "rows_like"]
+
+_LOG = logging.getLogger("ebm_export")
 
 _BATCH = 5
 """Samples in a check; an odd number that few models have as a size."""
@@ -48,10 +53,12 @@ def check_contract(energy: Energy, start: torch.Tensor | None = None) -> None:
             f"the refined input {energy.wrt!r} is {_dtype(energy.x)}; expected floating point, since it moves along a "
             "gradient: choose another input with wrt (--wrt), or embed it outside the energy"
         )
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    refuse_quantized(energy.module)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), FullPrecision() as precision:
         module = copy_module(energy.module)
         example = tuple(_plain(value) for value in energy.example)
         _check_output(energy, _call(module, example, "the example"), int(energy.x.shape[0]))
+        _check_complete(energy.module, module)
         rows = _start_rows(energy, example, start)
         try:
             output = module(*_refinable(rows))
@@ -64,6 +71,12 @@ def check_contract(energy: Energy, start: torch.Tensor | None = None) -> None:
         check_repeatability(module, rows, energy.reduce)
         check_independence(module, rows, energy.reduce)
         _check_gradient(energy, module, rows)
+    if precision.found:
+        _LOG.warning(
+            "the model asks for %s in forward; it is exported in float32 throughout, and the precision of the engines "
+            "is what the export is told (--precision)",
+            ", ".join(sorted(precision.found)),
+        )
 
 
 def check_repeatability(
@@ -164,8 +177,23 @@ def _call(module: nn.Module, inputs: Sequence[torch.Tensor], what: str) -> Any:
     except EbmExportError:
         raise  # an operation of the model's file that cannot be run
     except Exception as error:  # the model's own error, whatever it is
+        if "Inference tensors cannot be saved" in str(error):
+            raise ContractError(
+                "forward uses a tensor that was made in torch.inference_mode(), which autograd cannot follow; make it "
+                "under torch.no_grad() instead, or clone it outside of inference mode"
+            ) from error
         shapes = ", ".join(f"{tuple(value.shape)} {_dtype(value)}" for value in inputs)
         raise ContractError(f"the model fails on {what} ({shapes}): {type(error).__name__}: {_line(error)}") from error
+
+
+def _check_complete(module: nn.Module, called: nn.Module) -> None:
+    before = {name for name, _ in module.named_parameters()}
+    made = [name for name, _ in called.named_parameters() if name not in before]
+    if made:
+        raise ContractError(
+            f"forward makes the parameter {made[0]!r} when it is called first, so each copy of the model has another; "
+            "run the model once on a batch, or load its weights, before it is exported"
+        )
 
 
 def _check_output(energy: Energy, output: Any, batch: int) -> None:

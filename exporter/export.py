@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,30 +10,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import torch
 
+from ..calibration.chain_plan import plan_chains
+from ..calibration.quality_gate import GateRules
+from ..calibration.verdict import GateResult
 from ..runtime.batch_range import parse_batch_range
 from ..runtime.bundle import DATA, GOLDEN
 from ..runtime.bundle_writer import writing_bundle
 from ..runtime.config import SamplerConfig
-from ..runtime.errors import EngineMismatch, MissingBackend, UsageError
+from ..runtime.errors import EngineMismatch, MissingBackend, QualityGateError, UsageError
+from .artifacts import CALIBRATED, Gating, write_artifacts
 from .contract import check_contract
 from .energy import Energy, EnergyMode, make_energy
 from .found_sampler import find_sampler
-from .golden import make_golden
+from .golden import CHAINS, fresh_conditions, make_golden
 from .lowering import lower
-from .manifest import describe_bundle
+from .manifest import describe_bundle, model_spec
 from .passes import optimize
 from .precision import LOW_TYPES, typed
-from .score_graph import ScoreGraph
 from .targets import Artifact, Progress, target
 from .trace import trace
-from .verify import Verification, describe_failure, verify_artifact
+from .uncompiled import uncompiled
+from .verify import Verification
 
-__all__ = ["PRECISIONS", "ExportReport", "export", "export_energy"]
+__all__ = ["PRECISIONS", "ExportReport", "export", "export_energy", "gating_for"]
 
-PRECISIONS = ("fp32", *LOW_TYPES)
+PRECISIONS = ("fp32", *LOW_TYPES, *CALIBRATED)
 """The precisions that can be exported."""
 
 
@@ -43,6 +47,8 @@ class ExportReport:
     path: Path
     artifacts: list[Artifact]
     verifications: list[Verification]
+    gates: dict[str, GateResult]
+    """What the quality gate found, by path."""
     sampler: SamplerConfig
     found_sampler: bool
     """True where the model came without sampler settings and some were found."""
@@ -64,7 +70,9 @@ def export(
     sampler: SamplerConfig | None = None,
     batch: tuple[int, int, int] = (1, 8, 64),
     data: np.ndarray | None = None,
-    gate: float | None = None,
+    gate: float | None = 1.25,
+    smallest_difference: float = 0.15,
+    search_seconds: float | None = None,
     verify: bool = True,
     force: bool = False,
     progress: Progress | None = None,
@@ -80,12 +88,15 @@ def export(
         name: name of the model in the manifest.
         out: folder to write, such as "policy.ebm".
         targets: of onnx, onnxruntime, openvino, tensorrt.
-        precisions: of fp32, fp16, bf16.
+        precisions: of fp32, fp16, bf16, int8, mixed.
         sampler: settings the bundle carries, and along whose chains engines are verified; found if left out.
         batch: smallest, most frequent and largest batch, for engines that are built for a range.
         data: states [M, *S] that chains start from with init="data"; kept in the bundle.
-        gate: the quality gate on samples, which is not available yet: only None is taken. Every precision here is
-            verified gradient by gradient instead.
+        gate: largest distance of INT8 and mixed engines' samples from FP32's, in units of the distance between FP32's own
+            samples of two seeds; None turns the quality gate off. FP16 and BF16 go through it beside INT8 or mixed.
+        smallest_difference: shift of the energy, in its standard deviations, that the gate should see; the number of chains
+            that it draws is 18 / smallest_difference^2.
+        search_seconds: time after which the search for mixed begins no new trial; None for no limit.
         verify: False writes engines without running them; the manifest says so.
         force: replace an existing bundle.
         progress: called with (what is being done, steps done, steps in all or 0).
@@ -98,10 +109,9 @@ def export(
         UnsupportedOperation: an operation has no rule.
         MissingBackend: a target's package is not installed.
         EngineMismatch: an engine disagrees with PyTorch; those that agree are written all the same.
+        QualityGateError: nothing of a precision keeps the samples; the others are written all the same.
         UsageError: the arguments do not fit the model or each other.
     """
-    if gate is not None:
-        raise UsageError("gate: the quality gate is not available yet; leave it out, or pass gate=None")
     made = make_energy(model, example, cond=cond, wrt=wrt, energy=energy, name=name, sampler=sampler)
     return export_energy(
         made,
@@ -111,9 +121,39 @@ def export(
         batch=batch,
         data=data,
         verify=verify,
+        gating=gating_for(
+            precisions, gate, smallest_difference=smallest_difference, out=Path(out), seconds=search_seconds
+        ),
         force=force,
         progress=progress,
     ).path
+
+
+def gating_for(
+    precisions: Sequence[str],
+    gate: float | None,
+    *,
+    smallest_difference: float,
+    out: Path,
+    seconds: float | None = None,
+    all_low: bool = False,
+) -> Gating:
+    """What an export judges.
+
+    Args:
+        precisions: of the export. INT8 and mixed are judged, and FP16 and BF16 beside them: FP32's samples are there then.
+        gate: largest ratio; None judges nothing.
+        smallest_difference: that the gate should see.
+        out: the bundle; a search keeps its log beside it until the export is done.
+        seconds: limit of a search.
+        all_low: FP16 and BF16 are judged in any case.
+    """
+    if gate is None:
+        return Gating()
+    plan_chains(gate, smallest_difference)  # refuses what cannot be, before any work
+    rules = GateRules(gate=gate, smallest_difference=smallest_difference)
+    all_low = all_low or any(precision in CALIBRATED for precision in precisions)
+    return Gating(rules, all_low, out.with_name(f"{out.name}.search.jsonl"), seconds)
 
 
 def export_energy(
@@ -125,14 +165,24 @@ def export_energy(
     batch: tuple[int, int, int] = (1, 8, 64),
     data: np.ndarray | None = None,
     verify: bool = True,
+    gating: Gating | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
-    """As `export`, for an `Energy` that `load_model` or `make_energy` gave; returns the whole report."""
+    """As `export`, for an `Energy` that `load_model` or `make_energy` gave; returns the whole report.
+
+    `gating` says what is judged by its samples; left out, nothing is.
+    """
     begun = time.perf_counter()
     tell = progress or (lambda what, done, total: None)
     plan = _plan(targets, precisions, batch)
-    with writing_bundle(out, force=force) as folder:
+    # Whatever the caller runs in: here gradients are taken, and tensors computed with in their own types.
+    with (
+        torch.inference_mode(False),
+        torch.autocast("cpu", enabled=False),
+        uncompiled(),
+        writing_bundle(out, force=force) as folder,
+    ):
         data = _check_data(data, energy)
         tell("checking the energy", 0, 0)
         check_contract(energy, None if data is None else torch.as_tensor(data))
@@ -151,7 +201,7 @@ def export_energy(
         models = {"fp32": lower(traced, energy.name)}
         optimize(models["fp32"])
         for precision in precisions:
-            if precision not in models:
+            if precision in LOW_TYPES:
                 models[precision] = typed(models["fp32"], precision)
         golden = None
         if verify:
@@ -165,23 +215,44 @@ def export_energy(
             np.savez(folder / GOLDEN, allow_pickle=False, **golden)
         if data is not None:
             np.save(folder / DATA, data, allow_pickle=False)
-        artifacts, verifications, failures = _write_all(plan, models, traced, golden, batch, folder, tell)
-        if not artifacts:
-            raise EngineMismatch("; ".join(failures) + "; no engine is left, so no bundle was written")
-        describe_bundle(folder, energy, config, golden, artifacts, verifications)
+        cond = {
+            name.removeprefix("cond."): rows[0] for name, rows in (golden or {}).items() if name.startswith("cond.")
+        }
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".calibrating-") as scratch:
+            written = write_artifacts(
+                plan,
+                models,
+                traced,
+                golden,
+                spec=model_spec(energy),
+                config=config,
+                cond=cond if golden is not None else fresh_conditions(energy, CHAINS, 0),
+                data=data,
+                batch=batch,
+                gating=gating or Gating(),
+                folder=folder,
+                scratch=Path(scratch),
+                tell=tell,
+            )
+        failures = [*written.mismatches, *written.refusals]
+        kind = EngineMismatch if written.mismatches else QualityGateError
+        if not written.artifacts:
+            raise kind("; ".join(failures) + "; no engine is left, so no bundle was written")
+        describe_bundle(folder, energy, config, golden, written.artifacts, written.verifications, written.gates)
     path = Path(out)
     if failures:
-        kept = ", ".join(artifact["path"] for artifact in artifacts)
-        raise EngineMismatch("; ".join(failures) + f"; the others were written to {path}: {kept}")
+        kept = ", ".join(artifact["path"] for artifact in written.artifacts)
+        raise kind("; ".join(failures) + f"; the others were written to {path}: {kept}")
+    _remove_logs(gating)
     seconds = time.perf_counter() - begun
-    return ExportReport(path, artifacts, verifications, config, energy.sampler is None, seconds)
+    return ExportReport(
+        path, written.artifacts, written.verifications, written.gates, config, energy.sampler is None, seconds
+    )
 
 
 def _plan(targets: Sequence[str], precisions: Sequence[str], batch: tuple[int, int, int]) -> list[tuple[str, str]]:
     """(target, precision) pairs in the order of work; wrong or missing ones end the export before it begins."""
     for precision in precisions:
-        if precision in ("int8", "mixed"):
-            raise UsageError(f"precision {precision} is not available yet; the precisions are {', '.join(PRECISIONS)}")
         if precision not in PRECISIONS:
             raise UsageError(f"the precisions are {', '.join(PRECISIONS)}; there is none called {precision!r}")
     if not targets or not precisions:
@@ -194,42 +265,18 @@ def _plan(targets: Sequence[str], precisions: Sequence[str], batch: tuple[int, i
             raise MissingBackend(missing)
     if "tensorrt" in names and "onnx" not in names:
         names.insert(0, "onnx")  # a device whose TensorRT differs builds its own plan from it
-    return [(name, precision) for precision in dict.fromkeys(precisions) for name in names]
+    names.sort(key=lambda name: name == "tensorrt")  # a plan is built from the graph that the file before it holds
+    wanted = list(dict.fromkeys(precisions))
+    if "mixed" in wanted and "fp32" not in wanted:
+        wanted.insert(0, "fp32")  # which a schedule over the steps may end in
+    return [(name, precision) for precision in wanted for name in names]
 
 
-def _write_all(
-    plan: Sequence[tuple[str, str]],
-    models: Mapping[str, ir.Model],
-    traced: ScoreGraph,
-    golden: dict[str, np.ndarray] | None,
-    batch: tuple[int, int, int],
-    folder: Path,
-    tell: Progress,
-) -> tuple[list[Artifact], list[Verification], list[str]]:
-    artifacts: list[Artifact] = []
-    verifications: list[Verification] = []
-    failures: list[str] = []
-    refused: set[str] = set()
-    for index, (name, precision) in enumerate(plan):
-        if name == "tensorrt" and precision in refused:
-            failures.append(f"no tensorrt plan in {precision}: the ONNX file that it is built from failed")
-            continue
-        tell(f"building {name} {precision}", index, len(plan))
-        proto = ir.to_proto(models[precision])
-        artifact = target(name).write(proto, folder, precision=precision, batch=batch, progress=tell)
-        if golden is not None:
-            tell(f"verifying {name} {precision}", index, len(plan))
-            found = verify_artifact(artifact, folder, golden)
-            if not found.passed and not found.reason:
-                failures.append(describe_failure(found, artifact, models[precision], traced, golden, tell))
-                for file in (artifact["path"], *artifact["files"]):
-                    (folder / file).unlink()
-                if name == "onnx":
-                    refused.add(precision)
-                continue
-            verifications.append(found)
-        artifacts.append(artifact)
-    return artifacts, verifications, failures
+def _remove_logs(gating: Gating | None) -> None:
+    """A search that ended needs its log no more."""
+    if gating is not None and gating.log is not None:
+        for log in gating.log.parent.glob(f"{gating.log.stem}.*{gating.log.suffix}"):
+            log.unlink()
 
 
 def _check_data(data: Any, energy: Energy) -> np.ndarray | None:

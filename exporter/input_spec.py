@@ -11,12 +11,15 @@ from ..runtime.errors import UsageError
 
 __all__ = ["InputSpec", "parse_cond", "parse_shape"]
 
-_DTYPES = {"float32": torch.float32, "int64": torch.int64, "bool": torch.bool}
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.float32, torch.int64, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32)
+}
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input: the shape of one sample (no batch) and the dtype, one of float32, int64 and bool."""
+    """One input: the shape of one sample (no batch) and the dtype: float32, bool or whole numbers."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32

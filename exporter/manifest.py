@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from ..calibration.verdict import GateResult
 from ..runtime.bundle_writer import write_manifest
 from ..runtime.config import SamplerConfig
 from ..runtime.file_hash import sha256_of
-from ..runtime.manifest import SCHEMA_VERSION
+from ..runtime.manifest import NOT_JUDGED, SCHEMA_VERSION, VERIFIED, ModelSpec, TensorSpec
+from ..runtime.verify import is_judged
 from .energy import Energy
 from .targets import Artifact
 from .trace import graph_dtype, input_names
 from .verify import Verification
 
-__all__ = ["describe_bundle"]
+__all__ = ["describe_bundle", "model_spec"]
 
 
 def describe_bundle(
@@ -28,6 +31,7 @@ def describe_bundle(
     golden: dict[str, np.ndarray] | None,
     artifacts: Sequence[Artifact],
     verifications: Iterable[Verification],
+    gates: Mapping[str, GateResult] | None = None,
 ) -> None:
     """Writes the manifest of a bundle whose other files are all in place.
 
@@ -38,7 +42,9 @@ def describe_bundle(
         golden: the states the engines were checked at; None where nothing was verified.
         artifacts: entries of the files.
         verifications: one for each artifact that was looked at.
+        gates: what the quality gate found, by path, for those that went through it.
     """
+    gates = gates or {}
     names = input_names(energy)
     found = {verification.path: verification for verification in verifications}
     x = golden["x"] if golden is not None else None
@@ -48,15 +54,19 @@ def describe_bundle(
             "name": energy.name,
             "x": {"shape": list(energy.x.shape[1:]), "dtype": "float32"},
             "wrt": energy.wrt,
-            "cond": [
-                {"name": names[name], "dtype": _dtype(value), "shape": list(value.shape[1:])}
-                for name, value in energy.cond.items()
-            ],
+            "cond": [_condition(name, names[name], value) for name, value in energy.cond.items()],
             "range": {} if x is None else {"x": [float(x.min()), float(x.max())]},
         },
         "sampler": config.to_dict(),
-        "artifacts": [_entry(folder, artifact, found.get(artifact["path"])) for artifact in artifacts],
-        "verification": [verification.to_dict() for verification in found.values() if not verification.reason],
+        "artifacts": [
+            _entry(folder, artifact, found.get(artifact["path"]), artifact["path"] in gates) for artifact in artifacts
+        ],
+        "verification": [
+            verification.to_dict()
+            | ({"gate": gates[verification.path].to_dict()} if verification.path in gates else {})
+            for verification in found.values()
+            if not verification.reason
+        ],
         "created_with": {
             package: metadata.version(package) for package in ("ebm-export", "torch", "onnx", "onnx-ir", "numpy")
         },
@@ -64,13 +74,36 @@ def describe_bundle(
     write_manifest(folder, manifest)
 
 
-def _entry(folder: Path, artifact: Artifact, found: Verification | None) -> dict[str, Any]:
+def model_spec(energy: Energy) -> ModelSpec:
+    """What the runtime will read of an energy."""
+    names = input_names(energy)
+    cond = [_condition(name, names[name], value) for name, value in energy.cond.items()]
+    return ModelSpec(
+        energy.name,
+        TensorSpec("x", tuple(energy.x.shape[1:]), "float32"),
+        energy.wrt,
+        tuple(TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in cond),
+    )
+
+
+def _entry(folder: Path, artifact: Artifact, found: Verification | None, judged: bool) -> dict[str, Any]:
     entry: dict[str, Any] = {**artifact, "sha256": sha256_of(folder / artifact["path"])}
     entry["files"] = {name: sha256_of(folder / name) for name in artifact["files"]}
     if found is not None and found.passed:
-        entry["status"] = "verified"
+        entry["status"] = VERIFIED if judged or is_judged(artifact["precision"]) else NOT_JUDGED
     elif found is not None and found.reason:
         entry["note"] = "; ".join(filter(None, (artifact["note"], "not run where it was exported")))
+    return entry
+
+
+def _condition(parameter: str, name: str, value: torch.Tensor) -> dict[str, Any]:
+    """A conditioning input; the user's name and the range of the user's type only where the graph has others."""
+    entry: dict[str, Any] = {"name": name, "dtype": _dtype(value), "shape": list(value.shape[1:])}
+    if name != parameter:
+        entry["parameter"] = parameter
+    if entry["dtype"] == "int64" and value.dtype != torch.int64:
+        limits = torch.iinfo(value.dtype)
+        entry["limits"] = [limits.min, limits.max]
     return entry
 
 

@@ -20,6 +20,12 @@ def copy_module(module: nn.Module) -> nn.Module:
     Tensors that a forward left behind as attributes (the weight that a spectral-norm hook computes, a cached
     feature) carry a history, which `copy.deepcopy` refuses; the copy gets their values.
     """
+    lazy = [name for name, value in module.named_parameters() if nn.parameter.is_lazy(value)]
+    if lazy:
+        raise ContractError(
+            f"the parameter {lazy[0]!r} has no shape yet (a lazy layer); run the model once on a batch, or load its "
+            "weights, before it is exported"
+        )
     memo: dict[int, Any] = {}
     for child in module.modules():
         for value in pytree.tree_leaves([v for k, v in vars(child).items() if k not in ("_modules", "_parameters")]):
@@ -27,7 +33,7 @@ def copy_module(module: nn.Module) -> nn.Module:
                 memo[id(value)] = value.detach().clone()
     try:
         return copy.deepcopy(module, memo).float().cpu().requires_grad_(False)
-    except Exception as error:  # an uninitialised lazy layer, weights on the meta device, an open file as attribute
+    except Exception as error:  # weights on the meta device, an open file as attribute
         raise ContractError(
             f"the model cannot be copied ({type(error).__name__}: {error}); run it once before exporting, load its "
             "weights, and keep files and locks out of its attributes"

@@ -76,12 +76,12 @@ def _is_data(node: ir.Node) -> bool:
 def _float32_nodes(graph: ir.Graph) -> set[ir.Node]:
     """The nodes that run in float32, by the rules of `typed`."""
     gradient = _ancestors(next(output for output in graph.outputs if output.name == "grad"))
-    wide: set[ir.Node] = {node for node in graph if node not in gradient or node.op_type in _REDUCTIONS}
+    wide: set[ir.Node] = {node for node in graph if node not in gradient or _reduces(node)}
     tail: set[ir.Node] = set()
     nodes = list(graph)
     for node in reversed(nodes):
         users = [use.node for use in node.outputs[0].uses()] if len(node.outputs) == 1 else []
-        if node.op_type in _BEFORE_REDUCTION and users and all(user.op_type in _REDUCTIONS for user in users):
+        if node.op_type in _BEFORE_REDUCTION and users and all(_reduces(user) for user in users):
             wide.add(node)
         last = node.outputs[0].name == "grad" or (bool(users) and all(user in wide and user in tail for user in users))
         if node.op_type in _TAIL and last:
@@ -95,6 +95,11 @@ def _float32_nodes(graph: ir.Graph) -> set[ir.Node]:
         if all(value.producer() is None or value.producer() in wide for value in computed):
             wide.add(node)
     return wide
+
+
+def _reduces(node: ir.Node) -> bool:
+    """Whether a node sums or picks over many numbers; a scatter that adds does, and onnxruntime has none in FP16."""
+    return node.op_type in _REDUCTIONS or node.attributes.get_string("reduction", "none") != "none"
 
 
 def _ancestors(value: ir.Value) -> set[ir.Node]:

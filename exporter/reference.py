@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from .energy import Energy
+from .full_precision import FullPrecision
 from .module_copy import copy_module
 from .trace import input_names
 
@@ -40,13 +41,16 @@ class Reference:
             energy [B] and grad [B, *S] in the type of this reference.
         """
         arrays: Mapping[str, np.ndarray] = {"x": x, **cond}
-        inputs = [self._tensor(arrays[self._names[name]]) for name in self._energy.inputs]
+        inputs = [
+            self._tensor(arrays[self._names[name]], example)
+            for name, example in zip(self._energy.inputs, self._energy.example, strict=True)
+        ]
         refined = inputs[self._energy.position].requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), FullPrecision(self._dtype):
             energy = self._energy.reduce(self._module(*inputs))
             (grad,) = torch.autograd.grad(energy.sum(), refined)
         return energy.detach().to(self._dtype).numpy(), grad.to(self._dtype).numpy()
 
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        tensor = torch.tensor(array)
-        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+    def _tensor(self, array: np.ndarray, example: torch.Tensor) -> torch.Tensor:
+        """Whole numbers have the type that the user's model is given: those of the graph are wider and do not wrap."""
+        return torch.tensor(array).to(self._dtype if example.is_floating_point() else example.dtype)

@@ -17,6 +17,7 @@ from .batch import generalize
 from .checked_functions import WithoutChecks
 from .data_dependence import DataDependence
 from .energy import Energy
+from .full_precision import FullPrecision
 from .module_copy import copy_module
 from .provenance import Provenance
 from .rules import decompositions
@@ -71,10 +72,13 @@ def _trace_at(energy: Energy, batch: int, *, with_energy: bool) -> torch.fx.Grap
     provenance = Provenance(module)
 
     def joint(parameters: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        arguments = {name: inputs[names[name]] for name in energy.inputs}
+        arguments = {
+            name: _as_given(inputs[names[name]], example)
+            for name, example in zip(energy.inputs, energy.example, strict=True)
+        }
         x = arguments[energy.wrt] = arguments[energy.wrt].detach().requires_grad_()
-        follow = DataDependence([*inputs.values(), x], provenance)
-        with WithoutChecks(), follow, provenance, torch.enable_grad():
+        follow = DataDependence([*inputs.values(), *arguments.values()], provenance)
+        with FullPrecision(), WithoutChecks(), follow, provenance, torch.enable_grad():
             value = energy.reduce(torch.func.functional_call(module, parameters, tuple(arguments.values())))
             (grad,) = torch.autograd.grad(value, x, inputs["grad_scale"].to(value.dtype))
         result = (grad.to(torch.float32),)
@@ -104,6 +108,11 @@ def graph_dtype(example: torch.Tensor) -> torch.dtype:
     if example.dtype == torch.bool:
         return torch.bool
     return torch.float32 if example.is_floating_point() else torch.int64
+
+
+def _as_given(value: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
+    """A graph input in the type that forward is given: a uint8 image wraps in there, an int64 one would not."""
+    return value if example.is_floating_point() else value.to(example.dtype)
 
 
 def _batch_sizes(energy: Energy, state: dict[str, torch.Tensor]) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,13 @@ import onnx_ir as ir
 
 from ..runtime.backends import available, backend_of, open_engine
 from ..runtime.errors import EbmExportError
-from ..runtime.verify import StageResult, Tolerance, check_engine, tolerance
+from ..runtime.verify import UNLIMITED, StageResult, Tolerance, check_engine, tolerance
 from .bisection import bisect
 from .emulate import emulate
 from .score_graph import ScoreGraph
 from .targets import Artifact, target
 
-__all__ = ["Verification", "describe_failure", "verify_artifact"]
+__all__ = ["Verification", "describe_failure", "is_emulated", "measure_artifact", "verify_artifact"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Verification:
     stages: Sequence[StageResult]
     reason: str
     """Why the engine was not run, or "" where it was."""
+    limits: Tolerance | None = None
+    """What applied, where it is not what the precision says."""
 
     @property
     def passed(self) -> bool:
@@ -43,7 +46,7 @@ class Verification:
         return {
             "path": self.path,
             "precision": self.precision,
-            "tolerance": tolerance(self.precision).to_dict(),
+            "tolerance": (self.limits or tolerance(self.precision)).to_dict(),
             "stages": [result.to_dict() for result in self.stages],
             "passed": self.passed,
         }
@@ -60,18 +63,48 @@ def verify_artifact(artifact: Artifact, folder: Path, golden: dict[str, np.ndarr
         folder: where its files are.
         golden: as `make_golden` returns it.
     """
+    return _checked(artifact, folder, golden, None)
+
+
+_ROOM = 1.5  # a device rounds in other places: its engine may be off by half as much again
+
+
+def measure_artifact(artifact: Artifact, folder: Path, golden: dict[str, np.ndarray]) -> Verification:
+    """Runs an INT8 or mixed artifact over the golden states and sets the limits that hold it to this on a device.
+
+    Whether it is good enough is for the gate to say, from its samples. Arguments are those of `verify_artifact`.
+    """
+    found = _checked(artifact, folder, golden, UNLIMITED)
+    if found.reason:
+        return found
+    error = max(stage.relative_error for stage in found.stages)
+    cosine = min(stage.cosine for stage in found.stages)
+    limits = Tolerance(
+        relative_error=_ROOM * error + 1e-2,
+        cosine=max(-1.0, 1 - _ROOM * (1 - cosine) - 1e-3),
+        energy_error=_ROOM * max(stage.energy_error for stage in found.stages) + 1e-2,
+    )
+    return dataclasses.replace(found, limits=limits)
+
+
+def is_emulated(artifact: Artifact) -> bool:
+    """Whether a file is run with its roundings written out: no CPU library computes in its types."""
+    return artifact["target"] == "onnx" and artifact["precision"] not in ("fp32", "int8")
+
+
+def _checked(artifact: Artifact, folder: Path, golden: dict[str, np.ndarray], limits: Tolerance | None) -> Verification:
     backend = backend_of(artifact["target"])
     missing = available(backend)
     if missing is not None:
         return Verification(artifact["path"], artifact["precision"], [], missing)
     with tempfile.TemporaryDirectory() as scratch:
         path = folder / artifact["path"]
-        if artifact["target"] == "onnx" and artifact["precision"] != "fp32":
+        if is_emulated(artifact):
             path = Path(scratch) / path.name
             onnx.save(emulate(onnx.load(folder / artifact["path"])), path)
         engine = open_engine(backend, path, precision=artifact["precision"], threads=None, options=artifact["options"])
         with engine:
-            stages = check_engine(engine, golden, artifact["precision"])
+            stages = check_engine(engine, golden, artifact["precision"], limits)
     return Verification(artifact["path"], artifact["precision"], stages, "")
 
 

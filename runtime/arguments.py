@@ -13,7 +13,7 @@ from .config import SamplerConfig
 from .errors import UsageError
 from .manifest import TensorSpec
 
-__all__ = ["check_conditions", "check_count", "check_states", "split_keywords"]
+__all__ = ["check_choice", "check_conditions", "check_count", "check_mask", "check_states", "split_keywords"]
 
 # Kinds of numpy dtype that become each type of a graph without a change of meaning. Rounding float64 to
 # float32 is none: everything here is float32 in the end. Cutting floats to whole numbers would be one.
@@ -28,6 +28,16 @@ def check_count(name: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise UsageError(f"{name}: expected a whole number of at least 1, got {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuses what is none of the choices.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if value not in choices:
+        raise UsageError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
 
 
 def check_states(name: str, states: Any, shape: tuple[int, ...], count: int | None = None) -> np.ndarray:
@@ -55,37 +65,76 @@ def check_states(name: str, states: Any, shape: tuple[int, ...], count: int | No
     return array
 
 
+def check_mask(name: str, mask: Any, shape: tuple[int, ...], count: int) -> np.ndarray:
+    """Checks a mask of states given by a caller.
+
+    Args:
+        name: of the argument, for the message.
+        mask: bool.
+        shape: shape S of one state.
+        count: number of states; the mask has as many rows, or one for all.
+
+    Returns:
+        [count, *S] or [1, *S] bool.
+
+    Raises:
+        UsageError: wrong type or shape.
+    """
+    array = _typed(name, mask, "bool")
+    if array.shape[1:] != shape or array.ndim != len(shape) + 1 or len(array) not in (1, count):
+        rows = str(count) if count == 1 else f"{count} or 1"
+        raise UsageError(f"{name}: expected shape {_batched(rows, shape)}, got {_plain(array.shape)}")
+    return array
+
+
 def check_conditions(values: Mapping[str, Any], specs: Sequence[TensorSpec], count: int) -> dict[str, np.ndarray]:
     """Checks conditioning arrays against what the model takes.
 
     Args:
-        values: arrays by name.
+        values: arrays by name, in the user's model or in the graph where the two differ.
         specs: the model's conditioning inputs.
         count: number of samples; each array has this many rows, or one that all samples share.
 
     Returns:
-        Arrays by name, [count, ...] or [1, ...], C-contiguous, in the model's types.
+        Arrays by graph name, [count, ...] or [1, ...], C-contiguous, in the graph's types.
 
     Raises:
-        UsageError: a name is missing or unknown, or an array has another type or shape.
+        UsageError: a name is missing or unknown, or an array has another type or shape, or numbers that the model's
+            own type cannot hold.
     """
-    names = [spec.name for spec in specs]
+    known = [name for spec in specs for name in (spec.called, spec.name)]
     for name in values:
-        if name not in names:
+        if name not in known:
+            names = [spec.called for spec in specs]
             raise UsageError(f"{name!r} is not an input of this model; {_nearest(name, names, 'inputs')}")
     checked = {}
     for spec in specs:
-        if spec.name not in values:
+        given = [name for name in dict.fromkeys((spec.called, spec.name)) if name in values]
+        if not given:
             raise UsageError(
-                f"the model needs the conditioning input {spec.name!r}: pass {spec.name}= an array of {spec.dtype} "
+                f"the model needs the conditioning input {spec.called!r}: pass {spec.called}= an array of {spec.dtype} "
                 f"{_batched('B', spec.shape)}, B being {count}, or 1 where all samples share it"
             )
-        array = _typed(spec.name, values[spec.name], spec.dtype)
+        if len(given) > 1:
+            raise UsageError(f"{given[0]!r} and {given[1]!r} are one input, by two names: pass one of them")
+        array = _typed(given[0], values[given[0]], spec.dtype)
         if array.shape[1:] != spec.shape or array.ndim != len(spec.shape) + 1 or len(array) not in (1, count):
             rows = str(count) if count == 1 else f"{count} or 1"
-            raise UsageError(f"{spec.name}: expected shape {_batched(rows, spec.shape)}, got {_plain(array.shape)}")
+            raise UsageError(f"{given[0]}: expected shape {_batched(rows, spec.shape)}, got {_plain(array.shape)}")
+        _check_limits(given[0], array, spec.limits)
         checked[spec.name] = array
     return checked
+
+
+def _check_limits(name: str, array: np.ndarray, limits: tuple[int, int] | None) -> None:
+    if limits is None or not array.size:
+        return
+    low, high = int(array.min()), int(array.max())
+    if low < limits[0] or high > limits[1]:
+        raise UsageError(
+            f"{name}: expected whole numbers from {limits[0]} to {limits[1]}, which is what the model takes; "
+            f"got {low} to {high}"
+        )
 
 
 def split_keywords(keywords: Mapping[str, Any], conditions: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .backends import backend_of, open_engine
+from .artifact_engine import engine_of
+from .backends import backend_of
 from .bundle import Bundle
 from .engine import Engine
 from .manifest import Manifest, TensorSpec
@@ -51,13 +52,7 @@ def time_bundle(
         if progress is not None:
             progress(f"timing {artifact.path}", index, len(here))
         backend = backend_of(artifact.target)
-        engine = open_engine(
-            backend,
-            bundle.file_of(artifact),
-            precision=artifact.precision,
-            threads=threads,
-            options=dict(artifact.options),
-        )
+        engine = engine_of(bundle, artifact, backend, threads=threads)
         with engine:
             for batch in batches:
                 low, median, high = _time(engine, _inputs(bundle.manifest, batch))

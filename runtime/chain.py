@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from .chain_random import ChainRandom
 from .config import SamplerConfig
 from .engine import Engine
-from .errors import DivergenceError
+from .errors import DivergenceError, UsageError
 from .gradient_scale import ScaledScore
-from .method import Method, build_method, warm_up_steps
-from .samplers.langevin import count_not_finite
+from .method import build_method, replicas
+from .samplers.langevin import are_finite
 from .samplers.surrogate import Energy
 from .schedule import spread
 from .warm_up import WarmUp
 
-__all__ = ["Callback", "Progress", "run_chains"]
+__all__ = ["Callback", "Divergence", "Progress", "chain_steps", "largest_batch", "run_chains"]
+
+_LOG = logging.getLogger("ebm_export")
+
+RESTARTS = 3
+"""How often a chain that diverges is started anew before that is an error."""
+
+Divergence = Literal["stop", "restart", "drop"]
+"""What happens when a chain's numbers are no longer finite, see `run_chains`."""
 
 
 class Progress(NamedTuple):
@@ -35,6 +44,7 @@ class Progress(NamedTuple):
         info: what the step reports, the sampler's `Info`; None at the start.
         grad_scale: [B] float32, the scale that energy and gradient were computed with; None where nothing has been.
         warming_up: whether the step was one of the warm-up.
+        diverged: [B] bool, chains whose numbers are no longer finite; None where there are none.
     """
 
     done: int
@@ -45,6 +55,7 @@ class Progress(NamedTuple):
     info: Any
     grad_scale: np.ndarray | None
     warming_up: bool = False
+    diverged: np.ndarray | None = None
 
 
 Callback = Callable[[Progress], None]
@@ -62,6 +73,9 @@ def run_chains(
     callback: Callback | None = None,
     switches: Mapping[int, Engine] | None = None,
     exact: Engine | None = None,
+    free: np.ndarray | None = None,
+    diverged: Divergence = "stop",
+    restart: Callable[[range, int], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Runs n chains from start to end, in batches where they are many.
 
@@ -74,59 +88,181 @@ def run_chains(
         n: number of chains, at least 1.
         seed: as in `NoiseSource`.
         cond: conditioning arrays by graph name, each [n, ...], or [1, ...] where all chains share it.
-        max_batch: most chains in one engine call; None means all.
+        max_batch: most samples in one engine call; None means all.
         callback: told about every step, see `Progress`.
         switches: open engines of the same energy that take over at a step, by its number. Where the step uses an energy
             or gradient of its starting point, the new engine evaluates that point again; the gradient scale goes on.
         exact: an open engine of the energy to be sampled; `engine` is then its surrogate, see `samplers/surrogate.py`.
+        free: [n, *S] or [1, *S] float32, 1 where a number of x may move and 0 where it stays at its start; None lets all
+            move. What moves is sampled given what stays.
+        diverged: "stop" raises as soon as a chain has numbers that are not finite. "drop" runs the others to the end and
+            leaves it out of the result. "restart" then runs it again with other noise, up to `RESTARTS` times.
+        restart: gives the start states of chain numbers at an attempt from 1 on; None takes those of `start` again.
 
     Returns:
-        [n, *S] float32, the final positions.
+        [n, *S] float32, the final positions; fewer where chains were dropped.
 
     Raises:
         DivergenceError: a final position is not finite, or an energy or gradient, at the start or where the sampler
-            cannot reject.
+            cannot reject; with "restart", after the last attempt; with "drop", of all chains.
         UsageError: the settings leave the sampler nothing that it can sample.
     """
-    batch = min(n, max_batch or n)
+
+    def run(chains: range, attempt: int) -> tuple[np.ndarray, np.ndarray]:
+        position = start(chains) if attempt == 0 or restart is None else restart(chains, attempt)
+        stop = diverged == "stop" or (diverged == "restart" and attempt == RESTARTS)
+        for now in chain_steps(
+            engine,
+            config,
+            position,
+            chains,
+            n,
+            seed=seed,
+            cond=cond,
+            switches=switches,
+            exact=exact,
+            free=free,
+            attempt=attempt,
+            stop_if_diverged=stop,
+        ):
+            if callback is not None and attempt == 0:
+                callback(now)
+        return now.state.position, np.zeros(len(chains), dtype=bool) if now.diverged is None else now.diverged
+
+    batch = largest_batch(config, n, max_batch)
     result: np.ndarray | None = None
+    dropped: list[int] = []
     for first in range(0, n, batch):
         chains = range(first, min(first + batch, n))
-        position = np.ascontiguousarray(start(chains), dtype=np.float32)
+        positions, lost = run(chains, 0)
         if result is None:
-            result = np.empty((n, *position.shape[1:]), dtype=np.float32)
-        rows = {name: _rows(array, chains) for name, array in (cond or {}).items()}
-        method = build_method(config, position, None if exact is None else _energy_of(exact, rows, len(chains)))
-        # Numbers that leave float32's range are looked for; numpy need not warn of them as well.
-        with np.errstate(over="ignore", invalid="ignore"):
-            result[first : chains.stop] = _run_batch(
-                ScaledScore(engine, rows), config, method, position, chains, n, seed, callback, switches or {}
-            )
+            result = np.empty((n, *positions.shape[1:]), dtype=np.float32)
+        result[first : chains.stop] = positions
+        if diverged == "drop":
+            dropped += [chains[index] for index in np.flatnonzero(lost)]
+            continue
+        for index in np.flatnonzero(lost):
+            again = range(chains[index], chains[index] + 1)
+            attempt = 0
+            while lost[index]:
+                attempt += 1
+                positions, lost[index : index + 1] = run(again, attempt)
+            result[again.start] = positions[0]
+            _LOG.warning("chain %d diverged and was started anew (%d of %d)", again.start, attempt, RESTARTS)
     assert result is not None, "run_chains needs at least one chain"
+    if dropped:
+        _stop_if_diverged(n if len(dropped) == n else 0, config.steps, range(n))
+        _LOG.warning("%d of %d chains diverged and were dropped: %s", len(dropped), n, ", ".join(map(str, dropped)))
+        result = np.delete(result, dropped, axis=0)
     return result
 
 
-def _run_batch(
-    score: ScaledScore,
+def largest_batch(config: SamplerConfig, n: int, max_batch: int | None) -> int:
+    """Returns how many of n chains run together where an engine call takes at most `max_batch` samples.
+
+    Raises:
+        UsageError: not even one does.
+    """
+    if max_batch is not None:
+        count = replicas(config)  # each is a sample of the engine call
+        if max_batch < count:
+            raise UsageError(
+                f"ladder: its {count} replicas go into one engine call, which takes {max_batch} samples: give a shorter "
+                "ladder or a larger max_batch"
+            )
+        max_batch //= count
+    return min(n, max_batch or n)
+
+
+def chain_steps(
+    engine: Engine,
     config: SamplerConfig,
-    method: Method,
     position: np.ndarray,
     chains: range,
     n: int,
-    seed: int,
-    callback: Callback | None,
-    switches: Mapping[int, Engine],
-) -> np.ndarray:
-    """Runs one batch of chains and returns their final positions [B, *S]; arguments as in `run_chains`."""
-    step_sizes = spread(config.step_size, config.steps).tolist()
-    random = ChainRandom(seed, chains, position.shape[1:])
-    warm_up = WarmUp(warm_up_steps(config) if method.rejects else 0, len(chains), method.target)
+    *,
+    seed: int = 0,
+    cond: Mapping[str, np.ndarray] | None = None,
+    switches: Mapping[int, Engine] | None = None,
+    exact: Engine | None = None,
+    free: np.ndarray | None = None,
+    attempt: int = 0,
+    stop_if_diverged: bool = True,
+) -> Iterator[Progress]:
+    """Runs one batch of chains and tells of the start and of every step; whoever listens may stop at any of them.
 
-    state = method.init(position, score)
+    Args:
+        engine: an open engine.
+        config: the sampler's settings.
+        position: [B, *S], where these chains start; left as it is.
+        chains: their numbers.
+        n: number of chains in all batches together.
+        seed: as in `NoiseSource`, like `attempt`.
+        cond: conditioning arrays of all n chains, as in `run_chains`, like all that follow.
+        switches: engines that take over at a step.
+        exact: an engine of the energy to be sampled.
+        free: 1 where a number of x may move.
+        attempt: how often these chains were started anew.
+        stop_if_diverged: whether a chain whose numbers are not finite is an error; else `Progress.diverged` tells.
+
+    Raises:
+        DivergenceError: as in `run_chains`.
+        UsageError: the settings leave the sampler nothing that it can sample.
+    """
+    count = replicas(config)
+    rows = {name: np.repeat(_rows(array, chains), count, axis=0) for name, array in (cond or {}).items()}
+    free = None if free is None else np.repeat(_rows(free, chains), count, axis=0)
+    start = np.ascontiguousarray(position, dtype=np.float32)
+    random = ChainRandom(seed, chains, position.shape[1:], free, count, attempt)
+    steps = _steps(engine, config, start, rows, free, random, switches or {}, exact, chains, n, stop_if_diverged)
+    while True:
+        # Numbers that leave float32's range are looked for; numpy need not warn of them as well.
+        with np.errstate(over="ignore", invalid="ignore"):
+            now = next(steps, None)
+        if now is None:
+            return
+        yield now
+
+
+def _steps(
+    engine: Engine,
+    config: SamplerConfig,
+    position: np.ndarray,
+    cond: Mapping[str, np.ndarray],
+    free: np.ndarray | None,
+    random: ChainRandom,
+    switches: Mapping[int, Engine],
+    exact: Engine | None,
+    chains: range,
+    n: int,
+    stop_if_diverged: bool,
+) -> Iterator[Progress]:
+    """`chain_steps` with the arrays of this batch alone."""
+    energy = None if exact is None else _energy_of(exact, cond, len(chains))
+    method = build_method(config, position, energy)
+    count = replicas(config)
+    score = ScaledScore(engine, cond, free)
+    step_sizes = spread(config.step_size, config.steps)
+    warm_up = WarmUp(method.warm_up, len(chains) * count, method.target)
+    lost: np.ndarray | None = None
+
+    def check(finite: np.ndarray, step: int) -> None:
+        nonlocal lost
+        if finite.all():
+            return
+        if stop_if_diverged:
+            _stop_if_diverged(int(np.count_nonzero(~finite)), step, chains)
+        lost = ~finite if lost is None else lost | ~finite
+
+    def tell(done: int, info: Any) -> Progress:
+        scale = None if score.scale is None else score.scale[::count]
+        warming_up = max(done - 1, 0) < warm_up.steps
+        return Progress(done, config.steps, chains, n, state, info, scale, warming_up, lost)
+
+    state = method.init(random, position, score)
     if score.scale is not None:  # something was evaluated
-        _stop_if_diverged(count_not_finite(state.energy, state.grad), 0, chains)
-    if callback is not None:
-        callback(Progress(0, config.steps, chains, n, state, None, score.scale, warm_up.steps > 0))
+        check(are_finite(state.energy, state.grad), 0)
+    yield tell(0, None)
     done = 0
     while done < config.steps:
         step = done
@@ -137,22 +273,23 @@ def _run_batch(
         if method.rejects and step == warm_up.steps:
             score.freeze(warm_up.settle(score.scale))
             state = method.refresh(state, score)
-            _stop_if_diverged(count_not_finite(state.energy, state.grad), step, chains)
-        step_size = step_sizes[step] * warm_up.factor if warm_up.steps else step_sizes[step]
+            check(are_finite(state.energy, state.grad), step)
+        step_size = step_sizes.item(step)
+        if method.rejects and warm_up.steps:
+            step_size = step_size * warm_up.factor
         state, info = method.step(random.at(step), state, score, step_size, step)
-        if not method.rejects:
-            _stop_if_diverged(info.not_finite, step + 1, chains)
-        elif step < warm_up.steps:
-            warm_up.update(step, info.acceptance, score.scale)
-        if callback is not None:
-            callback(Progress(done, config.steps, chains, n, state, info, score.scale, step < warm_up.steps))
-    # The last drift of the order "noise-drift" is followed by no evaluation that would notice an overflow.
-    finite = np.isfinite(state.position).reshape(len(chains), -1).all(axis=1)
-    _stop_if_diverged(int(np.count_nonzero(~finite)), config.steps, chains)
-    return np.asarray(state.position)
+        if method.rejects:
+            if step < warm_up.steps:
+                warm_up.update(step, info.acceptance, score.scale)
+        elif info.not_finite:
+            check(are_finite(state.energy, state.grad), done)
+        if done == config.steps:
+            # The last drift of the order "noise-drift" is followed by no evaluation that would notice an overflow.
+            check(np.isfinite(state.position).reshape(len(chains), -1).all(axis=1), done)
+        yield tell(done, info)
 
 
-def _energy_of(engine: Engine, rows: dict[str, np.ndarray], chains: int) -> Energy:
+def _energy_of(engine: Engine, rows: Mapping[str, np.ndarray], chains: int) -> Energy:
     """Returns x -> energy through an engine whose gradients are not used, so that their scale does not matter."""
     score = ScaledScore(engine, rows)
     score.freeze(np.ones(chains, dtype=np.float32))
@@ -171,5 +308,5 @@ def _stop_if_diverged(hit: int, step: int, chains: range) -> None:
         where = f"after step {step}" if step else "at the start"
         raise DivergenceError(
             f"{hit} of {len(chains)} chains have an energy, gradient or position that is not finite {where}; "
-            "try a smaller step_size, grad_clip, or bounds"
+            'try a smaller step_size, grad_clip, or bounds; or pass diverged="restart" or "drop"'
         )

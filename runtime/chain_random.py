@@ -19,28 +19,41 @@ class ChainRandom:
         seed: as in `NoiseSource`.
         chains: numbers of the chains.
         shape: shape of one chain's state.
-        free: [B, *S] or [1, *S] float32 of ones and zeros; normal numbers are 0 where it is 0. None is ones everywhere.
+        free: [B * replicas, *S] or [1, *S] float32 of ones and zeros; normal numbers are 0 where it is 0. None is ones
+            everywhere.
+        replicas: states of each chain; they follow one another in every array, so that an array has B * replicas rows.
+        attempt: as in `NoiseSource`.
 
     Attributes:
         step: the step that the numbers belong to.
     """
 
-    __slots__ = ("_chains", "_free", "_seed", "_shape", "_sources", "step")
+    __slots__ = ("_attempt", "_chains", "_free", "_replicas", "_seed", "_shape", "_sources", "step")
 
-    def __init__(self, seed: int, chains: range, shape: tuple[int, ...], free: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        chains: range,
+        shape: tuple[int, ...],
+        free: np.ndarray | None = None,
+        replicas: int = 1,
+        attempt: int = 0,
+    ) -> None:
         self.step = 0
         self._seed = seed
+        self._attempt = attempt
         self._chains = chains
         self._shape = shape
         self._free = free
-        self._sources: dict[Stream, NoiseSource] = {Stream.STEPS: NoiseSource(seed)}
+        self._replicas = replicas
+        self._sources: dict[Stream, NoiseSource] = {Stream.STEPS: NoiseSource(seed, Stream.STEPS, attempt)}
 
     def at(self, step: int) -> ChainRandom:
         """Returns the numbers of the same chains at another step; it draws from the same generators."""
         other = object.__new__(ChainRandom)
         other.step = step
-        other._seed, other._chains, other._shape = self._seed, self._chains, self._shape
-        other._free, other._sources = self._free, self._sources
+        other._seed, other._chains, other._shape, other._attempt = self._seed, self._chains, self._shape, self._attempt
+        other._free, other._replicas, other._sources = self._free, self._replicas, self._sources
         return other
 
     def ahead(self, steps: int) -> ChainRandom:
@@ -52,33 +65,39 @@ class ChainRandom:
 
         Args:
             stream: what they are for.
-            out: [B, *S] float32, C-contiguous, to write into; None allocates.
+            out: [B * replicas, *S] float32, C-contiguous, to write into; None allocates.
 
         Returns:
-            [B, *S] float32: `out` where it was given.
+            [B * replicas, *S] float32: `out` where it was given.
         """
-        numbers = self._source(stream).normal(self.step, self._chains, self._shape, out)
+        if out is None:
+            out = np.empty((len(self._chains) * self._replicas, *self._shape), dtype=np.float32)
+        of_a_chain = self._of_a_chain(self._shape)
+        self._source(stream).normal(self.step, self._chains, of_a_chain, out.reshape(len(self._chains), *of_a_chain))
         if self._free is not None:
-            numbers *= self._free
-        return numbers
+            out *= self._free
+        return out
 
-    def uniform(self, stream: Stream = Stream.ACCEPT, shape: tuple[int, ...] = ()) -> np.ndarray:
+    def uniform(self, stream: Stream = Stream.ACCEPT) -> np.ndarray:
         """Draws numbers uniformly from [0, 1) with 48 bits each.
 
         The 24 bits of a float32 would be 0 once in 2**24 draws and so accept the impossible that often.
 
         Args:
             stream: what they are for.
-            shape: of one chain's numbers.
 
         Returns:
-            [B, *shape] float64.
+            [B * replicas] float64.
         """
-        halves = self._source(stream).uniform(self.step, self._chains, (*shape, 2)).astype(np.float64)
-        return np.asarray(halves[..., 0] + halves[..., 1] * 2.0**-24)
+        halves = self._source(stream).uniform(self.step, self._chains, self._of_a_chain((2,)))
+        halves = halves.reshape(-1, 2).astype(np.float64)
+        return np.asarray(halves[:, 0] + halves[:, 1] * 2.0**-24)
+
+    def _of_a_chain(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape if self._replicas == 1 else (self._replicas, *shape)
 
     def _source(self, stream: Stream) -> NoiseSource:
         source = self._sources.get(stream)
         if source is None:
-            source = self._sources[stream] = NoiseSource(self._seed, stream)
+            source = self._sources[stream] = NoiseSource(self._seed, stream, self._attempt)
         return source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import math
 import numbers
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,8 @@ Schedule = float | tuple[float, ...]
 """One number for all steps, or numbers that are interpolated over the steps (see `schedule.py`)."""
 
 _CHOICES = {
-    "sampler": ("langevin", "mala"),
+    "sampler": ("langevin", "preconditioned", "underdamped", "mala", "hmc", "tempering", "optimize"),
+    "bounds_mode": ("project", "reflect"),
     "grad_clip_mode": ("value", "norm"),
     "order": ("drift-noise", "noise-drift"),
     "init": ("normal", "uniform", "data"),
@@ -44,10 +46,20 @@ class SamplerConfig:
         order: "drift-noise" or "noise-drift"; see `samplers/langevin.py` for both formulas.
         init: where chains start: "normal" is N(0, I), "uniform" is uniform over `bounds`, "data" picks from
             given states.
-        sampler: "langevin" or "mala"; the formulas stand in `samplers/`, in a file of each name.
+        sampler: "langevin", "preconditioned", "underdamped", "mala", "hmc", "tempering" or "optimize"; the formulas stand
+            in `samplers/`, in a file of each name. The settings below are for some of them only.
+        bounds_mode: "project" moves a number that leaves the bounds onto the nearer one, "reflect" folds it back. Samplers
+            that accept and reject always reflect.
+        anneal: factor, at least 1, of the temperature at the first step; it falls geometrically to 1 over the first half
+            of the steps. `noise`, where set, is multiplied by its square root.
+        leapfrog: "hmc": number of leapfrog steps, each with an evaluation, in one step.
+        friction: "underdamped": at least 0, one over the time in which a velocity is forgotten; one step is the time
+            sqrt(2 * step_size).
+        momentum: "optimize": share of the last move that is made again, from 0 to below 1.
+        ladder: "tempering": the replicas' temperatures as factors of `temperature`, rising from 1.
         warmup: number of steps at the start, part of `steps`, in which a sampler that accepts and rejects adapts its step
-            size, chain by chain; the size is frozen afterwards. None is a quarter of the steps, 0 keeps `step_size`.
-            A schedule keeps its form: a factor of it is adapted.
+            size, and "preconditioned" its preconditioner, chain by chain; they are frozen afterwards. None is a quarter
+            of the steps, 0 adapts nothing. A schedule keeps its form: a factor of it is adapted.
         target_accept: the acceptance to adapt to, between 0 and 1; None is the sampler's own.
         block: steps on the low-precision engine for each evaluation of the exact one, in exact sampling.
     """
@@ -61,7 +73,13 @@ class SamplerConfig:
     bounds: tuple[float, float] | None = None
     order: Literal["drift-noise", "noise-drift"] = "drift-noise"
     init: Literal["normal", "uniform", "data"] = "normal"
-    sampler: Literal["langevin", "mala"] = "langevin"
+    sampler: Literal["langevin", "preconditioned", "underdamped", "mala", "hmc", "tempering", "optimize"] = "langevin"
+    bounds_mode: Literal["project", "reflect"] = "project"
+    anneal: float = 1.0
+    leapfrog: int = 10
+    friction: float = 1.0
+    momentum: float = 0.9
+    ladder: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     warmup: int | None = None
     target_accept: float | None = None
     block: int = 5
@@ -74,6 +92,7 @@ class SamplerConfig:
         """
         self._store("steps", _whole_number("steps", self.steps))
         self._store("block", _whole_number("block", self.block))
+        self._store("leapfrog", _whole_number("leapfrog", self.leapfrog))
         self._store("step_size", _schedule("step_size", self.step_size))
         self._store("temperature", _schedule("temperature", self.temperature))
         if self.noise is not None:
@@ -97,6 +116,16 @@ class SamplerConfig:
             if not 0 < target < 1:
                 raise UsageError(f"target_accept: expected a number between 0 and 1, or none, got {target:g}")
             self._store("target_accept", target)
+        self._store("anneal", _number("anneal", self.anneal))
+        self._store("friction", _number("friction", self.friction))
+        self._store("momentum", _number("momentum", self.momentum))
+        if self.anneal < 1:
+            raise UsageError(f"anneal: expected a factor of at least 1, got {self.anneal:g}")
+        if self.friction < 0:
+            raise UsageError(f"friction: expected a number of at least 0, got {self.friction:g}")
+        if not 0 <= self.momentum < 1:
+            raise UsageError(f"momentum: expected a number from 0 to below 1, got {self.momentum:g}")
+        self._store("ladder", _ladder(self.ladder))
         for field, choices in _CHOICES.items():
             if getattr(self, field) not in choices:
                 raise UsageError(f"{field}: expected one of {', '.join(choices)}, got {getattr(self, field)!r}")
@@ -183,3 +212,11 @@ def _bounds(value: object) -> tuple[float, float]:
     if len(ends) != 2 or ends[0] >= ends[1]:
         raise UsageError(f"bounds: expected a pair (low, high) with low below high, got {ends}")
     return ends
+
+
+def _ladder(value: object) -> tuple[float, ...]:
+    rungs = _schedule("ladder", value)
+    rungs = rungs if isinstance(rungs, tuple) else (rungs,)
+    if len(rungs) < 2 or rungs[0] != 1 or any(high <= low for low, high in itertools.pairwise(rungs)):
+        raise UsageError(f"ladder: expected at least two factors that rise from 1, such as (1, 2, 4, 8), got {rungs}")
+    return rungs

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple, get_args, overload
 
 import numpy as np
 
-from .arguments import check_conditions, check_count, check_states, split_keywords
-from .backends import open_engine
+from .arguments import check_choice, check_conditions, check_count, check_states, split_keywords
+from .artifact_engine import engine_of
+from .best_so_far import BestSoFar, improvements, until
 from .bundle import Bundle
-from .chain import Callback, run_chains
+from .chain import Callback, Divergence, Progress, chain_steps, largest_batch, run_chains
 from .choice import choose
 from .config import SamplerConfig
 from .engine import Engine
 from .errors import UsageError
 from .gradient_scale import ScaledScore
+from .kept import check_kept
 from .manifest import ModelSpec
 from .method import check_used
 from .precision_schedule import Span, check_steps, is_schedule, parse_precision_schedule
@@ -32,6 +35,16 @@ _LOG = logging.getLogger("ebm_export")
 _BATCH_NUMBERS = 2**18
 """Numbers of x in one engine call, where nothing else limits the batch: 1 MiB of float32. A network of 64
 channels then holds 64 MiB for each activation that it keeps for the gradient."""
+
+
+class _Run(NamedTuple):
+    """What one call of `sample` comes to."""
+
+    engine: Engine
+    config: SamplerConfig
+    start: Callable[..., np.ndarray]
+    max_batch: int
+    options: dict[str, Any]
 
 
 class Ebm:
@@ -82,6 +95,16 @@ class Ebm:
             check_count("max_batch", max_batch)
         self._max_batch = max_batch or max(1, _BATCH_NUMBERS // math.prod(model.x.shape))
 
+    @property
+    def engine(self) -> Engine:
+        """The engine that `score` asks: the exact one, or that of the last precision, where there are several."""
+        return self._exact or self._engine
+
+    @property
+    def max_batch(self) -> int:
+        """Most samples in one engine call."""
+        return self._max_batch
+
     def score(self, x: Any, /, **cond: Any) -> tuple[np.ndarray, np.ndarray]:
         """Evaluates the energy and its gradient.
 
@@ -112,8 +135,14 @@ class Ebm:
                 else array[rows]
                 for name, array in conditions.items()
             }
-            energies[rows], grads[rows] = ScaledScore(self._exact or self._engine, shared)(batch)
+            energies[rows], grads[rows] = ScaledScore(self.engine, shared)(batch)
         return energies, grads
+
+    @overload
+    def sample(self, n: int, seed: int = 0, *, deadline_ms: None = None, **keywords: Any) -> np.ndarray: ...
+
+    @overload
+    def sample(self, n: int, seed: int = 0, *, deadline_ms: float, **keywords: Any) -> BestSoFar: ...
 
     def sample(
         self,
@@ -122,12 +151,16 @@ class Ebm:
         *,
         x0: Any = None,
         data: Any = None,
+        keep: Any = None,
+        known: Any = None,
         config: SamplerConfig | None = None,
         cond: Mapping[str, Any] | None = None,
         max_batch: int | None = None,
         callback: Callback | None = None,
+        diverged: Divergence = "stop",
+        deadline_ms: float | None = None,
         **keywords: Any,
-    ) -> np.ndarray:
+    ) -> np.ndarray | BestSoFar:
         """Runs n chains and returns where they end.
 
         Chain i's start and noise depend on the seed and on i alone, not on n or on how chains are batched.
@@ -142,83 +175,206 @@ class Ebm:
             seed: whole number, at least 0 and below 2**64.
             x0: [n, *S] or [1, *S] states to start from, in place of what `init` says.
             data: [M, *S] states that init="data" picks from; left out, the bundle's own.
+            keep: [n, *S] or [1, *S] bool, true where a number of x stays what it is; the others are sampled given those.
+            known: [n, *S] or [1, *S], the numbers that stay where `keep` says so; left out, those of `x0`.
             config: settings to start from in place of the bundle's.
             cond: conditioning arrays by name, for a name that is taken by one of these parameters.
-            max_batch: most chains in one engine call; never more than the engine takes.
+            max_batch: most samples in one engine call; never more than the engine takes.
             callback: told about the start and every step, see `chain.Progress`.
+            diverged: what happens to a chain whose numbers are no longer finite: "stop" raises, "restart" runs it again
+                with other noise (and another start, where it was drawn), "drop" leaves it out of the result.
+            deadline_ms: return this many milliseconds after the call, or a little earlier, with each chain's best state so
+                far. All chains go into one engine call then.
             **keywords: any field of `SamplerConfig`, and conditioning arrays by name, each with n rows or 1. A name
                 that is both is the conditioning array; that setting can be changed through `config`.
 
         Returns:
-            [n, *S] float32.
+            [n, *S] float32, fewer where chains were dropped; with a deadline a `BestSoFar`.
 
         Raises:
             UsageError: an argument has a wrong name, type, shape or value.
             DivergenceError: an energy or gradient is no longer finite.
         """
-        check_count("n", n)
-        if max_batch is not None:
-            check_count("max_batch", max_batch)
-        overrides, values = split_keywords(keywords, (spec.name for spec in self.model.cond))
-        settings = (config or self.sampler).replace(**overrides)
-        self._check_settings(settings, overrides)
-        conditions = check_conditions({**values, **(cond or {})}, self.model.cond, n)
-        shape = self.model.x.shape
-        states = None if x0 is None else check_states("x0", x0, shape, n)
-        pool = self._data if data is None else check_states("data", data, shape)
+        called = time.perf_counter()
+        run = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
+        return self._draw(run, n, called, callback, diverged, deadline_ms, redraw=x0 is None)
 
-        def start(chains: range) -> np.ndarray:
-            if states is not None:
-                return states[chains.start : chains.stop]
-            return start_states(settings, shape, chains, seed, pool)
+    def stream(
+        self,
+        n: int,
+        seed: int = 0,
+        *,
+        x0: Any = None,
+        data: Any = None,
+        keep: Any = None,
+        known: Any = None,
+        config: SamplerConfig | None = None,
+        cond: Mapping[str, Any] | None = None,
+        max_batch: int | None = None,
+        **keywords: Any,
+    ) -> Iterator[BestSoFar]:
+        """Runs n chains and yields each chain's best state so far, whenever one became better.
 
-        engines = {span.first: engine for span, engine in self._schedule}
-        return run_chains(
-            engines.pop(0, self._engine),
-            settings,
-            start,
-            n,
-            seed=seed,
-            cond=conditions,
-            max_batch=min(max_batch or self._max_batch, self._max_batch),
-            callback=callback,
-            switches=engines,
-            exact=self._exact,
-        )
+        Work is done only while the caller asks for the next one, and whoever has enough stops asking.
+
+        Args:
+            n: number of chains, which all go into one engine call.
+            seed: as in `sample`, like all that follow.
+            x0: states to start from.
+            data: states that init="data" picks from.
+            keep: true where a number of x stays what it is.
+            known: the numbers that stay.
+            config: settings to start from.
+            cond: conditioning arrays by name.
+            max_batch: most samples in one engine call.
+            **keywords: settings and conditioning arrays.
+
+        Raises:
+            UsageError: an argument has a wrong name, type, shape or value.
+            DivergenceError: an energy or gradient is no longer finite.
+        """
+        run = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
+        return improvements(self._in_one_batch(run, n, "stream()"))
+
+    @overload
+    def refine(self, x0: Any, seed: int = 0, *, deadline_ms: None = None, **keywords: Any) -> np.ndarray: ...
+
+    @overload
+    def refine(self, x0: Any, seed: int = 0, *, deadline_ms: float, **keywords: Any) -> BestSoFar: ...
 
     def refine(
         self,
         x0: Any,
         seed: int = 0,
         *,
+        keep: Any = None,
         config: SamplerConfig | None = None,
         cond: Mapping[str, Any] | None = None,
         max_batch: int | None = None,
         callback: Callback | None = None,
+        diverged: Divergence = "stop",
+        deadline_ms: float | None = None,
         **keywords: Any,
-    ) -> np.ndarray:
+    ) -> np.ndarray | BestSoFar:
         """Runs one chain from each given state.
 
         Args:
             x0: [B, *S], any real type; left as it is.
             seed: of the noise.
-            config: as in `sample`, like all that follow.
+            keep: true where a number of x0 stays what it is, as in `sample`, like all that follow.
+            config: settings to start from.
             cond: conditioning arrays by name.
-            max_batch: most chains in one engine call.
+            max_batch: most samples in one engine call.
             callback: told about the start and every step.
+            diverged: what happens to a chain whose numbers are no longer finite.
+            deadline_ms: return in this time with each chain's best state so far.
             **keywords: settings and conditioning arrays.
 
         Returns:
-            [B, *S] float32.
+            [B, *S] float32, fewer where chains were dropped; with a deadline a `BestSoFar`.
 
         Raises:
             UsageError: an argument has a wrong name, type, shape or value.
             DivergenceError: an energy or gradient is no longer finite.
         """
+        called = time.perf_counter()
         states = check_states("x0", x0, self.model.x.shape)
-        return self.sample(
-            len(states), seed, x0=states, config=config, cond=cond, max_batch=max_batch, callback=callback, **keywords
+        run = self._prepare(len(states), seed, states, None, keep, None, config, cond, max_batch, keywords)
+        return self._draw(run, len(states), called, callback, diverged, deadline_ms, redraw=False)
+
+    def _prepare(
+        self,
+        n: int,
+        seed: int,
+        x0: Any,
+        data: Any,
+        keep: Any,
+        known: Any,
+        config: SamplerConfig | None,
+        cond: Mapping[str, Any] | None,
+        max_batch: int | None,
+        keywords: Mapping[str, Any],
+    ) -> _Run:
+        """Checks the arguments of `sample`, once, and makes what the loop takes of them."""
+        check_count("n", n)
+        if max_batch is not None:
+            check_count("max_batch", max_batch)
+        overrides, values = split_keywords(
+            keywords, (name for spec in self.model.cond for name in dict.fromkeys((spec.called, spec.name)))
         )
+        settings = (config or self.sampler).replace(**overrides)
+        self._check_settings(settings, overrides)
+        conditions = check_conditions({**values, **(cond or {})}, self.model.cond, n)
+        shape = self.model.x.shape
+        states = None if x0 is None else check_states("x0", x0, shape, n)
+        pool = self._data if data is None else check_states("data", data, shape)
+        kept = check_kept(keep, known, states, shape, n, settings.bounds)
+
+        def start(chains: range, attempt: int = 0) -> np.ndarray:
+            if states is not None:
+                position = states[chains.start : chains.stop]
+            else:
+                position = start_states(settings, shape, chains, seed, pool, attempt)
+            return position if kept is None else kept.put(position, chains)
+
+        engines = {span.first: engine for span, engine in self._schedule}
+        return _Run(
+            engines.pop(0, self._engine),
+            settings,
+            start,
+            min(max_batch or self._max_batch, self._max_batch),
+            {
+                "seed": seed,
+                "cond": conditions,
+                "switches": engines,
+                "exact": self._exact,
+                "free": None if kept is None else kept.free,
+            },
+        )
+
+    def _draw(
+        self,
+        run: _Run,
+        n: int,
+        called: float,
+        callback: Callback | None,
+        diverged: Divergence,
+        deadline_ms: float | None,
+        redraw: bool,
+    ) -> np.ndarray | BestSoFar:
+        """Runs the chains of `sample`; `called` is when it was, and `redraw` whether a restart draws a new start."""
+        check_choice("diverged", diverged, get_args(Divergence))
+        if deadline_ms is None:
+            return run_chains(
+                run.engine,
+                run.config,
+                run.start,
+                n,
+                max_batch=run.max_batch,
+                callback=callback,
+                diverged=diverged,
+                restart=run.start if redraw else None,
+                **run.options,
+            )
+        for name, value, left_out in (("callback", callback, None), ("diverged", diverged, "stop")):
+            if value != left_out:
+                raise UsageError(f"{name} has no effect with deadline_ms: leave it out, or use stream()")
+        if isinstance(deadline_ms, bool) or not isinstance(deadline_ms, (int, float)) or not deadline_ms > 0:
+            raise UsageError(f"deadline_ms: expected a number of milliseconds above 0, got {deadline_ms!r}")
+        return until(self._in_one_batch(run, n, "deadline_ms"), called + deadline_ms / 1000)
+
+    def _in_one_batch(self, run: _Run, n: int, what: str) -> Iterator[Progress]:
+        batch = largest_batch(run.config, n, run.max_batch)
+        if batch < n:
+            raise UsageError(
+                f"{what} runs all chains in one engine call, which takes {batch} of these {n}: ask for fewer"
+            )
+        if run.config.sampler == "langevin" and run.config.order == "noise-drift" and self._exact is None:
+            raise UsageError(
+                f'{what} compares energies, and the order "noise-drift" does not know those of its states: set '
+                'order="drift-noise"'
+            )
+        return chain_steps(run.engine, run.config, run.start(range(n)), range(n), n, **run.options)
 
     def close(self) -> None:
         """Frees the engines; safe to call twice."""
@@ -266,6 +422,8 @@ def load(
 
     What is left out is chosen: a backend that can be used here with a verified artifact, TensorRT before OpenVINO
     before onnxruntime, and fp32. The choice and its reason are logged (logger "ebm_export") and kept as `Ebm.choice`.
+    A TensorRT plan that does not fit this machine is built again from the ONNX file in the bundle, with a line that
+    says so.
 
     Args:
         path: the bundle's folder.
@@ -317,6 +475,12 @@ def _on_artifacts(
     exact: str | None,
 ) -> tuple[Ebm, list[Engine]]:
     """Makes an Ebm of a bundle's artifacts; arguments as in `load`. Returns it and its engines, not open yet."""
+    if precision is None or not is_schedule(precision):
+        alone = choose(bundle, backend, precision)
+        if (
+            alone.artifact.schedule and exact is None
+        ):  # the export found that this precision is best left before the end
+            backend, precision = alone.backend, alone.artifact.schedule
     spans = parse_precision_schedule(precision) if precision is not None and is_schedule(precision) else ()
     if spans and exact is not None:
         raise UsageError(f"exact={exact!r} corrects one precision, and {precision} is several: leave one of them out")
@@ -332,9 +496,7 @@ def _on_artifacts(
             )
     engines = []
     for artifact, picked, _ in choices:
-        options = dict(artifact.options)
-        file = bundle.file_of(artifact)
-        engines.append(open_engine(picked, file, precision=artifact.precision, threads=threads, options=options))
+        engines.append(engine_of(bundle, artifact, picked, threads=threads))
         if "batch" in artifact.options:  # (smallest, most frequent, largest)
             largest = int(artifact.options["batch"][-1])
             max_batch = min(max_batch or largest, largest)

@@ -6,7 +6,7 @@ The commands turn each into one line and its exit code; everything else is a bug
       UsageError            2  an argument that cannot be right (also a ValueError)
       LoadError             3  a model or bundle that cannot be read
         ContractError       3  a model that was read and is no energy this tool can export
-      UnsupportedOperation  4  the graph has an operation without a rule
+      UnsupportedOperation  4  the graph has an operation without a rule, or one that an engine refuses
       EngineMismatch        5  an engine disagrees with PyTorch
       QualityGateError      6  the quality gate failed
       MissingBackend        7  a target or backend is not installed
@@ -49,9 +49,19 @@ class ContractError(LoadError, ValueError):
 
 
 class UnsupportedOperation(EbmExportError):
-    """The traced graph contains an operation that has no rule."""
+    """The traced graph contains an operation that has no rule, or that an engine's library refuses.
+
+    Attributes:
+        operator: the ONNX operator that a library refused, "" where none did.
+        node: name of its node, "" where the library does not say which.
+    """
 
     exit_code = 4
+
+    def __init__(self, message: str, *, operator: str = "", node: str = ""):
+        super().__init__(message)
+        self.operator = operator
+        self.node = node
 
 
 class EngineMismatch(EbmExportError):

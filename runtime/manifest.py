@@ -10,11 +10,13 @@ from typing import Any
 from .config import SamplerConfig
 from .errors import LoadError, UsageError
 
-__all__ = ["DTYPES", "SCHEMA_VERSION", "VERIFIED", "Artifact", "Manifest", "ModelSpec", "TensorSpec"]
+__all__ = ["DTYPES", "NOT_JUDGED", "SCHEMA_VERSION", "VERIFIED", "Artifact", "Manifest", "ModelSpec", "TensorSpec"]
 
 SCHEMA_VERSION = 1
 VERIFIED = "verified"
 """Status of an artifact that was compared with PyTorch and agrees."""
+NOT_JUDGED = "run, not judged"
+"""Status of an INT8 or mixed artifact whose samples were not judged (--no-gate)."""
 DTYPES = ("float32", "int64", "bool")
 """Types that a score graph's inputs can have."""
 
@@ -27,11 +29,20 @@ class TensorSpec:
         name: its name in the graph.
         shape: without the batch dimension.
         dtype: one of `DTYPES`.
+        parameter: its name in the user's model, where that is another one; calls take both.
+        limits: (smallest, largest) number that the model's own type holds, where that is narrower than `dtype`.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    parameter: str = ""
+    limits: tuple[int, int] | None = None
+
+    @property
+    def called(self) -> str:
+        """The name that a caller knows."""
+        return self.parameter or self.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +77,10 @@ class Artifact:
         files: sha256 of each further file that belongs to it, by name.
         toolchain: versions of what wrote it.
         options: what the backend must set when it loads the file.
-        status: "verified" or "built, not run".
+        status: "verified", "built, not run", or "run, not judged" for INT8 without the gate.
         note: for people to read.
+        schedule: precisions over the steps that it is run with unless one is asked for (see `precision_schedule.py`), such
+            as "mixed:0-50,fp32:50-"; "" where it runs all steps.
     """
 
     path: str
@@ -80,6 +93,7 @@ class Artifact:
     options: Mapping[str, Any]
     status: str
     note: str
+    schedule: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +195,12 @@ def _tensor(entries: _Entries, name: str) -> TensorSpec:
     dtype = entries.take("dtype", str)
     if dtype not in DTYPES:
         raise LoadError(f"{entries.where}: dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    return TensorSpec(name, tuple(shape), dtype)
+    limits = entries.take("limits", list, [])
+    if limits and not (len(limits) == 2 and all(type(end) is int for end in limits)):
+        raise LoadError(f"{entries.where}: limits: expected the smallest and the largest whole number, got {limits}")
+    return TensorSpec(
+        name, tuple(shape), dtype, entries.take("parameter", str, ""), (limits[0], limits[1]) if limits else None
+    )
 
 
 def _artifact(entries: _Entries) -> Artifact:
@@ -196,6 +215,7 @@ def _artifact(entries: _Entries) -> Artifact:
         options=entries.take("options", dict, {}),
         status=entries.take("status", str),
         note=entries.take("note", str, ""),
+        schedule=entries.take("schedule", str, ""),
     )
 
 

@@ -10,19 +10,19 @@ import numpy as np
 from .chain_random import ChainRandom
 from .config import SamplerConfig
 from .errors import UsageError
-from .samplers import langevin, mala, surrogate
+from .samplers import hmc, langevin, mala, optimize, preconditioned, surrogate, tempering, underdamped
 from .samplers.langevin import Evaluate
 from .samplers.surrogate import Energy
 from .schedule import noise_schedule, temperature_schedule
 
-__all__ = ["Method", "build_method", "check_used", "warm_up_steps"]
+__all__ = ["Method", "build_method", "check_used", "replicas", "settings_of", "warm_up_steps"]
 
 
 class Method(NamedTuple):
     """A sampler with its settings, for one batch of chains.
 
     Attributes:
-        init: (position, evaluate) -> state.
+        init: (random, position, evaluate) -> state.
         step: (random, state, evaluate, step_size, step) -> (state, info), with step_size a number or [B], and step
             counted from 0.
         refresh: (state, evaluate) -> the same state with energy and gradient evaluated again, for when the engine or its
@@ -30,28 +30,39 @@ class Method(NamedTuple):
         rejects: whether it can reject a step, so that numbers that are not finite are no reason to stop. Its info has
             the `acceptance` [B] that the step size is adapted to.
         target: the acceptance to adapt to.
+        warm_up: number of steps in which it adapts; 0 for none.
         stride: steps that one call of `step` takes after the warm-up; fewer at the end where there are fewer left.
     """
 
-    init: Callable[[np.ndarray, Evaluate], Any]
+    init: Callable[[ChainRandom, np.ndarray, Evaluate], Any]
     step: Callable[[ChainRandom, Any, Evaluate, Any, int], tuple[Any, Any]]
     refresh: Callable[[Any, Evaluate], Any]
     rejects: bool = False
     target: float = 0.0
+    warm_up: int = 0
     stride: int = 1
 
 
+_REJECTING = ("mala", "hmc", "tempering", "exact")
 _ONLY_FOR = {
     "order": ("langevin",),
-    "warmup": ("mala", "exact"),
-    "target_accept": ("mala", "exact"),
+    "bounds_mode": ("langevin", "preconditioned", "underdamped", "optimize"),
+    "warmup": ("preconditioned", *_REJECTING),
+    "target_accept": _REJECTING,
+    "leapfrog": ("hmc",),
+    "friction": ("underdamped",),
+    "momentum": ("optimize",),
+    "ladder": ("tempering",),
     "block": ("exact",),
+    **dict.fromkeys(("noise", "temperature", "anneal"), ("langevin", "preconditioned", "underdamped", *_REJECTING)),
 }
 """Settings that only some samplers use; the others are for all."""
 
-# Acceptances at which a chain moves fastest in many dimensions (Roberts and Rosenthal, "Optimal scaling of discrete
-# approximations to Langevin diffusions", JRSS B 1998).
+# Acceptances at which a chain moves fastest in many dimensions: Roberts and Rosenthal, "Optimal scaling of discrete
+# approximations to Langevin diffusions", JRSS B 1998; Beskos et al., "Optimal tuning of the hybrid Monte Carlo algorithm",
+# Bernoulli 2013.
 _MALA_TARGET = 0.574
+_HMC_TARGET = 0.651
 
 
 def build_method(config: SamplerConfig, position: np.ndarray, energy: Energy | None = None) -> Method:
@@ -70,9 +81,19 @@ def build_method(config: SamplerConfig, position: np.ndarray, energy: Energy | N
     return _BUILDERS[config.sampler](config, position)
 
 
+def replicas(config: SamplerConfig) -> int:
+    """Returns how many states each chain has; a step evaluates all of them, those of one chain after one another."""
+    return len(config.ladder) if config.sampler == "tempering" else 1
+
+
 def warm_up_steps(config: SamplerConfig) -> int:
     """Returns the number of steps in which a sampler that adapts does so."""
     return config.steps // 4 if config.warmup is None else config.warmup
+
+
+def settings_of(sampler: str) -> set[str]:
+    """Returns the names of the settings that a sampler uses; see `check_used` for its argument."""
+    return {name for name in SamplerConfig.field_names() if sampler in _ONLY_FOR.get(name, (sampler,))}
 
 
 def check_used(sampler: str, given: Iterable[str]) -> None:
@@ -91,12 +112,15 @@ def check_used(sampler: str, given: Iterable[str]) -> None:
         samplers = _ONLY_FOR.get(name)
         if samplers is not None and sampler not in samplers:
             asked = "exact sampling" if sampler == "exact" else f"the sampler {sampler!r}"
-            raise UsageError(f"{name} has no effect on {asked}, only on {', '.join(samplers)}: leave it out")
+            others = ", ".join("exact sampling" if other == "exact" else other for other in samplers)
+            raise UsageError(f"{name} has no effect on {asked}, only on {others}: leave it out")
 
 
 def _langevin(config: SamplerConfig, position: np.ndarray) -> Method:
-    sigmas = noise_schedule(config).tolist()
-    kernel = langevin.build_kernel(config.order, config.grad_clip, config.grad_clip_mode, config.bounds)
+    sigmas = noise_schedule(config)
+    kernel = langevin.build_kernel(
+        config.order, config.grad_clip, config.grad_clip_mode, config.bounds, config.bounds_mode
+    )
     noise = np.zeros_like(position)
     # A step reads one position and writes another, so two buffers take turns. The start is neither: it is not ours.
     buffers = [langevin.Buffers(np.empty_like(position), np.empty_like(position))]
@@ -105,33 +129,116 @@ def _langevin(config: SamplerConfig, position: np.ndarray) -> Method:
     def step(
         random: ChainRandom, state: langevin.State, evaluate: Evaluate, step_size: float, step: int
     ) -> tuple[langevin.State, langevin.Info]:
-        sigma = sigmas[step]
+        sigma = sigmas.item(step)
         if sigma > 0:  # else the numbers of an earlier step are multiplied by zero
             random.normal(out=noise)
         return kernel(noise, state, evaluate, step_size, sigma, buffers[step % 2])
 
     def refresh(state: langevin.State, evaluate: Evaluate) -> langevin.State:
         # "noise-drift" uses no gradient of an earlier step.
-        return state if config.order == "noise-drift" else langevin.init(state.position, evaluate)
+        return state if config.order == "noise-drift" else _evaluated(state, evaluate)
 
-    return Method(lambda start, evaluate: langevin.init(start, evaluate, config.order), step, refresh)
+    return Method(lambda random, start, evaluate: langevin.init(start, evaluate, config.order), step, refresh)
+
+
+def _preconditioned(config: SamplerConfig, position: np.ndarray) -> Method:
+    sigmas = noise_schedule(config)
+    kernel = preconditioned.build_kernel(config.grad_clip, config.grad_clip_mode, config.bounds, config.bounds_mode)
+    warm_up = warm_up_steps(config)
+    squares = np.zeros(position.shape)
+    precondition = np.ones_like(position)
+
+    def step(
+        random: ChainRandom, state: preconditioned.State, evaluate: Evaluate, step_size: float, step: int
+    ) -> tuple[preconditioned.State, preconditioned.Info]:
+        nonlocal precondition
+        if warm_up // 2 <= step < warm_up:  # in the first half a chain still comes from its start
+            np.add(squares, np.square(state.grad, dtype=np.float64), out=squares)
+        elif step == warm_up > 0:
+            precondition = preconditioned.preconditioner(squares)
+        return kernel(random.normal(), state, evaluate, step_size, sigmas.item(step), precondition)
+
+    return Method(
+        lambda random, start, evaluate: preconditioned.init(start, evaluate), step, _evaluated, warm_up=warm_up
+    )
+
+
+def _underdamped(config: SamplerConfig, position: np.ndarray) -> Method:
+    temperatures = temperature_schedule(config)
+    kernel = underdamped.build_kernel(
+        config.friction, config.grad_clip, config.grad_clip_mode, config.bounds, config.bounds_mode
+    )
+
+    def step(
+        random: ChainRandom, state: underdamped.State, evaluate: Evaluate, step_size: float, step: int
+    ) -> tuple[underdamped.State, underdamped.Info]:
+        return kernel(random, state, evaluate, step_size, temperatures.item(step))
+
+    return Method(
+        lambda random, start, evaluate: underdamped.init(random, start, evaluate, temperatures.item(0)),
+        step,
+        _evaluated,
+    )
+
+
+def _optimize(config: SamplerConfig, position: np.ndarray) -> Method:
+    kernel = optimize.build_kernel(
+        config.momentum, config.grad_clip, config.grad_clip_mode, config.bounds, config.bounds_mode
+    )
+    return Method(
+        lambda random, start, evaluate: optimize.init(start, evaluate),
+        lambda random, state, evaluate, step_size, step: kernel(state, evaluate, step_size),
+        _evaluated,
+    )
 
 
 def _mala(config: SamplerConfig, position: np.ndarray) -> Method:
-    temperatures = _temperatures_above_zero(config)
     kernel = mala.build_kernel(config.grad_clip, config.grad_clip_mode, config.bounds)
+    return _metropolis(config, kernel, _MALA_TARGET)
+
+
+def _hmc(config: SamplerConfig, position: np.ndarray) -> Method:
+    kernel = hmc.build_kernel(config.leapfrog, config.grad_clip, config.grad_clip_mode, config.bounds)
+    return _metropolis(config, kernel, _HMC_TARGET)
+
+
+def _metropolis(config: SamplerConfig, kernel: mala.Kernel, target: float) -> Method:
+    temperatures = _temperatures_above_zero(config)
 
     def step(
         random: ChainRandom, state: mala.State, evaluate: Evaluate, step_size: Any, step: int
     ) -> tuple[mala.State, mala.Info]:
-        return kernel(random, state, evaluate, step_size, temperatures[step])
+        return kernel(random, state, evaluate, step_size, temperatures.item(step))
 
     return Method(
-        _inside(config, mala.init),
+        lambda random, start, evaluate: mala.init(_inside(config, start), evaluate),
         step,
         lambda state, evaluate: mala.init(state.position, evaluate),
         rejects=True,
+        target=config.target_accept or target,
+        warm_up=warm_up_steps(config),
+    )
+
+
+def _tempering(config: SamplerConfig, position: np.ndarray) -> Method:
+    temperatures = _temperatures_above_zero(config)
+    ladder = np.array(config.ladder)
+    kernel = tempering.build_kernel(
+        mala.build_kernel(config.grad_clip, config.grad_clip_mode, config.bounds), len(ladder)
+    )
+
+    def step(
+        random: ChainRandom, state: tempering.State, evaluate: Evaluate, step_size: Any, step: int
+    ) -> tuple[tempering.State, tempering.Info]:
+        return kernel(random, state, evaluate, step_size, temperatures.item(step) * ladder, step)
+
+    return Method(
+        lambda random, start, evaluate: tempering.init(_inside(config, start), evaluate, len(ladder)),
+        step,
+        lambda state, evaluate: tempering.refresh(state, evaluate, len(ladder)),
+        rejects=True,
         target=config.target_accept or _MALA_TARGET,
+        warm_up=warm_up_steps(config),
     )
 
 
@@ -153,39 +260,49 @@ def _surrogate(config: SamplerConfig, position: np.ndarray, energy: Energy) -> M
     ) -> tuple[surrogate.State, Any]:
         if step < warm_up:  # not corrected yet, so the step size can learn from each step and E need not be asked
             inner = mala.State(state.position, state.surrogate, state.grad)
-            inner, told = single(random, inner, evaluate, step_size, temperatures[0])
+            inner, told = single(random, inner, evaluate, step_size, temperatures.item(0))
             return surrogate.State(inner.position, unknown, inner.grad, inner.energy), told
         count = min(config.block, config.steps - step)
-        return block(random, state, evaluate, energy, step_size, temperatures[0], count)
+        return block(random, state, evaluate, energy, step_size, temperatures.item(0), count)
 
     return Method(
-        _inside(config, lambda start, evaluate: surrogate.init(start, evaluate, energy)),
+        lambda random, start, evaluate: surrogate.init(_inside(config, start), evaluate, energy),
         step,
         lambda state, evaluate: surrogate.init(state.position, evaluate, energy),
         rejects=True,
         target=config.target_accept or _MALA_TARGET,
+        warm_up=warm_up,
         stride=config.block,
     )
 
 
-_BUILDERS: dict[str, Callable[[SamplerConfig, np.ndarray], Method]] = {"langevin": _langevin, "mala": _mala}
+_BUILDERS: dict[str, Callable[[SamplerConfig, np.ndarray], Method]] = {
+    "langevin": _langevin,
+    "preconditioned": _preconditioned,
+    "underdamped": _underdamped,
+    "mala": _mala,
+    "hmc": _hmc,
+    "tempering": _tempering,
+    "optimize": _optimize,
+}
 
 
-def _inside(
-    config: SamplerConfig, init: Callable[[np.ndarray, Evaluate], Any]
-) -> Callable[[np.ndarray, Evaluate], Any]:
-    """Returns an `init` that moves a start into the bounds first: outside them there is no energy to accept by."""
-    bounds = config.bounds
-    if bounds is None:
-        return init
-    return lambda start, evaluate: init(np.clip(start, *bounds), evaluate)
+def _evaluated(state: Any, evaluate: Evaluate) -> Any:
+    """Returns a state with energy and gradient evaluated again."""
+    energy, grad = evaluate(state.position)
+    return state._replace(energy=energy, grad=grad)
 
 
-def _temperatures_above_zero(config: SamplerConfig) -> list[float]:
-    temperatures: list[float] = temperature_schedule(config).tolist()
-    if min(temperatures) <= 0:
+def _inside(config: SamplerConfig, start: np.ndarray) -> np.ndarray:
+    """Returns the start inside the bounds: outside them there is no energy to accept by."""
+    return start if config.bounds is None else np.clip(start, *config.bounds)
+
+
+def _temperatures_above_zero(config: SamplerConfig) -> np.ndarray:
+    temperatures = temperature_schedule(config)
+    if temperatures.min() <= 0:
         raise UsageError(
-            f"a sampler that accepts and rejects needs a temperature above 0 at every step, got {min(temperatures):g}"
+            f"a sampler that accepts and rejects needs a temperature above 0 at every step, got {temperatures.min():g}"
             + (": set noise=None and a temperature" if config.noise is not None else "")
         )
     return temperatures

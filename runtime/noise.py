@@ -33,6 +33,8 @@ from .errors import UsageError
 
 __all__ = ["BLOCK_NUMBERS", "NoiseSource", "Stream", "normal", "uniform"]
 
+_ATTEMPT = 64  # between the streams of two attempts; more than there will ever be streams
+
 BLOCK_NUMBERS = 4096  # float32 numbers in one block of chains; changing it changes every sample ever drawn
 
 
@@ -44,6 +46,9 @@ class Stream(enum.IntEnum):
     DATA = 2
     ACCEPT = 3
     CORRECT = 4
+    MOMENTUM = 5
+    SWAP = 6
+    REPLAY = 7
 
 
 class NoiseSource:
@@ -56,15 +61,16 @@ class NoiseSource:
     Args:
         seed: at least 0 and below 2**64.
         stream: what the numbers are for.
+        attempt: how often the chain was started anew; each attempt has numbers of its own.
 
     Raises:
         UsageError: the seed is out of range.
     """
 
-    def __init__(self, seed: int, stream: Stream = Stream.STEPS) -> None:
+    def __init__(self, seed: int, stream: Stream = Stream.STEPS, attempt: int = 0) -> None:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
             raise UsageError(f"seed: expected a whole number from 0 to 2**64 - 1, got {seed!r}")
-        self._bits = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
+        self._bits = np.random.Philox(key=np.array([seed, stream + _ATTEMPT * attempt], dtype=np.uint64))
         self._generator = np.random.Generator(self._bits)
         self._origin = self._bits.state  # freshly made: nothing is buffered
         self._counter = self._origin["state"]["counter"]

@@ -36,7 +36,8 @@ def spread(setting: Schedule, steps: int) -> np.ndarray:
 def noise_schedule(config: SamplerConfig) -> np.ndarray:
     """Returns the standard deviation of the noise at every step.
 
-    sigma = `noise` where it is set, else sqrt(2 * step_size * temperature), step by step.
+    sigma = `noise` where it is set, else sqrt(2 * step_size * temperature), step by step, times the square root of the
+    factor that `anneal` puts on the temperature.
 
     Args:
         config: the sampler's settings.
@@ -45,14 +46,16 @@ def noise_schedule(config: SamplerConfig) -> np.ndarray:
         [steps] float64, in units of x.
     """
     if config.noise is not None:
-        return spread(config.noise, config.steps)
-    return np.asarray(np.sqrt(2.0 * spread(config.step_size, config.steps) * spread(config.temperature, config.steps)))
+        return np.asarray(spread(config.noise, config.steps) * np.sqrt(_heat(config)))
+    temperatures = spread(config.temperature, config.steps) * _heat(config)
+    return np.asarray(np.sqrt(2.0 * spread(config.step_size, config.steps) * temperatures))
 
 
 def temperature_schedule(config: SamplerConfig) -> np.ndarray:
     """Returns the temperature at every step that a chain of small steps would sample at.
 
-    T = `temperature`, or noise^2 / (2 * step_size) where `noise` is set: the temperature whose noise that is.
+    T = `temperature`, or noise^2 / (2 * step_size) where `noise` is set: the temperature whose noise that is. `anneal` puts
+    a factor on either.
 
     Args:
         config: the sampler's settings.
@@ -64,11 +67,17 @@ def temperature_schedule(config: SamplerConfig) -> np.ndarray:
         UsageError: `noise` is set and a step size is 0, which leaves the temperature open.
     """
     if config.noise is None:
-        return spread(config.temperature, config.steps)
+        return np.asarray(spread(config.temperature, config.steps) * _heat(config))
     step_sizes = spread(config.step_size, config.steps)
     if not step_sizes.all():
         raise UsageError(
             "step_size: expected numbers above 0, since with noise set the temperature is noise^2 / (2 * step_size); "
             "got 0: set noise=None and a temperature"
         )
-    return np.asarray(spread(config.noise, config.steps) ** 2 / (2.0 * step_sizes))
+    return np.asarray(spread(config.noise, config.steps) ** 2 / (2.0 * step_sizes) * _heat(config))
+
+
+def _heat(config: SamplerConfig) -> np.ndarray:
+    """Returns the factor [steps] of the temperature: anneal^(1 - k / half) for k below half the steps, then 1."""
+    half = config.steps // 2
+    return np.asarray(config.anneal ** np.maximum(1 - np.arange(config.steps) / max(half, 1), 0.0))

@@ -179,7 +179,7 @@ def load_plan(plan: bytes) -> Any:
     if engine is None:
         raise LoadError(
             f"{_name(library)} cannot load the plan: {logger.told()}. A plan runs with the library version and the GPU "
-            "it was built for: `ebm-run build BUNDLE` builds it here from the ONNX file in the bundle"
+            "it was built for"
         )
     return engine
 
@@ -236,14 +236,17 @@ def _refusal(parser: Any, library: ModuleType, logger: Any) -> EbmExportError:
     reason = " ".join(error.desc().split())
     if error.code().name == "MODEL_DESERIALIZE_FAILED":
         return LoadError(f"{_name(library)} cannot read the ONNX file: {reason}")
-    if error.node_name() or error.node_operator():
-        where = f"{error.node_operator()} node {error.node_name()!r}"
+    operator, node = error.node_operator(), error.node_name()
+    if operator or node:
+        where = f"{operator} node {node!r}"
     else:
         # Some importers leave the node out; their function is called importOp or checkOp.
-        where = f"{error.func().removeprefix('import').removeprefix('check')} node (the parser does not say which)"
+        operator = error.func().removeprefix("import").removeprefix("check")
+        where = f"{operator} node (the parser does not say which)"
     if reason in ("", "false"):
         reason = "it has no such operation"
-    return UnsupportedOperation(f"{_name(library)} does not take the {where}: {reason}")
+    message = f"{_name(library)} does not take the {where}: {reason}"
+    return UnsupportedOperation(message, operator=operator, node=node)
 
 
 def _logger(library: ModuleType) -> Any:

@@ -16,6 +16,7 @@ the whole stage is zero; 1 where everything is), and its cosine counts as 1: the
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ import numpy as np
 from .engine import Engine
 from .errors import EngineMismatch, UsageError
 
-__all__ = ["BATCHES", "StageResult", "Tolerance", "check_engine", "tolerance"]
+__all__ = ["BATCHES", "UNLIMITED", "StageResult", "Tolerance", "check_engine", "is_judged", "tolerance"]
 
 BATCHES = (slice(0, 1), slice(1, 4), slice(0, 8))
 """Rows of each stage that make the batches of 1, 3 and 8."""
@@ -99,6 +100,15 @@ _TOLERANCES = {
 }
 
 
+UNLIMITED = Tolerance(relative_error=math.inf, cosine=-1.0, energy_error=math.inf)
+"""Measures and accepts everything, for engines that are judged by their samples."""
+
+
+def is_judged(precision: str) -> bool:
+    """True where the gradients of an engine of this precision have a tolerance; INT8 and mixed ones are judged by samples."""
+    return precision in _TOLERANCES
+
+
 def tolerance(precision: str) -> Tolerance:
     """Returns what a precision may be off by.
 
@@ -112,7 +122,9 @@ def tolerance(precision: str) -> Tolerance:
     return _TOLERANCES[precision]
 
 
-def check_engine(engine: Engine, golden: Mapping[str, np.ndarray], precision: str) -> list[StageResult]:
+def check_engine(
+    engine: Engine, golden: Mapping[str, np.ndarray], precision: str, limits: Tolerance | None = None
+) -> list[StageResult]:
     """Compares an engine with golden data, stage by stage and in three batch sizes.
 
     Args:
@@ -121,6 +133,7 @@ def check_engine(engine: Engine, golden: Mapping[str, np.ndarray], precision: st
             and grad [G, N, *S] float64, reference_error and reference_energy_error [G, N], and "cond.NAME"
             [G, N, ...]. N is at least 8.
         precision: whose tolerance applies.
+        limits: a tolerance in place of the precision's own.
 
     Returns:
         One result per stage and batch size, G times 3.
@@ -129,7 +142,7 @@ def check_engine(engine: Engine, golden: Mapping[str, np.ndarray], precision: st
         UsageError: no tolerance is set for this precision.
         EngineMismatch: an output is missing or has another shape.
     """
-    limits = tolerance(precision)
+    limits = limits or tolerance(precision)
     spread = float(np.std(golden["energy"]))
     typical = _typical_norms(golden["grad"])
     results = []

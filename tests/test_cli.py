@@ -179,6 +179,34 @@ class TestRun:
         assert run.returncode == 0, run.stderr
         assert "\ntemperature 2; accepted 0." in run.stdout
 
+    def test_tasks(self, tmp_path: Path) -> None:
+        write_bundle(tmp_path / "b.ebm")
+        np.save(tmp_path / "keep.npy", np.array([[True, False, False]]))
+        np.save(tmp_path / "known.npy", np.array([[5, 0, 0]], np.float32))
+        arguments = ("ebm-run", "sample", "b.ebm", "-n", 20, "--json")
+        run = command(*arguments, "--keep", "keep.npy", "--known", "known.npy", cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        samples = np.load(tmp_path / "samples.npy")
+        assert (samples[:, 0] == 5).all() and (abs(samples[:, 1:]) < 5).all()
+        run = command("ebm-run", "refine", "b.ebm", "samples.npy", "--keep", "keep.npy", cwd=tmp_path)
+        assert run.returncode == 0 and (np.load(tmp_path / "refined.npy")[:, 0] == 5).all()
+        single = json.loads(command(*arguments, cwd=tmp_path).stdout)["energy_mean"]
+        best = json.loads(command(*arguments, "--best-of", 10, cwd=tmp_path).stdout)
+        assert best["shape"] == [20, 3] and best["energy_mean"] < single / 2
+        run = command(*arguments, "--deadline-ms", 60000, cwd=tmp_path)
+        result = json.loads(run.stdout)
+        assert result["complete"] and result["steps"] == 20 and result["energy_mean"] < single
+        run = command(*arguments, "--best-of", 2, "--deadline-ms", 5, cwd=tmp_path)
+        assert run.returncode == 2 and "--best-of cannot be combined with deadline_ms" in run.stderr
+
+    def test_a_chain_that_diverges(self, tmp_path: Path) -> None:
+        write_bundle(tmp_path / "b.ebm")
+        arguments = ("ebm-run", "sample", "b.ebm", "--step-size", 1e30)
+        for diverged in ("stop", "restart", "drop"):
+            run = command(*arguments, "--diverged", diverged, cwd=tmp_path)
+            assert run.returncode == 1 and 'pass diverged="restart"' in run.stderr
+        assert not (tmp_path / "samples.npy").exists()
+
     def test_build_replaces_the_plan(self, folder: Path) -> None:
         before = (folder / "model.ebm" / "manifest.json").read_text()
         run = command("ebm-run", "build", "model.ebm", "--batch", "1:2:4", cwd=folder)

@@ -89,8 +89,7 @@ def covariance_root(rows: np.ndarray) -> np.ndarray:
         [.., min(N, D), D].
     """
     moved = rows - rows.mean(axis=-2, keepdims=True)
-    root: np.ndarray = np.linalg.qr(moved, mode="r")
-    return root / np.sqrt(rows.shape[-2] - 1)
+    return np.asarray(np.linalg.qr(moved, mode="r")) / np.sqrt(rows.shape[-2] - 1)
 
 
 def root_overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.stats import beta, hypergeom
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from ...runtime.errors import UsageError
 from .check import as_rows, check_width
@@ -95,8 +97,14 @@ def find_modes(features: Any, *, count: int | None = None, seed: int = 0) -> Mod
     for k in _COUNTS if count is None else (count,):
         if k > distinct or (count is None and k > 1 and _FEWEST * k > n):
             continue
-        fit = KMeans(k, n_init=3 if k > 1 else 1, random_state=seed, max_iter=50).fit(rows)
+        with warnings.catch_warnings():
+            # Samples that differ by rounding alone leave clusters empty; those are seen below.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fit = KMeans(k, n_init=3 if k > 1 else 1, random_state=seed, max_iter=50).fit(rows)
         sizes = np.bincount(fit.labels_, minlength=k)
+        if sizes.min() == 0 and count is None:
+            continue
+        sizes = sizes[sizes > 0]
         spread = max(float(fit.inertia_), 1e-12 * float(np.square(rows).sum()) + 1e-300)
         evidence = float((sizes * np.log(sizes / n)).sum())
         evidence -= 0.5 * n * width * np.log(spread / (n * width)) + 0.5 * k * (width + 1) * np.log(n)

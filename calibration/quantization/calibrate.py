@@ -25,6 +25,8 @@ _LARGEST_INPUT = 4608
 layer take more than 170 MB and their inverse minutes."""
 _MOMENT_NUMBERS = 2**26
 """Numbers of moments held at a time (0.5 GB); layers beyond that wait for another pass over the states."""
+_FITTED_STATES = 512
+"""States that weights are fitted to, spread over all; a convolution finds many rows in each."""
 _ROWS_PER_INPUT = 4
 """Rows of a layer's input that its moments are taken from, for each number in a row: enough for moments of full rank."""
 
@@ -164,6 +166,7 @@ def _gather(
     progress: Callable[[str, int, int], None] | None,
 ) -> dict[str, list[Moments]]:
     shapes = {layer.name: LayerShape.of(nodes[layer.name]) for layer in layers}
+    states = states.part(np.unique(np.linspace(0, len(states) - 1, _FITTED_STATES).round().astype(int)))
     moments = {
         layer.name: [Moments.of_size(_row_size(nodes[layer.name])) for _ in range(shapes[layer.name].groups)]
         for layer in layers
@@ -181,6 +184,9 @@ def _gather(
             )
             for group, x, y in zip(moments[layer.name], *rows, strict=True):
                 group.add(x, y)
+    for groups in moments.values():
+        for group in groups:
+            group.settle()
     return moments
 
 

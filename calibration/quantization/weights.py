@@ -13,13 +13,15 @@ small in the mean square over the inputs that the layer sees along trajectories.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 __all__ = ["Moments", "channel_scales", "round_nearest", "round_to_inputs"]
 
 _LIMIT = 127
+_CHUNK = 1024
+"""Rows that are multiplied at once: a few at a time would spend the time on adding up results."""
 _SHARES = np.linspace(0.6, 1.0, 21)  # of the largest weight of a channel that are tried as the end of its grid
 _DAMPING = 0.01  # of the mean diagonal of the second moments; the value of the paper
 
@@ -31,12 +33,11 @@ class Moments:
     Attributes:
         rounded: sum of y y^T, [K, K] float32, y being an input on its grid.
         crossed: sum of x y^T, [K, K] float32, x being the same input as it is.
-        rows: number of rows.
     """
 
     rounded: np.ndarray
     crossed: np.ndarray
-    rows: int = 0
+    _waiting: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     @classmethod
     def of_size(cls, size: int) -> Moments:
@@ -45,9 +46,17 @@ class Moments:
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         """Adds rows [R, K] of inputs and of the same on their grid."""
-        self.rounded += y.T @ y
-        self.crossed += x.T @ y
-        self.rows += len(x)
+        self._waiting.append((x, y))
+        if sum(len(rows) for rows, _ in self._waiting) >= _CHUNK:
+            self.settle()
+
+    def settle(self) -> None:
+        """Counts the rows that were added last; to be called once all are."""
+        if self._waiting:
+            x, y = (np.concatenate(rows) for rows in zip(*self._waiting, strict=True))
+            self.rounded += y.T @ y
+            self.crossed += x.T @ y
+            self._waiting.clear()
 
 
 def channel_scales(weights: np.ndarray) -> np.ndarray:

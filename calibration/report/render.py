@@ -372,7 +372,13 @@ def _layers(comparison: Comparison) -> list[dict[str, Any]]:
         lowest = next(iter(layers.counts))
         rows = [node for node in layers.nodes if node.precision != lowest]
         parts = ", ".join(f"{count} in {precision}" for precision, count in layers.counts.items())
-        found.append({"name": layers.bundle, "text": f"{len(layers.nodes)} layers: {parts}.", "rows": rows})
+        found.append(
+            {
+                "name": f"{layers.bundle}: {layers.artifact}",
+                "text": f"{len(layers.nodes)} layers: {parts}.",
+                "rows": rows,
+            }
+        )
     return found
 
 

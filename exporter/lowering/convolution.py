@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from ..spatial import per_axis
 from .shape import cut
-from .table import Context, lowers
+from .table import Context, fixed, lowers
 
 __all__: list[str] = []
 
@@ -110,9 +110,9 @@ def _avg_pool(
 @lowers(aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default)
 def _upsample_nearest(context: Context, x: Node, size: Any, *_: Any) -> ir.Value:
     # `rules.resampling` leaves only whole factors, for which every rounding rule is the same.
-    own = context.shape_of(x)
-    assert all(isinstance(a, int) and isinstance(b, int) for a, b in zip(context.shape[2:], own[2:], strict=True))
-    scales = [1.0, 1.0, *(a / b for a, b in zip(context.shape[2:], own[2:], strict=True))]  # type: ignore[operator]
+    wide, narrow = ([fixed(size, "the batch is taken for an image's height or width") for size in shape[2:]]
+                    for shape in (context.shape, context.shape_of(x)))  # fmt: skip
+    scales = [1.0, 1.0, *(a / b for a, b in zip(wide, narrow, strict=True))]
     factor = context.emit.constant(scales, ir.DataType.FLOAT)
     return context.op(
         "Resize",
@@ -140,9 +140,8 @@ def _border_pad(context: Context, x: Node, pads: Sequence[int]) -> ir.Value:
     mode = "reflect" if "reflection" in str(context.node.target) else "edge"
     value = context.op("Pad", context.value(x), amounts, mode=mode, shape=shape)
     for axis in range(rank):  # a negative pad cuts
-        size = shape[axis]
         if before[axis] < 0 or after[axis] < 0:
-            assert isinstance(size, int)
+            size = fixed(shape[axis], "the batch is cut by a negative pad")
             start, end = max(-before[axis], 0), size - max(-after[axis], 0)
             shape[axis] = end - start
             value = cut(context, value, axis, start, end, 1, shape)

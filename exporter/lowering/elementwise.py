@@ -10,6 +10,7 @@ import torch
 from torch.fx import Node
 
 from .emitter import ONNX_TYPES
+from .narrow import is_entry
 from .table import RULES, Context, lowers
 
 __all__: list[str] = []
@@ -68,6 +69,9 @@ _LOGICAL = {
     aten.bitwise_and.Tensor: "And",
     aten.bitwise_or.Tensor: "Or",
     aten.bitwise_xor.Tensor: "Xor",
+    aten.bitwise_and.Scalar: "And",
+    aten.bitwise_or.Scalar: "Or",
+    aten.bitwise_xor.Scalar: "Xor",
 }
 
 
@@ -309,6 +313,8 @@ def _isinf(context: Context, x: Node) -> ir.Value:
 
 @lowers(aten._to_copy.default)
 def _cast(context: Context, x: Node, **_: Any) -> ir.Value:
+    if is_entry(x):
+        x = x.args[0]  # type: ignore[assignment]
     own = context.type_of(x)
     if own == ir.DataType.FLOAT and context.dtype in (ir.DataType.INT64, ir.DataType.INT32):
         return context.op("Cast", _towards_zero_float(context, x), to=context.dtype.value)

@@ -1,20 +1,19 @@
-"""Reading and writing at places that are given as tensors."""
+"""Reading at places that are given as tensors, and writing along one dimension."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch.fx import Node
 
 from ..batch import Dim
-from .shape import _is_zero, expand, reshape
+from .shape import expand, reshape
 from .table import Context, lowers
 
-__all__: list[str] = []
+__all__ = ["stacked"]
 
 aten = torch.ops.aten
 INT64 = ir.DataType.INT64
@@ -22,8 +21,21 @@ INT64 = ir.DataType.INT64
 
 @lowers(aten.gather.default)
 def _gather(context: Context, x: Node, dim: int, index: Node, sparse_grad: bool = False) -> ir.Value:
-    rank = len(context.shape)
-    return context.op("GatherElements", context.value(x), context.value(index, INT64), axis=dim % rank)
+    axis = dim % max(len(context.shape), 1)
+    value, rows = context.value(x), list(context.shape_of(index))
+    own = context.shape_of(x)
+    if not own:
+        return expand(context, value, own, rows)
+    # PyTorch reads the leading part of a larger x, which OpenVINO refuses. It also takes a Slice before GatherElements
+    # for one of no use, and then refuses what is left.
+    shape = list(own)
+    for other, count in enumerate(rows):
+        if other != axis and count != own[other]:
+            if not isinstance(count, int):
+                raise NotImplementedError("an index with fewer rows than the batch")
+            shape[other] = count
+            value = context.op("Gather", value, context.emit.ints(range(count)), axis=other, shape=shape)
+    return context.op("GatherElements", value, context.value(index, INT64), axis=axis)
 
 
 @lowers(aten.index_select.default)
@@ -82,7 +94,7 @@ def _index(context: Context, x: Node, indices: Sequence[Node | None]) -> ir.Valu
     value = context.value(x)
     if order != list(range(len(shape))):
         value = context.op("Transpose", value, perm=order, shape=[shape[d] for d in order])
-    places, rows = _stacked(context, indices, dims)
+    places, rows = stacked(context, indices, dims)
     rest = [shape[d] for d in order[len(dims) :]]
     front: list[Dim] = [*rows, *rest]
     value = context.op("GatherND", value, places, shape=front)
@@ -101,7 +113,7 @@ def _back_in_place(
     return context.op("Transpose", value, perm=order, shape=[front[d] for d in order])
 
 
-def _stacked(context: Context, indices: Sequence[Node | None], dims: Sequence[int]) -> tuple[ir.Value, tuple[Dim, ...]]:
+def stacked(context: Context, indices: Sequence[Node | None], dims: Sequence[int]) -> tuple[ir.Value, tuple[Dim, ...]]:
     """The index tensors broadcast together and stacked last: [*rows, len(dims)]."""
     nodes = [indices[d] for d in dims]
     shapes = [context.shape_of(node) for node in nodes if node is not None]
@@ -124,73 +136,3 @@ def _stacked(context: Context, indices: Sequence[Node | None], dims: Sequence[in
     if len(columns) == 1:
         return columns[0], rows
     return context.op("Concat", *columns, axis=-1, dtype=INT64, shape=[*rows, len(columns)]), rows
-
-
-@lowers(aten.index_put.default)
-def _index_put(
-    context: Context, x: Node, indices: Sequence[Node | None], source: Node, accumulate: bool = False
-) -> ir.Value:
-    dims = [dim for dim, index in enumerate(indices) if index is not None]
-    if accumulate and _is_zero(context, x) and all(indices[dim] in context.constants for dim in dims):
-        spread = _spread(context, indices, source, dims)
-        if spread is not None:
-            return spread
-    shape = context.shape
-    order = [*dims, *(d for d in range(len(shape)) if d not in dims)]
-    straight = order == list(range(len(shape)))
-    moved = [shape[d] for d in order]
-    places, rows = _stacked(context, indices, dims)
-    rest = moved[len(dims) :]
-    value = context.value(x, context.dtype)
-    if not straight:
-        if _is_zero(context, x):
-            value = expand(context, context.value(0), (), moved)
-        else:
-            value = context.op("Transpose", value, perm=order, shape=moved)
-    updates = context.value(source, context.dtype)
-    own = context.shape_of(source)
-    adjacent = dims == list(range(dims[0], dims[-1] + 1))
-    lead = dims[0] if adjacent else 0
-    wanted: list[Dim] = [*rest[:lead], *rows, *rest[lead:]]
-    updates = expand(context, updates, own, wanted)
-    if lead:
-        n = len(rows)
-        front = [*range(lead, lead + n), *range(lead), *range(lead + n, len(wanted))]
-        updates = context.op("Transpose", updates, perm=front, shape=[*rows, *rest])
-    value = context.op("ScatterND", value, places, updates, shape=moved, reduction="add" if accumulate else "none")
-    if straight:
-        return value
-    inverse = [order.index(d) for d in range(len(shape))]
-    return context.op("Transpose", value, perm=inverse)
-
-
-_LARGEST_MATRIX = 1 << 22
-"""Elements up to which the gradient of reading at constant places is a matrix product."""
-
-
-def _spread(context: Context, indices: Sequence[Node | None], source: Node, dims: Sequence[int]) -> ir.Value | None:
-    """Adds `source` into zeros at constant places: a product with the 0/1 matrix of which place goes where.
-
-    That is the gradient of reading at constant places. Engines run it well in every type, and scatters that add in
-    few. None where the places are not along adjacent dimensions, or the matrix would be too large.
-    """
-    shape, own = context.shape, context.shape_of(source)
-    sizes = [shape[dim] for dim in dims]
-    if list(dims) != list(range(dims[0], dims[-1] + 1)) or not all(isinstance(size, int) for size in sizes):
-        return None
-    arrays = np.broadcast_arrays(*(context.constants[index] for dim in dims if (index := indices[dim]) is not None))
-    whole = [int(size) for size in sizes if isinstance(size, int)]
-    places = np.ravel_multi_index([array % size for array, size in zip(arrays, whole, strict=True)], whole).reshape(-1)
-    count = int(np.prod(whole))
-    lead, rest = list(shape[: dims[0]]), list(shape[dims[-1] + 1 :])
-    if len(places) * count > _LARGEST_MATRIX or own != (*lead, *arrays[0].shape, *rest):
-        return None
-    if any(not isinstance(size, int) for size in rest):
-        return None
-    behind = int(np.prod([size for size in rest if isinstance(size, int)], dtype=np.int64))
-    matrix = np.zeros((count, len(places)), np.float32)
-    matrix[places, np.arange(len(places))] = 1
-    # [.., places, behind] -> [.., count, behind]
-    value = reshape(context, context.value(source, context.dtype), [*lead, len(places), behind])
-    value = context.op("MatMul", context.emit.constant(matrix), value, shape=[*lead, count, behind])
-    return reshape(context, value, shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..batch import arguments_of
 from ..provenance import origin_of
 from ..score_graph import ScoreGraph
 from .emitter import ONNX_TYPES, OPSET, Emitter
+from .narrow import wrapped
 from .table import RULES, Context
 
 __all__ = ["ATEN_NODE", "ORIGIN", "lower"]
@@ -63,8 +65,9 @@ def lower(traced: ScoreGraph, name: str) -> ir.Model:
                 content, ONNX_TYPES[node.meta["val"].dtype], name=_constant_name(traced, node.name)
             )
         elif node.op == "call_function":
+            before = len(emit.nodes)
             values[node] = _lower_node(Context(emit, node, values, constants), node)
-            _remember(values[node], node)
+            _remember(values[node], node, emit.nodes[before:])
         elif node.op == "output":
             for wanted, result in zip(traced.outputs, node.args[0], strict=True):
                 results.append(_as_output(emit, wanted, values[result]))
@@ -101,20 +104,26 @@ def _lower_node(context: Context, node: torch.fx.Node) -> Any:
     if rule is None:
         raise _unsupported(node, "has no rule")
     try:
-        return rule(context, *args, **kwargs)
+        result = rule(context, *args, **kwargs)
+        return wrapped(context, result) if isinstance(value, torch.Tensor) else result
     except NotImplementedError as error:
         raise _unsupported(node, f"is not supported in this form ({error})") from error
+    except (TypeError, ValueError) as error:
+        if "batched" not in node.meta or not node.meta["batched"]:
+            raise
+        # A rule that reckons with a size that is no number.
+        raise _unsupported(node, "is not supported with a size that grows with the batch as argument") from error
 
 
-def _remember(value: Any, node: torch.fx.Node) -> None:
-    """Notes on the ONNX node which ATen node it is the value of, and where in the user's model that stands."""
-    producer = value.producer() if isinstance(value, ir.Value) else None
-    if producer is None or ATEN_NODE in producer.metadata_props:
-        return
-    producer.metadata_props[ATEN_NODE] = node.name
+def _remember(value: Any, node: torch.fx.Node, made: Sequence[ir.Node]) -> None:
+    """Notes on the ONNX nodes which ATen node they compute, and where in the user's model that stands."""
     origin = origin_of(node)
     if origin is not None:
-        producer.metadata_props[ORIGIN] = f"{node.target}, in {origin.describe()}"
+        for part in made:
+            part.metadata_props[ORIGIN] = f"{node.target}, in {origin.describe()}"
+    producer = value.producer() if isinstance(value, ir.Value) else None
+    if producer is not None and ATEN_NODE not in producer.metadata_props:
+        producer.metadata_props[ATEN_NODE] = node.name
 
 
 def _unsupported(node: torch.fx.Node, problem: str) -> UnsupportedOperation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch.fx import Node
 
 from ..batch import Dim
-from .table import Context, lowers
+from .table import Context, fixed, lowers
 
 __all__: list[str] = []
 
@@ -36,6 +37,8 @@ def _reduce(context: Context, kind: str, x: Node, dims: Any, keepdim: bool, dtyp
 
 @lowers(aten.sum.dim_IntList)
 def _sum(context: Context, x: Node, dims: Any, keepdim: bool = False, dtype: Any = None) -> ir.Value:
+    if context.dtype == INT32:  # onnxruntime sums them in floating point, which has no overflow
+        return context.op("Cast", _reduce(context, "ReduceSum", x, dims, keepdim, INT64), to=INT32.value)
     return _reduce(context, "ReduceSum", x, dims, keepdim, context.dtype)
 
 
@@ -114,11 +117,7 @@ def _argument(context: Context, x: Node, dim: int | None = None, keepdim: bool =
 
 
 def _count(shape: Sequence[Dim]) -> int:
-    total = 1
-    for size in shape:
-        assert isinstance(size, int), "argmax over the whole batch mixes samples, which the contract forbids"
-        total *= size
-    return total
+    return math.prod(fixed(size, "the largest of the whole batch, which mixes samples") for size in shape)
 
 
 @lowers(aten.max.dim, aten.min.dim)
@@ -165,7 +164,7 @@ def _top(context: Context, x: Node, k: Any, dim: int, largest: bool) -> tuple[ir
     shape = context.node.meta["shape"][0]
     outputs = [(context.type_of(x), shape), (INT64, shape)]
     axis = int(dim) % len(shape)
-    inputs = [context.value(x), context.emit.ints([k])]
+    inputs = [context.value(x), context.emit.dims([k])]
     return tuple(context.emit.ops("TopK", inputs, outputs=outputs, axis=axis, largest=int(largest), sorted=1))
 
 

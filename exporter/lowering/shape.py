@@ -12,7 +12,7 @@ import torch
 from torch.fx import Node
 
 from ..batch import BatchSize, Dim
-from .table import Context, lowers
+from .table import Context, fixed, lowers
 
 __all__: list[str] = []
 
@@ -170,8 +170,7 @@ def _pad(context: Context, x: Node, pads: Sequence[int], fill: Any = 0) -> ir.Va
     for axis in range(rank):  # a negative pad cuts
         low, high = max(-before[axis], 0), max(-after[axis], 0)
         if low or high:
-            size = shape[axis]
-            assert isinstance(size, int)
+            size = fixed(shape[axis], "the batch is cut by a negative pad")
             shape[axis] = size - low - high
             value = cut(context, value, axis, low, size - high, 1, shape)
     before, after = [max(n, 0) for n in before], [max(n, 0) for n in after]
@@ -231,8 +230,7 @@ def _plus(a: Dim, b: Dim, sign: int = 1) -> Dim:
 @lowers(aten.select_scatter.default)
 def _select_scatter(context: Context, x: Node, source: Node, dim: int, index: int) -> ir.Value:
     axis = dim % len(context.shape)
-    size = context.shape[axis]
-    assert isinstance(size, int), "one sample of the batch is written, which mixes samples"
+    size = fixed(context.shape[axis], "one sample of the batch is written by its number")
     one: list[Dim] = [*context.shape[:axis], 1, *context.shape[axis + 1 :]]
     return _write(context, x, reshape(context, context.value(source, context.dtype), one), axis, index % size, 1, 1)
 
@@ -240,8 +238,8 @@ def _select_scatter(context: Context, x: Node, source: Node, dim: int, index: in
 def _write(context: Context, x: Node, source: ir.Value, axis: int, start: int, step: int, count: Any) -> ir.Value:
     """X with `source` written at start, start + step, ... along an axis: the neighbours joined around it."""
     shape = list(context.shape)
-    size = shape[axis]
-    assert isinstance(size, int) and isinstance(count, int)
+    size = fixed(shape[axis], "a part of the batch is written")
+    count = fixed(count, "as many places are written as the batch has samples")
     rank = len(shape)
 
     def sized(length: int) -> list[Dim]:
@@ -257,7 +255,7 @@ def _write(context: Context, x: Node, source: ir.Value, axis: int, start: int, s
         spread = context.op("Pad", spread, context.emit.ints(pads), context.value(0), mode="constant", shape=wide)
         spread = reshape(context, spread, sized(count * step))
         source = cut(context, spread, axis, 0, stop - start, 1, sized(stop - start))
-    if _is_zero(context, x):
+    if is_zero(context, x):
         if start == 0 and stop == size:
             return source
         pads = [0] * (2 * rank)
@@ -282,13 +280,13 @@ def _write(context: Context, x: Node, source: ir.Value, axis: int, start: int, s
     return context.op("Concat", *parts, axis=axis) if len(parts) > 1 else source
 
 
-def _is_zero(context: Context, x: Node) -> bool:
+def is_zero(context: Context, x: Node) -> bool:
     """Whether a node is a tensor of zeros, as the gradient of a slice starts from."""
     if x in context.constants:
         return not bool(context.constants[x].any())
     if x.target is aten.full.default:
         return bool(x.args[1] == 0)
-    return x.target is aten.expand.default and isinstance(x.args[0], Node) and _is_zero(context, x.args[0])
+    return x.target is aten.expand.default and isinstance(x.args[0], Node) and is_zero(context, x.args[0])
 
 
 @lowers(aten.full.default)
@@ -329,14 +327,26 @@ def _copy(context: Context, x: Node, source: Node, non_blocking: bool = False) -
 
 @lowers(aten.pixel_shuffle.default)
 def _pixel_shuffle(context: Context, x: Node, factor: int) -> ir.Value:
-    return context.op("DepthToSpace", context.value(x), blocksize=factor, mode="CRD")
+    value, own, shape = context.value(x), context.shape_of(x), context.shape
+    if len(own) == 4:
+        return context.op("DepthToSpace", value, blocksize=factor, mode="CRD")
+    # ONNX wants one leading dimension; PyTorch takes any number of them, none included.
+    lead: Dim = volume(own[:-3])
+    for size in own[:-3]:
+        if isinstance(size, BatchSize):
+            if isinstance(lead, BatchSize):
+                raise NotImplementedError("the batch twice among the leading dimensions")
+            lead = BatchSize(size.factor * lead, size.offset * lead)
+    value = reshape(context, value, [lead, *own[-3:]])
+    value = context.op("DepthToSpace", value, blocksize=factor, mode="CRD", shape=[lead, *shape[-3:]])
+    return reshape(context, value, shape)
 
 
 @lowers(aten.pixel_unshuffle.default)
 def _pixel_unshuffle(context: Context, x: Node, factor: int) -> ir.Value:
     # SpaceToDepth orders the block before the channel; PyTorch orders the channel first.
     *lead, channels, height, width = context.shape_of(x)
-    assert isinstance(channels, int) and isinstance(height, int) and isinstance(width, int)
+    height, width = (fixed(size, "the batch is taken for an image's height or width") for size in (height, width))
     split: list[Dim] = [*lead, channels, height // factor, factor, width // factor, factor]
     value = reshape(context, context.value(x), split)
     n = len(lead)
@@ -352,13 +362,11 @@ def _diagonal(context: Context, x: Node, offset: int = 0, dim1: int = 0, dim2: i
     a, b = dim1 % rank, dim2 % rank
     order = [*(d for d in range(rank) if d not in (a, b)), a, b]
     moved = [shape[d] for d in order]
-    rows, columns = moved[-2:]
-    assert isinstance(rows, int) and isinstance(columns, int)
+    rows, columns = (fixed(size, "a diagonal along the batch") for size in moved[-2:])
     value = context.op("Transpose", context.value(x), perm=order, shape=moved)
     value = reshape(context, value, [*moved[:-2], rows * columns])
     first = (max(-offset, 0)) * columns + max(offset, 0)
-    count = context.shape[-1]
-    assert isinstance(count, int)
+    count = fixed(context.shape[-1], "a diagonal along the batch")
     places = first + (columns + 1) * np.arange(count)
     return context.op("Gather", value, context.emit.constant(places, ir.DataType.INT64), axis=rank - 2)
 

@@ -13,7 +13,7 @@ import torch
 from ..batch import BatchSize, Dim
 from .emitter import ONNX_TYPES, Emitter
 
-__all__ = ["Context", "Rule", "RULES", "lowers"]
+__all__ = ["Context", "Rule", "RULES", "fixed", "lowers"]
 
 
 @dataclass
@@ -85,6 +85,21 @@ class Context:
             shape=self.shape if shape is None else shape,
             **attributes,
         )
+
+
+def fixed(size: Dim, what: str) -> int:
+    """A dimension as a number, where a rule cannot do with one that grows with the batch.
+
+    Args:
+        size: the dimension.
+        what: what the model does there, for the message: "the batch is ..".
+
+    Raises:
+        NotImplementedError: it grows with the batch; `lower` makes it an error that names the place.
+    """
+    if isinstance(size, BatchSize):
+        raise NotImplementedError(what)
+    return size
 
 
 Rule = Callable[..., Any]

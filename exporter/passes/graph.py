@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ..lowering.lower import ORIGIN
+
 __all__ = ["content", "dims", "insert", "replace", "sole_user", "stored"]
 
 
@@ -41,8 +43,13 @@ def insert(
     shape: Any = None,
     **attributes: Any,
 ) -> ir.Value:
-    """Puts a new node before another one; its output has the type of `like`, and its shape unless one is given."""
+    """Puts a new node before another one; its output has the type of `like`, and its shape unless one is given.
+
+    The new node comes from the same place in the user's model as the other one.
+    """
     node = ir.node(kind, list(inputs), attributes, name=name)
+    if ORIGIN in before.metadata_props:
+        node.metadata_props[ORIGIN] = before.metadata_props[ORIGIN]
     out = node.outputs[0]
     out.name, out.type = name, like.type
     out.shape = ir.Shape(list(like.shape or ())) if shape is None else ir.Shape(shape)

@@ -19,6 +19,7 @@ from . import (
     convolution,
     distance,
     elementwise,
+    gamma,
     linear_algebra,
     masks,
     max_pool,
@@ -27,6 +28,7 @@ from . import (
     resampling,
     running,
     scattering,
+    searching,
     statistics,
     windows,
 )
@@ -40,6 +42,7 @@ _FAMILIES = (
     convolution,
     distance,
     elementwise,
+    gamma,
     linear_algebra,
     masks,
     max_pool,
@@ -48,6 +51,7 @@ _FAMILIES = (
     resampling,
     running,
     scattering,
+    searching,
     statistics,
     windows,
 )

@@ -49,7 +49,25 @@ def _fmin(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.where(torch.isnan(a), b, torch.where(torch.isnan(b), a, torch.minimum(a, b)))
 
 
+def _signbit(x: torch.Tensor) -> torch.Tensor:
+    """True for negative numbers and for -0.0, whose inverse is minus infinity; False for every NaN."""
+    if not x.is_floating_point():
+        return x < 0
+    return (x < 0) | ((x == 0) & (1 / x < 0))
+
+
+def _copysign(x: torch.Tensor, sign: torch.Tensor | float) -> torch.Tensor:
+    """|x| with the sign of another number, that of zeros included."""
+    size = x.abs()
+    if not isinstance(sign, torch.Tensor):
+        return -size if math.copysign(1.0, sign) < 0 else size
+    return torch.where(_signbit(sign), -size, size)
+
+
 RULES = {
+    aten.signbit.default: _signbit,
+    aten.copysign.Tensor: _copysign,
+    aten.copysign.Scalar: _copysign,
     aten.atan2.default: _atan2,
     aten.hypot.default: _hypot,
     aten.round.decimals: _round,

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .constant import constant
-
 __all__ = ["RULES"]
 
 aten = torch.ops.aten
@@ -47,6 +45,42 @@ def _solve_triangular(
     return torch.matmul(inverse, right) if left else torch.matmul(right, inverse)
 
 
+def _solve(
+    matrix: torch.Tensor, right: torch.Tensor, *, left: bool = True, check_errors: bool = False
+) -> tuple[Any, ...]:
+    """Multiplies by the inverse, as `_solve_triangular`; the factors are what the gradient solves with.
+
+    Returns:
+        (solution, LU, pivots, info); PyTorch's kernels for the CPU, which the models are traced on, factor the matrix
+        itself and not its transpose.
+    """
+    factors, pivots, info = aten.linalg_lu_factor_ex.default(matrix)
+    return _product(aten.linalg_inv_ex.default(matrix)[0], right, matrix, left), factors, pivots, info
+
+
+def _lu_solve(
+    factors: torch.Tensor, pivots: torch.Tensor, right: torch.Tensor, *, left: bool = True, adjoint: bool = False
+) -> torch.Tensor:
+    """Solves with the matrix that LU and pivots [.., n] are the factors of, or with its transpose."""
+    order, lower, upper = aten.lu_unpack.default(factors, pivots)
+    inverse = aten.linalg_inv_ex.default(order @ lower @ upper)[0]
+    return _product(inverse.mT if adjoint else inverse, right, factors, left)
+
+
+def _cholesky_solve(right: torch.Tensor, factor: torch.Tensor, upper: bool = False) -> torch.Tensor:
+    """Solves with L L^T, or U^T U."""
+    factor = factor.triu().mT if upper else factor.tril()
+    inverse = aten.linalg_inv_ex.default(factor)[0]
+    return inverse.mT @ (inverse @ right)
+
+
+def _product(inverse: torch.Tensor, right: torch.Tensor, matrix: torch.Tensor, left: bool) -> torch.Tensor:
+    """The inverse times matrices [.., n, k], or times vectors [.., n] where `right` has one dimension fewer."""
+    if right.dim() == 1 or (right.dim() == matrix.dim() - 1 and right.shape == matrix.shape[:-1]):
+        return (inverse @ right.unsqueeze(-1)).squeeze(-1)
+    return inverse @ right if left else right @ inverse
+
+
 def _diagonal_scatter(
     x: torch.Tensor, source: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
 ) -> torch.Tensor:
@@ -54,7 +88,8 @@ def _diagonal_scatter(
     moved = x.movedim((dim1, dim2), (-2, -1))
     rows, columns = moved.shape[-2:]
     start = max(-offset, 0)
-    mask = constant(lambda: torch.arange(columns)[None] - torch.arange(rows)[:, None] == offset)
+    # Not a `constant`: along the batch it is another one at each batch size.
+    mask = torch.arange(columns)[None] - torch.arange(rows)[:, None] == offset
     by_row = F.pad(source, (start, rows - start - source.shape[-1])).unsqueeze(-1)
     return torch.where(mask, by_row, moved).movedim((-2, -1), (dim1, dim2))
 
@@ -63,4 +98,7 @@ RULES = {
     aten.diagonal_scatter.default: _diagonal_scatter,
     aten._trilinear.default: _trilinear,
     aten.linalg_solve_triangular.default: _solve_triangular,
+    aten._linalg_solve_ex.default: _solve,
+    aten.linalg_lu_solve.default: _lu_solve,
+    aten.cholesky_solve.default: _cholesky_solve,
 }

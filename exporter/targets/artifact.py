@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:  # Python 3.10 has it in typing_extensions alone, which mypy brings
+    from typing_extensions import NotRequired
 
 __all__ = ["Artifact", "Progress"]
 
@@ -24,6 +27,7 @@ class Artifact(TypedDict):
         options: what the backend must be given when it loads the file.
         status: "built, not run"; the verification makes it "verified".
         note: what a reader of the manifest should know about this file, or nothing.
+        schedule: precisions over the steps that a search found for it.
     """
 
     path: str
@@ -35,3 +39,4 @@ class Artifact(TypedDict):
     options: dict[str, Any]
     status: str
     note: str
+    schedule: NotRequired[str]

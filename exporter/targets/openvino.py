@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
-from ...runtime.errors import EbmExportError, MissingBackend
+from ...runtime.backends.openvino_error import failed_node, in_one_sentence
+from ...runtime.errors import EbmExportError, MissingBackend, UnsupportedOperation
 from ..passes.reduce import KeepReducedDims
 from .artifact import Artifact, Progress
+from .refusal import placed
 
 __all__ = ["available", "write"]
+
+# How OpenVINO's ONNX reader names an operation that it lacks.
+_LACKS = re.compile(r"No conversion rule found for operations: (?P<operator>\w+)-")
 
 
 def available() -> str | None:
@@ -50,7 +56,8 @@ def write(
 
     Raises:
         MissingBackend: OpenVINO is not installed.
-        EbmExportError: OpenVINO cannot convert the graph.
+        UnsupportedOperation: OpenVINO refuses an operation; the message names it, its module and its source line.
+        EbmExportError: OpenVINO cannot convert the graph for another reason.
     """
     missing = available()
     if missing is not None:
@@ -69,7 +76,14 @@ def write(
         openvino.save_model(model, folder / f"{stem}.xml", compress_to_fp16=False)
         del model  # it may map the ONNX file
     except RuntimeError as error:
-        raise EbmExportError(f"OpenVINO cannot convert the {precision} {role} graph: {error}") from error
+        text = str(error)
+        what = f"OpenVINO cannot convert the {precision} {role} graph"
+        lacking = _LACKS.search(text)
+        operator, node = (lacking["operator"], "") if lacking else failed_node(text)
+        if not operator:
+            raise EbmExportError(f"{what}: {' '.join(text.split())}") from error
+        message = f"{what}: {in_one_sentence(error)}"
+        raise placed(UnsupportedOperation(message, operator=operator, node=node), graph, "openvino") from error
     finally:
         onnx_file.unlink()
     return Artifact(

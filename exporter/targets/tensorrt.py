@@ -6,8 +6,10 @@ from pathlib import Path
 
 import onnx
 
+from ...runtime.errors import UnsupportedOperation
 from ...runtime.tensorrt_library import build_plan, fingerprint, missing_tensorrt
 from .artifact import Artifact, Progress
+from .refusal import placed
 
 __all__ = ["available", "write"]
 
@@ -43,9 +45,13 @@ def write(
         timing_cache: see `build_plan`.
 
     Raises:
-        MissingBackend, UsageError, UnsupportedOperation, EbmExportError: as `build_plan`.
+        MissingBackend, UsageError, EbmExportError: as `build_plan`.
+        UnsupportedOperation: as `build_plan`; the message names the operation, its module and its source line.
     """
-    plan = build_plan(graph.SerializeToString(), batch=batch, timing_cache=timing_cache, progress=progress)
+    try:
+        plan = build_plan(graph.SerializeToString(), batch=batch, timing_cache=timing_cache, progress=progress)
+    except UnsupportedOperation as error:
+        raise placed(error, graph, "tensorrt") from error
     path = folder / f"{role}.{precision}.tensorrt.plan"
     path.write_bytes(plan)
     made_by = fingerprint()

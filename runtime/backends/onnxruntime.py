@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..engine import Engine
-from ..errors import LoadError, MissingBackend, UsageError
+from ..errors import EbmExportError, LoadError, MissingBackend, UsageError
 
 __all__ = ["OnnxRuntimeEngine", "available"]
 
@@ -101,10 +101,17 @@ class OnnxRuntimeEngine(Engine):
         self._session = None
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Evaluates one batch; see `Engine.run`. The arrays are new at every call."""
+        """Evaluates one batch; see `Engine.run`. The arrays are new at every call.
+
+        Raises:
+            EbmExportError: a node cannot be computed, an index that is out of range for one.
+        """
         if self._session is None:
             raise RuntimeError("the engine is not open: call it inside a with statement")
-        values = self._session.run(self._outputs, {name: inputs[name] for name in self._inputs})
+        try:
+            values = self._session.run(self._outputs, {name: inputs[name] for name in self._inputs})
+        except _failures() as error:
+            raise EbmExportError(f"onnxruntime cannot run {self.path.name}: {_first_line(error)}") from error
         return dict(zip(self._outputs, values, strict=True))
 
     def _make_session(self, onnxruntime: Any, providers: list[Any]) -> Any:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..engine import Engine
-from ..errors import LoadError, MissingBackend, UsageError
+from ..errors import EbmExportError, LoadError, MissingBackend, UsageError
+from .openvino_error import in_one_sentence
 
 __all__ = ["OpenVinoEngine", "available"]
 
@@ -103,7 +104,7 @@ class OpenVinoEngine(Engine):
         try:
             self._model = self._core.read_model(self.path)
         except RuntimeError as error:
-            raise LoadError(f"OpenVINO cannot read {self.path.name}: {_last_line(error)}") from error
+            raise LoadError(f"OpenVINO cannot read {self.path.name}: {in_one_sentence(error)}") from error
         self._inputs = [port.get_any_name() for port in self._model.inputs]
         self._outputs = [port.get_any_name() for port in self._model.outputs]
 
@@ -113,7 +114,11 @@ class OpenVinoEngine(Engine):
         self._model = self._core = None
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Evaluates one batch; see `Engine.run`. The returned arrays are views that the next call overwrites."""
+        """Evaluates one batch; see `Engine.run`. The returned arrays are views that the next call overwrites.
+
+        Raises:
+            EbmExportError: OpenVINO cannot compile the graph for these shapes, or cannot run it.
+        """
         shapes = tuple(inputs[name].shape for name in self._inputs)
         bound = self._bound.get(shapes)
         if bound is None:
@@ -122,7 +127,10 @@ class OpenVinoEngine(Engine):
             self._bound.move_to_end(shapes)
         for name, buffer in zip(self._inputs, bound.inputs, strict=True):
             np.copyto(buffer, inputs[name])
-        bound.request.infer()
+        try:
+            bound.request.infer()
+        except RuntimeError as error:
+            raise EbmExportError(f"OpenVINO cannot run {self.path.name}: {in_one_sentence(error)}") from error
         return dict(zip(self._outputs, bound.outputs, strict=True))
 
     def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> _Bound:
@@ -146,7 +154,12 @@ class OpenVinoEngine(Engine):
             settings["SNIPPETS_MODE"] = "DISABLE"
         if self.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = self.threads
-        request = self._core.compile_model(model, "CPU", settings).create_infer_request()
+        try:
+            request = self._core.compile_model(model, "CPU", settings).create_infer_request()
+        except RuntimeError as error:
+            raise EbmExportError(
+                f"OpenVINO cannot compile {self.path.name} for a batch of {shapes[0][0]}: {in_one_sentence(error)}"
+            ) from error
         bound = _Bound(
             request=request,
             inputs=[request.get_input_tensor(index).data for index in range(len(self._inputs))],
@@ -190,9 +203,3 @@ def _chains_products(model: Any) -> bool:
         if kind == "MatMul" or (fed and kind not in ("Convolution", "GroupConvolution")):
             after_product.add(operation.get_friendly_name())
     return False
-
-
-def _last_line(error: RuntimeError) -> str:
-    """The part of OpenVINO's message that names the cause; the lines before it are source locations."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"

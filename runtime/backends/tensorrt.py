@@ -62,14 +62,18 @@ class TensorRtEngine(Engine):
             precision: the name the bundle gives this plan; the plan's own types decide.
             threads: ignored, the work is on the GPU.
             options: `batch`, the (smallest, most frequent, largest) that the plan was built for. It is there for
-                whoever builds the plan again; here the plan itself says it.
+                whoever builds the plan again; here the plan itself says it. `rebuild`, a function from the LoadError
+                of a plan that does not fit this machine to the bytes of one that does; without it that is an error.
 
         Raises:
             UsageError: an option that this backend does not know.
         """
-        unknown = [name for name in options or {} if name != "batch"]
+        unknown = [name for name in options or {} if name not in ("batch", "rebuild")]
         if unknown:
-            raise UsageError(f"backend 'tensorrt' knows the option 'batch'; it got {', '.join(map(repr, unknown))}")
+            raise UsageError(
+                f"backend 'tensorrt' knows the options 'batch' and 'rebuild'; it got {', '.join(map(repr, unknown))}"
+            )
+        self._rebuild = (options or {}).get("rebuild")
         self.path = Path(path)
         self.precision = precision
         self.batch = (0, 0)
@@ -95,7 +99,14 @@ class TensorRtEngine(Engine):
         self._cuda = _import_cuda()
         if not self.path.is_file():
             raise LoadError(f"there is no plan {self.path}")
-        self._engine = tensorrt_library.load_plan(self.path.read_bytes())
+        try:
+            self._engine = tensorrt_library.load_plan(self.path.read_bytes())
+        except LoadError as error:
+            if self._rebuild is None:
+                raise LoadError(
+                    f"{error}: `ebm-run build BUNDLE` builds one here from the ONNX file in the bundle"
+                ) from error
+            self._engine = tensorrt_library.load_plan(self._rebuild(error))
         try:
             self._context = self._engine.create_execution_context()
             if self._context is None:

@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import numpy as np
 
-__all__ = ["project", "reflect"]
+__all__ = ["Confine", "build_confine", "project", "reflect"]
+
+Confine = Callable[[np.ndarray, np.ndarray | None], None]
+"""Brings positions [B, *S] float32 back into their bounds, in place, and changes velocities [B, *S], if any, to match."""
+
+
+def build_confine(bounds: tuple[float, float] | None, mode: Literal["project", "reflect"]) -> Confine:
+    """Builds what keeps positions in their bounds.
+
+    Args:
+        bounds: (low, high); None for none, which changes nothing.
+        mode: "project" moves a number onto the bound that it passed and stops it there; "reflect" folds it back and
+            turns its velocity round.
+    """
+    if bounds is None:
+        return lambda position, velocity: None
+    low, high = bounds
+
+    def projected(position: np.ndarray, velocity: np.ndarray | None) -> None:
+        if velocity is not None:
+            velocity[(position < low) | (position > high)] = 0
+        project(position, bounds)
+
+    def reflected(position: np.ndarray, velocity: np.ndarray | None) -> None:
+        turned = reflect(position, bounds)
+        if velocity is not None and turned is not None:
+            np.negative(velocity, out=velocity, where=turned)
+
+    return projected if mode == "project" else reflected
 
 
 def project(position: np.ndarray, bounds: tuple[float, float] | None) -> None:

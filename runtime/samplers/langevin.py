@@ -12,7 +12,8 @@ and in the order "noise-drift"
 with sigma = sqrt(2 * h * T) unless the settings give the noise themselves; the chain then keeps exp(-E / T) up to an
 error that vanishes with h (Roberts and Tweedie, "Exponential convergence of Langevin distributions and their discrete
 approximations", Bernoulli 1996: the unadjusted algorithm there, with T = 1 and their step twice ours). `project`
-limits every number to the bounds. Both orders project what they return, so a state never lies outside the bounds.
+limits every number to the bounds, or reflects it at them. Both orders project what they return, so a state never lies outside
+the bounds.
 
 The sampler cannot reject, so an energy or gradient that is not finite has no meaning in it: `Info.not_finite` counts
 the chains and whoever runs the kernel stops.
@@ -26,9 +27,21 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ..row_norms import square_sums
+from .boundary import build_confine
 from .clipping import clip_gradient
 
-__all__ = ["Buffers", "Evaluate", "Info", "Kernel", "Order", "State", "build_kernel", "count_not_finite", "init"]
+__all__ = [
+    "Buffers",
+    "Evaluate",
+    "Info",
+    "Kernel",
+    "Order",
+    "State",
+    "are_finite",
+    "build_kernel",
+    "count_not_finite",
+    "init",
+]
 
 Evaluate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """x [B, *S] float32 -> energy [B], grad [B, *S]; the arrays may be overwritten by its next call."""
@@ -100,6 +113,7 @@ def build_kernel(
     grad_clip: float | None = None,
     grad_clip_mode: Literal["value", "norm"] = "value",
     bounds: tuple[float, float] | None = None,
+    bounds_mode: Literal["project", "reflect"] = "project",
 ) -> Kernel:
     """Builds the function that takes one step.
 
@@ -108,12 +122,14 @@ def build_kernel(
         grad_clip: limit of `clip`, above 0; None leaves the gradient as it is.
         grad_clip_mode: see `clip_gradient`.
         bounds: (low, high) of `project`; None projects nothing.
+        bounds_mode: "project", or "reflect" in its place, see `boundary.build_confine`.
 
     Returns:
         kernel(noise, state, evaluate, step_size, sigma, buffers=None) -> (new state, info), where `noise` is
         [B, *S] float32 standard normal, `step_size` (h) and `sigma` are numbers, and `buffers` are arrays to write into
         (None allocates). Noise and state are left as they are; the same ones give the same result.
     """
+    confine = build_confine(bounds, bounds_mode)
     clip_and_scale = _drift_function(grad_clip, grad_clip_mode)
 
     def drift_first(
@@ -129,7 +145,7 @@ def build_kernel(
         np.multiply(noise, sigma, out=position)
         position += state.position
         position -= drift
-        _project(position, bounds)
+        confine(position, None)
         energy, grad = evaluate(position)
         return State(position, energy, grad), Info(clipped, count_not_finite(energy, grad))
 
@@ -144,12 +160,12 @@ def build_kernel(
         position, drift = buffers or _new_buffers(state)
         np.multiply(noise, sigma, out=position)
         position += state.position
-        _project(position, bounds)
+        confine(position, None)
         energy, grad = evaluate(position)
         not_finite = count_not_finite(energy, grad)
         clipped = clip_and_scale(grad, step_size, drift)
         position -= drift
-        _project(position, bounds)
+        confine(position, None)
         return State(position, energy, grad), Info(clipped, not_finite)
 
     return drift_first if order == "drift-noise" else noise_first
@@ -168,14 +184,14 @@ def _drift_function(
     return clip_and_scale
 
 
-def _project(position: np.ndarray, bounds: tuple[float, float] | None) -> None:
-    if bounds is not None:
-        np.clip(position, *bounds, out=position)
+def are_finite(energy: np.ndarray, grad: np.ndarray) -> np.ndarray:
+    """Returns [B] bool, true for samples whose energy [B] and gradient [B, *S] are finite."""
+    return np.isfinite(energy) & np.isfinite(square_sums(grad))
 
 
 def count_not_finite(energy: np.ndarray, grad: np.ndarray) -> int:
     """Returns the number of samples whose energy [B] or gradient [B, *S] is not finite."""
-    return int(np.count_nonzero(~np.isfinite(energy) | ~np.isfinite(square_sums(grad))))
+    return len(energy) - int(np.count_nonzero(are_finite(energy, grad)))
 
 
 def _new_buffers(state: State) -> Buffers:

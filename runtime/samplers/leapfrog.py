@@ -35,6 +35,7 @@ class Flight(NamedTuple):
 
     Attributes:
         position: [B, *S] float32, a new array.
+        momentum: [B, *S] float32, p there, a new array.
         energy: [B] float32, at `position`; the evaluation's own array.
         grad: [B, *S] float32, dE/dx at `position`; the evaluation's own array.
         log_ratio: [B] float64, -(E'/T + |p'|^2 / 2) + (E/T + |p|^2 / 2); NaN where an energy or gradient on the way
@@ -43,6 +44,7 @@ class Flight(NamedTuple):
     """
 
     position: np.ndarray
+    momentum: np.ndarray
     energy: np.ndarray
     grad: np.ndarray
     log_ratio: np.ndarray
@@ -105,7 +107,7 @@ def build_integrator(
         )
         log_ratio = (start_energy - new_energy) / temperature - gained / 2
         log_ratio[~(np.isfinite(new_energy) & np.isfinite(square_sums(new_grad)) & np.isfinite(gained))] = np.nan
-        return Flight(new, new_energy, new_grad, log_ratio, clipped)
+        return Flight(new, flying, new_energy, new_grad, log_ratio, clipped)
 
     return integrate
 

@@ -27,10 +27,10 @@ import numpy as np
 
 from ..chain_random import ChainRandom
 from .langevin import Evaluate
-from .leapfrog import build_integrator
+from .leapfrog import Flight, build_integrator
 from .metropolis import accept, select
 
-__all__ = ["Info", "Kernel", "State", "build_kernel", "init"]
+__all__ = ["Info", "Kernel", "State", "build_kernel", "init", "move"]
 
 
 class State(NamedTuple):
@@ -104,13 +104,26 @@ def build_kernel(
         step_size: float | np.ndarray,
         temperature: float | np.ndarray,
     ) -> tuple[State, Info]:
-        flight = integrate(random.normal(), *state, evaluate, step_size, temperature)
-        accepted, acceptance = accept(flight.log_ratio, random.uniform())
-        new = State(
-            select(accepted, flight.position, state.position),
-            select(accepted, flight.energy, state.energy),
-            select(accepted, flight.grad, state.grad),
-        )
-        return new, Info(acceptance, accepted, flight.clipped, int(np.count_nonzero(np.isnan(flight.log_ratio))))
+        return move(random, state, integrate(random.normal(), *state, evaluate, step_size, temperature))
 
     return kernel
+
+
+def move(random: ChainRandom, state: State, flight: Flight) -> tuple[State, Info]:
+    """Accepts or rejects, chain by chain, where a flight from a state ended.
+
+    Args:
+        random: the chains' random numbers.
+        state: where it started.
+        flight: where it ended.
+
+    Returns:
+        The new state, in new arrays, and what happened.
+    """
+    accepted, acceptance = accept(flight.log_ratio, random.uniform())
+    new = State(
+        select(accepted, flight.position, state.position),
+        select(accepted, flight.energy, state.energy),
+        select(accepted, flight.grad, state.grad),
+    )
+    return new, Info(acceptance, accepted, flight.clipped, int(np.count_nonzero(np.isnan(flight.log_ratio))))

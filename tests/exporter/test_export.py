@@ -116,6 +116,21 @@ class TestConditioning:
         expected = Policy()(obs.expand(7, 6), torch.tensor(actions)).squeeze(1)
         assert energy == pytest.approx(expected.detach().numpy(), rel=1e-4)
 
+    def test_a_parameter_named_like_an_output_keeps_its_name_for_callers(self, tmp_path: Path) -> None:
+        path = export(
+            lambda x, energy: (x - energy).square().sum(1),
+            torch.randn(4, 3),
+            cond={"energy": torch.randn(4, 3)},
+            out=tmp_path / "p.ebm",
+            sampler=CONFIG,
+        )
+        (entry,) = json.loads((path / "manifest.json").read_text())["model"]["cond"]
+        assert (entry["name"], entry["parameter"]) == ("energy_", "energy")
+        with load(path) as ebm:
+            value, _ = ebm.score(np.zeros((2, 3), np.float32), energy=np.ones((1, 3), np.float32))
+            ebm.sample(2, energy=np.ones((1, 3), np.float32))
+        assert value == pytest.approx([3.0, 3.0])
+
     @pytest.mark.parametrize("energy", ["negative", "logsumexp"])
     def test_how_the_output_becomes_an_energy(self, tmp_path: Path, energy: str) -> None:
         torch.manual_seed(0)

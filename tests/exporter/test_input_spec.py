@@ -22,10 +22,11 @@ def test_parse_shape_errors(text: str) -> None:
 
 
 def test_parse_cond() -> None:
-    assert parse_cond(["obs=3,96,96", "label:int64=", "mask:bool=4"]) == {
+    assert parse_cond(["obs=3,96,96", "label:int64=", "mask:bool=4", "image:uint8=3,8,8"]) == {
         "obs": InputSpec((3, 96, 96)),
         "label": InputSpec((), torch.int64),
         "mask": InputSpec((4,), torch.bool),
+        "image": InputSpec((3, 8, 8), torch.uint8),
     }
 
 
@@ -34,7 +35,7 @@ def test_parse_cond() -> None:
     [
         (["obs"], "expected NAME=SHAPE or NAME:DTYPE=SHAPE, such as obs=3,96,96; got 'obs'"),
         (["a b=3"], "expected NAME=SHAPE"),
-        (["obs:int8=3"], "--cond obs: expected one of float32, int64, bool after the colon, got 'int8'"),
+        (["obs:int4=3"], "--cond obs: expected one of float32, int64, bool, uint8.* after the colon, got 'int4'"),
         (["obs=3", "obs=4"], "'obs' is given twice"),
         (["obs=x"], "--cond obs: expected sizes"),
     ],

@@ -12,7 +12,8 @@ from ebm_export.exporter.emulate import emulate
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.precision import LOW_TYPES, typed
 
-from .referee import per_sample, score_graph, session
+from .cases import all_cases
+from .referee import energy_of, per_sample, score_graph, session
 
 
 class Net(nn.Module):
@@ -94,6 +95,16 @@ def test_gradient_scale_keeps_fp16_from_underflow(full: ir.Model) -> None:
 def test_an_energy_without_layers_stays_float32() -> None:
     model = score_graph(make_energy(lambda x: (x.sin() * x).sum(1), torch.zeros(2, 3)))
     assert not [node for node in typed(model, "bf16").graph if node.op_type == "Cast"]
+
+
+def test_a_scatter_that_adds_is_a_reduction() -> None:
+    # The nodes of all samples in one list: nothing but a scatter can add there, and onnxruntime has none in FP16.
+    model = typed(score_graph(energy_of(all_cases()["indexing/message_passing_flat"])), "fp16")
+    scatters = [node for node in model.graph if node.op_type == "ScatterND"]
+    assert scatters
+    assert all(node.inputs[2].dtype == ir.DataType.FLOAT for node in scatters)
+    assert any(node.op_type == "Gemm" and node.outputs[0].dtype == ir.DataType.FLOAT16 for node in model.graph)
+    session(model)
 
 
 def test_an_infinite_mask_stays_infinite_and_a_finite_one_finite() -> None:

@@ -57,6 +57,44 @@ def test_names_operation_module_and_line(inner: nn.Module, operation: str) -> No
     assert caught.value.exit_code == 4
 
 
+def written(x: torch.Tensor) -> torch.Tensor:
+    h = x.sin()
+    h[0] = h[0] * 2
+    return h
+
+
+# Each stays within a sample as far as the contract can see, and has the batch where ONNX wants a number.
+ON_THE_BATCH = {
+    "select_scatter": (written, "one sample of the batch is written by its number"),
+    "constant_pad_nd": (lambda x: x + 0 * F.pad(x.sin(), (0, 0, -1, 1)), "the batch is cut by a negative pad"),
+    "reflection_pad2d": (
+        lambda x: x + 0 * F.pad(x.sin()[None], (0, 0, -1, -1), mode="reflect").sum(),
+        "the batch is cut by a negative pad",
+    ),
+    "pixel_unshuffle": (
+        lambda x: x + F.pixel_unshuffle(x.sin().repeat_interleave(2, 0)[None], 2).sum((0, 2))[:, None],
+        "the batch is taken for an image's height or width",
+    ),
+    "upsample_nearest2d": (
+        lambda x: x + F.interpolate(x.mT[None, :, :, None].sin(), scale_factor=(1, 2)).sum((0, 1, 3))[:, None],
+        "the batch is taken for an image's height or width",
+    ),
+    "argmax": (lambda x: x * (1 + 0 * x.argmax()), "the largest of the whole batch, which mixes samples"),
+    "diagonal": (lambda x: x + (x @ x.mT).diagonal()[:, None], "a diagonal along the batch"),
+}
+
+
+@pytest.mark.parametrize("operation", ON_THE_BATCH)
+def test_the_batch_in_the_place_of_a_number(operation: str) -> None:
+    function, reason = ON_THE_BATCH[operation]
+    with pytest.raises(UnsupportedOperation) as caught:
+        score_graph(make_energy(lambda x: function(x).square().sum(1), torch.randn(2, 4)))
+    text = str(caught.value)
+    assert f"operation aten.{operation}.default, in the model itself (test_unsupported.py:" in text
+    assert reason in text
+    assert caught.value.exit_code == 4
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_taken_is_refused_by_name(name: str) -> None:
     with pytest.raises(EbmExportError, match=r"\.py:\d+, in ") as caught:

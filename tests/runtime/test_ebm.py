@@ -195,6 +195,20 @@ class TestNames:
         np.testing.assert_allclose(ebm.sample(5, cond={name: CENTRE}), CENTRE, atol=1e-4)
         np.testing.assert_allclose(ebm.score(X, **{name: CENTRE})[1], X - CENTRE, rtol=1e-5, atol=1e-6)
 
+    @pytest.mark.parametrize("parameter", ["energy", "grad", "grad_scale", "x"])
+    def test_a_condition_goes_by_its_name_in_the_model_and_in_the_graph(self, parameter: str) -> None:
+        name = f"{parameter}_"
+        engine = FunctionEngine(lambda x, **cond: (0.5 * ((x - cond[name]) ** 2).sum(axis=1), x - cond[name]))
+        spec = TensorSpec(name, (3,), "float32", parameter)
+        ebm = Ebm(engine, ModelSpec("m", TensorSpec("x", (3,), "float32"), cond=(spec,)), SamplerConfig(steps=2))
+        for called in (parameter, name):
+            np.testing.assert_allclose(ebm.score(X, **{called: CENTRE})[1], X - CENTRE, rtol=1e-5, atol=1e-6)
+            np.testing.assert_array_equal(ebm.sample(5, **{called: CENTRE}), ebm.sample(5, cond={name: CENTRE}))
+        with pytest.raises(UsageError, match=f"the model needs the conditioning input '{parameter}': pass"):
+            ebm.score(X)
+        with pytest.raises(UsageError, match=f"'{parameter}' and '{name}' are one input, by two names"):
+            ebm.score(X, **{parameter: CENTRE, name: CENTRE})
+
     @pytest.mark.parametrize(
         ("dtype", "good", "bad"),
         [("int64", np.array([[1]], np.int32), np.array([[1.0]])), ("bool", np.array([[True]]), np.array([[1]]))],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ebm_export.runtime import FunctionEngine
-from ebm_export.runtime.gradient_scale import HIGHEST_SCALE, LOWEST_SCALE, ScaledScore, next_scale
+from ebm_export.runtime.gradient_scale import HIGHEST_SCALE, LOWEST_SCALE, ScaledScore, first_scale, next_scale
 
 
 class Recorder(FunctionEngine):
@@ -27,24 +27,40 @@ def rms(batch: np.ndarray) -> np.ndarray:
     return np.sqrt((batch.astype(np.float64) ** 2).reshape(len(batch), -1).mean(axis=1))
 
 
-def test_next_scale_is_one_over_the_unscaled_rms() -> None:
+def test_first_scale_is_one_over_the_unscaled_rms() -> None:
     grad = np.random.default_rng(0).standard_normal((4, 2, 3)).astype(np.float32) * 1e-3
     scale = np.array([1, 10, 0.1, 300], np.float32)
-    scaled = grad * scale[:, None, None]
-    result = next_scale(scale, scaled)
+    result = first_scale(scale, grad * scale[:, None, None])
     np.testing.assert_allclose(result, 1 / rms(grad), rtol=1e-6)
     assert result.dtype == np.float32
+
+
+def test_first_scale_looks_farther_where_an_answer_says_nothing() -> None:
+    scaled = np.array([[0, 0], [np.nan, 1], [np.inf, 1]], np.float32)
+    scale = np.array([5, 6, 7], np.float32)
+    np.testing.assert_allclose(first_scale(scale, scaled), [5 * 2.0**8, 6 / 2.0**8, 7 / 2.0**8], rtol=1e-6)
+
+
+def test_next_scale_averages_the_square_of_the_size_over_the_steps() -> None:
+    # v^2 <- (v^2 + 3 rms^2) / 4 by hand, for a gradient whose size jumps.
+    sizes = [1.0, 0.01, 5.0, 5.0, 0.1]
+    scale, squared = np.ones(1, np.float32), 1.0
+    for size in sizes:
+        scale = next_scale(scale, scale[:, None] * np.full((1, 4), size, np.float32))
+        squared = (squared + 3 * size**2) / 4
+        np.testing.assert_allclose(scale, 1 / np.sqrt(squared), rtol=1e-5)
 
 
 def test_holds_where_the_gradient_is_zero_or_not_finite() -> None:
     scaled = np.array([[0, 0], [np.nan, 1], [np.inf, 1], [3, 4]], np.float32)
     scale = np.array([5, 6, 7, 8], np.float32)
-    np.testing.assert_allclose(next_scale(scale, scaled), [5, 6, 7, 8 / np.sqrt(12.5)], rtol=1e-6)
+    np.testing.assert_allclose(next_scale(scale, scaled), [5, 6, 7, 16 / np.sqrt(1 + 3 * 12.5)], rtol=1e-6)
 
 
 def test_stays_within_its_limits() -> None:
     scaled = np.array([[1e-38], [1e38]], np.float32)
-    np.testing.assert_array_equal(next_scale(np.ones(2, np.float32), scaled), [HIGHEST_SCALE, LOWEST_SCALE])
+    np.testing.assert_array_equal(first_scale(np.ones(2, np.float32), scaled), [HIGHEST_SCALE, LOWEST_SCALE])
+    assert next_scale(np.array([2.0**-99], np.float32), scaled[1:]) == LOWEST_SCALE
 
 
 def test_first_answer_takes_two_calls_and_every_other_one() -> None:
@@ -57,7 +73,37 @@ def test_first_answer_takes_two_calls_and_every_other_one() -> None:
     assert len(engine.scales) == 4
     np.testing.assert_array_equal(engine.scales[0], np.ones(3))
     np.testing.assert_allclose(rms(engine.grads[1]), 1, rtol=1e-5)
-    # Later scales come from the call before: the gradient halves each time.
+    # Later scales come from the calls before: the gradient halves each time, and 1 and 1/2 make sqrt(7/16).
     np.testing.assert_allclose(rms(engine.grads[2]), 0.5, rtol=1e-5)
-    np.testing.assert_allclose(rms(engine.grads[3]), 0.5, rtol=1e-5)
+    np.testing.assert_allclose(rms(engine.grads[3]), 0.25 / np.sqrt(7 / 16), rtol=1e-5)
     np.testing.assert_array_equal(score.scale, engine.scales[3])
+
+
+class Coarse(Recorder):
+    """An engine that rounds its scaled gradient to multiples of 0.1 and clips it at 3, as INT8 does."""
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        answer = super().run(inputs)
+        answer["grad"] = np.clip(np.rint(answer["grad"] * 10) / 10, -3, 3).astype(np.float32)
+        return answer
+
+
+def test_finds_the_scale_of_an_engine_that_rounds_and_clips() -> None:
+    x = np.random.default_rng(2).standard_normal((2, 50)).astype(np.float32)
+    for slope in (1e-7, 1e-2, 1e6):
+        score = ScaledScore(Coarse(slope), {})
+        _, grad = score(x)
+        relative = np.linalg.norm(grad / slope - x) / np.linalg.norm(x)
+        assert relative < 0.1, slope  # 0.036 for the rounding at a size of 0.8, and what lies beyond 2.4 sigma at 1.25
+
+
+def test_a_zero_gradient_stays_zero_and_keeps_a_harmless_scale() -> None:
+    engine = Recorder(slope=0.0)
+    score = ScaledScore(engine, {})
+    _, grad = score(np.ones((2, 3), np.float32))
+    np.testing.assert_array_equal(grad, 0)
+    np.testing.assert_array_equal(score.scale, 1)
+    calls = len(engine.scales)
+    assert calls <= 15
+    score(np.ones((2, 3), np.float32))
+    assert len(engine.scales) == calls + 1

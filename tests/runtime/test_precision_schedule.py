@@ -83,9 +83,12 @@ class TestChains:
         first, second = Bowl(1.0), Bowl(4.0)
         config = SamplerConfig(steps=4, step_size=0.5, noise=0.0)
         run_chains(first, config, start, 1, switches={2: second})
-        # 1 to find the scale, then the gradients of 1, 1/2 and 1/4; the second engine is asked at 1/4 again.
-        np.testing.assert_allclose(np.ravel(first.scales), [1, 1, 1, 2], rtol=1e-6)
-        np.testing.assert_allclose(np.ravel(second.scales), [4, 1, 1], rtol=1e-6)
+        # 1 to find the scale, then the gradients of 1, 1/2 and 1/4, averaged as next_scale does; the second engine, whose
+        # gradient there is 1, is asked at 1/4 again and goes on with what the first one left.
+        half = 2 / np.sqrt(1 + 3 / 4)
+        quarter = half * 2 / np.sqrt(1 + 3 * (half / 4) ** 2)
+        np.testing.assert_allclose(np.ravel(first.scales), [1, 1, 1, half], rtol=1e-6)
+        np.testing.assert_allclose(np.ravel(second.scales)[0], quarter, rtol=1e-6)
 
     def test_batches_each_start_with_the_first_engine(self) -> None:
         config = SamplerConfig(steps=5, step_size=0.1, noise=0.0)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from ebm_export.runtime import SamplerConfig
-from ebm_export.runtime.schedule import noise_schedule, spread
+from ebm_export.runtime import SamplerConfig, UsageError
+from ebm_export.runtime.schedule import noise_schedule, spread, temperature_schedule
 
 
 def test_a_number_holds_at_every_step() -> None:
@@ -34,3 +35,20 @@ def test_noise_follows_step_size_and_temperature_step_by_step() -> None:
 def test_given_noise_wins_over_temperature() -> None:
     config = SamplerConfig(steps=2, step_size=5.0, temperature=7.0, noise=(0.1, 0.2))
     np.testing.assert_array_equal(noise_schedule(config), [0.1, 0.2])
+
+
+def test_annealing_falls_geometrically_over_the_first_half() -> None:
+    config = SamplerConfig(steps=8, step_size=0.5, temperature=3.0, anneal=16.0)
+    expected = 3 * np.array([16, 8, 4, 2, 1, 1, 1, 1])
+    np.testing.assert_allclose(temperature_schedule(config), expected)
+    np.testing.assert_allclose(noise_schedule(config), np.sqrt(expected))
+    cold = config.replace(noise=0.1)
+    np.testing.assert_allclose(noise_schedule(cold), 0.1 * np.sqrt(expected / 3))
+    np.testing.assert_allclose(temperature_schedule(cold), 0.01 * expected / 3)
+
+
+def test_the_temperature_is_that_of_the_noise() -> None:
+    config = SamplerConfig(steps=2, step_size=(0.5, 2.0), noise=(1.0, 4.0), temperature=7.0)
+    np.testing.assert_allclose(temperature_schedule(config), [1.0, 4.0])
+    with pytest.raises(UsageError, match="expected numbers above 0, since with noise set the temperature is"):
+        temperature_schedule(config.replace(step_size=0.0))

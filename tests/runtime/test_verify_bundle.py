@@ -12,7 +12,7 @@ from ebm_export.runtime import UsageError
 from ebm_export.runtime.file_hash import sha256_of
 from ebm_export.runtime.verify_bundle import verify_bundle
 
-from .tiny_bundle import golden_data, write_bundle
+from .tiny_bundle import golden_data, write_bundle, write_two_precisions
 
 
 def test_passes(tmp_path: Path) -> None:
@@ -41,6 +41,18 @@ def test_an_engine_that_is_missing_here_is_not_run(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("ebm_export.runtime.runnable.available", lambda backend: f"no {backend} here")
     (row,) = verify_bundle(write_bundle(tmp_path / "m.ebm"))
     assert (row["result"], row["note"]) == ("not run", "no onnxruntime here")
+
+
+def test_precisions_that_are_judged_by_samples_are_measured(tmp_path: Path) -> None:
+    fp32, int8 = verify_bundle(write_two_precisions(tmp_path / "m.ebm"))
+    assert (fp32["result"], int8["result"]) == ("passed", "measured")
+    assert int8["relative error"] == pytest.approx(0.5, rel=1e-5)
+    assert int8["note"].startswith("int8 is judged by its samples")
+
+
+def test_numbers_that_are_not_finite_fail_in_any_precision(tmp_path: Path) -> None:
+    bundle = write_two_precisions(tmp_path / "m.ebm", coarse=float("inf"))
+    assert [row["result"] for row in verify_bundle(bundle)] == ["passed", "failed"]
 
 
 def test_nothing_fits(tmp_path: Path) -> None:

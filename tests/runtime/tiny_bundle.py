@@ -111,11 +111,11 @@ def write_bundle(path: Path, cond: bool = False, data: np.ndarray | None = None,
     return path
 
 
-def write_two_precisions(path: Path) -> Path:
-    """Writes a bundle of 0.5 * |x|^2 with an fp32 artifact and an int8 one whose curvature is coarse: 1.5."""
+def write_two_precisions(path: Path, coarse: float = 1.5) -> Path:
+    """Writes a bundle of 0.5 * |x|^2 with an fp32 artifact and an int8 one whose curvature is coarse."""
     with writing_bundle(path) as folder:
         entries = []
-        for precision, curvature in (("fp32", 1.0), ("int8", 1.5)):
+        for precision, curvature in (("fp32", 1.0), ("int8", coarse)):
             name = f"score.{precision}.onnxruntime.onnx"
             onnx.save(quadratic_graph(curvature=curvature), folder / name)
             entries.append(artifact_entry(folder, name, precision=precision))

@@ -183,6 +183,16 @@ CASES: dict[str, Case] = {
     "atanh": op_case(torch.atanh, S, range=UNIT),
     "atan2": op_case(lambda x: torch.atan2(x[:, 0], x[:, 1]), (2, 6)),
     "hypot": op_case(lambda x: torch.hypot(x[:, 0], x[:, 1]), (2, 6)),
+    "lgamma": op_case(torch.lgamma, S, range=(0.05, 12.0)),
+    "lgamma_negative": op_case(torch.lgamma, S, range=(-3.9, -3.1)),
+    "digamma_of_constant": op_case(lambda x, c: x.sin() * torch.digamma(c.abs() + 0.1), S, S),
+    "gamma_density": op_case(
+        lambda x: torch.distributions.Gamma(x, x + 1, validate_args=False).log_prob(x.new_tensor(0.7)), S, positive=True
+    ),
+    "copysign": op_case(lambda x, c: torch.copysign(x.sin(), c), S, S),
+    "copysign_of_x": op_case(lambda x: torch.copysign(x[:, 0], x[:, 1]), (2, 6)),
+    "copysign_number": op_case(lambda x: torch.copysign(x.sin(), -2.0), S),
+    "signbit": op_case(lambda x: torch.where(torch.signbit(x), x.sin(), x.square()), S),
     "sinc": op_case(torch.sinc, S),
     "deg2rad": op_case(lambda x: torch.sin(torch.deg2rad(100 * x)), S),
     "erf": op_case(torch.erf, S),

@@ -81,6 +81,18 @@ class MessagePassing(nn.Module):
         return x.square().sum((1, 2))
 
 
+class MessagePassingFlat(MessagePassing):
+    """The same with the nodes of all samples in one long list, as graph libraries batch them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        start = 4 * torch.arange(x.shape[0])[:, None]
+        source, target = (start + self.source).flatten(), (start + self.target).flatten()
+        nodes = x.reshape(-1, 5)
+        pair = torch.cat([nodes[source], nodes[target]], dim=-1)
+        nodes = nodes.index_add(0, target, self.message(pair).tanh())
+        return nodes.reshape(x.shape).square().sum((1, 2))
+
+
 def write_column(x: torch.Tensor) -> torch.Tensor:
     h = x * 1.5
     h[:, 0] *= 2
@@ -164,9 +176,63 @@ def minibatch_shape(x: torch.Tensor) -> torch.Tensor:
     return (h.sin() * h.sum(1, keepdim=True)).reshape(batch, -1)
 
 
+def own_places(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Reads each sample at places of its own, some of them twice, one counted from the end."""
+    batch = torch.arange(x.shape[0])[:, None]
+    return x[batch, places - 4, places.flip(1)] * x[batch, :, places[:, :1]].sum(2)
+
+
+def pooled_by(reduce: str, include_self: bool) -> Case:
+    """Rows pooled by cluster; nothing comes to one place, and the last column is not touched."""
+
+    def pool(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        clusters = (places[:, :4, None] % 3).expand(-1, -1, 4)
+        return x.cos().scatter_reduce(1, clusters, x[:, :4, :4] * 1.5 + 0.2, reduce, include_self=include_self)
+
+    return Case(seeded(lambda: OnPlaces(pool)), S, PLACES, spread=True)
+
+
+def counted(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """How often each row is named, in whole numbers, by both ways of adding."""
+    ones = torch.ones_like(places)
+    counts = torch.zeros_like(places[:, :4]).scatter_add(1, places, ones)
+    fixed = torch.zeros_like(counts).index_add(1, torch.tensor([1, 1, 3, 0, 1, 0]), places)
+    return x.sin() * (counts + fixed).unsqueeze(-1)
+
+
+def add_at_own_places(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    batch = torch.arange(x.shape[0]).view(-1, 1, 1)
+    rows = places.view(-1, 3, 2)
+    return x.index_put((batch, rows, torch.tensor([1, -1])), x[:, :3, :2].sin() * 3, accumulate=True)
+
+
+def read_permuted(x: torch.Tensor) -> torch.Tensor:
+    """More places than a 0/1 matrix is written for, each read once or twice."""
+    order = (torch.arange(2500) * 7) % 2203
+    return x[:, order].sin() * x.flip(1)[:, :2500]
+
+
 CASES: dict[str, Case] = {
     # picking
     "gather": Case(seeded(lambda: OnPlaces(lambda x, i: x.gather(1, i.unsqueeze(-1).expand(-1, -1, 5)))), S, PLACES),
+    "gather_part": Case(seeded(lambda: OnPlaces(lambda x, i: x.gather(1, i[:, :, None].expand(-1, -1, 2)))), S, PLACES),
+    "bucketize": op_case(
+        lambda x, table: table[torch.bucketize(x, torch.tensor([-1.0, -0.2, 0.4, 1.1]))] * x, S, (5,), spread=True
+    ),
+    "bucketize_right": op_case(
+        lambda x: torch.bucketize(x, torch.tensor([-1.0, 0.0, 1.0]), right=True, out_int32=True) * x, S, spread=True
+    ),
+    "searchsorted": op_case(lambda x: torch.searchsorted(torch.linspace(-2, 2, 7), x) * x.sin(), S, spread=True),
+    "searchsorted_rows": op_case(
+        lambda x, rows: torch.searchsorted(rows.sort(-1).values.repeat(x.shape[0], 1, 1), x, side="right") * x.sin(),
+        S,
+        (4, 6),
+        spread=True,
+    ),
+    "gather_leading": op_case(lambda x: x.gather(2, torch.tensor([[[0, 3, 1]]]).expand(x.shape[0], 2, 3)), S),
+    "gather_leading_of_two": op_case(
+        lambda x: x[..., None].sin().gather(1, torch.tensor([[[[2]], [[0]]]]).expand(x.shape[0], 2, 3, 1)), S
+    ),
     "gather_last": op_case(lambda x: x.gather(2, x.argsort(2)[:, :, :3]), S, spread=True),
     "gather_constant": op_case(lambda x: x.gather(1, torch.tensor([[[0, 3, 1, 1, 2]]]).expand(x.shape[0], 2, 5)), S),
     "take_along_dim": op_case(lambda x: torch.take_along_dim(x, x.argsort(1, descending=True), 1), S, spread=True),
@@ -177,6 +243,9 @@ CASES: dict[str, Case] = {
     "index_batch_and_label": Case(
         seeded(lambda: OnLabel(lambda x, i: x[torch.arange(x.shape[0]), i] * x.sum(1))), S, LABEL
     ),
+    "index_own_places": Case(seeded(lambda: OnPlaces(own_places)), S, PLACES),
+    "index_batch_second": op_case(lambda x: x.transpose(0, 1)[[2, 0, 0]].transpose(0, 1), S),
+    "index_many_places": op_case(read_permuted, (3000,)),
     "index_bool_constant": op_case(lambda x: x[:, torch.tensor([True, False, True, True]), :], S),
     "index_bool_two_dims": op_case(lambda x: x[:, torch.ones(4, 5, dtype=torch.bool).tril()], S),
     "index_negative": op_case(lambda x: x[:, [-1, -3]] * x[..., -2:].sum(-1, keepdim=True).mean(1, keepdim=True), S),
@@ -201,21 +270,39 @@ CASES: dict[str, Case] = {
     # placing
     "scatter": op_case(lambda x: x.sin().scatter(2, x.argmax(2, keepdim=True), 2 * x[:, :, :1]), S, spread=True),
     "scatter_value": op_case(lambda x: x.scatter(2, x.argmin(2, keepdim=True), 0.7), S, spread=True),
+    "scatter_part_of_source": op_case(
+        lambda x, w: x.sin().scatter(1, x.argsort(1)[:, :2, :3], w.expand(x.shape[0], 4, 5)), S, (1, 4, 5), spread=True
+    ),
+    "scatter_value_part": Case(
+        seeded(lambda: OnPlaces(lambda x, i: x.sin().scatter(1, i[:, :2, None].expand(-1, -1, 3), 0.7))), S, PLACES
+    ),
     "scatter_add": Case(
         seeded(lambda: OnPlaces(lambda x, i: x.sin().scatter_add(1, i[:, :5, None].expand(-1, -1, 5)[:, :4], x * 2))),
         S,
         PLACES,
     ),
     "index_add": op_case(lambda x: x.index_add(1, torch.tensor([1, 1, 3]), x[:, :3].sin(), alpha=2.0), S),
+    "scatter_add_integers": Case(seeded(lambda: OnPlaces(counted)), S, PLACES),
+    "scatter_reduce_sum": pooled_by("sum", True),
+    "scatter_reduce_mean": pooled_by("mean", True),
+    "scatter_reduce_mean_of_others": pooled_by("mean", False),
+    "scatter_reduce_amax": pooled_by("amax", True),
+    "scatter_reduce_amin_of_others": pooled_by("amin", False),
+    "scatter_reduce_prod": pooled_by("prod", True),
     "index_copy": op_case(lambda x: x.index_copy(1, torch.tensor([2, 0]), x[:, 2:].square()), S),
     "index_fill": op_case(lambda x: x.index_fill(2, torch.tensor([1, 3]), 0.4) * x.cos(), S),
     "index_put": op_case(lambda x: index_put(x, accumulate=False), S),
     "index_put_accumulate": op_case(lambda x: index_put(x, accumulate=True), S),
+    "index_put_accumulate_own_places": Case(seeded(lambda: OnPlaces(add_at_own_places)), S, PLACES),
+    "index_put_accumulate_scalar": op_case(
+        lambda x: x.index_put((torch.arange(x.shape[0]), torch.tensor(2)), x.new_tensor(0.7), accumulate=True).sin(), S
+    ),
     "slice_scatter": op_case(lambda x: torch.slice_scatter(x, x[:, :2].sin(), dim=1, start=1, end=4, step=2), S),
     "select_scatter": op_case(lambda x: torch.select_scatter(x, x[:, 0].square(), 1, 2), S),
     "diagonal_scatter": op_case(lambda x: torch.diagonal_scatter(x.sin(), x[:, :, 0], dim1=1, dim2=2), S),
     "diag_embed": op_case(lambda x: torch.diag_embed(x, offset=1) @ torch.ones(6, 2, dtype=x.dtype), S),
     "message_passing": Case(seeded(MessagePassing), S),
+    "message_passing_flat": Case(seeded(MessagePassingFlat), S),
     # joining and cutting
     "cat": op_case(lambda x: torch.cat([x, x.sin(), x[:, :1]], dim=1), S),
     "cat_negative_dim_constant": op_case(

@@ -117,7 +117,31 @@ class Quadratic(nn.Module):
         return 0.5 * torch.einsum("bi,ij,bj->b", delta, self.precision, delta)
 
 
+def dominant(matrix: torch.Tensor) -> torch.Tensor:
+    """A matrix [.., n, n] that is far from singular."""
+    return matrix + 4 * torch.eye(matrix.shape[-1], dtype=matrix.dtype)
+
+
 CASES: dict[str, Case] = {
+    # solving with a constant matrix
+    "solve": op_case(lambda x, m: torch.linalg.solve(dominant(m), x), (4, 3), (4, 4)),
+    "solve_transposed": op_case(lambda x, m: torch.linalg.solve(dominant(m).mT, x), (4, 3), (4, 4)),
+    "solve_right": op_case(lambda x, m: torch.linalg.solve(dominant(m), x, left=False), (3, 4), (4, 4)),
+    "solve_vector": op_case(lambda x, m: torch.linalg.solve(dominant(m), x.mT).mT, (4,), (4, 4)),
+    "solve_each": op_case(lambda x, m: torch.linalg.solve(dominant(m), x[..., None]), (3, 4), (3, 4, 4)),
+    "solve_mahalanobis": op_case(
+        lambda x, m: (x * torch.linalg.solve(dominant(m @ m.mT), x.mT).mT).sum(1), (4,), (4, 4)
+    ),
+    "inverse": op_case(lambda x, m: x @ torch.linalg.inv(dominant(m)), (4,), (4, 4)),
+    "lu_solve": op_case(lambda x, m: torch.linalg.lu_solve(*torch.linalg.lu_factor(dominant(m)), x), (4, 3), (4, 4)),
+    "cholesky_solve": op_case(
+        lambda x, m: torch.cholesky_solve(x, torch.linalg.cholesky(dominant(m @ m.mT))), (4, 3), (4, 4)
+    ),
+    "cholesky_solve_upper": op_case(
+        lambda x, m: torch.cholesky_solve(x, torch.linalg.cholesky(dominant(m @ m.mT), upper=True), upper=True),
+        (4, 3),
+        (4, 4),
+    ),
     "linear": module_case(lambda: nn.Linear(5, 6), (5,)),
     "linear_no_bias": module_case(lambda: nn.Linear(5, 6, bias=False), (5,)),
     "linear_3d": module_case(lambda: nn.Linear(5, 6), (4, 5)),

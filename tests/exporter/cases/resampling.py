@@ -49,6 +49,8 @@ def warp(x: torch.Tensor, theta: torch.Tensor, **options: object) -> torch.Tenso
 CASES: dict[str, Case] = {
     # shuffles
     "pixel_shuffle": module_case(lambda: nn.PixelShuffle(2), (8, 3, 4)),
+    "pixel_shuffle_of_frames": module_case(lambda: nn.PixelShuffle(2), (3, 8, 3, 4)),
+    "pixel_unshuffle_of_the_batch": op_case(lambda x: F.pixel_unshuffle(x.sin(), 2).reshape(-1, 8), (2, 4)),
     "pixel_shuffle3": module_case(lambda: nn.PixelShuffle(3), (9, 2, 3)),
     "pixel_unshuffle": module_case(lambda: nn.PixelUnshuffle(2), (2, 6, 4)),
     "pixel_unshuffle3": module_case(lambda: nn.PixelUnshuffle(3), (2, 6, 3)),

@@ -43,6 +43,52 @@ def test_atan2_in_every_octant_and_on_the_axes() -> None:
         torch.testing.assert_close(TABLE[aten.atan2.default](a, b), torch.atan2(a, b))
 
 
+GAMMA = {aten.lgamma.default: torch.lgamma, aten.digamma.default: torch.digamma}
+
+
+@pytest.mark.parametrize("operation", GAMMA, ids=str)
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(1e-30, 1e-20), (1e-6, 0.5), (0.5, 2.5), (2.5, 8.0), (8.0, 100.0), (100.0, 1e30), (-0.49, -1e-7), (-60.5, -0.5)],
+)
+def test_gamma_over_the_real_line(operation, low: float, high: float) -> None:
+    x = torch.linspace(low, high, 20_001)
+    exact = GAMMA[operation](x.double())
+    ours, theirs = (value.double() for value in (TABLE[operation](x), operation(x)))
+    known = torch.isfinite(exact) & torch.isfinite(theirs)
+    # Four units in the last place of the larger of the result and the terms that it is a sum of, which are at most
+    # lgamma(1 - x) below zero and about one between; near the poles PyTorch's own error says what can be had.
+    terms = torch.where(x < 0, torch.lgamma(1 - x.double()).abs(), 0.0).clamp(min=1.0)
+    slack = 4 * torch.finfo(torch.float32).eps * torch.maximum(exact.abs(), terms)
+    assert ((ours - exact).abs() <= 2 * (theirs - exact).abs() + slack)[known].all()
+
+
+def test_gamma_at_its_zeros_and_poles() -> None:
+    at = torch.tensor([0.0, -1.0, -7.0, -1e9, 1.0, 2.0, math.inf, math.nan, 1e-38])
+    for operation, function in GAMMA.items():
+        torch.testing.assert_close(TABLE[operation](at), function(at), equal_nan=True)
+
+
+def test_the_sign_of_a_zero_is_looked_at() -> None:
+    at = torch.tensor([0.0, -0.0, 1e-40, -1e-40, math.inf, -math.inf, 2.0, -2.0])
+    assert torch.equal(TABLE[aten.signbit.default](at), torch.signbit(at))
+    for sign in (2.0, -0.0):
+        assert torch.equal(1 / TABLE[aten.copysign.Scalar](at, sign), 1 / torch.copysign(at, sign))
+    assert torch.equal(1 / TABLE[aten.copysign.Tensor](at, at.flip(0)), 1 / torch.copysign(at, at.flip(0)))
+
+
+@pytest.mark.parametrize("right", [False, True])
+def test_buckets_at_boundaries_and_beyond(right: bool) -> None:
+    boundaries = torch.tensor([-1.0, 0.0, 0.0, 2.5])
+    at = torch.tensor([-math.inf, -1.0, -0.5, 0.0, 1.0, 2.5, 3.0, math.inf, math.nan])
+    ours = TABLE[aten.bucketize.Tensor](at, boundaries, right=right)
+    assert torch.equal(ours, torch.bucketize(at, boundaries, right=right))
+    shuffled, order = boundaries.flip(0), torch.tensor([3, 2, 1, 0])
+    ours = TABLE[aten.searchsorted.Tensor](shuffled, at, right=right, sorter=order, out_int32=True)
+    theirs = torch.searchsorted(shuffled, at, right=right, sorter=order, out_int32=True)
+    assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+
+
 def test_hypot_does_not_overflow() -> None:
     big = torch.tensor([1e30, 0.0, 3.0])
     torch.testing.assert_close(TABLE[aten.hypot.default](big, big), torch.hypot(big, big))

@@ -10,9 +10,10 @@ import numpy as np
 import openvino
 import pytest
 
+from ebm_export.exporter.lowering.lower import ORIGIN
 from ebm_export.exporter.targets.openvino import available, write
 from ebm_export.runtime.backends.openvino import OpenVinoEngine
-from ebm_export.runtime.errors import EbmExportError, MissingBackend
+from ebm_export.runtime.errors import EbmExportError, MissingBackend, UnsupportedOperation
 
 BATCH = (1, 4, 8)
 # FP16 rounds the weights, the input and the cotangent; BF16 every result as well.
@@ -47,9 +48,30 @@ def test_low_precision_weights_are_stored_in_two_bytes(tmp_path: Path, score_gra
 def test_an_operation_that_openvino_lacks(tmp_path: Path, score_graph: Any) -> None:
     graph = score_graph("fp32")
     graph.graph.node[2].op_type = "Sigmoid4711"
-    with pytest.raises(EbmExportError, match=r"cannot convert the fp32 score graph: (.|\n)*Sigmoid4711"):
+    graph.graph.node[2].metadata_props.add(key=ORIGIN, value="aten.sigmoid.default, in module 'act'")
+    with pytest.raises(
+        UnsupportedOperation,
+        match=r"cannot convert the fp32 score graph: .*Sigmoid4711.*; it stands for aten.sigmoid.default, in module "
+        "'act'; rewrite that line with other operations, or leave the target openvino out",
+    ):
         write(graph, tmp_path, precision="fp32", batch=BATCH)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_node_that_openvino_cannot_convert(tmp_path: Path, score_graph: Any) -> None:
+    graph = score_graph("fp32")
+    graph.graph.node[1].attribute[0].ints[:] = [1, 1, 1]  # pads of another rank
+    graph.graph.node[1].metadata_props.add(key=ORIGIN, value="aten.convolution.default, in module 'conv'")
+    with pytest.raises(UnsupportedOperation, match=r"Conv node 'h': .*; it stands for aten.convolution.default, in"):
+        write(graph, tmp_path, precision="fp32", batch=BATCH)
+
+
+def test_a_graph_that_openvino_cannot_read(tmp_path: Path, score_graph: Any) -> None:
+    graph = score_graph("fp32")
+    graph.graph.node[4].input[0] = "nobody"
+    with pytest.raises(EbmExportError, match="cannot convert the fp32 score graph: .*nobody") as caught:
+        write(graph, tmp_path, precision="fp32", batch=BATCH)
+    assert caught.value.exit_code == 1
 
 
 def test_available() -> None:

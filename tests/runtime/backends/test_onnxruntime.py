@@ -14,7 +14,7 @@ import pytest
 
 from ebm_export.runtime.backends import available, open_engine
 from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
-from ebm_export.runtime.errors import LoadError, MissingBackend, UsageError
+from ebm_export.runtime.errors import EbmExportError, LoadError, MissingBackend, UsageError
 from ebm_export.runtime.verify import check_engine
 
 from ..tiny_bundle import golden_data, quadratic_graph
@@ -36,6 +36,18 @@ def test_answers_at_every_batch_size(path: Path) -> None:
     with make(path) as engine:
         assert all(result.passed for result in check_engine(engine, golden_data(cond=True), "fp32"))
         assert isinstance(engine, OnnxRuntimeEngine) and engine.provider == CPU
+
+
+def test_a_node_that_cannot_be_computed(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        g (int64[B] label) => (float[B] energy) <float[2] table = {1, 2}> { energy = Gather (table, label) }
+    """)
+    onnx.save(model, tmp_path / "m.onnx")
+    with make(tmp_path / "m.onnx") as engine, pytest.raises(EbmExportError) as caught:
+        engine.run({"label": np.array([7])})
+    text = str(caught.value)
+    assert text.startswith("onnxruntime cannot run m.onnx: ") and "Gather" in text and "\n" not in text
 
 
 def test_threads_are_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,6 +199,47 @@ class TestRun:
             engine.run(batch_of(size))
 
 
+class TestPlansOfAnotherMachine:
+    """The library refuses every plan but the one that is built here."""
+
+    @pytest.fixture
+    def refusing(self, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Plan:
+        def load_plan(data: bytes) -> Plan:
+            if data != b"built here":
+                raise LoadError("TensorRT 10.3 cannot load the plan: wrong version. A plan runs with ..")
+            return plan
+
+        monkeypatch.setattr(tensorrt_library, "load_plan", load_plan)
+        return plan
+
+    def test_built_again(self, refusing: Plan, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        use(monkeypatch, Cuda())
+        causes: list[str] = []
+
+        def rebuild(cause: LoadError) -> bytes:
+            causes.append(str(cause))
+            return b"built here"
+
+        with TensorRtEngine(path, precision="fp16", options={"rebuild": rebuild}) as engine:
+            inputs = batch_of(3)
+            np.testing.assert_allclose(
+                engine.run(inputs)["grad"], inputs["grad_scale"][:, None] * inputs["x"], rtol=1e-6
+            )
+        assert len(causes) == 1 and "wrong version" in causes[0]
+
+    def test_without_a_bundle_to_build_it_from(
+        self, refusing: Plan, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        use(monkeypatch, Cuda())
+        with pytest.raises(LoadError, match="wrong version.*`ebm-run build BUNDLE` builds one here"):
+            TensorRtEngine(path, precision="fp16").open()
+
+    def test_a_plan_that_fits_is_left_alone(self, plan: Plan, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        use(monkeypatch, Cuda())
+        with TensorRtEngine(path, precision="fp16", options={"rebuild": lambda cause: pytest.fail("built again")}):
+            pass
+
+
 class TestErrors:
     @pytest.mark.parametrize("call", ["cudaMalloc", "cudaHostAlloc"])
     def test_no_memory_left(self, plan: Plan, path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
@@ -222,7 +263,7 @@ class TestErrors:
 
     def test_unknown_option(self, path: Path) -> None:
         TensorRtEngine(path, precision="fp16", options={"batch": [2, 3, 4]})
-        with pytest.raises(UsageError, match="knows the option 'batch'; it got 'streams'"):
+        with pytest.raises(UsageError, match="knows the options 'batch' and 'rebuild'; it got 'streams'"):
             TensorRtEngine(path, precision="fp16", options={"streams": 2})
 
     def test_no_cuda_python(self, plan: Plan, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,3 +80,16 @@ def assert_gumbel(samples: np.ndarray, ess: float, bias: float = 0.0) -> None:
     allowed = 4 * GUMBEL_VARIANCE * math.sqrt((GUMBEL_KURTOSIS - 1) / ess) + 2 * bias * GUMBEL_VARIANCE
     assert abs(samples.var() - GUMBEL_VARIANCE) < allowed
     assert ((samples - samples.mean()) ** 3).mean() > 1
+
+
+def two_modes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """E = 1.5 (x^2 - 1)^2 + 0.4 x in each number: the left mode is the heavier one."""
+    square = x**2 - 1
+    return (1.5 * square**2 + 0.4 * x).sum(axis=1), 6 * square * x + 0.4
+
+
+def left_mass(depth: float = 1.0) -> float:
+    """Share of exp(-depth * E) of `two_modes` that lies left of 0, by summing over a fine grid."""
+    grid = np.linspace(-4, 4, 80_001)[:, None]
+    weights = np.exp(-depth * two_modes(grid)[0])
+    return float(weights[grid[:, 0] < 0].sum() / weights.sum())

@@ -10,16 +10,10 @@ from ebm_export.runtime.acceptance import AcceptanceMeter
 from ebm_export.runtime.chain import run_chains
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 
-from .targets import PRECISION, assert_gaussian, assert_gumbel, draw, gaussian, gumbel
+from .targets import PRECISION, assert_gaussian, assert_gumbel, draw, gaussian, gumbel, left_mass, two_modes
 
 STEP = 0.25
 """Of the coarse energy's numbers."""
-
-
-def two_modes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """E = 1.5 (x^2 - 1)^2 + 0.4 x: the left mode is the heavier one."""
-    square = x**2 - 1
-    return (1.5 * square**2 + 0.4 * x).sum(axis=1), 6 * square * x + 0.4
 
 
 def coarse_two_modes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -28,12 +22,6 @@ def coarse_two_modes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     square = np.round((x**2 - 1) / STEP) * STEP
     energy = np.round((depth * square**2 + tilt * x) / 0.1) * 0.1
     return energy.sum(axis=1), np.round((4 * depth * square * x + tilt) / STEP) * STEP
-
-
-def left_mass() -> float:
-    grid = np.linspace(-4, 4, 80_001)[:, None]
-    weights = np.exp(-two_modes(grid)[0])
-    return float(weights[grid[:, 0] < 0].sum() / weights.sum())
 
 
 def coarse_gumbel(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -160,7 +148,9 @@ class TestRefusals:
         self.ebm(order="noise-drift").sample(3)  # what the bundle says is for its own sampler
 
     def test_block_without_an_exact_engine(self) -> None:
-        with pytest.raises(UsageError, match="block has no effect on the sampler 'mala', only on exact: leave it out"):
+        with pytest.raises(
+            UsageError, match="block has no effect on the sampler 'mala', only on exact sampling: leave it out"
+        ):
             Ebm(FunctionEngine(gaussian), self.MODEL).sample(2, sampler="mala", block=3)
 
     @pytest.mark.parametrize("broken", ["surrogate", "exact"])

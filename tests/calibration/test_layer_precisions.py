@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ebm_export.calibration.layers import read_layers
+from ebm_export.calibration.layer_precisions import read_layers
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.errors import LoadError
 from tests.runtime.tiny_bundle import write_bundle
@@ -21,19 +21,19 @@ def bundle_with(path: Path, text: str | None) -> Bundle:
 def test_nodes_are_counted_by_precision(tmp_path: Path) -> None:
     nodes = [{"name": f"conv{index}", "op": "Conv", "precision": "int8"} for index in range(3)]
     nodes.insert(1, {"name": "head", "op": "MatMul", "module": "head.0", "precision": "fp32", "reason": "last layer"})
-    found = read_layers(bundle_with(tmp_path / "a.ebm", json.dumps({"nodes": nodes, "ranges": {}})))
-    assert found is not None
-    assert found.bundle == "a"
+    said = {"artifacts": [{"path": "score.int8.onnx", "nodes": nodes}], "states": {}}
+    (found,) = read_layers(bundle_with(tmp_path / "a.ebm", json.dumps(said)))
+    assert (found.bundle, found.artifact) == ("a", "score.int8.onnx")
     assert list(found.counts.items()) == [("int8", 3), ("fp32", 1)]
     assert (found.nodes[1].module, found.nodes[1].reason, found.nodes[0].reason) == ("head.0", "last layer", "")
 
 
-@pytest.mark.parametrize("text", [None, "{}", '{"nodes": []}'])
+@pytest.mark.parametrize("text", [None, '{"artifacts": []}'])
 def test_nothing_was_calibrated(text: str | None, tmp_path: Path) -> None:
-    assert read_layers(bundle_with(tmp_path / "a.ebm", text)) is None
+    assert read_layers(bundle_with(tmp_path / "a.ebm", text)) == ()
 
 
-@pytest.mark.parametrize("text", ["not json", "[]", '{"nodes": [1]}', '{"nodes": 1}'])
+@pytest.mark.parametrize("text", ["not json", "[]", "{}", '{"artifacts": [1]}', '{"artifacts": [{"nodes": [1]}]}'])
 def test_another_form_is_an_error(text: str, tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=r"calibration.json: expected .*export the model again"):
         read_layers(bundle_with(tmp_path / "a.ebm", text))

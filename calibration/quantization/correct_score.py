@@ -1,0 +1,193 @@
+"""Takes back what INT8 layers do to the gradient as a whole: a wrong length, and an error that is the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from ..states import DATA_STEP, States
+from .layers import Layer
+from .taps import Taps
+
+__all__ = ["correct_score"]
+
+_LARGEST_GAIN = 0.1
+"""A factor farther from one than this is no gain but damage, which is for the gate to see."""
+
+
+def correct_score(
+    model: ir.Model,
+    quantized: ir.Model,
+    layers: Sequence[Layer],
+    states: States,
+    *,
+    batch: int = 8,
+    threads: int | None = None,
+) -> None:
+    """Gives the gradient of an INT8 graph float32's length and mean, in place.
+
+    *Length.* Clipping at the ends of a grid and rounding to zero both shorten, so the gradients of INT8 graphs are up to
+    some percent too short or, where masks of the forward half flip, too long: a chain then samples at another
+    temperature. The gradient half is linear, so one factor behind it takes back what the whole half did:
+
+        1 / factor = sum_k w_k (sum <q, f> / sum <f, f>)    over the stages k, with the inner sums over a stage's states,
+
+    f and q being the output in float32 and in the INT8 graph, both divided by the gradient scale, of each layer between
+    which and `grad` no other lies. That is the gain that the gate looks at, for each of these layers.
+
+    *Mean.* A constant c is subtracted from `grad`, number by number of x: the one with the smallest
+
+        sum_k w_k |m_k - c r_k|^2 / mean |g|^2,
+
+    m_k being the mean error of dE/dx at stage k and r_k the mean of 1 / grad_scale there, which is what a constant
+    in the graph makes of dE/dx. Only the part of it is taken that stands out from the noise: the share <c1, c2> / |c|^2, not
+    below 0, with c1 and c2 from the even and the odd chains and c their mean (James and Stein 1961 shrink so).
+
+    The weights w grow evenly with the steps taken, as the gate weighs stages; real data counts like an end.
+
+    Args:
+        model: the lowered float32 graph.
+        quantized: made from it by `insert_int8`; changed.
+        layers: all layers of the graph.
+        states: where the graph is asked along trajectories.
+        batch: states in one call.
+        threads: threads of one call.
+    """
+    _lengthen(model, quantized, [layer for layer in layers if layer.writes_grad], states, batch, threads)
+    _center(model, quantized, states, batch, threads)
+
+
+def _lengthen(
+    model: ir.Model, quantized: ir.Model, last: Sequence[Layer], states: States, batch: int, threads: int | None
+) -> None:
+    if not last:
+        return
+    names = [layer.output for layer in last]
+    lengths = {name: np.zeros(len(states)) for name in names}
+    products = {name: np.zeros(len(states)) for name in names}
+    first = 0
+    for weights, wanted, got in _both(model, quantized, names, states, batch, threads):
+        rows = slice(first, first + len(weights))
+        first = rows.stop
+        shrunk = np.asarray(states.grad_scale[rows], np.float64) ** -2
+        for name in names:
+            f, q = (values[name].reshape(len(weights), -1).astype(np.float64) for values in (wanted, got))
+            lengths[name][rows] = shrunk * np.einsum("bd,bd->b", f, f)
+            products[name][rows] = shrunk * np.einsum("bd,bd->b", q, f)
+    nodes = {node.name: node for node in quantized.graph}
+    for layer in last:
+        size = _relative_length(lengths[layer.output], products[layer.output], states)
+        if size != 1.0 and abs(size - 1) < _LARGEST_GAIN:
+            _scale(quantized.graph, nodes[layer.name], 1 / size)
+
+
+def _relative_length(lengths: np.ndarray, products: np.ndarray, states: States) -> float:
+    """1 + gain over all stages, from the sums [M] of the states."""
+    end = max(int(states.step.max()), 1)
+    total = weight = 0.0
+    for step in np.unique(states.step):
+        rows = states.step == step
+        if lengths[rows].sum() > 0:
+            share = _weight(step, end) * np.count_nonzero(rows)
+            total += share * products[rows].sum() / lengths[rows].sum()
+            weight += share
+    return total / weight if weight else 1.0
+
+
+def _weight(step: int | np.ndarray, end: int) -> np.ndarray:
+    return np.where(step == DATA_STEP, end, step) / end
+
+
+def _center(model: ir.Model, quantized: ir.Model, states: States, batch: int, threads: int | None) -> None:
+    steps = np.unique(states.step)
+    shape = (2, len(steps), *states.x.shape[1:])  # of the even and the odd chains, by stage
+    errors, reach, count = np.zeros(shape), np.zeros(shape[:2]), np.zeros(shape[:2])
+    lengths = np.zeros(len(steps))
+    first = 0
+    for weights, wanted, got in _both(model, quantized, [], states, batch, threads):
+        for row in range(len(weights)):
+            state = first + row
+            half, stage = states.chain[state] % 2, int(np.searchsorted(steps, states.step[state]))
+            scale = float(states.grad_scale[state])
+            errors[half, stage] += (got["grad"][row] - wanted["grad"][row]) / scale
+            reach[half, stage] += 1 / scale  # what a constant of one behind the graph adds to dE/dx
+            count[half, stage] += 1
+            lengths[stage] += float(np.square(wanted["grad"][row] / scale, dtype=np.float64).sum())
+        first += len(weights)
+    used = (count > 0).all(axis=0) & (lengths > 0)
+    if not used.any():
+        return
+    sizes = lengths / count.sum(axis=0).clip(min=1)  # mean square of the gradient
+    weight = np.where(used, _weight(steps, max(int(states.step.max()), 1)) / np.where(used, sizes, 1), 0)
+    count = count.clip(min=1)
+    mean_error = errors / count.reshape(*count.shape, *[1] * (errors.ndim - 2))
+    mean_reach = reach / count
+    each = []
+    for half in (0, 1):
+        per_stage = weight * mean_reach[half]
+        total = float((per_stage * mean_reach[half]).sum())
+        if total == 0:
+            return
+        each.append(np.tensordot(per_stage, mean_error[half], axes=1) / total)
+    mean = (each[0] + each[1]) / 2
+    size = float((mean**2).sum())
+    share = float((each[0] * each[1]).sum()) / size if size > 0 else 0.0
+    if share > 0:
+        _subtract(quantized.graph, (share * mean).astype(np.float32))
+
+
+def _both(
+    model: ir.Model, quantized: ir.Model, names: Sequence[str], states: States, batch: int, threads: int | None
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """Runs both graphs over the states; yields the states' weights and what each graph gave."""
+    exact, rough = (Taps(ir.to_proto(graph), names, threads) for graph in (model, quantized))
+    end = max(int(states.step.max()), 1)
+    first = 0
+    for inputs in states.batches(batch):
+        rows = states.step[first : first + len(inputs["x"])]
+        first += len(rows)
+        yield _weight(rows, end), exact.run(inputs), rough.run(inputs)
+
+
+def _scale(graph: ir.Graph, node: ir.Node, factor: float) -> None:
+    """Multiplies what a layer computes: its weights, or the scale of its INT8 weights, and its bias."""
+    weight = node.inputs[1]
+    assert weight is not None
+    producer = weight.producer()
+    if producer is not None:  # DequantizeLinear
+        _multiply(graph, producer, 1, factor)
+    else:
+        _multiply(graph, node, 1, factor)
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        _multiply(graph, node, 2, factor)
+
+
+def _multiply(graph: ir.Graph, node: ir.Node, index: int, factor: float) -> None:
+    held = node.inputs[index]
+    assert held is not None and held.const_value is not None
+    array = (held.const_value.numpy() * np.float32(factor)).astype(np.float32)
+    node.replace_input_with(
+        index, _constant(graph, array, f"{node.name}.{'bias' if index == 2 else 'weight'}.lengthened")
+    )
+
+
+def _subtract(graph: ir.Graph, mean: np.ndarray) -> None:
+    """Subtracts [*S] from the output `grad`."""
+    grad = next(output for output in graph.outputs if output.name == "grad")
+    producer = grad.producer()
+    assert producer is not None
+    node = ir.node("Sub", [grad, _constant(graph, mean[None], "grad.mean_error")], name="grad.centered")
+    out = node.outputs[0]
+    out.dtype, out.shape = grad.dtype, grad.shape
+    graph.insert_after(producer, node)
+    graph.outputs[list(graph.outputs).index(grad)] = out
+    grad.name, out.name = "grad.uncentered", "grad"
+
+
+def _constant(graph: ir.Graph, array: np.ndarray, name: str) -> ir.Value:
+    value = ir.val(name, const_value=ir.tensor(array, name=name))
+    value.dtype, value.shape = ir.DataType.FLOAT, ir.Shape(array.shape)
+    graph.register_initializer(value)
+    return value

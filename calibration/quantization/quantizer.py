@@ -1,0 +1,169 @@
+"""Score graphs with any of their layers in INT8, from one calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ..metrics.score_fidelity import score_fidelity
+from ..states import States
+from .calibrate import Calibration, Scheme, calibrate
+from .correct_bias import correct_bias
+from .insert import insert_int8
+from .layers import Layer, find_layers
+from .taps import Taps
+
+__all__ = ["Quantizer"]
+
+_SMALL = 0.002
+"""Share of all multiplications below which a layer gains nothing from INT8: its Q/DQ cost more than they save."""
+_BORDER = 0.15
+"""Share of all multiplications up to which a layer at the border of the graph stays in float. One step of an 8-bit grid over
+the state is as large as the noise of published samplers, and nothing after the last gradient layer averages its
+error; a network that is hardly more than these layers would have nothing left."""
+_HELD_OUT = 4  # every so many states one is kept for the question whether corrections help
+
+
+class Quantizer:
+    """Calibrates once and writes the graph for any choice of layers.
+
+    Args:
+        model: the lowered float32 score graph.
+        states: where it is asked along trajectories.
+        scheme: how the target wants its grids.
+        batch: states in one call.
+        threads: threads of one call.
+        seed: of the rows that weights are fitted to.
+        progress: called with (what is being done, done, in all).
+
+    Attributes:
+        layers: every layer of the graph.
+        default: names of the layers that run in INT8 unless something speaks against it.
+        corrected: whether biases are corrected; they are where that brings the score closer to float32 at states that
+            the corrections were not made from.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        states: States,
+        scheme: Scheme,
+        *,
+        batch: int = 8,
+        threads: int | None = None,
+        seed: int = 0,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        self.scheme = scheme
+        self.layers = tuple(find_layers(model))
+        self.default = frozenset(layer.name for layer in self.layers if self._why_float(layer) is None)
+        self._model = model
+        candidates = [layer for layer in self.layers if layer.macs]
+        self._calibration = calibrate(
+            model, candidates, states, scheme, batch=batch, threads=threads, seed=seed, progress=progress
+        )
+        self._weights = self._calibration.weights
+        self.corrected = self._try_corrections(states, batch, threads, progress)
+
+    @property
+    def calibration(self) -> Calibration:
+        """Grids, ranges and weights."""
+        return self._calibration
+
+    def model(self, int8: Collection[str]) -> ir.Model:
+        """Returns a copy of the graph with these layers, by name, in INT8."""
+        chosen = [layer for layer in self.layers if layer.name in int8]
+        return insert_int8(self._model, chosen, self._calibration.grids, self._weights)
+
+    def describe(self, int8: Collection[str], kept: dict[str, str], other: str = "fp32") -> list[dict[str, Any]]:
+        """Returns what calibration.json says of each layer.
+
+        Args:
+            int8: names of the layers in INT8.
+            kept: why a layer is not, for those where the reason is not their place in the graph.
+            other: precision of the layers that are not in INT8.
+        """
+        entries = []
+        for layer in self.layers:
+            grid = self._calibration.grids.get(layer.activation)
+            inside = layer.name in int8
+            reason = f"range {_said(self._calibration.ranges[layer.activation])}" if inside else kept.get(layer.name)
+            entry: dict[str, Any] = {
+                "name": layer.name,
+                "op": layer.op,
+                "module": layer.module,
+                "half": layer.half,
+                "macs": layer.macs,
+                "precision": "int8" if inside else other,
+                "reason": reason or self._why_float(layer) or "not chosen",
+            }
+            if inside and grid is not None:
+                entry |= {"scale": grid.scale, "zero_point": grid.zero_point, "signed": grid.signed}
+            entries.append(entry)
+        return entries
+
+    def _why_float(self, layer: Layer) -> str | None:
+        """Why a layer is not in INT8 by default; None where it is."""
+        total = sum(other.macs for other in self.layers)
+        if layer.macs < _SMALL * total:
+            return f"{layer.macs / max(total, 1):.2%} of the work: nothing to gain"
+        if layer.macs <= _BORDER * total:
+            if layer.reads_state:
+                return "reads the state, which one step of a grid would move as far as the noise does"
+            if layer.writes_grad:
+                return "writes the gradient: nothing after it would average its error"
+        return None
+
+    def _try_corrections(
+        self,
+        states: States,
+        batch: int,
+        threads: int | None,
+        progress: Callable[[str, int, int], None] | None,
+    ) -> bool:
+        chosen = [layer for layer in self.layers if layer.name in self.default]
+        held_out = np.arange(len(states)) % _HELD_OUT == 0
+        if not chosen or not held_out[1:].any():
+            return False
+        corrected = correct_bias(
+            self._model,
+            chosen,
+            self._calibration.grids,
+            self._weights,
+            states.part(np.flatnonzero(~held_out)),
+            batch=batch,
+            threads=threads,
+            progress=progress,
+        )
+        asked = states.part(np.flatnonzero(held_out))
+        exact = _gradients(self._model, asked, batch, threads)
+        before = _systematic(exact, _gradients(self.model(self.default), asked, batch, threads), asked)
+        plain, self._weights = self._weights, corrected
+        after = _systematic(exact, _gradients(self.model(self.default), asked, batch, threads), asked)
+        if after < before:
+            return True
+        self._weights = plain
+        return False
+
+
+def _gradients(model: ir.Model, states: States, batch: int, threads: int | None) -> np.ndarray:
+    taps = Taps(ir.to_proto(model), [], threads)
+    return np.concatenate([taps.run(inputs)["grad"] for inputs in states.batches(batch)])
+
+
+def _systematic(exact: np.ndarray, got: np.ndarray, states: States) -> float:
+    """gain^2 + bias^2 in the mean over the stages: what corrections are for."""
+    sizes = []
+    for step in np.unique(states.step):
+        rows = states.step == step
+        if np.count_nonzero(rows) > 1 and np.any(exact[rows]):
+            found = score_fidelity(exact[rows], got[rows])
+            sizes.append(found.gain**2 + found.bias**2)
+    return float(np.mean(sizes)) if sizes else 0.0
+
+
+def _said(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:.3g} to {ends[1]:.3g}"

@@ -1,0 +1,91 @@
+"""What each layer does to the score when it alone runs in INT8."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from .metrics.score_fidelity import StageFidelity, score_fidelity
+from .quantization.layers import Layer
+from .quantization.quantizer import Quantizer
+from .quantization.taps import Taps
+from .states import States
+
+__all__ = ["Sensitivity", "measure_sensitivity"]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """One layer's effect on the score.
+
+    Attributes:
+        layer: the layer.
+        stages: gain, bias and noise of the gradient by stage, with this layer alone in INT8.
+    """
+
+    layer: Layer
+    stages: tuple[StageFidelity, ...]
+
+    @property
+    def error(self) -> float:
+        """rms over the stages of the gradient's relative error."""
+        return float(np.sqrt(np.mean([stage.relative_error**2 for stage in self.stages])))
+
+    @property
+    def systematic(self) -> float:
+        """rms over the stages of gain and bias together, noise left out."""
+        return float(np.sqrt(np.mean([stage.gain**2 + stage.bias**2 for stage in self.stages])))
+
+
+def measure_sensitivity(
+    model: ir.Model,
+    quantizer: Quantizer,
+    layers: Sequence[Layer],
+    states: States,
+    *,
+    batch: int = 8,
+    threads: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[Sensitivity]:
+    """Runs the graph once with each layer in INT8 and all others in float32.
+
+    Errors of different layers are nearly independent, so those of a graph with several of them in INT8 add up in the
+    square; what they do together is for the gate to judge.
+
+    Args:
+        model: the lowered float32 graph.
+        quantizer: made from it.
+        layers: those to look at.
+        states: where the graph is asked; those of one step make a stage, which needs two.
+        batch: states in one call.
+        threads: threads of one call.
+        progress: called with (what is being done, done, in all).
+
+    Returns:
+        One entry for each layer, in their order.
+    """
+    exact = _gradients(model, states, batch, threads)
+    found = []
+    for index, layer in enumerate(layers):
+        if progress is not None:
+            progress("measuring what each layer does to the score", index, len(layers))
+        got = _gradients(quantizer.model({layer.name}), states, batch, threads)
+        found.append(Sensitivity(layer, tuple(_by_stage(exact, got, states))))
+    return found
+
+
+def _gradients(model: ir.Model, states: States, batch: int, threads: int | None) -> np.ndarray:
+    taps = Taps(ir.to_proto(model), [], threads)
+    return np.concatenate([taps.run(inputs)["grad"] for inputs in states.batches(batch)])
+
+
+def _by_stage(exact: np.ndarray, got: np.ndarray, states: States) -> list[StageFidelity]:
+    stages = []
+    for stage, step in enumerate(np.unique(states.step)):
+        rows = states.step == step
+        if np.count_nonzero(rows) > 1 and np.any(exact[rows]):
+            stages.append(score_fidelity(exact[rows], got[rows], stage=stage, step=int(step)))
+    return stages

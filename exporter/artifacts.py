@@ -1,0 +1,214 @@
+"""Writes every artifact that was asked for, each compared with PyTorch and, where that is due, judged by its samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from ..calibration.layer_precisions import CALIBRATION
+from ..calibration.quality_gate import GateRules
+from ..calibration.verdict import GateResult
+from ..runtime.config import SamplerConfig
+from ..runtime.errors import QualityGateError
+from ..runtime.manifest import ModelSpec
+from .calibrated import Calibrated, CalibratedArtifacts
+from .mixed import write_mixed
+from .score_graph import ScoreGraph
+from .targets import Artifact, Progress, target
+from .verify import Verification, describe_failure, measure_artifact, verify_artifact
+
+__all__ = ["CALIBRATED", "Gating", "Written", "write_artifacts"]
+
+CALIBRATED = ("int8", "mixed")
+"""The precisions that are calibrated and judged by their samples."""
+
+_JUDGED_TARGETS = ("onnxruntime", "openvino")
+
+
+@dataclass(frozen=True)
+class Gating:
+    """What is judged, and how.
+
+    Attributes:
+        rules: of the gate; None judges nothing.
+        all_low: whether FP16 and BF16 engines go through it too, and not only INT8 and mixed ones.
+        log: file that a search resumes from; the target's name is put before its ending. None keeps none.
+        seconds: time after which a search begins no new trial; None for no limit.
+    """
+
+    rules: GateRules | None = None
+    all_low: bool = False
+    log: Path | None = None
+    seconds: float | None = None
+
+
+@dataclass
+class Written:
+    """What was written, and what was not."""
+
+    artifacts: list[Artifact] = field(default_factory=list)
+    verifications: list[Verification] = field(default_factory=list)
+    gates: dict[str, GateResult] = field(default_factory=dict)
+    mismatches: list[str] = field(default_factory=list)
+    """One line for each engine that disagrees with PyTorch."""
+    refusals: list[str] = field(default_factory=list)
+    """One line for each that the gate refused."""
+
+
+@dataclass
+class _Writer:
+    models: Mapping[str, ir.Model]
+    traced: ScoreGraph
+    golden: dict[str, np.ndarray] | None
+    batch: tuple[int, int, int]
+    folder: Path
+    tell: Progress
+    gating: Gating
+    calibrated: CalibratedArtifacts
+    written: Written = field(default_factory=Written)
+    layers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    """Precisions whose ONNX file failed, so that no plan is built from it."""
+
+    def plain(self, name: str, precision: str) -> None:
+        """An artifact whose graph follows from the precision alone."""
+        proto = ir.to_proto(self.models[precision])
+        artifact = target(name).write(proto, self.folder, precision=precision, batch=self.batch, progress=self.tell)
+        if self.golden is not None:
+            self.tell(f"verifying {name} {precision}", 0, 0)
+            found = verify_artifact(artifact, self.folder, self.golden)
+            if not found.passed and not found.reason:
+                self.written.mismatches.append(
+                    describe_failure(found, artifact, self.models[precision], self.traced, self.golden, self.tell)
+                )
+                self._remove(artifact)
+                return
+            self.written.verifications.append(found)
+        if self.gating.all_low and precision != "fp32" and name in _JUDGED_TARGETS:
+            result = self.calibrated.judge(artifact, self.folder)
+            if result is not None:
+                if not result.passed:
+                    self.written.refusals.append(f"{artifact['path']} fails the quality gate: {result.reason}")
+                    self._remove(artifact)
+                    return
+                self.written.gates[artifact["path"]] = result
+        self.written.artifacts.append(artifact)
+
+    def calibrate(self, name: str, precision: str) -> None:
+        """An INT8 or mixed artifact."""
+        if name == "tensorrt":
+            graph = onnx.load(self.folder / f"score.{precision}.onnx")
+            self.written.artifacts.append(
+                target(name).write(graph, self.folder, precision=precision, batch=self.batch, progress=self.tell)
+            )
+            return
+        try:
+            if precision == "int8":
+                made = self.calibrated.write_int8(name, self.folder)
+            else:
+                log = self.gating.log
+                mixed = write_mixed(
+                    self.calibrated,
+                    name,
+                    self.folder,
+                    log=None if log is None else log.with_name(f"{log.stem}.{name}{log.suffix}"),
+                    seconds=self.gating.seconds,
+                )
+                made = mixed.made
+                if mixed.schedule:
+                    made.artifact["schedule"] = mixed.schedule
+        except QualityGateError as error:
+            self.written.refusals.append(str(error))
+            if name == "onnx":
+                self.refused.add(precision)
+            return
+        self._enter(made)
+
+    def _enter(self, made: Calibrated) -> None:
+        path = made.artifact["path"]
+        if self.golden is not None:
+            self.written.verifications.append(measure_artifact(made.artifact, self.folder, self.golden))
+        if made.gate is not None:
+            self.written.gates[path] = made.gate
+        self.layers[path] = made.layers
+        self.written.artifacts.append(made.artifact)
+
+    def _remove(self, artifact: Artifact) -> None:
+        for file in (artifact["path"], *artifact["files"]):
+            (self.folder / file).unlink()
+        if artifact["target"] == "onnx":
+            self.refused.add(artifact["precision"])
+
+    def describe_layers(self) -> None:
+        """Writes calibration.json, where something was calibrated."""
+        if not self.layers:
+            return
+        states = self.calibrated.states
+        said = {
+            "states": {
+                "count": len(states),
+                "stages": len(np.unique(states.step)),
+                "real data": int(np.count_nonzero(states.step < 0)),
+            },
+            "artifacts": [{"path": path, "nodes": nodes} for path, nodes in self.layers.items()],
+        }
+        (self.folder / CALIBRATION).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+
+
+def write_artifacts(
+    plan: Sequence[tuple[str, str]],
+    models: Mapping[str, ir.Model],
+    traced: ScoreGraph,
+    golden: dict[str, np.ndarray] | None,
+    *,
+    spec: ModelSpec,
+    config: SamplerConfig,
+    cond: Mapping[str, np.ndarray],
+    data: np.ndarray | None,
+    batch: tuple[int, int, int],
+    gating: Gating,
+    folder: Path,
+    scratch: Path,
+    tell: Progress,
+) -> Written:
+    """Writes the artifacts of a plan; one that fails is left out and the others are written.
+
+    Args:
+        plan: (target, precision) in the order of work; a plan for TensorRT comes after its ONNX file.
+        models: graphs by precision, for those that are not calibrated.
+        traced: what they were lowered from.
+        golden: PyTorch's answers; None compares nothing.
+        spec: what the energy takes.
+        config: the sampler's settings.
+        cond: rows of the conditioning inputs by graph name.
+        data: states that chains start from.
+        batch: smallest, most frequent and largest batch.
+        gating: what is judged.
+        folder: the bundle's.
+        scratch: a folder for files that do not stay.
+        tell: progress.
+    """
+    with ExitStack() as stack:
+        calibrated = stack.enter_context(
+            CalibratedArtifacts(models["fp32"], spec, config, scratch, gating.rules, cond, data, batch, tell)
+        )
+        writer = _Writer(models, traced, golden, batch, folder, tell, gating, calibrated)
+        for index, (name, precision) in enumerate(plan):
+            tell(f"building {name} {precision}", index, len(plan))
+            if name == "tensorrt" and precision in writer.refused:
+                lines = writer.written.refusals if precision in CALIBRATED else writer.written.mismatches
+                lines.append(f"no tensorrt plan in {precision}: the ONNX file that it is built from failed")
+            elif precision in CALIBRATED:
+                writer.calibrate(name, precision)
+            else:
+                writer.plain(name, precision)
+        writer.describe_layers()
+        return writer.written

@@ -1,0 +1,273 @@
+"""INT8 and mixed-precision artifacts: calibrated on the model's own chains, judged by the samples that they draw."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from ..calibration.quality_gate import GateRules, QualityGate
+from ..calibration.quantization.calibrate import Scheme
+from ..calibration.quantization.correct_score import correct_score
+from ..calibration.quantization.quantizer import Quantizer
+from ..calibration.sensitivity import Sensitivity, measure_sensitivity
+from ..calibration.states import States, record_states
+from ..calibration.verdict import GateResult
+from ..runtime.backends import backend_of, open_engine
+from ..runtime.config import SamplerConfig
+from ..runtime.engine import Engine
+from ..runtime.errors import QualityGateError
+from ..runtime.manifest import ModelSpec
+from .emulate import emulate
+from .precision import typed
+from .targets import Artifact, Progress, target
+from .verify import is_emulated
+
+__all__ = ["Calibrated", "CalibratedArtifacts", "scheme_of"]
+
+_STATES, _STATE_NUMBERS = (1024, 8192), 2**17
+"""States that grids and weights come from: as many as make up 2**17 numbers of x, within these limits."""
+_CHAINS = 1024
+"""Chains that the states come from. A gradient error of 15 % that is the same along a cold chain and differs between
+chains leaves a mean of 0.5 % with so many, which is what a correction of the mean can see."""
+_LEAST_SHARE = 0.3
+"""Share of the multiplications in INT8 below which a graph is not called INT8 any more."""
+_SENSITIVITY_STATES = 128
+
+
+@dataclass
+class Calibrated:
+    """An artifact and how it came to be."""
+
+    artifact: Artifact
+    layers: list[dict[str, Any]]
+    """What calibration.json says of each layer."""
+    gate: GateResult | None
+    """None where nothing was judged."""
+
+
+@dataclass
+class CalibratedArtifacts:
+    """Makes the INT8 and mixed artifacts of one export.
+
+    A context manager: it keeps a float32 engine open and states on disk, and gives both up at the end. What several
+    artifacts need (states, calibrations, FP32's samples) is made once, when it is first asked for.
+
+    Args:
+        model: the lowered float32 graph.
+        spec: what the energy takes.
+        config: the sampler's settings.
+        scratch: an existing folder for files of its own.
+        rules: of the gate; None judges nothing.
+        cond: rows of the conditioning inputs by graph name.
+        data: states [M, *S]: chains start there with init="data", and the calibration sees some of them in any case.
+        batch: smallest, most frequent and largest batch; engines are timed at the second.
+        tell: progress.
+    """
+
+    model: ir.Model
+    spec: ModelSpec
+    config: SamplerConfig
+    scratch: Path
+    rules: GateRules | None
+    cond: Mapping[str, np.ndarray]
+    data: np.ndarray | None
+    batch: tuple[int, int, int]
+    tell: Progress
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _quantizers: dict[Scheme, Quantizer] = field(default_factory=dict)
+    _sensitivities: dict[Scheme, list[Sensitivity]] = field(default_factory=dict)
+    _fp32: Engine | None = None
+    _states: States | None = None
+    _gate: QualityGate | None = None
+
+    def __enter__(self) -> CalibratedArtifacts:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    @property
+    def fp32(self) -> Engine:
+        """The open float32 engine that everything is compared with: OpenVINO's where it is installed."""
+        if self._fp32 is None:
+            name = "openvino" if target("openvino").available() is None else "onnxruntime"
+            artifact = target(name).write(ir.to_proto(self.model), self.scratch, precision="fp32", batch=self.batch)
+            self._fp32 = self._stack.enter_context(self.open(artifact, self.scratch))
+        return self._fp32
+
+    @property
+    def gate(self) -> QualityGate | None:
+        """The gate with FP32's side; None where nothing is judged."""
+        if self.rules is not None and self._gate is None:
+            self._gate = QualityGate(
+                self.fp32,
+                self.spec,
+                self.config,
+                self.rules,
+                cond=self.cond,
+                data=self.data,
+                progress=self.tell,
+            )
+        return self._gate
+
+    def judge(self, artifact: Artifact, folder: Path) -> GateResult | None:
+        """Judges an artifact that is there, of any precision; None where nothing is judged."""
+        if self.gate is None:
+            return None
+        with self.open(artifact, folder) as engine:
+            return self.gate.judge(artifact["path"], engine)
+
+    def write_int8(self, name: str, folder: Path) -> Calibrated:
+        """Writes the INT8 artifact of a target.
+
+        All layers that gain from it run in INT8 at first. Where the gate refuses that, the layers that do the most harm
+        for the work they do are kept in float32, twice as many each time.
+
+        Args:
+            name: of the target; one whose files run here.
+            folder: where the artifact goes.
+
+        Raises:
+            QualityGateError: nothing passes with at least 30 % of the work in INT8.
+        """
+        scheme = scheme_of(name)
+        quantizer = self.quantizer(scheme)
+        if not quantizer.default:
+            raise QualityGateError(
+                f"int8 for {name}: the graph has no layer that would gain from INT8 (convolutions and products with "
+                "constant weights between the state and the gradient); use fp32, fp16 or bf16"
+            )
+        kept: dict[str, str] = {}
+        while True:
+            int8 = [layer for layer in quantizer.default if layer not in kept]
+            artifact = self.write(name, folder, quantizer, int8, "int8", "fp32")
+            self.tell(f"judging {artifact['path']}", 0, 0)
+            refused, result = self._verdict(artifact, folder)
+            if not refused:
+                return Calibrated(artifact, quantizer.describe(int8, kept), result)
+            more = self._most_harmful(scheme, kept)
+            if more is None:
+                for file in (artifact["path"], *artifact["files"]):
+                    (folder / file).unlink()
+                raise QualityGateError(
+                    f"int8 for {name} fails the quality gate: {refused}; with the most sensitive layers kept in float32 "
+                    f"less than {_LEAST_SHARE:.0%} of the work would be left in INT8. Use mixed, fp16 or bf16, or look at "
+                    "it all the same with --no-gate"
+                )
+            kept |= {layer: f"{why}; with it in INT8: {refused}" for layer, why in more.items()}
+            self.tell(f"{refused}: keeping {len(kept)} of {len(quantizer.default)} layers in float32", 0, 0)
+
+    def open(self, artifact: Artifact, folder: Path) -> Engine:
+        """The engine of an artifact, not opened yet; with its roundings written out where no CPU computes in its types."""
+        path = folder / artifact["path"]
+        if is_emulated(artifact):
+            emulated = emulate(onnx.load(path))
+            path = self.scratch / f"emulated.{path.name}"
+            onnx.save(emulated, path)
+        return open_engine(
+            backend_of(artifact["target"]),
+            path,
+            precision=artifact["precision"],
+            options=artifact["options"],
+        )
+
+    def _verdict(self, artifact: Artifact, folder: Path) -> tuple[str, GateResult | None]:
+        """Why the gate refuses an artifact, or "", and what it found; the score is asked first, as it needs no samples."""
+        gate = self.gate
+        if gate is None:
+            return "", None
+        with self.open(artifact, folder) as engine:
+            bent = [verdict for verdict in gate.score_verdicts(gate.fidelity(engine)) if not verdict.passed]
+            if bent:
+                said = ", ".join(f"{verdict.metric} {verdict.value:.4f}" for verdict in bent)
+                return f"{said}, {gate.rules.bias_limit:g} passes", None
+            result = gate.judge(artifact["path"], engine)
+        return "" if result.passed else result.reason, result
+
+    def write(
+        self, name: str, folder: Path, quantizer: Quantizer, int8: Collection[str], precision: str, other: str
+    ) -> Artifact:
+        """Writes these layers in INT8 and the rest in another precision; returns its entry."""
+        model = quantizer.model(int8)
+        correct_score(self.model, model, quantizer.layers, self.states, batch=self.batch[1])
+        options: dict[str, Any] = {}
+        if other != "fp32":
+            if name == "openvino":
+                options = {"inference_precision": "bf16" if other == "bf16" else "f16"}
+            else:
+                model = typed(model, other)
+        artifact = target(name).write(
+            ir.to_proto(model), folder, precision=precision, batch=self.batch, progress=self.tell
+        )
+        artifact["options"] |= options
+        return artifact
+
+    @property
+    def states(self) -> States:
+        """States along the model's own chains, recorded once."""
+        if self._states is None:
+            numbers = int(np.prod(self.spec.x.shape))
+            count = int(np.clip(_STATE_NUMBERS // numbers, *_STATES))
+            folder = self.scratch / "states"
+            folder.mkdir()
+            self._states = record_states(
+                self.fp32,
+                self.config,
+                self.spec.x.shape,
+                folder,
+                count=count,
+                chains=_CHAINS,
+                seed=(self.rules.seed if self.rules else 0) + 3,
+                cond=self.cond,
+                start=self.data,
+                data=self.data,
+                max_batch=max(1, 2**18 // numbers),
+                progress=lambda done, total: self.tell("recording states along chains", done, total),
+            )
+        return self._states
+
+    def quantizer(self, scheme: Scheme) -> Quantizer:
+        """The calibration for a scheme, made once."""
+        if scheme not in self._quantizers:
+            self._quantizers[scheme] = Quantizer(
+                self.model, self.states, scheme, batch=self.batch[1], progress=self.tell
+            )
+        return self._quantizers[scheme]
+
+    def sensitivities(self, scheme: Scheme) -> list[Sensitivity]:
+        """What each layer that may run in INT8 does to the score, the most harm for its work first."""
+        if scheme not in self._sensitivities:
+            quantizer = self.quantizer(scheme)
+            layers = [layer for layer in quantizer.layers if layer.name in quantizer.default]
+            chosen = np.linspace(0, len(self.states) - 1, min(_SENSITIVITY_STATES, len(self.states))).astype(int)
+            found = measure_sensitivity(
+                self.model, quantizer, layers, self.states.part(chosen), batch=self.batch[1], progress=self.tell
+            )
+            self._sensitivities[scheme] = sorted(found, key=lambda entry: -(entry.error**2) / entry.layer.macs)
+        return self._sensitivities[scheme]
+
+    def _most_harmful(self, scheme: Scheme, kept: Collection[str]) -> dict[str, str] | None:
+        """The layers to keep next, as many as are kept already, with what each does; None where too little is left."""
+        quantizer = self.quantizer(scheme)
+        order = self.sensitivities(scheme)
+        chosen = [entry for entry in order if entry.layer.name not in kept][: max(1, len(kept))]
+        out = {*kept, *(entry.layer.name for entry in chosen)}
+        total = sum(layer.macs for layer in quantizer.layers)
+        left = sum(
+            layer.macs for layer in quantizer.layers if layer.name in quantizer.default and layer.name not in out
+        )
+        if not chosen or left < _LEAST_SHARE * total:
+            return None
+        return {entry.layer.name: f"alone it moves the gradient by {entry.error:.1%}" for entry in chosen}
+
+
+def scheme_of(name: str) -> Scheme:
+    """How a target wants its grids: TensorRT, which builds from the ONNX file, takes symmetric ones only."""
+    return Scheme(asymmetric=name not in ("onnx", "tensorrt"))

@@ -1,0 +1,203 @@
+"""Mixed-precision artifacts: the fastest choice of layers and steps whose samples pass the gate."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ..calibration.quality_gate import GateRules
+from ..calibration.search import Assignment, search
+from ..calibration.search_log import SearchLog
+from ..calibration.verdict import GateResult
+from ..runtime.engine import Engine
+from ..runtime.errors import QualityGateError
+from ..runtime.precision_schedule import Span
+from .calibrated import Calibrated, CalibratedArtifacts, scheme_of
+from .targets import Artifact
+
+__all__ = ["Mixed", "write_mixed"]
+
+_ROUNDS = 31
+"""Calls of each engine that are timed, taking turns with float32, so that both see the same machine."""
+
+
+@dataclass
+class Mixed:
+    """What a search chose for one target."""
+
+    made: Calibrated
+    schedule: str
+    """Precisions over the steps, or "" where one engine runs them all."""
+
+
+def write_mixed(
+    artifacts: CalibratedArtifacts, name: str, folder: Path, *, log: Path | None, seconds: float | None
+) -> Mixed:
+    """Searches for and writes the mixed artifact of a target.
+
+    Where engines of the target run here, the choice is by their measured time. TensorRT's do not: its graph has the INT8
+    layers that pass in float32 surroundings, and FP16 for the rest.
+
+    Args:
+        artifacts: of this export, with a gate.
+        name: of the target: onnx, onnxruntime or openvino.
+        folder: where the artifact goes.
+        log: file to resume from, or None.
+        seconds: time after which no new trial is begun.
+
+    Raises:
+        QualityGateError: nothing passes and is faster than float32.
+    """
+    if artifacts.rules is None or artifacts.gate is None:
+        raise QualityGateError(
+            "mixed precision is chosen by the quality gate, so it cannot be had with --no-gate; use int8 there"
+        )
+    scheme = scheme_of(name)
+    quantizer = artifacts.quantizer(scheme)
+    order = [entry.layer.name for entry in artifacts.sensitivities(scheme)]
+    if not order:
+        raise QualityGateError(f"mixed for {name}: the graph has no layer that would gain from INT8")
+    with tempfile.TemporaryDirectory(dir=artifacts.scratch) as scratch:
+        trials = _Trials(artifacts, name, order, Path(scratch))
+        subject = _subject(artifacts, name, order, artifacts.rules)
+        records = SearchLog(log, subject)
+        if name == "onnx":
+            others, float_milliseconds = ["fp16"], float("inf")
+        else:
+            others = _others(name)
+            key = "time float32"
+            if key not in records.trials:
+                records.add(key, {"ms": trials.float_milliseconds})
+            trials.float_milliseconds = float_milliseconds = float(records.trials[key]["ms"])
+        found = search(
+            len(order),
+            others,
+            artifacts.config.steps,
+            trials,
+            records,
+            float_milliseconds=float_milliseconds,
+            seconds=seconds,
+            progress=artifacts.tell,
+        )
+    if found.assignment is None:
+        kept = "" if log is None else f" (what was tried is in {log}; remove it to search anew)"
+        raise QualityGateError(f"mixed for {name}: {found.reason}{kept}")
+    choice = found.assignment
+    out = {
+        entry.layer.name: f"alone it moves the gradient by {entry.error:.1%}; the search kept {choice.kept} of {len(order)}"
+        for entry in artifacts.sensitivities(scheme)[: choice.kept]
+    }
+    int8 = [layer for layer in order if layer not in out]
+    artifact = artifacts.write(name, folder, quantizer, int8, "mixed", choice.other)
+    schedule = ""
+    if choice.tail:
+        turn = artifacts.config.steps - choice.tail
+        schedule = f"mixed:0-{turn},fp32:{turn}-"
+    share = (
+        "" if float_milliseconds == float("inf") else f", {float_milliseconds / found.milliseconds:.2f} times float32"
+    )
+    artifact["note"] = "; ".join(
+        filter(None, [artifact["note"], f"{found.reason}{share}", "" if found.complete else "time ran out"])
+    )
+    made = Calibrated(artifact, quantizer.describe(int8, out, choice.other), trials.results.get(choice.key))
+    return Mixed(made, schedule)
+
+
+class _Trials:
+    """Builds, times and judges assignments of one target."""
+
+    def __init__(self, artifacts: CalibratedArtifacts, name: str, order: list[str], scratch: Path) -> None:
+        self.results: dict[str, GateResult] = {}
+        self._artifacts = artifacts
+        self._name = name
+        self._order = order
+        self._scratch = scratch
+        self._built: dict[tuple[int, str], Artifact] = {}
+        self._inputs = artifacts.states.inputs(
+            np.resize(np.arange(len(artifacts.states)), artifacts.batch[1])  # one batch, as often as states last
+        )
+        self.float_milliseconds = _milliseconds(artifacts.fp32, artifacts.fp32, self._inputs)[1]
+
+    def milliseconds(self, assignment: Assignment) -> float:
+        if self._name == "onnx":
+            return float(assignment.kept)  # no engine of TensorRT runs here: fewer layers in float32 are faster
+        with self._artifacts.open(self._artifact(assignment), self._scratch) as engine:
+            own, other = _milliseconds(engine, self._artifacts.fp32, self._inputs)
+        own *= self.float_milliseconds / other  # both took turns: what slowed one slowed the other
+        steps = self._artifacts.config.steps
+        return ((steps - assignment.tail) * own + assignment.tail * self.float_milliseconds) / steps
+
+    def verdict(self, assignment: Assignment) -> tuple[bool, str, dict[str, float]]:
+        gate = self._artifacts.gate
+        assert gate is not None
+        artifact = self._artifact(assignment)
+        with self._artifacts.open(artifact, self._scratch) as engine:
+            schedule: list[tuple[Span, Engine]] = []
+            last = engine
+            if assignment.tail:
+                turn = self._artifacts.config.steps - assignment.tail
+                last = self._artifacts.fp32
+                schedule = [(Span("mixed", 0, turn), engine), (Span("fp32", turn, None), last)]
+            else:
+                bent = [verdict for verdict in gate.score_verdicts(gate.fidelity(engine)) if not verdict.passed]
+                if bent:
+                    return False, "; ".join(f"{each.metric} {each.value:.4f}" for each in bent), {}
+            result = gate.judge(assignment.key, last, schedule)
+        self.results[assignment.key] = result
+        return result.passed, result.reason, {each.metric: each.ratio for each in result.verdicts}
+
+    def _artifact(self, assignment: Assignment) -> Artifact:
+        key = (assignment.kept, assignment.other)
+        if key not in self._built:
+            folder = self._scratch / f"{assignment.kept}.{assignment.other}"
+            folder.mkdir()
+            int8 = self._order[assignment.kept :]
+            quantizer = self._artifacts.quantizer(scheme_of(self._name))
+            artifact = self._artifacts.write(self._name, folder, quantizer, int8, "mixed", assignment.other)
+            artifact["path"] = f"{folder.name}/{artifact['path']}"
+            self._built[key] = artifact
+        return self._built[key]
+
+
+def _milliseconds(engine: Engine, other: Engine, inputs: dict[str, np.ndarray]) -> tuple[float, float]:
+    """Median time of one call of each of two engines that take turns, in milliseconds."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for turn in range(_ROUNDS + 3):
+        for one, taken in zip((engine, other), times, strict=True):
+            begun = time.perf_counter()
+            one.run(inputs)
+            if turn >= 3:  # warm
+                taken.append(1e3 * (time.perf_counter() - begun))
+    return float(np.median(times[0])), float(np.median(times[1]))
+
+
+def _others(name: str) -> list[str]:
+    """What the rest of the graph may run in."""
+    if name != "openvino":
+        return ["fp32"]
+    import openvino
+
+    low = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ["fp32", "bf16"] if low else ["fp32"]
+
+
+def _subject(artifacts: CalibratedArtifacts, name: str, order: list[str], rules: GateRules) -> dict[str, Any]:
+    """What a log must have been of for its trials to hold here."""
+    graph = hashlib.sha256(ir.to_proto(artifacts.model).SerializeToString(deterministic=True)).hexdigest()
+    return {
+        "graph": graph,
+        "target": name,
+        "order": order,
+        "sampler": artifacts.config.to_dict(),
+        "batch": list(artifacts.batch),
+        "gate": vars(rules),
+        "machine": platform.processor() or platform.machine(),
+    }

@@ -1,0 +1,74 @@
+"""The engine of one artifact of a bundle; a TensorRT plan that does not fit this machine is built again."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from .backends import open_engine
+from .build import build_plans
+from .bundle import Bundle
+from .engine import Engine
+from .errors import LoadError
+from .manifest import Artifact
+from .tensorrt_library import build_plan
+
+__all__ = ["engine_of"]
+
+_LOG = logging.getLogger("ebm_export")
+_BATCH = (1, 8, 64)
+"""Batches of a plan whose entry in the manifest does not say which: what an export builds for unless it is told."""
+
+
+def engine_of(bundle: Bundle, artifact: Artifact, backend: str, *, threads: int | None = None) -> Engine:
+    """Checks an artifact's file and picks the backend's engine for it; `with` (or `Engine.open`) loads it.
+
+    Args:
+        bundle: the bundle.
+        artifact: one of its artifacts.
+        backend: the library that runs it.
+        threads: threads that one call may use; None leaves it to the library.
+
+    Raises:
+        LoadError: the file is missing or damaged; on entering the engine, where the library cannot load it.
+        MissingBackend: on entering the engine, where the library is not installed.
+    """
+    options: dict[str, Any] = dict(artifact.options)
+    if backend == "tensorrt":
+        options["rebuild"] = _rebuild(bundle, artifact)
+    return open_engine(
+        backend, bundle.file_of(artifact), precision=artifact.precision, threads=threads, options=options
+    )
+
+
+def _rebuild(bundle: Bundle, artifact: Artifact) -> Callable[[LoadError], bytes]:
+    """What makes a plan for this machine, when the library refuses the one in the bundle.
+
+    The new plan takes the old one's place in the bundle, as one that is not verified, so that this happens once. Where
+    the bundle cannot be written to, it is built for this process alone.
+    """
+
+    def rebuild(cause: LoadError) -> bytes:
+        source = next((a for a in bundle.artifacts if (a.target, a.precision) == ("onnx", artifact.precision)), None)
+        if source is None:
+            raise LoadError(
+                f"{artifact.path} does not fit this machine, and the bundle has no ONNX file in {artifact.precision} "
+                f"to build it again from: export the model again with --target tensorrt ({cause})"
+            ) from cause
+        batch = tuple(artifact.options.get("batch", _BATCH))
+        keeps = os.access(bundle.path, os.W_OK)
+        _LOG.warning(
+            "%s does not fit this machine: building it again from %s, which can take minutes%s; `ebm-run verify` "
+            "compares the new one with PyTorch",
+            artifact.path,
+            source.path,
+            "" if keeps else " (for this process alone: the bundle cannot be written to)",
+        )
+        if not keeps:
+            return build_plan(bundle.file_of(source), batch=batch)
+        build_plans(bundle.path, precisions=[artifact.precision], batch=batch)
+        return (bundle.path / f"score.{artifact.precision}.tensorrt.plan").read_bytes()
+
+    return rebuild

@@ -1,0 +1,60 @@
+"""Many candidates for each answer, of which the one of lowest energy is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .arguments import check_conditions, check_count, split_keywords
+from .chain import Callback
+from .ebm import Ebm
+
+__all__ = ["best_of"]
+
+
+def best_of(
+    ebm: Ebm,
+    n: int = 1,
+    candidates: int = 64,
+    seed: int = 0,
+    *,
+    cond: Mapping[str, Any] | None = None,
+    max_batch: int | None = None,
+    callback: Callback | None = None,
+    **keywords: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws several candidates for each answer and keeps that of lowest energy.
+
+    This is how a policy picks an action: the candidates of answer i all see observation i. What is lowest among many is not
+    a sample any more.
+
+    Args:
+        ebm: the energy.
+        n: number of answers.
+        candidates: chains for each of them.
+        seed: as in `Ebm.sample`. Answer i has the chains i * candidates and on.
+        cond: conditioning arrays by name, each with n rows, or 1 that all answers share.
+        max_batch: most samples in one engine call.
+        callback: told about the start and every step, as in `Ebm.sample`.
+        **keywords: settings and conditioning arrays, as in `Ebm.sample`.
+
+    Returns:
+        [n, *S] float32, and their energies [n] float32.
+
+    Raises:
+        UsageError: an argument has a wrong name, type, shape or value.
+        DivergenceError: an energy or gradient is no longer finite.
+    """
+    check_count("n", n)
+    check_count("candidates", candidates)
+    settings, values = split_keywords(keywords, (spec.name for spec in ebm.model.cond))
+    given = check_conditions({**values, **(cond or {})}, ebm.model.cond, n)
+    repeated = {
+        name: array if len(array) == 1 else np.repeat(array, candidates, axis=0) for name, array in given.items()
+    }
+    states = ebm.sample(n * candidates, seed, cond=repeated, max_batch=max_batch, callback=callback, **settings)
+    energies = ebm.score(states, **repeated)[0].reshape(n, candidates)
+    best = energies.argmin(axis=1)
+    return states.reshape(n, candidates, *ebm.model.x.shape)[np.arange(n), best], energies.min(axis=1)

@@ -1,0 +1,142 @@
+"""Several energies as one: sums, which are "and", and mixtures, which are "or".
+
+    sum:      E(x) = sum_i w_i E_i(x)                          exp(-E) is the product of the parts' densities
+    mixture:  E(x) = -T log sum_i w_i exp(-E_i(x) / T)         exp(-E / T) is the sum of theirs
+
+(Du, Li and Mordatch, "Compositional visual generation with energy based models", NeurIPS 2020). A negative weight in a sum is
+"not". An energy is known up to a constant, so the weights of a mixture are shares only as far as the parts' own constants
+agree: adding c to E_i divides its weight by exp(c / T).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from .ebm import Ebm
+from .engine import Engine
+from .errors import UsageError
+from .manifest import TensorSpec
+
+__all__ = ["CompositeEngine", "compose"]
+
+
+class CompositeEngine(Engine):
+    """An engine that runs others and joins their answers; both the sum and the mixture are linear in their gradients.
+
+    Args:
+        parts: the engines, each with the names of its conditioning inputs.
+        weights: w_i; above 0 in a mixture.
+        temperature: T of a mixture, above 0; None joins them as a sum.
+    """
+
+    backend = "composite"
+
+    def __init__(
+        self,
+        parts: Sequence[tuple[Engine, Sequence[str]]],
+        weights: Sequence[float],
+        temperature: float | None = None,
+    ) -> None:
+        self._parts = [(engine, tuple(names)) for engine, names in parts]
+        self._weights = np.array(weights, dtype=np.float64)
+        self._temperature = temperature
+
+    def open(self) -> None:
+        """Opens every part."""
+        for engine, _ in self._parts:
+            engine.open()
+
+    def close(self) -> None:
+        """Closes every part."""
+        for engine, _ in self._parts:
+            engine.close()
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Evaluates one batch; see `Engine.run`. The arrays are new at every call."""
+        energies = np.empty((len(self._parts), len(inputs["x"])))  # [P, B]
+        grads = np.empty((len(self._parts), *inputs["x"].shape), dtype=np.float32)  # [P, B, *S]
+        for index, (engine, names) in enumerate(self._parts):
+            own = {name: inputs[name] for name in ("x", "grad_scale", *names)}
+            answer = engine.run(own)
+            energies[index], grads[index] = answer["energy"], answer["grad"]
+        if self._temperature is None:
+            energy = self._weights @ energies
+            shares = np.repeat(self._weights[:, None], energies.shape[1], axis=1)
+        else:
+            logits = np.log(self._weights)[:, None] - energies / self._temperature
+            top = logits.max(axis=0)
+            sums = np.exp(logits - top).sum(axis=0)
+            energy = -self._temperature * (top + np.log(sums))
+            shares = np.exp(logits - top) / sums
+        grad = np.einsum("pb,pb...->b...", shares.astype(np.float32), grads)
+        return {"energy": energy.astype(np.float32), "grad": np.ascontiguousarray(grad)}
+
+
+def compose(
+    parts: Sequence[Ebm],
+    weights: Sequence[float] | None = None,
+    *,
+    kind: Literal["sum", "mixture"] = "sum",
+    temperature: float = 1.0,
+) -> Ebm:
+    """Makes one energy of several, which scores and samples as any other.
+
+    Each part is evaluated by the engine that its `score` asks. The settings are those of the first part. Conditioning inputs that several parts have under the same name are given once,
+    for all of them. Closing the result closes the parts.
+
+    Args:
+        parts: energies of states of one shape.
+        weights: one for each part; None is 1 each.
+        kind: "sum" or "mixture", as at the top of this file.
+        temperature: T of a mixture, above 0; the one that is sampled at, for the sum of the densities.
+
+    Raises:
+        UsageError: no parts, states of several shapes, conditioning inputs of one name and several shapes, a number of
+            weights other than that of the parts, or weights that the kind does not allow.
+    """
+    parts = list(parts)
+    if not parts:
+        raise UsageError("compose: expected at least one energy, got none")
+    given = [1.0] * len(parts) if weights is None else [float(weight) for weight in weights]
+    if len(given) != len(parts):
+        raise UsageError(f"weights: expected {len(parts)}, one for each energy, got {len(given)}")
+    if kind not in ("sum", "mixture"):
+        raise UsageError(f"kind: expected sum or mixture, got {kind!r}")
+    if not np.isfinite(given).all() or (kind == "mixture" and min(given) <= 0):
+        raise UsageError(
+            f"weights: expected finite numbers{', above 0 in a mixture' if kind == 'mixture' else ''}, got {given}"
+        )
+    if not temperature > 0:
+        raise UsageError(f"temperature: expected a number above 0, got {temperature!r}")
+    first = parts[0].model
+    cond: dict[str, TensorSpec] = {}
+    for part in parts:
+        if part.model.x.shape != first.x.shape:
+            raise UsageError(
+                f"compose: expected energies of states [{', '.join(map(str, first.x.shape))}] as that of {first.name}, and "
+                f"{part.model.name} takes [{', '.join(map(str, part.model.x.shape))}]"
+            )
+        for spec in part.model.cond:
+            if cond.setdefault(spec.name, spec) != spec:
+                raise UsageError(
+                    f"compose: {spec.name} is {spec.dtype} {list(spec.shape)} in {part.model.name} and "
+                    f"{cond[spec.name].dtype} {list(cond[spec.name].shape)} in another: rename one of them"
+                )
+    engine = CompositeEngine(
+        [(part.engine, [spec.name for spec in part.model.cond]) for part in parts],
+        given,
+        temperature if kind == "mixture" else None,
+    )
+    name = f"{kind} of {', '.join(part.model.name for part in parts)}"
+    model = dataclasses.replace(first, name=name, cond=tuple(cond.values()), range=None)
+    return Ebm(
+        engine,
+        model,
+        parts[0].sampler,
+        max_batch=min(part.max_batch for part in parts),
+        choice=f"{name}: " + "; and ".join(part.choice for part in parts),
+    )

@@ -1,0 +1,64 @@
+"""How far samples are from what the energy was trained on.
+
+Every score is higher for samples that are less like the training data:
+
+    energy      E(x)                         Liu et al., "Energy-based out-of-distribution detection", NeurIPS 2020
+    gradient    ||dE/dx(x)||_2               Grathwohl et al., "Your classifier is secretly an energy based model", ICLR 2020:
+                                             their "approximate mass", with the sign turned; low in a mode
+    typicality  |E(x) - mean of E over data| Nalisnick et al., "Detecting out-of-distribution inputs to deep generative models
+                                             using typicality", 2019: an energy that is too low is suspicious as well
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from .ebm import Ebm
+from .errors import UsageError
+from .row_norms import square_sums
+
+__all__ = ["ood_scores"]
+
+
+def ood_scores(
+    ebm: Ebm,
+    x: Any,
+    /,
+    kind: Literal["energy", "gradient", "typicality"] = "energy",
+    *,
+    reference: Any = None,
+    **cond: Any,
+) -> np.ndarray:
+    """Scores samples; higher is further out of the distribution.
+
+    Args:
+        ebm: the energy.
+        x: [B, *S].
+        kind: which of the scores at the top of this file.
+        reference: "typicality": [M] energies of data that is in the distribution, as `Ebm.score` gives them.
+        **cond: conditioning arrays by name, as in `Ebm.score`.
+
+    Returns:
+        [B] float64; NaN where the energy or gradient is NaN.
+
+    Raises:
+        UsageError: an argument has a wrong name, type, shape or value.
+    """
+    if kind not in ("energy", "gradient", "typicality"):
+        raise UsageError(f"kind: expected one of energy, gradient, typicality, got {kind!r}")
+    if (reference is None) == (kind == "typicality"):
+        raise UsageError(
+            "reference: expected energies [M] of data in the distribution with kind='typicality', and nothing elsewhere, "
+            f"got {'none' if reference is None else 'some'} with kind={kind!r}"
+        )
+    energy, grad = ebm.score(x, **cond)
+    if kind == "energy":
+        return energy.astype(np.float64)
+    if kind == "gradient":
+        return np.sqrt(square_sums(grad).astype(np.float64))
+    typical = np.asarray(reference, dtype=np.float64)
+    if typical.ndim != 1 or not typical.size or not np.isfinite(typical).all():
+        raise UsageError(f"reference: expected finite energies [M], M at least 1, got an array {list(typical.shape)}")
+    return np.asarray(np.abs(energy - typical.mean()))

@@ -1,0 +1,88 @@
+"""Langevin dynamics with a step size for each number of x.
+
+With E the energy, T the temperature, h the step size and P > 0 an array in the shape of x, one step is
+
+    x' = confine(x - h * P * clip(dE/dx(x)) + sqrt(P) * sigma * n),        n ~ N(0, I),  sigma = sqrt(2 h T)
+
+which keeps exp(-E / T) up to an error that vanishes with h, as long as P does not change. With
+
+    P = a / (V + 0.01 * mean(V)),        V the mean of (dE/dx)^2 along the chain,  a such that mean(P) = 1
+
+steep directions take short steps and flat ones long steps: 1 / V is the diagonal of the inverse Fisher matrix, the
+preconditioner with which a Langevin step moves furthest (Titsias, "Optimal preconditioning and Fisher adaptive Langevin
+sampling", NeurIPS 2023). The 0.01 keeps a direction that was flat by chance from taking steps without limit.
+
+The sampler cannot reject: `Info.not_finite` counts chains whose numbers are no longer finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from .boundary import build_confine
+from .clipping import clip_gradient
+from .langevin import Evaluate, Info, State, count_not_finite, init
+
+__all__ = ["Info", "Kernel", "State", "build_kernel", "init", "preconditioner"]
+
+_DAMPING = 0.01
+
+Kernel = Callable[..., tuple[State, Info]]
+"""What `build_kernel` returns; see there for the arguments."""
+
+
+def build_kernel(
+    grad_clip: float | None = None,
+    grad_clip_mode: Literal["value", "norm"] = "value",
+    bounds: tuple[float, float] | None = None,
+    bounds_mode: Literal["project", "reflect"] = "project",
+) -> Kernel:
+    """Builds the function that takes one step.
+
+    Args:
+        grad_clip: limit of `clip`, above 0; None leaves the gradient as it is.
+        grad_clip_mode: see `clip_gradient`.
+        bounds: (low, high) of `confine`; None for none.
+        bounds_mode: what `confine` does, see `boundary.build_confine`.
+
+    Returns:
+        kernel(noise, state, evaluate, step_size, sigma, precondition) -> (new state, info), where `noise` is [B, *S]
+        float32 standard normal, step_size (h) and sigma are numbers, and precondition (P) is [B, *S] float32. Nothing
+        given is changed; the same gives the same result.
+    """
+    confine = build_confine(bounds, bounds_mode)
+
+    def kernel(
+        noise: np.ndarray,
+        state: State,
+        evaluate: Evaluate,
+        step_size: float,
+        sigma: float,
+        precondition: np.ndarray,
+    ) -> tuple[State, Info]:
+        drift, clipped = clip_gradient(state.grad, grad_clip, grad_clip_mode, np.empty_like(state.grad))
+        position = state.position - step_size * precondition * drift + sigma * np.sqrt(precondition) * noise
+        confine(position, None)
+        energy, grad = evaluate(position)
+        return State(position, energy, grad), Info(clipped, count_not_finite(energy, grad))
+
+    return kernel
+
+
+def preconditioner(mean_square: np.ndarray) -> np.ndarray:
+    """Returns P from the mean squares of the gradient.
+
+    Args:
+        mean_square: [B, *S] float64, V.
+
+    Returns:
+        [B, *S] float32, with mean 1 over each sample; ones where V is 0 everywhere.
+    """
+    axes = tuple(range(1, mean_square.ndim))
+    damped = mean_square + _DAMPING * mean_square.mean(axis=axes, keepdims=True)
+    damped = np.where(damped > 0, damped, 1.0)
+    inverse = 1 / damped
+    return np.asarray(inverse / inverse.mean(axis=axes, keepdims=True), dtype=np.float32)

@@ -1,0 +1,114 @@
+"""The engine of an artifact, and TensorRT plans that come from another machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from ebm_export.runtime import load
+from ebm_export.runtime.artifact_engine import engine_of
+from ebm_export.runtime.backends import tensorrt
+from ebm_export.runtime.bundle import Bundle
+from ebm_export.runtime.errors import LoadError
+from ebm_export.runtime.file_hash import sha256_of
+
+from .backends.test_tensorrt import Cuda, Plan
+from .tiny_bundle import artifact_entry, golden_data, manifest_entries, quadratic_graph, write_manifest, writing_bundle
+
+PLAN = "score.fp32.tensorrt.plan"
+
+
+def bundle_with_plan(path: Path, *, onnx_file: bool = True) -> Path:
+    """A bundle whose plan was built somewhere else, and called verified there."""
+    with writing_bundle(path) as folder:
+        (folder / PLAN).write_bytes(b"a plan of another machine")
+        entries = [artifact_entry(folder, PLAN, target="tensorrt", options={"batch": [2, 3, 4]})]
+        if onnx_file:
+            onnx.save(quadratic_graph(), folder / "score.fp32.onnx")
+            entries.append(artifact_entry(folder, "score.fp32.onnx", target="onnx"))
+        np.savez(folder / "golden.npz", allow_pickle=False, **golden_data())
+        write_manifest(folder, manifest_entries(entries))
+    return path
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """A machine with a stand-in for a GPU, on which only plans that were built here load; the list is what was tried.
+
+    The plans are real: TensorRT-RTX builds them without a GPU.
+    """
+    tried: list[bytes] = []
+
+    def load_plan(data: bytes) -> Plan:
+        tried.append(data)
+        if data == b"a plan of another machine":
+            raise LoadError("TensorRT cannot load the plan: wrong device. A plan runs with ..")
+        return Plan()
+
+    library = SimpleNamespace(TensorIOMode=SimpleNamespace(INPUT="in", OUTPUT="out"), nptype=lambda dtype: np.float32)
+    fake: Any = SimpleNamespace(missing_tensorrt=lambda: None, import_tensorrt=lambda: library, load_plan=load_plan)
+    monkeypatch.setattr(tensorrt, "tensorrt_library", fake)
+    monkeypatch.setattr(tensorrt, "_import_cuda", Cuda)
+    return tried
+
+
+def test_built_again_and_kept(tmp_path: Path, machine: list[bytes], caplog: pytest.LogCaptureFixture) -> None:
+    path = bundle_with_plan(tmp_path / "m.ebm")
+    with load(path, backend="tensorrt") as ebm:
+        x = np.random.default_rng(0).standard_normal((3, 3)).astype(np.float32)
+        np.testing.assert_allclose(ebm.score(x)[1], x, rtol=1e-6)
+    assert len(machine) == 2 and len(machine[1]) > 1000
+    (line,) = [message for message in caplog.messages if "does not fit" in message]
+    assert line.startswith(f"{PLAN} does not fit this machine: building it again from score.fp32.onnx")
+    entry = next(entry for entry in Bundle(path).artifacts if entry.target == "tensorrt")
+    assert entry.status == "built, not run" and list(entry.options["batch"]) == [2, 3, 4]
+    assert entry.sha256 == sha256_of(path / PLAN) and (path / PLAN).read_bytes() == machine[1]
+    with load(path, backend="tensorrt"):  # the second time it fits
+        assert len(machine) == 3
+
+
+def test_a_bundle_that_cannot_be_written_to(
+    tmp_path: Path, machine: list[bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = bundle_with_plan(tmp_path / "m.ebm")
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    monkeypatch.setattr(os, "access", lambda where, mode: False)  # the tests may run as root, who may write anywhere
+    with load(path, backend="tensorrt"):
+        assert len(machine[1]) > 1000
+    assert "for this process alone: the bundle cannot be written to" in caplog.text
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
+def test_no_onnx_file_to_build_it_from(tmp_path: Path, machine: list[bytes]) -> None:
+    path = bundle_with_plan(tmp_path / "m.ebm", onnx_file=False)
+    with pytest.raises(LoadError, match="no ONNX file in fp32 to build it again from: export .*wrong device"):
+        load(path, backend="tensorrt")
+
+
+def test_a_damaged_plan_is_not_built_again(tmp_path: Path, machine: list[bytes]) -> None:
+    path = bundle_with_plan(tmp_path / "m.ebm")
+    (path / PLAN).write_bytes(b"something else")
+    with pytest.raises(LoadError, match="damaged or was changed"):
+        load(path, backend="tensorrt")
+    assert not machine
+
+
+def test_other_backends_get_the_options_of_the_manifest_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    path = bundle_with_plan(tmp_path / "m.ebm")
+    bundle = Bundle(path)
+    artifact = next(entry for entry in bundle.artifacts if entry.target == "onnx")
+    with engine_of(bundle, artifact, "onnxruntime", threads=1) as engine:
+        assert engine.run({"x": np.zeros((2, 3), np.float32), "grad_scale": np.ones(2, np.float32)})["grad"].shape == (
+            2,
+            3,
+        )
+    assert not caplog.messages and json.loads((path / "manifest.json").read_text())

@@ -1,0 +1,46 @@
+"""The best of several candidates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
+from ebm_export.runtime.best_of import best_of
+from ebm_export.runtime.manifest import ModelSpec, TensorSpec
+
+CENTRES = np.array([[0, 0, 0], [50, 50, 50]], np.float32)
+
+
+def ebm() -> Ebm:
+    def energy(x: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return 0.5 * ((x - centre) ** 2).sum(axis=1), x - centre
+
+    model = ModelSpec("bowl", TensorSpec("x", (3,), "float32"), cond=(TensorSpec("centre", (3,), "float32"),))
+    return Ebm(FunctionEngine(energy), model, SamplerConfig(steps=60, step_size=0.2))
+
+
+def test_is_the_lowest_of_its_own_candidates() -> None:
+    x, energy = best_of(ebm(), 2, candidates=10, seed=4, centre=CENTRES)
+    everything = ebm().sample(20, seed=4, centre=np.repeat(CENTRES, 10, axis=0))
+    energies = ebm().score(everything, centre=np.repeat(CENTRES, 10, axis=0))[0].reshape(2, 10)
+    assert x.shape == (2, 3)
+    np.testing.assert_array_equal(energy, energies.min(axis=1))
+    np.testing.assert_array_equal(x, everything.reshape(2, 10, 3)[[0, 1], energies.argmin(axis=1)])
+
+
+def test_one_observation_for_all() -> None:
+    x, energy = best_of(ebm(), 3, candidates=5, centre=CENTRES[:1])
+    assert x.shape == (3, 3) and len(set(energy)) == 3
+
+
+def test_more_candidates_are_better() -> None:
+    few, many = (best_of(ebm(), 1, candidates=count, centre=CENTRES[:1])[1][0] for count in (4, 200))
+    assert many < few
+
+
+def test_refuses() -> None:
+    with pytest.raises(UsageError, match="candidates: expected a whole number of at least 1, got 0"):
+        best_of(ebm(), 2, candidates=0, centre=CENTRES)
+    with pytest.raises(UsageError, match=r"centre: expected shape \[3 or 1, 3\], got \[2, 3\]"):
+        best_of(ebm(), 3, centre=CENTRES)

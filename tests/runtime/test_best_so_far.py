@@ -1,0 +1,104 @@
+"""Deadlines and streams."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
+from ebm_export.runtime.best_so_far import BestSoFar
+from ebm_export.runtime.manifest import ModelSpec, TensorSpec
+
+MODEL = ModelSpec("bowl", TensorSpec("x", (3,), "float32"))
+START = np.full((4, 3), 2, np.float32)
+
+
+def bowl(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return 0.5 * (x * x).sum(axis=1), x
+
+
+def slow(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    time.sleep(0.01)
+    return bowl(x)
+
+
+def ebm(energy: Any = bowl, **settings: Any) -> Ebm:
+    return Ebm(FunctionEngine(energy), MODEL, SamplerConfig.from_dict({"steps": 50, "step_size": 0.1, **settings}))
+
+
+class TestDeadline:
+    def test_stops_before_it_with_the_steps_it_got(self) -> None:
+        before = time.perf_counter()
+        result = ebm(slow, steps=1000).refine(START, deadline_ms=300)
+        taken = time.perf_counter() - before
+        # A step takes 10 ms and a machine that does other things may add some to one of them.
+        assert taken < 0.5
+        assert 5 <= result.steps <= 29 and not result.complete
+
+    def test_gives_each_chains_lowest_energy(self) -> None:
+        seen = []
+        ebm().refine(
+            START, seed=3, callback=lambda now: seen.append((now.state.energy.copy(), now.state.position.copy()))
+        )
+        result = ebm().refine(START, seed=3, deadline_ms=1e6)
+        energies = np.array([energy for energy, _ in seen])
+        best = energies.argmin(axis=0)
+        np.testing.assert_array_equal(result.energy, energies.min(axis=0))
+        np.testing.assert_array_equal(result.x, [seen[step][1][chain] for chain, step in enumerate(best)])
+        assert result.steps == 50 and result.complete
+
+    def test_no_time_at_all_still_gives_the_start(self) -> None:
+        result = ebm(slow).refine(START, deadline_ms=1e-3)
+        assert result.steps == 0
+        np.testing.assert_array_equal(result.x, START)
+        np.testing.assert_allclose(result.energy, 6)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"deadline_ms": 0}, "deadline_ms: expected a number of milliseconds above 0, got 0"),
+            ({"deadline_ms": "1"}, "deadline_ms: expected a number of milliseconds above 0, got '1'"),
+            ({"deadline_ms": 1, "max_batch": 3}, "runs all chains in one engine call, which takes 3 of these 4: ask"),
+            ({"deadline_ms": 1, "callback": print}, r"callback has no effect with deadline_ms: .* or use stream\(\)"),
+            ({"deadline_ms": 1, "diverged": "drop"}, "diverged has no effect with deadline_ms"),
+            ({"deadline_ms": 1, "order": "noise-drift"}, 'the order "noise-drift" does not know those of its states'),
+            ({"diverged": "ignore"}, "diverged: expected one of stop, restart, drop, got 'ignore'"),
+        ],
+    )
+    def test_refuses(self, arguments: dict[str, Any], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            ebm().refine(START, **arguments)
+
+
+class TestStream:
+    def test_yields_while_states_improve(self) -> None:
+        found = list(ebm().stream(4, seed=3, x0=START))
+        assert all(isinstance(one, BestSoFar) for one in found)
+        assert [one.steps for one in found] == sorted({one.steps for one in found})
+        energies = np.array([one.energy for one in found])
+        assert (np.diff(energies, axis=0) <= 0).all()
+        assert (np.diff(energies[:-1], axis=0) < 0).any(axis=1).all()
+        assert found[0].steps == 0 and found[-1].steps == 50 and found[-1].complete
+        np.testing.assert_array_equal(found[0].x, START)  # later ones do not write into it
+        np.testing.assert_array_equal(found[-1].x, ebm().refine(START, seed=3, deadline_ms=1e6).x)
+
+    def test_works_only_when_asked(self) -> None:
+        calls = []
+
+        def counted(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            calls.append(x)
+            return bowl(x)
+
+        stream = ebm(counted, noise=0.0).stream(4, x0=START)
+        assert not calls
+        next(stream), next(stream)
+        assert len(calls) == 3
+
+    def test_a_warning_of_the_caller_stays_one(self) -> None:
+        for _ in ebm().stream(4):
+            with pytest.warns(RuntimeWarning, match="overflow"):
+                np.float32(1e38) * np.float32(1e38)
+            break

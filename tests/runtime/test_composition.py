@@ -1,0 +1,96 @@
+"""Sums and mixtures of energies."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
+from ebm_export.runtime.composition import compose
+from ebm_export.runtime.manifest import ModelSpec, TensorSpec
+
+X = np.random.default_rng(0).standard_normal((6, 2)).astype(np.float32) * 2
+
+
+def bowl(centre: float, slope: float = 1.0, shape: tuple[int, ...] = (2,), **changes: Any) -> Ebm:
+    """E = slope/2 |x - centre|^2, or around a conditioning input."""
+
+    def energy(x: np.ndarray, **cond: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        off = x - next(iter(cond.values()), np.float32(centre))
+        return slope / 2 * (off**2).sum(axis=1), slope * off
+
+    model = ModelSpec(f"bowl at {centre:g}", TensorSpec("x", shape, "float32"), cond=changes.pop("cond", ()))
+    return Ebm(FunctionEngine(energy), model, SamplerConfig(steps=150, step_size=0.2, sampler="mala"), **changes)
+
+
+def test_a_sum_is_the_weighted_sum() -> None:
+    energy, grad = compose([bowl(1.0), bowl(-2.0, 0.5)], [2.0, -1.0]).score(X)
+    np.testing.assert_allclose(energy, ((X - 1) ** 2).sum(axis=1) - 0.25 * ((X + 2) ** 2).sum(axis=1), rtol=1e-4)
+    np.testing.assert_allclose(grad, 2 * (X - 1) - 0.5 * (X + 2), rtol=1e-4, atol=1e-5)
+
+
+def test_a_mixture_is_that_of_the_densities() -> None:
+    weights, temperature = np.array([1.0, 3.0]), 0.7
+    energies = np.array([0.5 * ((X - 1) ** 2).sum(axis=1), 0.5 * ((X + 2) ** 2).sum(axis=1)], np.float64)
+    densities = weights[:, None] * np.exp(-energies / temperature)
+    energy, grad = compose([bowl(1.0), bowl(-2.0)], weights, kind="mixture", temperature=temperature).score(X)  # type: ignore[arg-type]
+    np.testing.assert_allclose(energy, -temperature * np.log(densities.sum(axis=0)), rtol=1e-4)
+    shares = densities / densities.sum(axis=0)
+    expected = shares[0][:, None] * (X - 1) + shares[1][:, None] * (X + 2)
+    np.testing.assert_allclose(grad, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mixture_far_from_all_parts_is_finite() -> None:
+    energy, grad = compose([bowl(1.0), bowl(-1.0)], kind="mixture").score(np.full((1, 2), 1e4, np.float32))
+    np.testing.assert_allclose(energy, 9999.0**2, rtol=1e-6)
+    np.testing.assert_allclose(grad, 9999, rtol=1e-6)
+
+
+def test_samples_of_a_product_lie_between_its_parts() -> None:
+    n = 4000
+    samples = compose([bowl(3.0), bowl(-1.0, 3.0)]).sample(n)
+    assert (abs(samples.mean(axis=0)) < 4 * np.sqrt(0.25 / n)).all()  # (3 - 3 * 1) / 4, with variance 1/4
+    assert (abs(samples.var(axis=0) * 4 - 1) < 4 * np.sqrt(2 / n)).all()
+
+
+def test_conditions_are_shared_by_name() -> None:
+    spec = (TensorSpec("centre", (2,), "float32"),)
+    both = compose([bowl(0.0, cond=spec), bowl(5.0), bowl(0.0, 2.0, cond=spec)])
+    assert [entry.name for entry in both.model.cond] == ["centre"]
+    np.testing.assert_allclose(both.score(X, centre=X)[1], X - 5, rtol=1e-4, atol=1e-5)
+
+
+def test_takes_the_smallest_batch_and_closes_the_parts() -> None:
+    closed = []
+    parts = [bowl(0.0, max_batch=7), bowl(1.0, max_batch=3)]
+    for part in parts:
+        part.engine.close = lambda: closed.append(1)  # type: ignore[method-assign]
+    both = compose(parts)
+    assert both.max_batch == 3 and both.model.name == "sum of bowl at 0, bowl at 1"
+    both.close()
+    assert len(closed) == 2
+
+
+@pytest.mark.parametrize(
+    ("parts", "options", "message"),
+    [
+        ([], {}, "expected at least one energy, got none"),
+        ([bowl(0.0)], {"weights": [1, 2]}, "weights: expected 1, one for each energy, got 2"),
+        ([bowl(0.0)], {"weights": [0], "kind": "mixture"}, "weights: expected finite numbers, above 0 in a mixture, got"),
+        ([bowl(0.0)], {"weights": [np.nan]}, "weights: expected finite numbers, got [nan]"),
+        ([bowl(0.0)], {"kind": "product"}, "kind: expected sum or mixture, got 'product'"),
+        ([bowl(0.0)], {"temperature": 0}, "temperature: expected a number above 0, got 0"),
+        ([bowl(0.0), bowl(1.0, shape=(3,))], {}, "expected energies of states [2] as that of bowl at 0, and bowl at 1 takes [3]"),
+        (
+            [bowl(0.0, cond=(TensorSpec("c", (2,), "float32"),)), bowl(1.0, cond=(TensorSpec("c", (1,), "int64"),))],
+            {},
+            "c is int64 [1] in bowl at 1 and float32 [2] in another: rename one of them",
+        ),
+    ],
+)  # fmt: skip
+def test_refuses(parts: list[Ebm], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        compose(parts, **options)

@@ -1,0 +1,77 @@
+"""States that later chains start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ebm_export.runtime import LoadError, UsageError
+from ebm_export.runtime.replay_buffer import ReplayBuffer
+
+FRESH = -np.ones((1000, 2), np.float32)
+
+
+def filled(count: int = 10) -> ReplayBuffer:
+    buffer = ReplayBuffer(10, (2,))
+    buffer.put(np.arange(count, dtype=np.float32)[:, None].repeat(2, axis=1), np.full(count, -1))
+    return buffer
+
+
+def test_empty_gives_the_fresh_starts() -> None:
+    starts, places = ReplayBuffer(10, (2,)).draw(FRESH, seed=0)
+    np.testing.assert_array_equal(starts, FRESH)
+    assert (places == -1).all()
+
+
+def test_most_chains_go_on_and_a_share_starts_anew() -> None:
+    starts, places = filled().draw(FRESH, seed=0, share=0.2)
+    new = places == -1
+    assert abs(new.mean() - 0.2) < 4 * np.sqrt(0.16 / 1000)
+    np.testing.assert_array_equal(starts[new], FRESH[new])
+    np.testing.assert_array_equal(starts[~new, 0], places[~new])
+    counts = np.bincount(places[~new], minlength=10)
+    assert (abs(counts - counts.mean()) < 4 * np.sqrt(counts.mean())).all()
+
+
+def test_same_seed_same_picks() -> None:
+    np.testing.assert_array_equal(filled().draw(FRESH, seed=5)[1], filled().draw(FRESH, seed=5)[1])
+    assert not np.array_equal(filled().draw(FRESH, seed=5)[1], filled().draw(FRESH, seed=6)[1])
+
+
+def test_ends_replace_what_they_came_from_and_new_ones_push_out_the_first() -> None:
+    buffer = filled()
+    buffer.put([[70, 70], [80, 80], [90, 90]], np.array([4, -1, -1]))
+    np.testing.assert_array_equal(buffer.states[:, 0], [2, 3, 70, 5, 6, 7, 8, 9, 80, 90])
+
+
+def test_draws_are_copies() -> None:
+    buffer = filled()
+    starts, _ = buffer.draw(FRESH, seed=0)
+    starts[:] = 99
+    assert buffer.states.max() == 9 and FRESH.max() == -1
+
+
+def test_survives_a_file(tmp_path: Path) -> None:
+    filled().save(tmp_path / "buffer.npy")
+    read = ReplayBuffer.read(tmp_path / "buffer.npy", capacity=4)
+    np.testing.assert_array_equal(read.states, filled().states[-4:])
+    assert read.capacity == 4
+
+
+def test_refuses(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="capacity: expected a whole number of at least 1, got 0"):
+        ReplayBuffer(0, (2,))
+    with pytest.raises(UsageError, match="share: expected a number from 0 to 1, got 2"):
+        filled().draw(FRESH, seed=0, share=2)
+    with pytest.raises(UsageError, match=r"fresh: expected shape \[B, 2\], got \[3\]"):
+        filled().draw([1, 2, 3], seed=0)
+    with pytest.raises(UsageError, match="places: expected 1, one for each state, got 2"):
+        filled().put([[1, 2]], np.array([1, 2]))
+    (tmp_path / "text.npy").write_text("no array")
+    with pytest.raises(LoadError, match=r"text\.npy: expected a \.npy file of states"):
+        ReplayBuffer.read(tmp_path / "text.npy", 3)
+    np.save(tmp_path / "wide.npy", np.zeros((3, 2)))
+    with pytest.raises(LoadError, match=r"expected float32 states \[M, \*S\], got float64 \[3, 2\]"):
+        ReplayBuffer.read(tmp_path / "wide.npy", 3)
