@@ -526,7 +526,9 @@ def compare_command(
     bundles: Annotated[
         list[Path],
         typer.Argument(
-            metavar="BUNDLE...", help="Folders that ebm-export wrote; the first holds the reference.", show_default=False
+            metavar="BUNDLE...",
+            help="Folders that ebm-export wrote; the first holds the reference.",
+            show_default=False,
         ),
     ],
     precision: Annotated[

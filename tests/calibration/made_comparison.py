@@ -12,7 +12,7 @@ from ebm_export.calibration.comparison import Comparison, EngineResult, ModelSum
 from ebm_export.calibration.energy_use import EnergyUse
 from ebm_export.calibration.histogram import histograms
 from ebm_export.calibration.latency import Latency
-from ebm_export.calibration.layers import Layer, Layers
+from ebm_export.calibration.layer_precisions import LayerPrecision, Layers
 from ebm_export.calibration.metrics.score_fidelity import StageFidelity
 from ebm_export.calibration.mode_shares import ModeShares
 from ebm_export.calibration.verdict import GateResult, MetricVerdict
@@ -101,7 +101,7 @@ def made_comparison(shape: tuple[int, ...] = (1, 8, 8), bounds: list[float] | No
         lost={name: () for name in drawn} | {"ort static": (3, 4)},
     )
     nodes = tuple(
-        Layer(f"node_conv_{index}", "Conv", f"features.{index}", "fp32" if index in (0, 9) else "int8",
+        LayerPrecision(f"node_conv_{index}", "Conv", f"features.{index}", "fp32" if index in (0, 9) else "int8",
               "first layer: a step of INT8 is as large as the noise" if index == 0 else "")
         for index in range(10)
     )  # fmt: skip
@@ -122,7 +122,7 @@ def made_comparison(shape: tuple[int, ...] = (1, 8, 8), bounds: list[float] | No
         energies=histograms(energies),
         modes=modes,
         features="x itself",
-        layers=(Layers("digits", {"int8": 8, "fp32": 2}, nodes),),
+        layers=(Layers("digits", "score.int8.openvino.xml", {"int8": 8, "fp32": 2}, nodes),),
         power="energy from RAPL package-0",
         device={"processor": "a processor", "cores": "2"},
         toolchain={"numpy": "2.4.6"},

@@ -23,15 +23,20 @@ class TestWorst:
         assert found.worst.metric == "energy"
         assert found.quality == pytest.approx(1.1)
 
-    def test_of_those_that_fail_it_is_the_one_furthest_beyond_its_limit(self) -> None:
-        found = engine(gate=gate(ratio("energy", 1.3), score("score bias", 0.03)))
+    def test_of_those_that_fail_it_is_the_largest_ratio(self) -> None:
+        found = engine(gate=gate(ratio("energy", 1.3), ratio("mmd", 1.4), score("score bias", 0.03)))
         assert not found.passed
+        assert found.worst.metric == "mmd"
+        assert found.quality == pytest.approx(1.4)
+
+    def test_where_only_the_gradient_fails_it_counts_as_if_its_limit_were_the_gate(self) -> None:
+        found = engine(gate=gate(ratio("energy", 1.2), score("score gain", 0.02), score("score bias", 0.03)))
         assert found.worst.metric == "score bias"
         assert found.quality == pytest.approx(1.25 * 3)
 
     def test_what_is_not_a_number_comes_first(self) -> None:
         broken = MetricVerdict("score gain", math.nan, 0.01, math.nan, math.nan, math.nan, 1.0, None, False, True)
-        found = engine(gate=gate(ratio("energy", 9.0), broken))
+        found = engine(gate=gate(ratio("energy", 1.0), broken))
         assert found.worst.metric == "score gain"
         assert found.quality == math.inf
 
