@@ -128,7 +128,7 @@ def _values(
 def _row_size(node: ir.Node) -> int:
     weight = node.inputs[1]
     assert weight is not None and weight.const_value is not None
-    shape = [int(n) for n in weight.const_value.shape]
+    shape = weight.const_value.numpy().shape
     if node.op_type == "Conv":
         return int(np.prod(shape[1:]))
     transposed = "transB" in node.attributes and node.attributes["transB"].as_int()

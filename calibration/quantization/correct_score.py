@@ -90,8 +90,8 @@ def _relative_length(lengths: np.ndarray, products: np.ndarray, states: States) 
     for step in np.unique(states.step):
         rows = states.step == step
         if lengths[rows].sum() > 0:
-            share = _weight(step, end) * np.count_nonzero(rows)
-            total += share * products[rows].sum() / lengths[rows].sum()
+            share = float(_weight(step, end)) * np.count_nonzero(rows)
+            total += share * float(products[rows].sum() / lengths[rows].sum())
             weight += share
     return total / weight if weight else 1.0
 
@@ -180,7 +180,7 @@ def _subtract(graph: ir.Graph, mean: np.ndarray) -> None:
     assert producer is not None
     node = ir.node("Sub", [grad, _constant(graph, mean[None], "grad.mean_error")], name="grad.centered")
     out = node.outputs[0]
-    out.dtype, out.shape = grad.dtype, grad.shape
+    out.dtype, out.shape = ir.DataType.FLOAT, grad.shape
     graph.insert_after(producer, node)
     graph.outputs[list(graph.outputs).index(grad)] = out
     grad.name, out.name = "grad.uncentered", "grad"

@@ -132,7 +132,7 @@ def _quantize_beside(node: ir.Node, quantized: Collection[ir.Node], pairs: Mappi
     """Rule 3 of `insert_int8`, for one Add."""
     for index, value in enumerate(node.inputs):
         other = node.inputs[1 - index]
-        if value is None or other is None or value.name not in pairs:
+        if value is None or other is None or value.name is None or value.name not in pairs:
             continue
         if other.producer() in quantized:
             node.replace_input_with(index, pairs[value.name])

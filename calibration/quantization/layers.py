@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import onnx_ir as ir
 
 __all__ = ["Layer", "find_layers"]
@@ -106,7 +105,7 @@ def _channel_axis(node: ir.Node) -> int:
 def _macs(node: ir.Node) -> int:
     weight, out = node.inputs[1], node.outputs[0]
     assert weight is not None and weight.const_value is not None
-    size = int(np.prod(weight.const_value.shape))
+    size = weight.const_value.numpy().size
     shape = [] if out.shape is None else [n if isinstance(n, int) else 1 for n in out.shape]
     places = math.prod(shape[2:]) if node.op_type == "Conv" else math.prod(shape[1:-1])
     return size * places
