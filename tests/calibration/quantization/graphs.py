@@ -38,7 +38,9 @@ def run(model: ir.Model, inputs: dict[str, np.ndarray], *more: str) -> dict[str,
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [port.name for port in session.get_outputs()]
-    return dict(zip(names, session.run(names, {port.name: inputs[port.name] for port in session.get_inputs()})))
+    return dict(
+        zip(names, session.run(names, {port.name: inputs[port.name] for port in session.get_inputs()}), strict=True)
+    )
 
 
 def perceptron(seed: int = 0, *, widths: tuple[int, int] = (6, 16), direct: bool = False) -> ir.Model:
