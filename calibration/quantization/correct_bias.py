@@ -90,10 +90,8 @@ def _channel_means(values: np.ndarray, op: str, states: int) -> np.ndarray:
 
     A layer may see places as rows ([B * T, N]); where the rows cannot be told apart by state, each state gets the mean of all.
     """
-    rows = (np.moveaxis(values, 1, -1) if op == "Conv" else values).reshape(
-        len(values), -1, values.shape[1 if op == "Conv" else -1]
-    )
-    rows = rows.reshape(-1, rows.shape[2])
+    last = np.moveaxis(values, 1, -1) if op == "Conv" else values
+    rows = last.reshape(-1, last.shape[-1])
     if len(rows) % states:
         return np.tile(rows.mean(axis=0, dtype=np.float64), (states, 1))
     return np.asarray(rows.reshape(states, -1, rows.shape[1]).mean(axis=1, dtype=np.float64))

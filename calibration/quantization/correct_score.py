@@ -85,12 +85,12 @@ def _lengthen(
 def _relative_length(lengths: np.ndarray, products: np.ndarray, states: States) -> float:
     """1 + gain over all stages, from the sums [M] of the states."""
     end = max(int(states.step.max()), 1)
-    total = weight = 0.0
+    total, weight = 0.0, 0.0
     for step in np.unique(states.step):
         rows = states.step == step
         if lengths[rows].sum() > 0:
-            share = _weight(step, end) * np.count_nonzero(rows)
-            total += share * products[rows].sum() / lengths[rows].sum()
+            share = float(_weight(step, end)) * np.count_nonzero(rows)
+            total += share * float(products[rows].sum() / lengths[rows].sum())
             weight += share
     return total / weight if weight else 1.0
 
@@ -169,7 +169,7 @@ def _subtract(graph: ir.Graph, mean: np.ndarray) -> None:
     assert producer is not None
     node = ir.node("Sub", [grad, _constant(graph, mean[None], "grad.mean_error")], name="grad.centered")
     out = node.outputs[0]
-    out.dtype, out.shape = grad.dtype, grad.shape
+    out.dtype, out.shape = ir.DataType.FLOAT, grad.shape
     graph.insert_after(producer, node)
     graph.outputs[list(graph.outputs).index(grad)] = out
     grad.name, out.name = "grad.uncentered", "grad"

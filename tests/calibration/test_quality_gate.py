@@ -11,7 +11,7 @@ import pytest
 from ebm_export.calibration.quality_gate import GateRules, QualityGate
 from ebm_export.runtime import SamplerConfig
 from ebm_export.runtime.backends.function import FunctionEngine
-from ebm_export.runtime.manifest import TensorSpec, ModelSpec
+from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.precision_schedule import Span
 
 CENTRES = np.array([[-2.0, 0.0], [2.0, 0.0]])
