@@ -10,13 +10,21 @@ export OMP_NUM_THREADS ?= 1
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,openvino,tensorrt-rtx,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,openvino,tensorrt-rtx,calibration,dev]'
 	touch $@
 
 demo: $(VENV)/.installed
 	OMP_NUM_THREADS= $(BIN)/python examples/digits/demo.py
 
-test: $(VENV)/.installed
+# The report's test opens it in Chromium; where that is missing and can be installed, it is.
+.PHONY: browser
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver; } || \
+	  echo "no Chromium: the report's test will fail; install chromium and chromium-driver"
+
+test: $(VENV)/.installed browser
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
 test-slow: $(VENV)/.installed

@@ -525,7 +525,11 @@ def bench(
 def compare_command(
     bundles: Annotated[
         list[Path],
-        typer.Argument(help="Folders that ebm-export wrote; the first holds the reference.", show_default=False),
+        typer.Argument(
+            metavar="BUNDLE...",
+            help="Folders that ebm-export wrote; the first holds the reference.",
+            show_default=False,
+        ),
     ],
     precision: Annotated[
         list[str] | None,

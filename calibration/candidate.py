@@ -156,8 +156,8 @@ def bundle_candidates(
     for precision in precisions:
         if not any(candidate.precision == precision for candidate in found):
             reasons = "; ".join(entry.reason for entry in not_run if f"{precision} " in entry.name)
-            held = ", ".join(dict.fromkeys(entry.precision for bundle in bundles for entry in bundle.artifacts))
-            raise UsageError(f"--precision {precision}: nothing here runs it: {reasons or f'the bundles hold {held}'}")
+            holds = ", ".join(dict.fromkeys(entry.precision for bundle in bundles for entry in bundle.artifacts))
+            raise UsageError(f"--precision {precision}: nothing here runs it: {reasons or f'the bundles hold {holds}'}")
     return found, not_run
 
 

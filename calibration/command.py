@@ -62,6 +62,5 @@ def _check_packages() -> None:
     missing = [package for module, package in _PACKAGES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise MissingBackend(
-            f"comparing engines needs {', '.join(missing)}, and not all of it is installed: "
-            "pip install 'ebm-export[calibration]'"
+            f"comparing engines needs what is not installed ({', '.join(missing)}): pip install 'ebm-export[calibration]'"
         )

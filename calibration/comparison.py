@@ -98,12 +98,14 @@ class EngineResult:
     def worst(self) -> MetricVerdict | None:
         """The verdict to name first; None without a gate.
 
-        Of those that failed it is the one furthest beyond its limit, else the largest ratio to the noise floor.
+        Of the ratios to the noise floor that failed it is the largest; where none did, the failure of another kind
+        that is furthest beyond its limit; where nothing failed, the largest ratio.
         """
         if self.gate is None:
             return None
         failed = [verdict for verdict in self.gate.verdicts if not verdict.passed]
-        return max(failed or self.ratios, key=_beyond, default=None)
+        failed_ratios = [verdict for verdict in self.ratios if not verdict.passed]
+        return max(failed_ratios or failed or self.ratios, key=_beyond, default=None)
 
     @property
     def ratios(self) -> list[MetricVerdict]:

@@ -154,7 +154,7 @@ def _said(verdict: MetricVerdict) -> str:
     if verdict.metric == "finite":
         return f"not finite or far out: {verdict.note}"
     if verdict.metric == "rare modes":
-        return f"rare modes lost {verdict.value:.0%} at most ({verdict.note}), {verdict.limit:.0%} passes"
+        return f"rare modes: one has lost {verdict.value:.0%} of its mass ({verdict.note}), {verdict.limit:.0%} passes"
     if verdict.metric.startswith("score"):
         return f"{verdict.metric} {verdict.value:.4f}, {verdict.floor:g} passes"
     return (

@@ -69,7 +69,7 @@ def time_steps(
     times: dict[str, list[float]] = {name: [] for name in ebms}
     total, done = (rounds + 1) * len(ebms), 0
     for number in range(rounds + 1):
-        order = list(ebms) if number % 2 else list(reversed(ebms))
+        order = list(ebms) if number % 2 else list(ebms)[::-1]
         for name in order:
             ebm = ebms[name]
             full = ebm.sampler.steps

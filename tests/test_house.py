@@ -23,7 +23,9 @@ def sources() -> list[Path]:
 
 
 def tree() -> set[str]:
-    return {f"ebm_export/{path.relative_to(ROOT).as_posix()}" for path in sources()}
+    report = ROOT / "calibration" / "report"
+    data = [path for path in report.iterdir() if path.suffix in (".jinja", ".css")]
+    return {f"ebm_export/{path.relative_to(ROOT).as_posix()}" for path in (*sources(), *data)}
 
 
 class TestPackaging:
@@ -99,12 +101,14 @@ class TestImports:
         assert float(seconds) < 0.5
         assert loaded == ""
 
-    @pytest.mark.parametrize("command", [["ebm_export"], ["ebm_run"], ["ebm_run", "sample"], ["ebm_run", "verify"]])
+    @pytest.mark.parametrize(
+        "command", [["ebm_export"], ["ebm_compare"], ["ebm_run"], ["ebm_run", "sample"], ["ebm_run", "verify"]]
+    )
     def test_help_needs_neither_torch_nor_an_engine(self, command: list[str]) -> None:
         code = (
             "import sys; from ebm_export import cli; sys.argv = ['command', *sys.argv[2:], '--help']\n"
             f"try: cli.{command[0]}()\nexcept SystemExit as end: assert not end.code\n"
-            "assert not {'torch', 'onnx', 'onnxruntime', 'openvino'} & set(sys.modules)"
+            "assert not {'torch', 'onnx', 'onnxruntime', 'openvino', 'scipy', 'jinja2'} & set(sys.modules)"
         )
         run = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
         assert run.returncode == 0, run.stderr

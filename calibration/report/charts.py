@@ -17,6 +17,7 @@ from .scale import Scale, format_number, scale_over
 __all__ = ["Bar", "Interval", "Line", "Point", "bars", "forest", "histogram", "lines", "points", "trade_off"]
 
 _WIDTH = 360.0
+_TALLEST = 3.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 12.0, 36.0
 
 
@@ -94,19 +95,21 @@ def lines(
     series: Sequence[Line],
     *,
     x_label: str,
-    log: bool = False,
-    zero: bool = False,
-    height: float = 210.0,
+    limit: float | None = None,
 ) -> str:
-    """A line chart over numbers x (steps); `log` draws the values on a logarithmic axis, where 0 leaves a gap."""
+    """A line chart over numbers x (steps) with a logarithmic axis, on which 0 leaves a gap; `limit` is a dashed line."""
+    height = 210.0
     across = scale_over(x, _LEFT, _WIDTH - _RIGHT)
     across = Scale(min(x), max(x) if max(x) > min(x) else min(x) + 1, across.start, across.end)
     numbers = [value for line in series for value in line.values]
-    up = scale_over(numbers, height - _BOTTOM, _TOP, log=log, zero=zero)
+    up = scale_over([*numbers, limit], height - _BOTTOM, _TOP, log=True)
     drawn = [_frame(across, up, height, x_label)]
+    if limit is not None:
+        y = up(limit)
+        drawn.append(f'<line class="gate" x1="{across.start}" x2="{across.end}" y1="{y:.1f}" y2="{y:.1f}"/>')
     for line in series:
         drawn.append(f'<g class="{line.css}">')
-        for run in _runs(x, line.values, log):
+        for run in _runs(x, line.values):
             path = " ".join(f"{across(at):.1f},{up(value):.1f}" for at, value in run)
             drawn.append(f'<polyline class="line" points="{path}"/>')
             drawn.extend(
@@ -155,8 +158,10 @@ def trade_off(title: str, engines: Sequence[Point], *, gate: float, x_label: str
     drawn.append(f'<rect class="inside" x="{across.start}" y="{up(gate):.1f}" width="{across.end - across.start}" '
                  f'height="{up.start - up(gate):.1f}"/>')  # fmt: skip
     drawn.append(f'<line class="gate" x1="{across.start}" x2="{across.end}" y1="{up(gate):.1f}" y2="{up(gate):.1f}"/>')
-    drawn.append(f'<text class="gate-text" x="{across.end - 2:.1f}" y="{up(gate) - 4:.1f}" text-anchor="end">'
-                 f"gate {format_number(gate)}</text>")  # fmt: skip
+    drawn.append(
+        f'<text class="gate-text" x="{across.end:.1f}" y="{_TOP + 4:.1f}" text-anchor="end">'
+        f"- - gate {format_number(gate)}</text>"
+    )
     front = sorted((engine for engine in engines if engine.front), key=lambda engine: engine.x)
     if len(front) > 1:
         path = "".join(
@@ -172,15 +177,25 @@ def trade_off(title: str, engines: Sequence[Point], *, gate: float, x_label: str
             drawn.append(f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{up(max(engine.low, up.low)):.1f}" '
                          f'y2="{up(engine.high):.1f}"/>')  # fmt: skip
         said = f"{engine.name}: {format_number(engine.x)} ms per step, ratio {format_number(engine.y)}"
-        size = 5.5 if engine.front else 4.0
-        drawn.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{size}"><title>{escape(said)}</title></circle>')
+        if engine.passed is False:
+            cross = f"M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8"
+            drawn.append(f'<path class="cross" d="{cross}"><title>{escape(said)}</title></path>')
+        else:
+            drawn.append(
+                f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4.5"><title>{escape(said)}</title></circle>'
+            )
         if engine.front:
-            drawn.append(f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="9"/>')
+            drawn.append(f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="8"/>')
         drawn.append("</g>")
-        taken.append((x - 7, y - 7, x + 7, y + 7))
-    for engine in engines:
-        place = _free_place(across(engine.x), up(engine.y), 5.6 * len(engine.name), taken, across.end, height - _BOTTOM)
-        drawn.append(f'<text class="mark" x="{place[0]:.1f}" y="{place[1]:.1f}">{escape(engine.name)}</text>')
+        taken.append((x - 9, y - 9, x + 9, y + 9))
+    for engine in sorted(engines, key=lambda engine: -engine.x):
+        x, y, text_width = across(engine.x), up(engine.y), 6.9 * len(engine.name)
+        left, base = _free_place(x, y, text_width, taken, width, height - _BOTTOM)
+        if abs(base - 4 - y) > 9:  # far enough away to need a line to its point
+            at = min(max(x, left), left + text_width)
+            edge = base - 9 if base > y else base + 3
+            drawn.append(f'<line class="leader" x1="{x:.1f}" y1="{y:.1f}" x2="{at:.1f}" y2="{edge:.1f}"/>')
+        drawn.append(f'<text class="mark" x="{left:.1f}" y="{base:.1f}">{escape(engine.name)}</text>')
     return _svg(title, height, drawn, width)
 
 
@@ -226,11 +241,15 @@ def forest(title: str, rows: Sequence[Interval], *, gate: float) -> str:
 def bars(title: str, groups: Sequence[Bar], series: Sequence[Line], *, y_label: str) -> str:
     """One grey bar for FP32 in every group and a dot for each series on it; marked groups carry a star.
 
-    `series` have one value per group.
+    `series` have one value per group. An engine with everything in one mode would squeeze all bars flat, so a dot above
+    three times the highest bar stands at the upper edge.
     """
     height = 210.0
+    top = _TALLEST * max((group.value for group in groups), default=1.0)
     numbers = [group.value for group in groups] + [value for line in series for value in line.values]
-    up = scale_over(numbers, height - _BOTTOM, _TOP + 12, zero=True)
+    up = scale_over(
+        [None if number is None else min(number, top) for number in numbers], height - _BOTTOM, _TOP + 12, zero=True
+    )
     drawn = [_frame(None, up, height, "mode, the largest first")]
     drawn.append(f'<text class="label" x="4" y="11">{escape(y_label)}</text>')
     room = (_WIDTH - _RIGHT - _LEFT) / max(len(groups), 1)
@@ -316,11 +335,11 @@ def _frame(
     return "".join(drawn)
 
 
-def _runs(x: Sequence[float], values: Sequence[float | None], log: bool) -> list[list[tuple[float, float]]]:
+def _runs(x: Sequence[float], values: Sequence[float | None]) -> list[list[tuple[float, float]]]:
     """The unbroken parts of a line."""
     found: list[list[tuple[float, float]]] = [[]]
     for at, value in zip(x, values, strict=True):
-        if value is None or not math.isfinite(value) or (log and value <= 0):
+        if value is None or not math.isfinite(value) or value <= 0:
             found.append([])
         else:
             found[-1].append((at, value))
@@ -346,14 +365,15 @@ def _free_place(
 ) -> tuple[float, float]:
     """A place for a name beside a point that covers nothing placed before; `taken` grows by it."""
     places = [
-        (x + side if side > 0 else x + side - width, y + 4 + down)
-        for down in (0, -13, 13, -26, 26, -39, 39, -52, 52)
-        for side in (11, -11)
+        (x + aside if aside > 0 else x + aside - width, y + 4 + down)
+        for down in (0, -17, 17, -31, 31, -45, 45, -59, 59, -73, 73, -87, 87)
+        for aside in (12, -12)
     ]
+    places += [(x - 0.5 * width, y + 4 + down) for down in (-17, 17, -31, 31, -45, 45)]
     best = places[0]
     for left, base in places:
         box = (left, base - 10, left + width, base + 3)
-        inside = box[0] >= 2 and box[2] <= right + _RIGHT and box[1] >= _TOP and box[3] <= bottom
+        inside = box[0] >= 2 and box[2] <= right - 2 and box[1] >= _TOP and box[3] <= bottom
         if inside and not any(
             box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
         ):

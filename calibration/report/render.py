@@ -23,6 +23,7 @@ from .words import HOW_TO_READ, METRICS, headline, metric_name, own_limit, perce
 __all__ = ["render_report"]
 
 _COLOURS = 8
+_BITS = {"int8": 8, "fp16": 16, "bf16": 16, "fp32": 32}
 
 
 def render_report(comparison: Comparison) -> str:
@@ -291,15 +292,18 @@ def _energies(comparison: Comparison, css: dict[str, str]) -> dict[str, Any]:
 
 
 _FIDELITY = (
-    ("1 − cosine", "The angle between the two gradients, mean over states; smaller is better.", "cosine"),
-    ("gain", "How much too long the gradient is (above 0) or too short; 0 is best.", "gain"),
+    ("1 − cosine", "The angle between the two gradients, mean over states; smaller is better.", "cosine", None),
+    ("gain", "By how much the gradient is too long or too short; the dashed line is 1 %.", "gain", 0.01),
     (
         "bias",
-        "The part of the error that is the same for all states, relative to the gradient; it moves the samples.",
+        "The error that is the same for all states, relative to the gradient; it moves the samples.",
         "bias",
+        0.01,
     ),
-    ("noise", "The part that differs from state to state; much less harmful than bias.", "noise"),
+    ("noise", "The error that differs from state to state; much less harmful than bias.", "noise", None),
 )
+_SMALLEST = 1e-6
+"""A gain or bias below this is drawn at it: float32 itself is off by about as much."""
 
 
 def _fidelity(comparison: Comparison, css: dict[str, str]) -> dict[str, Any] | None:
@@ -308,14 +312,12 @@ def _fidelity(comparison: Comparison, css: dict[str, str]) -> dict[str, Any] | N
         return None
     steps = sorted({stage.step for engine in shown for stage in engine.fidelity})
     charts = []
-    for name, caption, kind in _FIDELITY:
+    for name, caption, kind, limit in _FIDELITY:
         series = []
         for engine in shown:
             by_step = {stage.step: _fidelity_value(stage, kind) for stage in engine.fidelity}
             series.append(Line(engine.name, css[engine.name], [by_step.get(step) for step in steps]))
-        chart = lines(
-            name, [float(step) for step in steps], series, x_label="steps taken", log=kind in ("cosine", "noise")
-        )
+        chart = lines(name, [float(step) for step in steps], series, x_label="steps taken", limit=limit)
         charts.append({"name": name, "caption": caption, "chart": Markup(chart)})
     apart = [model.name for model in comparison.models if not model.same_as_first]
     text = "Each engine's gradient beside FP32's, at states that FP32's own chains go through."
@@ -325,7 +327,9 @@ def _fidelity(comparison: Comparison, css: dict[str, str]) -> dict[str, Any] | N
 
 
 def _fidelity_value(stage: StageFidelity, kind: str) -> float:
-    return {"cosine": 1 - stage.cosine_mean, "gain": stage.gain, "bias": stage.bias, "noise": stage.noise}[kind]
+    if kind == "cosine":
+        return 1 - stage.cosine_mean
+    return {"gain": max(abs(stage.gain), _SMALLEST), "bias": max(stage.bias, _SMALLEST), "noise": stage.noise}[kind]
 
 
 def _modes(comparison: Comparison, css: dict[str, str]) -> dict[str, Any] | None:
@@ -343,9 +347,7 @@ def _modes(comparison: Comparison, css: dict[str, str]) -> dict[str, Any] | None
             for index, picture in enumerate(comparison.mode_pictures)
         ]
     lost = [
-        f"{name} draws too few of mode {', '.join(str(mode + 1) for mode in modes)}."
-        for name, modes in found.lost.items()
-        if modes
+        f"{name} draws too few of {_modes_said(modes, len(groups))}." for name, modes in found.lost.items() if modes
     ]
     return {
         "text": f"FP32's samples fall into {len(groups)} clusters. Bars are FP32's share of each, dots the engines'; a star marks "
@@ -366,10 +368,16 @@ def _modes(comparison: Comparison, css: dict[str, str]) -> dict[str, Any] | None
     }
 
 
+def _modes_said(modes: tuple[int, ...], count: int) -> str:
+    if len(modes) > 6:
+        return f"{len(modes)} of the {count} modes"
+    return f"mode{'s' if len(modes) > 1 else ''} {', '.join(str(mode + 1) for mode in modes)}"
+
+
 def _layers(comparison: Comparison) -> list[dict[str, Any]]:
     found = []
     for layers in comparison.layers:
-        lowest = next(iter(layers.counts))
+        lowest = min(layers.counts, key=lambda precision: (_BITS.get(precision, 32), precision))
         rows = [node for node in layers.nodes if node.precision != lowest]
         parts = ", ".join(f"{count} in {precision}" for precision, count in layers.counts.items())
         found.append(

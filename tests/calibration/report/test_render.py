@@ -1,0 +1,154 @@
+"""The report, as text and as a browser shows it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from ebm_export.calibration.report import render_report
+
+from ..made_comparison import made_comparison
+from .browser import Browser, open_browser
+
+SHAPES = {"images": (3, 8, 8), "points": (2,), "numbers": (1,), "strips": (7,)}
+
+
+class Reader(HTMLParser):
+    """Collects the text and what the page refers to, and checks that tags are closed."""
+
+    VOID = frozenset({"meta", "img", "link", "br", "input", "hr"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text: list[str] = []
+        self.references: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.references += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "data")]
+        assert tag != "script"
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        """An empty element of SVG."""
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text.append(data)
+
+
+def read(page: str) -> tuple[str, list[str]]:
+    reader = Reader()
+    reader.feed(page)
+    assert reader.open == []
+    return re.sub(r"\s+", " ", " ".join(reader.text)), reader.references
+
+
+class TestText:
+    def test_refers_to_nothing_outside(self) -> None:
+        page = render_report(made_comparison())
+        _, references = read(page)
+        assert references and all(reference.startswith("data:image/png;base64,") for reference in references)
+        assert "url(" not in page and "@import" not in page
+
+    def test_says_what_every_part_found(self) -> None:
+        text, _ = read(render_report(made_comparison()))
+        for said in (
+            "digits and other: FP32 beside 5 engines",
+            "1 of 5 candidates draws the same samples as FP32, as far as 400 chains can tell",
+            "The fastest that passes is int8 openvino: 3.3 times as fast per step as fp32 openvino, at 0.28 times its size",
+            "Not to be used in FP32's place: ort static, bf16 openvino, fp16 onnxruntime, other: fp32 openvino",
+            "Its samples pass, its gradient does not",  # bf16
+            "Its chains diverge: 3 of 400 chains",
+            "int8 tensorrt (the package tensorrt is not installed)",
+            "Energy from RAPL package-0",
+            "ort static draws too few of modes 4, 5",
+            "first layer: a step of INT8 is as large as the noise",
+            "10 layers: 8 in int8, 2 in fp32",
+            "Left out for other: another model has another gradient",
+            "0.981",  # AUROC
+            "reference 0, candidates 1, trajectory 2",
+        ):
+            assert said in text, said
+
+    @pytest.mark.parametrize("look", SHAPES)
+    def test_every_kind_of_sample(self, look: str) -> None:
+        text, references = read(render_report(made_comparison(SHAPES[look])))
+        assert "drawn with the same seed and the same noise" in text
+        assert bool(references) == (look in ("images", "strips"))
+
+    def test_images_are_shown_between_the_bounds(self) -> None:
+        text, _ = read(render_report(made_comparison(bounds=[-1.0, 1.0])))
+        assert "Black is −1, white 1." in text
+
+    def test_names_are_text(self) -> None:
+        found = made_comparison()
+        name = "<u>&\"'"
+        renamed = dataclasses.replace(found.engines[2], name=name)
+        engines = tuple(renamed if engine is found.engines[2] else engine for engine in found.engines)
+        pictures = {name if key == "ort static" else key: value for key, value in found.pictures.items()}
+        page = render_report(dataclasses.replace(found, engines=engines, pictures=pictures))
+        text, _ = read(page)
+        assert "<u>" not in page and name in text
+
+    def test_parts_that_were_not_measured_are_left_out(self) -> None:
+        found = made_comparison()
+        engines = tuple(
+            dataclasses.replace(engine, fidelity=(), auroc=None, energy=None, latency=()) for engine in found.engines
+        )
+        text, _ = read(render_report(dataclasses.replace(found, engines=engines, modes=None, layers=(), not_run=())))
+        for title in (
+            "The gradient along the chain",
+            "Modes",
+            "Telling outliers apart",
+            "Which layers",
+            "Not run here",
+        ):
+            assert title not in text
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with open_browser(tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("look", SHAPES)
+def test_in_a_browser(look: str, width: int, scheme: str, browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(render_report(made_comparison(SHAPES[look])), encoding="utf-8")
+    browser.requests()
+    browser.show(page, width, scheme)
+    browser.ask("document.querySelectorAll('details').forEach(part => part.open = true)")
+    assert browser.ask("window.innerWidth") == width
+    assert browser.ask("document.documentElement.scrollWidth") <= width
+    wide = (
+        "[...document.querySelectorAll('main *')].filter(part => part.getBoundingClientRect().right > innerWidth + 1)"
+    )
+    assert browser.ask(f"{wide}.map(part => part.outerHTML.slice(0, 120))") == []
+    assert browser.ask("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert browser.ask(
+        "[...document.querySelectorAll('svg')].every(chart => chart.getBoundingClientRect().width > 200)"
+    )
+    page_colour, ink = browser.ask(
+        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+    )
+    brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (page_colour, ink)]
+    assert (brightness[0] > brightness[1]) == (scheme == "light")
+    assert browser.console() == []
+    own = ("data:", "chrome://")  # inline pictures, and the browser's own first page
+    asked_for = [address for address in browser.requests() if not address.startswith(own)]
+    assert asked_for == [page.as_uri()]
+    browser.picture(tmp_path / "report.png")
+    assert (tmp_path / "report.png").stat().st_size > 50_000

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from ebm_export.calibration.report import table
+
+from ..made_comparison import made_comparison
+
+
+def test_a_row_for_each_engine() -> None:
+    rows = {row["engine"]: row for row in table(made_comparison())}
+    assert [row["gate"] for row in rows.values()] == ["reference", "passes", "FAILS", "FAILS", "broke off", "FAILS"]
+    assert rows["int8 openvino"] == {
+        "engine": "int8 openvino",
+        "gate": "passes",
+        "worst ratio": "1.18 Stein",
+        "95 % interval": "1.06 to 1.42",
+        "ms per step (batch 8)": "0.6 (0.57 to 0.72)",
+        "speed": "3.3x",
+        "MiB": "0.763",
+        "front": "yes",
+        "mJ per sample": "200",
+    }
+    assert rows["fp16 onnxruntime"]["worst ratio"] == "-" and rows["fp16 onnxruntime"]["speed"] == "-"
+    assert len({tuple(row) for row in rows.values()}) == 1  # the same columns in every row

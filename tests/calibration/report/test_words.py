@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from ebm_export.calibration.comparison import Comparison
+from ebm_export.calibration.comparisons import COMPARISONS
+from ebm_export.calibration.report.words import METRICS, headline, metric_name, own_limit, percent, verdict
+
+from ..made_comparison import REFERENCE, gate, made_comparison, rare, ratio, score
+
+
+def with_engines(*names: str) -> Comparison:
+    found = made_comparison()
+    return dataclasses.replace(found, engines=tuple(one for one in found.engines if one.name in (REFERENCE, *names)))
+
+
+def told(comparison: Comparison, name: str) -> tuple[str, str]:
+    engine = next(one for one in comparison.engines if one.name == name)
+    found = verdict(engine, comparison)
+    return found.css, f"{found.word}: {found.text}"
+
+
+class TestVerdict:
+    def test_passes(self) -> None:
+        css, text = told(made_comparison(), "int8 openvino")
+        assert css == "good"
+        assert text.startswith(
+            "✓ passes: Its samples are as close to FP32's as FP32's are to each other. Largest ratio: "
+        )
+        assert "1.18 times the noise floor, 1.25 is allowed" in text
+
+    def test_fails_by_its_samples(self) -> None:
+        css, text = told(made_comparison(), "ort static")
+        assert css == "bad"
+        assert "can be told from FP32's by 11 of 11 metrics" in text
+        assert "Largest ratio: Stein, 9.5 times the noise floor" in text
+
+    def test_fails_by_its_gradient(self) -> None:
+        css, text = told(made_comparison(), "bf16 openvino")
+        assert css == "bad"
+        assert "Its samples pass, its gradient does not" in text and "gradient gain 2 %, 1 % is allowed" in text
+
+    def test_broke_off(self) -> None:
+        assert told(made_comparison(), "fp16 onnxruntime")[1].startswith("✕ broke off: Its chains diverge")
+
+    def test_the_reference_says_how_it_fared_itself(self) -> None:
+        assert "it passes, as it should" in told(made_comparison(), REFERENCE)[1]
+        found = made_comparison()
+        failing = dataclasses.replace(found.first, gate=gate(ratio("energy", 1.4)))
+        assert "it fails, so read the others with care" in verdict(failing, found).text
+
+    def test_undecided(self) -> None:
+        found = made_comparison()
+        open_case = dataclasses.replace(gate(ratio("energy", 1.3, decided=False)), decided=False)
+        engine = dataclasses.replace(found.engines[1], gate=open_case)
+        assert verdict(engine, found).text.endswith("More chains could still change this.")
+
+
+class TestHeadline:
+    def test_all_pass(self) -> None:
+        css, lines = headline(with_engines("int8 openvino"))
+        assert css == "good"
+        assert lines[0].startswith("The one candidate draws the same samples as FP32, as far as 400 chains can tell")
+        assert len(lines) == 2
+
+    def test_none_passes(self) -> None:
+        css, lines = headline(with_engines("ort static", "fp16 onnxruntime"))
+        assert css == "bad"
+        assert lines[0].startswith("None of the 2 candidates draws")
+        assert lines[-1] == "Not to be used in FP32's place: ort static, fp16 onnxruntime."
+
+    def test_some_pass(self) -> None:
+        assert headline(with_engines("int8 openvino", "ort static"))[0] == "told"
+
+    def test_none_is_faster(self) -> None:
+        found = with_engines("int8 openvino")
+        slow = dataclasses.replace(found.engines[1], latency=found.first.latency)
+        lines = headline(dataclasses.replace(found, engines=(found.first, slow)))[1]
+        assert lines[1] == "None of those that pass is faster per step than fp32 openvino on this machine."
+
+
+class TestOwnLimit:
+    def test_gradient(self) -> None:
+        assert own_limit(score("score bias", 0.00001)) == "gradient bias < 0.01 %, 1 % is allowed"
+
+    def test_rare_modes(self) -> None:
+        assert own_limit(rare(0.1, 0.5)) == (
+            "largest loss of a mode 10 % (40 of 400 FP32 chains, 9 of 400 of the candidate's)"
+        )
+        assert own_limit(rare(0.8, 1e-6)).endswith("9 of 400 of the candidate's, p 1e−6)")
+
+
+@pytest.mark.parametrize("metric", [*COMPARISONS, "score gain", "score bias", "finite"])
+def test_every_metric_of_the_gate_is_explained(metric: str) -> None:
+    name, text = METRICS[metric]
+    assert metric_name(metric) == name
+    assert len(text) > 20
+
+
+def test_percent() -> None:
+    assert [percent(share) for share in (0.0, 1e-5, 0.0123, 1.5)] == ["0 %", "< 0.01 %", "1.2 %", "150 %"]

@@ -1,0 +1,262 @@
+"""Whole comparisons of bundles whose energy is known on paper."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from ebm_export.calibration.compare import compare
+from ebm_export.calibration.compare_options import CompareOptions
+from ebm_export.calibration.comparison import Comparison, EngineResult
+from ebm_export.runtime.bundle_writer import write_manifest, writing_bundle
+from ebm_export.runtime.errors import DivergenceError, LoadError, UsageError
+from tests.runtime.tiny_bundle import artifact_entry, golden_data, manifest_entries, quadratic_graph, write_bundle
+
+WARM = {"steps": 30, "step_size": 0.1}
+"""E = |x|^2 / 2 at T = 1: after 30 steps of 0.1 a chain has forgotten its start."""
+
+
+def options(*bundles: Path, **changes: Any) -> CompareOptions:
+    quick = {"chains": 360, "batches": (4,), "rounds": 2, "threads": 1, "extra_rounds": 0, "sysfs": "/nowhere"}
+    return CompareOptions(bundles=bundles, **{**quick, **changes})
+
+
+def bent(path: Path, factor: float, cond: bool = False) -> Path:
+    """The quadratic score graph with its gradient multiplied by a factor."""
+    graph = quadratic_graph(cond)
+    graph.graph.node[-1].output[0] = "straight"
+    graph.graph.node.append(onnx.helper.make_node("Mul", ["straight", "factor"], ["grad"]))
+    graph.graph.initializer.append(numpy_helper.from_array(np.array(factor, np.float32), "factor"))
+    onnx.save(graph, path)
+    return path
+
+
+def two_engines(path: Path, **changes: Any) -> Path:
+    """A bundle with an fp32 and an fp16 artifact of the same graph."""
+    with writing_bundle(path) as folder:
+        entries = []
+        for precision in ("fp32", "fp16"):
+            name = f"score.{precision}.onnxruntime.onnx"
+            onnx.save(quadratic_graph(), folder / name)
+            entries.append(artifact_entry(folder, name, precision=precision))
+        np.savez(folder / "golden.npz", allow_pickle=False, **golden_data())
+        write_manifest(folder, manifest_entries(entries, **{"sampler": WARM, **changes}))
+    return path
+
+
+def engine(found: Comparison, name: str) -> EngineResult:
+    return next(one for one in found.engines if one.name == name)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, CompareOptions]:
+    """A faultless engine, a bent one and one that diverges, beside FP32."""
+    folder = tmp_path_factory.mktemp("compare")
+    bundle = two_engines(folder / "quadratic.ebm")
+    texts = [f"{name}={bent(folder / f'{name}.onnx', factor)}" for name, factor in (("bent", 1.5), ("wild", 1e12))]
+    generator = np.random.default_rng(0)
+    asked = options(
+        bundle,
+        candidates=texts,
+        cache=folder / "samples",
+        data=generator.standard_normal((50, 3)).astype(np.float32),
+        ood=9 + generator.standard_normal((40, 3)).astype(np.float32),
+    )
+    return compare(asked), asked
+
+
+class TestWhole:
+    def test_engines_and_their_verdicts(self, whole: tuple[Comparison, CompareOptions]) -> None:
+        found, _ = whole
+        assert [one.name for one in found.engines] == ["fp32 onnxruntime", "fp16 onnxruntime", "bent", "wild"]
+        assert found.reference == "fp32 onnxruntime"
+        assert [one.passed for one in found.engines] == [True, True, False, False]
+
+    def test_a_bent_gradient_is_found_in_samples_and_score(self, whole: tuple[Comparison, CompareOptions]) -> None:
+        bent = engine(whole[0], "bent")
+        assert bent.gate is not None
+        failed = {verdict.metric for verdict in bent.gate.verdicts if not verdict.passed}
+        assert {"energy", "score gain"} <= failed
+        assert [stage.gain for stage in bent.fidelity] == pytest.approx([0.5] * len(bent.fidelity), abs=1e-5)
+
+    def test_a_faultless_engine_draws_the_very_samples_under_the_same_noise(
+        self, whole: tuple[Comparison, CompareOptions]
+    ) -> None:
+        found, _ = whole
+        assert engine(found, "fp16 onnxruntime").same_noise_distance == 0
+        assert engine(found, "bent").same_noise_distance > 0.01
+        assert found.first.same_noise_distance is None
+        np.testing.assert_array_equal(found.pictures["fp16 onnxruntime"], found.pictures[found.reference])
+
+    def test_divergence_is_one_engines_failure(self, whole: tuple[Comparison, CompareOptions]) -> None:
+        wild = engine(whole[0], "wild")
+        assert wild.failure.startswith("Its chains diverge: ")
+        assert wild.gate is None and wild.latency == ()
+        assert "wild" not in whole[0].pictures
+
+    def test_times_front_and_outliers(self, whole: tuple[Comparison, CompareOptions]) -> None:
+        found, _ = whole
+        assert [[step.batch for step in one.latency] for one in found.engines] == [[4], [4], [4], []]
+        assert any(one.front for one in found.engines)
+        assert [one.auroc for one in found.engines] == [1.0, 1.0, 1.0, None]
+
+    def test_says_why_there_is_no_energy(self, whole: tuple[Comparison, CompareOptions]) -> None:
+        assert whole[0].power.startswith("no energy was measured: this device has neither")
+        assert all(one.energy is None for one in whole[0].engines)
+
+    def test_histograms_are_of_all_that_could_be_drawn(self, whole: tuple[Comparison, CompareOptions]) -> None:
+        assert list(whole[0].energies.share) == ["fp32 onnxruntime", "fp16 onnxruntime", "bent"]
+
+    def test_is_plain_json(self, whole: tuple[Comparison, CompareOptions]) -> None:
+        entries = whole[0].to_dict()
+        assert json.loads(json.dumps(entries, allow_nan=False)) == entries
+
+    def test_a_second_comparison_draws_nothing_again(
+        self, whole: tuple[Comparison, CompareOptions], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found, asked = whole
+        drawn = []
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what.startswith(("samples", "more samples")):
+                drawn.append(what)
+
+        fewer = dataclasses.replace(asked, candidates=asked.candidates[:1], data=None, ood=None)
+        again = compare(fewer, tell)
+        assert drawn == []
+        for name in ("fp32 onnxruntime", "fp16 onnxruntime", "bent"):
+            assert engine(again, name).gate == engine(found, name).gate
+
+
+class TestSeveralBundles:
+    def test_one_model_in_two_bundles_has_its_gradients_compared(self, tmp_path: Path) -> None:
+        bundles = [write_bundle(tmp_path / f"{name}.ebm", sampler=WARM) for name in ("first", "second")]
+        found = compare(options(*bundles))
+        assert [one.name for one in found.engines] == ["first: fp32 onnxruntime", "second: fp32 onnxruntime"]
+        assert found.models[1].same_as_first
+        assert found.engines[1].fidelity and found.engines[1].passed
+
+    def test_two_models_are_compared_by_their_samples_alone(self, tmp_path: Path) -> None:
+        first = write_bundle(tmp_path / "first.ebm", sampler=WARM)
+        with writing_bundle(tmp_path / "second.ebm") as folder:
+            bent(folder / "score.onnx", 3.0)
+            golden = golden_data()
+            np.savez(folder / "golden.npz", allow_pickle=False, **{**golden, "grad": 3 * golden["grad"]})
+            write_manifest(folder, manifest_entries([artifact_entry(folder, "score.onnx")], sampler=WARM))
+        found = compare(options(first, tmp_path / "second.ebm"))
+        other = found.engines[1]
+        assert not found.models[1].same_as_first
+        assert other.fidelity == () and not other.passed
+        assert other.gate is not None
+        assert not any(verdict.metric.startswith("score") for verdict in other.gate.verdicts)
+
+    def test_models_with_other_inputs(self, tmp_path: Path) -> None:
+        bundles = [write_bundle(tmp_path / f"{cond}.ebm", cond=cond) for cond in (False, True)]
+        with pytest.raises(
+            UsageError, match=r"takes x \[3\], centre \[3\] and .* takes x \[3\]: only models with the same"
+        ):
+            compare(options(*bundles))
+
+    def test_the_same_name_twice(self, tmp_path: Path) -> None:
+        bundles = [
+            write_bundle(tmp_path / folder / "a.ebm")
+            for folder in ("one", "two")
+            if (tmp_path / folder).mkdir() is None
+        ]
+        with pytest.raises(UsageError, match="the bundles need different names"):
+            compare(options(*bundles))
+
+
+def test_conditions_are_part_of_the_chains(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "a.ebm", cond=True, sampler=WARM)
+    same = bent(tmp_path / "same.onnx", 1.0, cond=True)
+    centre = np.array([[5, 5, 5], [-5, -5, -5]], np.float32)
+    found = compare(options(bundle, candidates=[f"same={same}"], cond={"centre": centre}))
+    assert engine(found, "same").passed
+    means = found.pictures["same"].mean(axis=1)  # chains take turns with the two conditions
+    assert (means[0::2] > 2).all() and (means[1::2] < -2).all()
+    assert found.modes is not None and len(found.modes.reference) == 2
+
+
+def test_a_schedule_of_precisions_is_a_candidate(tmp_path: Path) -> None:
+    schedule = "fp16:0-20,fp32:20-30"
+    found = compare(options(two_engines(tmp_path / "a.ebm"), precisions=[schedule]))
+    assert [one.name for one in found.engines] == ["fp32 onnxruntime", f"{schedule} onnxruntime"]
+    assert found.engines[1].passed and found.engines[1].fidelity
+    assert found.engines[1].latency[0].steps == 30  # not all of its steps are alike
+
+
+def test_more_chains_are_drawn_where_the_gate_is_undecided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ebm_export.calibration import compare as module
+
+    sizes: list[int] = []
+    judge = module.judge
+
+    def undecided(reference, candidate, *arguments, **settings):
+        sizes.append(len(reference))
+        assert len(candidate) == len(reference)
+        return dataclasses.replace(judge(reference, candidate, *arguments, **settings), decided=False)
+
+    monkeypatch.setattr(module, "judge", undecided)
+    compare(options(two_engines(tmp_path / "a.ebm"), chains=200, extra_rounds=2))
+    assert sizes == [200, 400, 600, 200, 400, 600]
+
+
+def test_energy_is_measured_where_there_are_sensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ebm_export.calibration import compare as module
+
+    zone = tmp_path / "class/powercap/intel-rapl:0"
+    zone.mkdir(parents=True)
+    for name, text in (("name", "package-0"), ("energy_uj", "1000"), ("max_energy_range_uj", "262143328850")):
+        (zone / name).write_text(text)
+    monkeypatch.setattr(module, "idle_watts", lambda sensors: 3.0)
+    found = compare(options(two_engines(tmp_path / "a.ebm"), sysfs=tmp_path))
+    assert found.power == "energy from RAPL package-0"
+    assert [(one.energy.joules_per_sample, one.energy.idle_watts) for one in found.engines if one.energy] == [
+        (0.0, 3.0)
+    ] * 2
+
+
+class TestErrors:
+    def test_nothing_to_compare_with(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="there is nothing to compare with fp32 onnxruntime: give a bundle with"):
+            compare(options(write_bundle(tmp_path / "a.ebm")))
+
+    def test_a_name_that_is_taken(self, tmp_path: Path) -> None:
+        file = bent(tmp_path / "b.onnx", 1.0)
+        with pytest.raises(UsageError, match="--candidate fp16 onnxruntime: there is an engine of this name already"):
+            compare(options(two_engines(tmp_path / "a.ebm"), candidates=[f"fp16 onnxruntime={file}"]))
+
+    def test_data_without_outliers(self, tmp_path: Path) -> None:
+        bundle = two_engines(tmp_path / "a.ebm")
+        with pytest.raises(UsageError, match="--data and --ood are needed together"):
+            compare(options(bundle, data=np.zeros((4, 3), np.float32)))
+        with pytest.raises(UsageError, match=r"--ood: expected shape \[M, 3\], got \[4, 5\]"):
+            compare(options(bundle, data=np.zeros((4, 3), np.float32), ood=np.zeros((4, 5), np.float32)))
+
+    def test_too_few_chains(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="chains: expected at least"):
+            compare(options(two_engines(tmp_path / "a.ebm"), chains=3))
+
+    def test_a_feature_network_that_does_not_fit_is_found_before_sampling(self, tmp_path: Path) -> None:
+        bundle = two_engines(tmp_path / "a.ebm")
+        with pytest.raises(LoadError, match="gone.onnx"):
+            compare(options(bundle, features=str(tmp_path / "gone.onnx")))
+
+    def test_fp32_itself_diverges(self, tmp_path: Path) -> None:
+        bundle = two_engines(tmp_path / "a.ebm", sampler={"steps": 400, "step_size": 1e3})
+        with pytest.raises(DivergenceError, match="try a smaller step_size"):
+            compare(options(bundle))
+
+
+def test_features_of_the_model_itself(tmp_path: Path) -> None:
+    """The score graph of a quadratic has no learned layer, and that is said before anything is drawn."""
+    with pytest.raises(UsageError, match="no learned layer leads to its energy"):
+        compare(options(two_engines(tmp_path / "a.ebm"), features="model"))

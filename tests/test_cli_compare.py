@@ -1,0 +1,77 @@
+"""The command ebm-compare, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.calibration.test_compare import bent, two_engines
+from tests.runtime.tiny_bundle import quadratic_graph
+from tests.test_cli import command
+
+QUICK = ("--chains", 200, "--batch", 4, "--threads", 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bundle and two score graphs made elsewhere, of which one is bent."""
+    made = tmp_path_factory.mktemp("cli-compare")
+    two_engines(made / "model.ebm")
+    onnx.save(quadratic_graph(), made / "same.onnx")
+    bent(made / "bent.onnx", 2.0)
+    np.save(made / "data.npy", np.zeros((4, 3), np.float32))
+    return made
+
+
+def test_writes_a_report_and_prints_a_table(folder: Path) -> None:
+    run = command(
+        "ebm-compare", "model.ebm", *QUICK, "--candidate", "same=same.onnx", "--out", "ok", "--require-pass", cwd=folder
+    )
+    assert run.returncode == 0, run.stderr
+    for said in ("ok/report.html", "fp32 onnxruntime", "reference", "same", "passes", "ms per step (batch 4)"):
+        assert said in run.stdout
+    assert "samples of FP32" in run.stderr
+    report = json.loads((folder / "ok/report.json").read_text())
+    assert report["schema_version"] == 1
+    assert [engine["name"] for engine in report["engines"]] == ["fp32 onnxruntime", "fp16 onnxruntime", "same"]
+    assert (folder / "ok/report.html").read_text().startswith("<!doctype html>")
+    kept = sorted(path.suffix for path in (folder / "ok/samples").iterdir())
+    assert kept and set(kept) == {".npy"}
+    assert not list((folder / "ok").glob("*.part"))
+
+
+def test_a_candidate_that_fails(folder: Path) -> None:
+    arguments = ("ebm-compare", "model.ebm", *QUICK, "--candidate", "bent=bent.onnx", "--out", "bad")
+    run = command(*arguments, "--json", cwd=folder)
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout)
+    assert report == json.loads((folder / "bad/report.json").read_text())
+    assert [line.partition(":")[0] for line in report["failures"]] == ["bent"]
+    run = command(*arguments, "--require-pass", cwd=folder)
+    assert run.returncode == 6
+    assert "error: 1 of 2 candidates fail: bent: " in run.stderr
+    assert "bent: " in run.stdout and "FAILS" in run.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments,code,said",
+    [
+        (("gone.ebm",), 3, "there is no bundle gone.ebm"),
+        (("model.ebm", "--precision", "int8"), 2, "--precision int8: nothing here runs it"),
+        (("model.ebm", "--candidate", "a=gone.onnx"), 3, "--candidate a: there is no file gone.onnx"),
+        (("model.ebm", "--gate", 1), 2, "gate: expected a number above 1"),
+        (("model.ebm", "--smallest-difference", 0), 2, "smallest_difference: expected a number above 0"),
+        (("model.ebm", "--data", "data.npy"), 2, "--data and --ood are needed together"),
+        (("model.ebm", "--cond", "obs=data.npy"), 2, "--cond obs: the model quadratic takes no conditioning input"),
+        (("model.ebm", "--features", "gone.onnx"), 3, "there is no feature network gone.onnx"),
+    ],
+)
+def test_what_cannot_be_done_is_said(arguments: tuple[object, ...], code: int, said: str, folder: Path) -> None:
+    run = command("ebm-compare", *arguments, "--out", "none", cwd=folder)
+    assert run.returncode == code, run.stderr
+    assert said in run.stderr
+    assert not (folder / "none").exists()
