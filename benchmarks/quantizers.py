@@ -33,10 +33,12 @@ from ebm_export.calibration.command import run_compare
 from ebm_export.calibration.compare_options import CompareOptions
 from ebm_export.calibration.conditions import conditions_for
 from ebm_export.calibration.states import record_states
-from ebm_export.exporter.command import ExportOptions, run_export
+from ebm_export.exporter.export import export_energy, gating_for
+from ebm_export.exporter.load import load_model
 from ebm_export.runtime import load
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.engine import Engine
+from ebm_export.runtime.errors import QualityGateError
 from ebm_export.runtime.gradient_scale import ScaledScore
 from ebm_export.runtime.start import start_states
 
@@ -111,7 +113,7 @@ def main() -> None:
         type=Path,
         nargs="?",
         default=ROOT / "examples/digits/model.pt",
-        help="archive of save_energy, or a bundle that holds fp32 and int8 for openvino",
+        help="archive of save_energy, or a bundle with fp32 and int8 for openvino and fp32 for onnx",
     )
     parser.add_argument("--out", type=Path, default=Path("quantizers"), help="folder to write to")
     parser.add_argument(
@@ -147,7 +149,6 @@ def main() -> None:
         CompareOptions(
             bundles=[bundle],
             backends=["openvino"],
-            precisions=["fp32", "int8"],
             candidates=[f"{form.name}=openvino:{path}" for form, path in files.items()],
             smallest_difference=options.smallest_difference,
             extra_rounds=0,
@@ -172,10 +173,16 @@ def main() -> None:
 
 
 def exported(model: Path, out: Path, target: str) -> Path:
-    """Exports a model in FP32 and, for OpenVINO, in INT8, judged by the gate as always."""
+    """Exports a model in FP32 and, for OpenVINO, in INT8, judged by the gate as `ebm-export` does; FP32 alone if it fails."""
     path = out / f"{model.stem}.{target}.ebm"
     precisions = ["fp32", "int8"] if target == "openvino" else ["fp32"]
-    run_export(ExportOptions(model, targets=[target], precisions=precisions, out=path, force=True), tell)
+    gating = gating_for(precisions, 1.25, smallest_difference=0.15, out=path)
+    try:
+        export_energy(
+            load_model(model), out=path, targets=[target], precisions=precisions, gating=gating, force=True, progress=tell
+        )  # fmt: skip
+    except QualityGateError as error:
+        print(error, file=sys.stderr)
     return path
 
 

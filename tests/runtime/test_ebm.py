@@ -275,7 +275,9 @@ class TestSeveralPrecisions:
             def close(self) -> None:
                 closed.append(self)
 
-        monkeypatch.setattr("ebm_export.runtime.artifact_engine.open_engine", lambda *a, **k: Second(lambda x: (x[:, 0], x)))
+        monkeypatch.setattr(
+            "ebm_export.runtime.artifact_engine.open_engine", lambda *a, **k: Second(lambda x: (x[:, 0], x))
+        )
         with pytest.raises(RuntimeError, match="no memory"):
             load(write_two_precisions(tmp_path / "m.ebm"), precision="int8:0-9,fp32:9-")
         assert opened[0] in closed
