@@ -350,12 +350,13 @@ def _speed(
 
 
 def _with_front(results: Sequence[EngineResult], batch: int) -> tuple[EngineResult, ...]:
-    """Marks the Pareto front of time and quality."""
+    """Marks the Pareto front of time and quality; the reference is the first of the results."""
+    # FP32 itself, judged with another seed, is so far off by chance: to be nearer than that is chance too.
+    chance = max(results[0].quality or 1.0, 1.0)
     costs: list[tuple[float, ...] | None] = []
     for result in results:
         step, off = result.step_time(batch), result.quality
-        # To be nearer to FP32 than FP32 is to itself is chance, and counts as being as near.
-        costs.append(None if step is None or off is None else (step.median, max(off, 1.0)))
+        costs.append(None if step is None or off is None else (step.median, max(off, chance)))
     return tuple(
         dataclasses.replace(result, front=front) for result, front in zip(results, pareto_front(costs), strict=True)
     )

@@ -20,6 +20,9 @@ __all__ = ["DATA_STEP", "States", "record_states"]
 DATA_STEP = -1
 """Step of a state that is real data and not a point of a chain."""
 
+_CALL = 64
+"""States in one engine call where the caller sets no limit, for those whose scale has to be found."""
+
 
 @dataclass(frozen=True)
 class States:
@@ -126,7 +129,8 @@ def record_states(
             progress(now.chains.start * now.steps + now.done * len(now.chains), now.n * now.steps)
         if now.done not in wanted:
             return
-        asked = now.state.position if watched.asked is None else watched.asked
+        # At the start of "noise-drift" nothing has been asked yet; what the engine remembers is of the batch before.
+        asked = now.state.position if now.grad_scale is None or watched.asked is None else watched.asked
         for row, chain in enumerate(now.chains):
             slot = slots.get((now.done, chain))
             if slot is not None:
@@ -148,9 +152,13 @@ def record_states(
     )
     number[len(slots) :] = chains + np.arange(len(extra))
     states = States(x, scale, step, number, kept)
-    _rescale_unasked(engine, states, config, len(slots))
-    for first in range(len(slots), total, max_batch or 64):
-        _add_data(engine, states, extra, conditions, len(slots), first, min(first + (max_batch or 64), total))
+    size = max_batch or _CALL
+    if config.order == "noise-drift":
+        starts = np.flatnonzero(step[: len(slots)] == 0)
+        for first in range(0, len(starts), size):
+            _rescale_unasked(engine, states, starts[first : first + size])
+    for first in range(len(slots), total, size):
+        _add_data(engine, states, extra, conditions, len(slots), first, min(first + size, total))
     return states
 
 
@@ -159,17 +167,13 @@ def _spread(length: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, length - 1, min(length, count)).round().astype(np.int64))
 
 
-def _rescale_unasked(engine: Engine, states: States, config: SamplerConfig, count: int) -> None:
-    """Gives a scale to the starts of "noise-drift", where nothing had been asked yet."""
-    if config.order != "noise-drift":
-        return
-    rows = np.flatnonzero(states.step[:count] == 0)
-    if len(rows):
-        inputs = states.inputs(rows)
-        score = ScaledScore(engine, {name: inputs[name] for name in states.cond})
-        score(inputs["x"])
-        assert score.scale is not None
-        states.grad_scale[rows] = score.scale
+def _rescale_unasked(engine: Engine, states: States, rows: np.ndarray) -> None:
+    """Gives a scale to starts of "noise-drift", where nothing had been asked yet."""
+    inputs = states.inputs(rows)
+    score = ScaledScore(engine, {name: inputs[name] for name in states.cond})
+    score(inputs["x"])
+    assert score.scale is not None
+    states.grad_scale[rows] = score.scale
 
 
 def _add_data(
@@ -177,13 +181,14 @@ def _add_data(
     states: States,
     data: np.ndarray,
     conditions: Mapping[str, np.ndarray],
-    chains: int,
+    before: int,
     first: int,
     stop: int,
 ) -> None:
+    """Writes rows first to stop; `before` states of chains stand in front of the data."""
     rows = np.arange(first, stop)
-    cond = {name: np.ascontiguousarray(array[(rows - chains) % len(array)]) for name, array in conditions.items()}
-    x = np.ascontiguousarray(data[first - chains : stop - chains], dtype=np.float32)
+    cond = {name: np.ascontiguousarray(array[(rows - before) % len(array)]) for name, array in conditions.items()}
+    x = np.ascontiguousarray(data[first - before : stop - before], dtype=np.float32)
     score = ScaledScore(engine, cond)
     score(x)
     states.x[rows], states.step[rows], states.grad_scale[rows] = x, DATA_STEP, score.scale

@@ -70,8 +70,9 @@ class Histogram:
         for channel, row in enumerate(rows):
             present = row[row != 0]
             self.zeros[channel] += row.size - present.size
-            places = np.floor((present.astype(np.float64) + self.reach) * (BINS / (2 * self.reach)))
-            self.counts[channel] += np.bincount(np.clip(places, 0, BINS - 1).astype(np.int64), minlength=BINS)
+            # A product with a power of two is exact; a sum with R would put small negative numbers on zero's other side.
+            places = np.floor(present.astype(np.float64) * (BINS / (2 * self.reach))).astype(np.int64) + BINS // 2
+            self.counts[channel] += np.bincount(np.clip(places, 0, BINS - 1), minlength=BINS)
 
     def _grow(self, largest: float) -> None:
         if largest == 0:

@@ -190,7 +190,7 @@ def trade_off(title: str, engines: Sequence[Point], *, gate: float, x_label: str
         taken.append((x - 9, y - 9, x + 9, y + 9))
     for engine in sorted(engines, key=lambda engine: -engine.x):
         x, y, text_width = across(engine.x), up(engine.y), 6.9 * len(engine.name)
-        left, base = _free_place(x, y, text_width, taken, width, height - _BOTTOM)
+        left, base = _free_place(x, y, text_width, taken, (_LEFT + 2, width - 2), height - _BOTTOM)
         if abs(base - 4 - y) > 9:  # far enough away to need a line to its point
             at = min(max(x, left), left + text_width)
             edge = base - 9 if base > y else base + 3
@@ -215,7 +215,7 @@ def forest(title: str, rows: Sequence[Interval], *, gate: float) -> str:
     for value, css in ((1.0, "one"), (gate, "gate")):
         at = across(value)
         drawn.append(f'<line class="{css}" x1="{at:.1f}" x2="{at:.1f}" y1="{top - 4}" y2="{height - 30:.1f}"/>')
-    drawn.append(f'<text class="gate-text" x="{across(gate):.1f}" y="{top - 8}" text-anchor="middle">'
+    drawn.append(f'<text class="gate-text" x="{min(across(gate), _WIDTH - 28):.1f}" y="{top - 8}" text-anchor="middle">'
                  f"gate {format_number(gate)}</text>")  # fmt: skip
     for index, row in enumerate(rows):
         y = top + row_height * (index + 0.5)
@@ -360,7 +360,7 @@ def _free_place(
     y: float,
     width: float,
     taken: list[tuple[float, float, float, float]],
-    right: float,
+    sides: tuple[float, float],
     bottom: float,
 ) -> tuple[float, float]:
     """A place for a name beside a point that covers nothing placed before; `taken` grows by it."""
@@ -373,7 +373,7 @@ def _free_place(
     best = places[0]
     for left, base in places:
         box = (left, base - 10, left + width, base + 3)
-        inside = box[0] >= 2 and box[2] <= right - 2 and box[1] >= _TOP and box[3] <= bottom
+        inside = sides[0] <= box[0] and box[2] <= sides[1] and box[1] >= _TOP and box[3] <= bottom
         if inside and not any(
             box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
         ):

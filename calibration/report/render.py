@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ..comparison import Comparison, EngineResult, ModelSummary
+from ..layer_precisions import LayerPrecision, Layers
 from ..metrics.score_fidelity import StageFidelity
 from ..verdict import MetricVerdict
 from .charts import Bar, Interval, Line, Point, bars, forest, histogram, lines, points, trade_off
@@ -375,16 +376,20 @@ def _modes_said(modes: tuple[int, ...], count: int) -> str:
 
 
 def _layers(comparison: Comparison) -> list[dict[str, Any]]:
-    found = []
+    """One entry for all artifacts of a bundle whose layers are alike."""
+    alike: dict[tuple[str, tuple[LayerPrecision, ...]], list[Layers]] = {}
     for layers in comparison.layers:
-        lowest = min(layers.counts, key=lambda precision: (_BITS.get(precision, 32), precision))
-        rows = [node for node in layers.nodes if node.precision != lowest]
-        parts = ", ".join(f"{count} in {precision}" for precision, count in layers.counts.items())
+        alike.setdefault((layers.bundle, layers.nodes), []).append(layers)
+    found = []
+    for (bundle, nodes), same in alike.items():
+        counts = same[0].counts
+        lowest = min(counts, key=lambda precision: (_BITS.get(precision, 32), precision))
+        parts = ", ".join(f"{count} in {precision}" for precision, count in counts.items())
         found.append(
             {
-                "name": f"{layers.bundle}: {layers.artifact}",
-                "text": f"{len(layers.nodes)} layers: {parts}.",
-                "rows": rows,
+                "name": f"{bundle}: {', '.join(layers.artifact for layers in same)}",
+                "text": f"{len(nodes)} layers: {parts}.",
+                "rows": [node for node in nodes if node.precision != lowest],
             }
         )
     return found

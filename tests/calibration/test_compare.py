@@ -107,6 +107,12 @@ class TestWhole:
         assert any(one.front for one in found.engines)
         assert [one.auroc for one in found.engines] == [1.0, 1.0, 1.0, None]
 
+    def test_nearer_than_fp32_to_itself_is_no_merit(self, whole: tuple[Comparison, CompareOptions]) -> None:
+        """The two faultless engines run the same graph, so at most the faster of them is on the front."""
+        faultless = [engine(whole[0], name) for name in ("fp32 onnxruntime", "fp16 onnxruntime")]
+        fastest = min(faultless, key=lambda one: one.latency[0].median)
+        assert [one.front for one in faultless] == [one is fastest for one in faultless]
+
     def test_says_why_there_is_no_energy(self, whole: tuple[Comparison, CompareOptions]) -> None:
         assert whole[0].power.startswith("no energy was measured: this device has neither")
         assert all(one.energy is None for one in whole[0].engines)

@@ -21,13 +21,17 @@ from torch import nn
 
 import ebm_export.exporter.targets.onnx as onnx_target
 from ebm_export.exporter import export, export_energy, make_energy
-from ebm_export.exporter.export import PRECISIONS
+from ebm_export.exporter.precision import LOW_TYPES
 from ebm_export.exporter.targets import TARGETS
 from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.errors import ContractError, EbmExportError, EngineMismatch, MissingBackend, UsageError
 
 CONFIG = SamplerConfig(steps=24, step_size=0.05, noise=0.01, bounds=(-2, 2), init="uniform")
+
+
+PLAIN = ("fp32", *LOW_TYPES)
+"""Precisions that need no calibration; test_calibrated.py has the others."""
 
 
 class Net(nn.Module):
@@ -57,14 +61,14 @@ EXAMPLE = torch.zeros(2, 1, 6, 6)
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("all") / "net.ebm"
-    return export(Net().eval(), EXAMPLE, out=out, targets=list(TARGETS), precisions=PRECISIONS, sampler=CONFIG)
+    return export(Net().eval(), EXAMPLE, out=out, targets=list(TARGETS), precisions=PLAIN, sampler=CONFIG)
 
 
 class TestEveryTarget:
     def test_all_engines_that_run_here_are_verified(self, everything: Path) -> None:
         bundle = Bundle(everything)
         statuses = {(a.target, a.precision): a.status for a in bundle.artifacts}
-        assert set(statuses) == {(target, precision) for target in TARGETS for precision in PRECISIONS}
+        assert set(statuses) == {(target, precision) for target in TARGETS for precision in PLAIN}
         for (target, _), status in statuses.items():
             assert status == ("built, not run" if target == "tensorrt" else "verified")
 
@@ -80,7 +84,7 @@ class TestEveryTarget:
         low, high = manifest["model"]["range"]["x"]
         assert -2 <= low < high <= 2
 
-    @pytest.mark.parametrize("precision", PRECISIONS)
+    @pytest.mark.parametrize("precision", PLAIN)
     @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
     def test_runtime_samples_from_it(self, everything: Path, backend: str, precision: str) -> None:
         with load(everything, backend=backend, precision=precision, threads=1) as ebm:
@@ -162,7 +166,8 @@ class TestRefused:
         [
             ({"targets": ["tpu"]}, "none called 'tpu'"),
             ({"precisions": ["fp8"]}, "none called 'fp8'"),
-            ({"precisions": ["int8"]}, "int8 is not available yet"),
+            ({"precisions": ["int8"], "gate": 0.9}, "gate: expected a number above 1, got 0.9"),
+            ({"precisions": ["int8"], "smallest_difference": 0}, "smallest_difference: expected a number above 0"),
             ({"batch": (4, 2, 8)}, "MIN <= OPT <= MAX"),
             ({"targets": []}, "at least one target"),
         ],

@@ -100,6 +100,13 @@ class TestText:
         text, _ = read(page)
         assert "<u>" not in page and name in text
 
+    def test_artifacts_with_the_same_layers_are_told_once(self) -> None:
+        found = made_comparison()
+        twin = dataclasses.replace(found.layers[0], artifact="score.int8.onnx")
+        text, _ = read(render_report(dataclasses.replace(found, layers=(*found.layers, twin))))
+        assert "digits: score.int8.openvino.xml, score.int8.onnx" in text
+        assert text.count("10 layers: 8 in int8, 2 in fp32") == 1
+
     def test_parts_that_were_not_measured_are_left_out(self) -> None:
         found = made_comparison()
         engines = tuple(

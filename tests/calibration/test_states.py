@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ebm_export.calibration.states import DATA_STEP, States, record_states
+from ebm_export.runtime import SamplerConfig
+from ebm_export.runtime.backends.function import FunctionEngine
+from ebm_export.runtime.errors import DivergenceError
+
+CONFIG = SamplerConfig(steps=40, step_size=0.1, noise=0.1)
+ORDERS = ("drift-noise", "noise-drift")
+
+
+def pulled(x: np.ndarray, centre: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """E = |x - centre|^2 / 2."""
+    away = x if centre is None else x - centre
+    return 0.5 * np.square(away).sum(1), away
+
+
+def record(folder: Path, config: SamplerConfig = CONFIG, **options: Any) -> States:
+    folder.mkdir()
+    settings = {"count": 60, "stages": 5, "chains": 24, "seed": 3, **options}
+    with FunctionEngine(pulled) as engine:
+        return record_states(engine, config, (3,), folder, **settings)
+
+
+def assert_same(one: States, other: States) -> None:
+    for name in ("x", "grad_scale", "step", "chain"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+    assert one.cond.keys() == other.cond.keys()
+    for name, array in one.cond.items():
+        np.testing.assert_array_equal(array, other.cond[name])
+
+
+class TestWhatIsKept:
+    def test_every_stage_gives_as_many(self, tmp_path: Path) -> None:
+        states = record(tmp_path / "s")
+        assert np.unique(states.step, return_counts=True)[0].tolist() == [0, 10, 20, 30, 40]
+        assert np.unique(states.step, return_counts=True)[1].tolist() == [12] * 5
+
+    def test_every_chain_gives_its_share(self, tmp_path: Path) -> None:
+        states = record(tmp_path / "s", count=72, stages=6)
+        assert np.unique(states.chain, return_counts=True)[1].tolist() == [3] * 24
+
+    def test_no_state_twice(self, tmp_path: Path) -> None:
+        states = record(tmp_path / "s", count=1000)  # more than there are
+        assert len(states) == 5 * 24
+        assert len(set(zip(states.step.tolist(), states.chain.tolist(), strict=True))) == len(states)
+
+    def test_short_chains_have_fewer_stages(self, tmp_path: Path) -> None:
+        assert np.unique(record(tmp_path / "s", CONFIG.replace(steps=2)).step).tolist() == [0, 1, 2]
+
+    def test_states_move_along_the_chain(self, tmp_path: Path) -> None:
+        states = record(tmp_path / "s")
+        sizes = [np.linalg.norm(states.x[states.step == step], axis=1).mean() for step in (0, 20, 40)]
+        assert sizes[0] > 2 * sizes[1] > 2 * sizes[2]
+
+    def test_arrays_are_mapped_files(self, tmp_path: Path) -> None:
+        states = record(tmp_path / "s", cond={"centre": np.zeros((1, 3), np.float32)})
+        for array in (states.x, states.grad_scale, states.step, states.chain, *states.cond.values()):
+            assert isinstance(array, np.memmap)
+        assert sum(path.stat().st_size for path in (tmp_path / "s").iterdir()) < 60 * (12 + 20 + 12) + 5 * 256
+
+
+@pytest.mark.parametrize("order", ORDERS)
+class TestReproducible:
+    def test_same_seed_same_states(self, tmp_path: Path, order: str) -> None:
+        config = CONFIG.replace(order=order)
+        assert_same(record(tmp_path / "a", config), record(tmp_path / "b", config))
+        assert (record(tmp_path / "c", config, seed=4).x != record(tmp_path / "d", config).x).all()
+
+    @pytest.mark.parametrize("max_batch", [1, 5, 12, 23])
+    def test_batches_change_nothing(self, tmp_path: Path, order: str, max_batch: int) -> None:
+        config = CONFIG.replace(order=order)
+        options = {
+            "cond": {"centre": np.linspace(-1, 1, 21, dtype=np.float32).reshape(7, 3)},
+            "data": np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32),
+        }
+        whole = record(tmp_path / "a", config, **options)
+        assert_same(record(tmp_path / "b", config, max_batch=max_batch, **options), whole)
+
+    def test_no_call_is_larger_than_a_batch(self, tmp_path: Path, order: str) -> None:
+        sizes: list[int] = []
+
+        def watched(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            sizes.append(len(x))
+            return pulled(x)
+
+        data = np.ones((30, 3), np.float32)
+        record_states(
+            FunctionEngine(watched),
+            CONFIG.replace(order=order),
+            (3,),
+            tmp_path,
+            chains=24,
+            seed=0,
+            max_batch=5,
+            data=data,
+        )
+        assert max(sizes) == 5
+
+    def test_scales_are_those_of_the_gradients_there(self, tmp_path: Path, order: str) -> None:
+        """The running scale follows the rms of the gradient; the first is found at the state itself."""
+        states = record(tmp_path / "s", CONFIG.replace(order=order))
+        sizes = states.grad_scale * np.sqrt(np.square(states.x).mean(1))
+        assert sizes[states.step == 0] == pytest.approx(1, rel=1e-5)
+        assert np.median(sizes) == pytest.approx(1, rel=0.3)
+        assert (sizes[states.step == 40] != 1).all()
+
+
+def test_noise_drift_keeps_the_noised_point(tmp_path: Path) -> None:
+    """One step of size one takes a quadratic to its minimum, so only the noised point is anywhere else."""
+    states = record(tmp_path / "s", SamplerConfig(steps=4, step_size=1.0, noise=0.3, order="noise-drift"))
+    assert (np.abs(states.x).max(1) > 0.01).all()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_conditions_follow_their_chain(tmp_path: Path, order: str) -> None:
+    centres = np.arange(21, dtype=np.float32).reshape(7, 3)
+    states = record(tmp_path / "s", CONFIG.replace(order=order, steps=200), cond={"centre": centres})
+    np.testing.assert_array_equal(states.cond["centre"], centres[states.chain % 7])
+    ends = states.step == 200
+    assert np.abs(states.x[ends] - states.cond["centre"][ends]).max() < 1.5
+
+
+class TestData:
+    DATA = np.linspace(1, 2, 300).reshape(100, 3)  # float64
+
+    def test_is_added_behind_with_scales_of_its_own(self, tmp_path: Path) -> None:
+        states = record(tmp_path / "s", data=self.DATA)
+        real = states.step == DATA_STEP
+        assert np.flatnonzero(real).tolist() == list(range(60, 75))  # a quarter of 60
+        np.testing.assert_array_equal(states.x[real][[0, -1]], self.DATA[[0, -1]].astype(np.float32))
+        sizes = states.grad_scale[real] * np.sqrt(np.square(states.x[real]).mean(1))
+        assert sizes == pytest.approx(1, rel=1e-5)
+        assert states.chain[real].tolist() == list(range(24, 39))
+
+    def test_leaves_the_chains_alone(self, tmp_path: Path) -> None:
+        alone = record(tmp_path / "a")
+        assert_same(record(tmp_path / "b", data=self.DATA).part(np.arange(60)), alone)
+
+    def test_few_are_taken_once(self, tmp_path: Path) -> None:
+        states = record(tmp_path / "s", data=self.DATA[:4])
+        np.testing.assert_array_equal(states.x[60:], self.DATA[:4].astype(np.float32))
+
+    def test_starts_chains_where_the_settings_say_so(self, tmp_path: Path) -> None:
+        start = np.full((1, 3), 5, np.float32)
+        states = record(tmp_path / "s", CONFIG.replace(init="data"), start=start)
+        assert (states.x[states.step == 0] == 5).all()
+
+
+class TestReading:
+    def test_batches_hold_every_state_in_order(self, tmp_path: Path) -> None:
+        states = record(tmp_path / "s", cond={"centre": np.zeros((1, 3), np.float32)})
+        batches = list(states.batches(16))
+        assert [len(batch["x"]) for batch in batches] == [16, 16, 16, 12]
+        for name, array in (("x", states.x), ("grad_scale", states.grad_scale), ("centre", states.cond["centre"])):
+            np.testing.assert_array_equal(np.concatenate([batch[name] for batch in batches]), array)
+        assert all(array.flags.c_contiguous for batch in batches for array in batch.values())
+
+    def test_a_part_is_in_memory(self, tmp_path: Path) -> None:
+        states = record(tmp_path / "s")
+        part = states.part(np.array([3, 50]))
+        assert not isinstance(part.x, np.memmap)
+        np.testing.assert_array_equal(part.step, [0, 40])
+        np.testing.assert_array_equal(part.x, states.x[[3, 50]])
+
+
+def test_progress_counts_chain_steps(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    record(tmp_path / "s", max_batch=10, progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert seen[-1] == (24 * 40, 24 * 40)
+
+
+def test_divergence_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DivergenceError):
+        record(tmp_path / "s", SamplerConfig(steps=200, step_size=1e3))

@@ -1,0 +1,220 @@
+"""INT8 and mixed exports: what is written, what the gate refuses, and what a killed search goes on from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ebm_export.calibration.quality_gate import QualityGate
+from ebm_export.calibration.verdict import GateResult
+from ebm_export.exporter import calibrated, export
+from ebm_export.exporter.energy import make_energy
+from ebm_export.exporter.export import export_energy, gating_for
+from ebm_export.exporter.mixed import _Trials
+from ebm_export.runtime import SamplerConfig, load
+from ebm_export.runtime.bundle import Bundle
+from ebm_export.runtime.errors import QualityGateError
+from ebm_export.runtime.verify_bundle import verify_bundle
+
+SHAPE = (2, 8, 8)
+CONFIG = SamplerConfig(steps=16, step_size=0.05, temperature=0.1)
+FEW = 0.5
+"""A smallest difference of half a standard deviation takes the fewest chains, 128."""
+
+
+class Residual(nn.Module):
+    """A residual net over a bowl: samples spread around its minima at a temperature of 0.1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(11)
+        self.stem = nn.Conv2d(2, 16, 3, padding=1)
+        self.first, self.second = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.down, self.head = nn.Conv2d(16, 24, 3, 2, 1), nn.Linear(24, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = F.silu(self.stem(x))
+        h = F.silu(h + self.second(F.silu(self.first(h))))
+        h = F.silu(self.down(h))
+        return 60 * self.head(h.mean((2, 3))).squeeze(1) + 0.5 * x.square().sum((1, 2, 3))
+
+
+def options(tmp_path: Path, **more: Any) -> dict[str, Any]:
+    return {"out": tmp_path / "net.ebm", "sampler": CONFIG, "smallest_difference": FEW, **more}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _fewer_states() -> Iterator[None]:
+    """A quarter of the states and chains serve for a net this small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrated, "_CHAINS", 256)
+        patch.setattr(calibrated, "_STATES", (256, 256))
+        yield
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """INT8 for every target, with the gate."""
+    folder = tmp_path_factory.mktemp("int8")
+    targets = ["onnx", "onnxruntime", "openvino", "tensorrt"]
+    more = options(folder, targets=targets, precisions=["fp32", "int8"])
+    return export(Residual().eval(), torch.randn(4, *SHAPE), **more)
+
+
+class TestInt8:
+    def test_every_target_is_written_and_judged_where_it_runs(self, bundle: Path) -> None:
+        status = {entry.path: entry.status for entry in Bundle(bundle).artifacts if entry.precision == "int8"}
+        assert status == {
+            "score.int8.onnx": "verified",
+            "score.int8.onnxruntime.onnx": "verified",
+            "score.int8.openvino.xml": "verified",
+            "score.int8.tensorrt.plan": "built, not run",
+        }
+        judged = {entry["path"]: entry for entry in Bundle(bundle).manifest.verification if "gate" in entry}
+        assert set(judged) == {path for path, said in status.items() if said == "verified"}
+        for entry in judged.values():
+            gate = GateResult.from_dict(entry["gate"])
+            assert gate.passed and gate.chains >= 128 and {"energy", "score gain"} <= {v.metric for v in gate.verdicts}
+
+    def test_gradients_are_close_and_not_float(self, bundle: Path) -> None:
+        x = np.random.default_rng(0).standard_normal((16, *SHAPE)).astype(np.float32)
+        with load(bundle, backend="openvino", precision="fp32") as exact:
+            _, wanted = exact.score(x)
+        for backend in ("onnxruntime", "openvino"):
+            with load(bundle, backend=backend, precision="int8") as ebm:
+                _, grad = ebm.score(x)
+            error = np.linalg.norm(grad - wanted) / np.linalg.norm(wanted)
+            assert 1e-4 < error < 0.05, backend  # INT8 it is, and a good one
+
+    def test_calibration_says_which_layers_and_why(self, bundle: Path) -> None:
+        said = json.loads((bundle / "calibration.json").read_text())
+        assert said["states"]["count"] >= 256
+        nodes = {entry["path"]: {node["name"]: node for node in entry["nodes"]} for entry in said["artifacts"]}
+        assert set(nodes) == {"score.int8.onnx", "score.int8.onnxruntime.onnx", "score.int8.openvino.xml"}
+        for path, layers in nodes.items():
+            assert "reads the state" in layers["stem/Conv"]["reason"], path
+            assert "writes the gradient" in layers["stem/grad/Conv"]["reason"], path
+            inside = [layer for layer in layers.values() if layer["precision"] == "int8"]
+            assert {layer["half"] for layer in inside} == {"forward", "gradient"}
+        # TensorRT takes symmetric grids alone, and builds from the ONNX file.
+        assert all(node["zero_point"] == 0 for node in nodes["score.int8.onnx"].values() if "zero_point" in node)
+        assert any(node["zero_point"] for node in nodes["score.int8.openvino.xml"].values() if "zero_point" in node)
+
+    def test_biases_stay_float_and_weights_are_int8(self, bundle: Path) -> None:
+        graph = onnx.load(bundle / "score.int8.onnx").graph
+        kinds = {value.name: value.data_type for value in graph.initializer}
+        made_by = {output: node for node in graph.node for output in node.output}
+        quantized = [node for node in graph.node if node.op_type == "Conv" and node.input[1] in made_by]
+        assert len(quantized) >= 5
+        for node in quantized:
+            weight = made_by[node.input[1]]
+            assert weight.op_type == "DequantizeLinear" and kinds[weight.input[0]] == onnx.TensorProto.INT8
+            assert len(node.input) < 3 or kinds[node.input[2]] == onnx.TensorProto.FLOAT
+
+    def test_a_device_checks_int8_against_what_was_measured(self, bundle: Path) -> None:
+        rows = {row["file"]: row for row in verify_bundle(bundle, precision="int8")}
+        assert rows["score.int8.openvino.xml"]["result"] == "passed"
+        assert "as where it was exported" in rows["score.int8.openvino.xml"]["note"]
+
+    def test_without_the_gate_it_is_not_called_verified(self, tmp_path: Path) -> None:
+        path = export(Residual().eval(), torch.randn(4, *SHAPE), **options(tmp_path, precisions=["int8"], gate=None))
+        (artifact,) = Bundle(path).artifacts
+        assert artifact.status == "run, not judged"
+
+    def test_a_graph_without_layers_is_refused(self, tmp_path: Path) -> None:
+        def bowl(x: torch.Tensor) -> torch.Tensor:
+            return x.square().sum(1)
+
+        more = options(tmp_path, precisions=["fp32", "int8"], sampler=SamplerConfig(steps=4, step_size=0.1))
+        with pytest.raises(QualityGateError, match="has no layer that would gain from INT8.*the others were written"):
+            export(bowl, torch.randn(4, 3), **more)
+        assert [artifact.precision for artifact in Bundle(tmp_path / "net.ebm").artifacts] == ["fp32"]
+
+
+class TestRefused:
+    def test_what_never_passes_ends_with_the_reason(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        honest = QualityGate.fidelity
+
+        def bent(self: QualityGate, engine: Any) -> Any:
+            import dataclasses
+
+            return tuple(dataclasses.replace(stage, gain=0.05, gain_error=1e-4) for stage in honest(self, engine))
+
+        monkeypatch.setattr(QualityGate, "fidelity", bent)
+        more = options(tmp_path, targets=["onnxruntime"], precisions=["fp32", "int8"])
+        with pytest.raises(
+            QualityGateError, match=r"int8 for onnxruntime fails the quality gate: score gain 0.05"
+        ) as caught:
+            export(Residual().eval(), torch.randn(4, *SHAPE), **more)
+        assert caught.value.exit_code == 6
+        assert [artifact.path for artifact in Bundle(tmp_path / "net.ebm").artifacts] == ["score.fp32.onnxruntime.onnx"]
+        assert sorted(path.name for path in (tmp_path / "net.ebm").iterdir()) == [
+            "golden.npz",
+            "manifest.json",
+            "score.fp32.onnxruntime.onnx",
+        ]
+
+
+class TestMixed:
+    def test_the_search_log_is_gone_when_the_export_is_done(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_Trials, "milliseconds", lambda self, assignment: 1e-4 + 1e-6 * assignment.kept)
+        path = export(
+            Residual().eval(),
+            torch.randn(4, *SHAPE),
+            **options(tmp_path, targets=["openvino", "tensorrt"], precisions=["mixed"]),
+        )
+        kinds = {(artifact.target, artifact.precision) for artifact in Bundle(path).artifacts}
+        assert {("openvino", "mixed"), ("tensorrt", "mixed"), ("onnx", "mixed"), ("openvino", "fp32")} <= kinds
+        assert not list(tmp_path.glob("*.search*"))
+        with load(path, backend="openvino", precision="mixed") as ebm:
+            assert np.isfinite(ebm.sample(4, seed=0)).all()
+
+    def test_a_killed_search_ends_with_the_same_choice(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[str] = []
+
+        def timed(self: _Trials, assignment: Any) -> float:
+            return 1e-4 + 1e-6 * assignment.kept
+
+        def judged(self: _Trials, assignment: Any) -> tuple[bool, str, dict[str, float]]:
+            asked.append(assignment.key)
+            if len(asked) == limit:
+                raise KeyboardInterrupt
+            return assignment.kept >= 2, "too coarse", {"energy": 2.0 - 0.5 * assignment.kept}
+
+        monkeypatch.setattr(_Trials, "milliseconds", timed)
+        monkeypatch.setattr(_Trials, "verdict", judged)
+        energy = make_energy(Residual().eval(), torch.randn(4, *SHAPE), sampler=CONFIG)
+
+        def run(name: str) -> Sequence[str]:
+            out = tmp_path / name
+            gating = gating_for(["mixed"], 1.25, smallest_difference=FEW, out=out)
+            report = export_energy(
+                energy, out=out, targets=["onnxruntime"], precisions=["mixed"], gating=gating, force=True
+            )
+            nodes = json.loads((report.path / "calibration.json").read_text())["artifacts"][0]["nodes"]
+            return [node["precision"] for node in nodes]
+
+        limit = 0
+        whole = run("whole.ebm")
+        every, limit = len(asked), 2
+        asked.clear()
+        with pytest.raises(KeyboardInterrupt):
+            run("killed.ebm")
+        assert not (tmp_path / "killed.ebm").exists()
+        assert list(tmp_path.glob("killed.ebm.search.*")), "the log is what the next run goes on from"
+        limit = 0
+        first = asked.copy()
+        assert run("killed.ebm") == whole
+        assert len(asked) == every + 1  # the trial that was killed is run again, no other
+        assert asked.count(first[0]) == 1
