@@ -82,10 +82,15 @@ class Reader(CalibrationDataReader):
 
 
 def by_onnxruntime(graph: Path, out: Path, states: list[Inputs]) -> Path:
-    """onnxruntime's static quantization with its defaults, after the preparation that it asks for."""
+    """onnxruntime's static quantization with its defaults, after the preparation that it asks for.
+
+    It calls the scale of a value V "V_scale", which for `grad` is the name of an input: so `grad` has another name meanwhile.
+    """
     prepared, path = out.with_suffix(".prepared.onnx"), out.with_suffix(".onnx")
-    quant_pre_process(str(graph), str(prepared))
+    onnx.save(renamed(onnx.load(graph), "grad", "dx"), path)
+    quant_pre_process(str(path), str(prepared))
     quantize_static(str(prepared), str(path), Reader(states), nodes_to_exclude=list(HOLDING))
+    onnx.save(renamed(onnx.load(path), "dx", "grad"), path)
     return path
 
 
@@ -231,17 +236,10 @@ def hold_scale(model: onnx.ModelProto) -> onnx.ModelProto:
     The scale then does nothing for the layers, as if the graph had no such input, and the graph is a score graph still.
     """
     graph = model.graph
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name == "grad_scale":
-                node.input[index] = "held.scale"
-        for index, name in enumerate(node.output):
-            if name == "grad":
-                node.output[index] = "held.grad"
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name == "grad":
-                node.input[index] = "held.grad"
+    for old, new in (("grad_scale", "held.scale"), ("grad", "held.grad")):
+        renamed(model, old, new)
+    for value in (*graph.input, *graph.output):
+        value.name = {"held.scale": "grad_scale", "held.grad": "grad"}.get(value.name, value.name)
     grad = next(output for output in graph.output if output.name == "grad")
     each = [-1, *[1] * (len(grad.type.tensor_type.shape.dim) - 1)]
     graph.initializer.extend(
@@ -263,6 +261,19 @@ def hold_scale(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(nodes)
     onnx.checker.check_model(model)
+    return model
+
+
+def renamed(model: onnx.ModelProto, old: str, new: str) -> onnx.ModelProto:
+    """Gives a value another name wherever it stands, in place."""
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == old:
+                    names[index] = new
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        if value.name == old:
+            value.name = new
     return model
 
 
