@@ -148,7 +148,14 @@ def export_command(
         ),
     ],
     target: Annotated[list[Target] | None, typer.Option(help="What to write; repeat for several.")] = None,
-    precision: Annotated[list[Precision] | None, typer.Option(help="Repeat for several; fp32 if left out.")] = None,
+    precision: Annotated[
+        list[Precision] | None,
+        typer.Option(
+            help="In what engines compute; repeat for several; fp32 if left out. int8 and mixed are calibrated on the "
+            "model's own chains and judged by their samples, which takes minutes. mixed picks what runs in INT8 by "
+            "measured time."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Bundle to write; MODEL with the ending .ebm if left out.")] = None,
     factory: Annotated[
         str | None, typer.Option("--model", help="pkg.mod:callable or file.py:callable that builds the module.")
@@ -182,28 +189,33 @@ def export_command(
     calibration_data: Annotated[
         Path | None,
         typer.Option(
-            help="FILE.npy [M, *S] with real data: INT8 is calibrated on it too, and chains start there with --init data."
+            help="FILE.npy [M, *S] with real data. INT8 needs none, as it is calibrated on chains; given, it is calibrated "
+            "on these too. With --init data, chains start there."
         ),
     ] = None,
     gate: Annotated[
         float | None,
         typer.Option(
-            help="Largest distance of an engine's samples from FP32's, in units of the distance between FP32's own samples "
-            "of two seeds. INT8 and mixed are judged with 1.25 if left out, FP16 and BF16 beside them; given, they always are.",
+            help="The quality gate, above 1: how far an engine's samples may be from FP32's, in units of the distance "
+            "between FP32 samples of two seeds. 1.25 if left out. Engines that fail are not written (exit code 6). It "
+            "judges int8 and mixed, and fp16 and bf16 if one of these two or this option is asked for.",
             min=1.0,
         ),
     ] = None,
-    no_gate: Annotated[bool, typer.Option("--no-gate", help="Write INT8 without judging its samples.")] = False,
+    no_gate: Annotated[bool, typer.Option("--no-gate", help="Write int8 without judging its samples.")] = False,
     smallest_difference: Annotated[
         float | None,
         typer.Option(
-            help="Shift of the energy that the gate should see, in its standard deviations; 0.15 if left out. It draws "
-            "18 / D^2 chains from FP32 and from each engine: 800.",
+            help="Shift of the energy that the gate should see, in standard deviations of the energy; 0.15 if left out. "
+            "Half of it takes four times as many chains: 800 of each engine for 0.15, 1800 for 0.1.",
             min=0.02,
         ),
     ] = None,
     search_seconds: Annotated[
-        float | None, typer.Option(help="Time after which the search for mixed begins no new trial.", min=0)
+        float | None,
+        typer.Option(
+            help="Time after which the search for mixed begins no new trial, and the best so far is taken.", min=0
+        ),
     ] = None,
     batch: Annotated[
         str, typer.Option(help="MIN:OPT:MAX batch of engines built for a range; 1:8:64 if left out.")

@@ -142,8 +142,8 @@ class CalibratedArtifacts:
         quantizer = self.quantizer(scheme)
         if not quantizer.default:
             raise QualityGateError(
-                f"int8 for {name}: the graph has no layer that would gain from INT8 (convolutions and products with "
-                "constant weights between the state and the gradient); use fp32, fp16 or bf16"
+                f"int8 for {name}: this energy has no layer that would gain from INT8, as convolutions and products with "
+                "weights do where they are a good part of the work; export it in fp32, fp16 or bf16"
             )
         kept: dict[str, str] = {}
         while True:
@@ -159,9 +159,9 @@ class CalibratedArtifacts:
                 for file in (artifact["path"], *artifact["files"]):
                     (folder / file).unlink()
                 raise QualityGateError(
-                    f"int8 for {name} fails the quality gate: {refused}; with the most sensitive layers kept in float32 "
-                    f"less than {_LEAST_SHARE:.0%} of the work would be left in INT8. Use mixed, fp16 or bf16, or look at "
-                    "it all the same with --no-gate"
+                    f"int8 for {name} fails the quality gate: {refused}. That is with {len(kept)} of {len(quantizer.default)} "
+                    f"layers kept in float32; with more, less than {_LEAST_SHARE:.0%} of the work would be in INT8. Export "
+                    "mixed, bf16 or fp16, or add --no-gate to have it written as it is"
                 )
             kept |= {layer: f"{why}; with it in INT8: {refused}" for layer, why in more.items()}
             self.tell(f"{refused}: keeping {len(kept)} of {len(quantizer.default)} layers in float32", 0, 0)
@@ -200,7 +200,7 @@ class CalibratedArtifacts:
             bent = [verdict for verdict in gate.score_verdicts(gate.fidelity(engine)) if not verdict.passed]
             if bent:
                 said = ", ".join(f"{verdict.metric} {verdict.value:.4f}" for verdict in bent)
-                return f"{said}, {gate.rules.bias_limit:g} passes", None
+                return f"{said}, at most {gate.rules.bias_limit:g} passes", None
             result = gate.judge(artifact["path"], engine)
         return "" if result.passed else result.reason, result
 

@@ -58,13 +58,15 @@ def write_mixed(
     """
     if artifacts.rules is None or artifacts.gate is None:
         raise QualityGateError(
-            "mixed precision is chosen by the quality gate, so it cannot be had with --no-gate; use int8 there"
+            "mixed needs the quality gate, which is what chooses its layers: leave --no-gate out, or export int8 with it"
         )
     scheme = scheme_of(name)
     quantizer = artifacts.quantizer(scheme)
     order = [entry.layer.name for entry in artifacts.sensitivities(scheme)]
     if not order:
-        raise QualityGateError(f"mixed for {name}: the graph has no layer that would gain from INT8")
+        raise QualityGateError(
+            f"mixed for {name}: this energy has no layer that would gain from INT8; export it in fp32, fp16 or bf16"
+        )
     with tempfile.TemporaryDirectory(dir=artifacts.scratch) as scratch:
         trials = _Trials(artifacts, name, order, Path(scratch))
         subject = _subject(artifacts, name, order, artifacts.rules)
@@ -89,7 +91,10 @@ def write_mixed(
         )
     if found.assignment is None:
         kept = "" if log is None else f" (what was tried is in {log}; remove it to search anew)"
-        raise QualityGateError(f"mixed for {name}: {found.reason}{kept}")
+        raise QualityGateError(
+            f"mixed for {name}: nothing passes the quality gate and is faster than float32, so fp32 is the choice; the "
+            f"search ended with: {found.reason}{kept}"
+        )
     choice = found.assignment
     out = {
         entry.layer.name: f"alone it moves the gradient by {entry.error:.1%}; the search kept {choice.kept} of {len(order)}"
@@ -150,7 +155,8 @@ class _Trials:
             else:
                 bent = [verdict for verdict in gate.score_verdicts(gate.fidelity(engine)) if not verdict.passed]
                 if bent:
-                    return False, "; ".join(f"{each.metric} {each.value:.4f}" for each in bent), {}
+                    said = ", ".join(f"{each.metric} {each.value:.4f}" for each in bent)
+                    return False, f"{said}, at most {gate.rules.bias_limit:g} passes", {}
             result = gate.judge(assignment.key, last, schedule)
         self.results[assignment.key] = result
         return result.passed, result.reason, {each.metric: each.ratio for each in result.verdicts}
