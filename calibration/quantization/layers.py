@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import onnx_ir as ir
 
 __all__ = ["Layer", "find_layers"]
@@ -120,7 +119,7 @@ def _channel_axis(node: ir.Node) -> int:
 def _macs(node: ir.Node) -> int:
     weight, out = node.inputs[1], node.outputs[0]
     assert weight is not None and weight.const_value is not None
-    size = int(np.prod(weight.const_value.shape))
+    size = weight.const_value.size
     shape = [] if out.shape is None else [_for_one_sample(n) for n in out.shape]
     places = math.prod(shape[:1] + shape[2:]) if node.op_type == "Conv" else math.prod(shape[:-1])
     return size * places

@@ -36,7 +36,7 @@ class LayerShape:
             return cls()
         weight = node.inputs[1]
         assert weight is not None and weight.const_value is not None
-        kernel = tuple(int(n) for n in weight.const_value.shape)[2:]
+        kernel = weight.const_value.numpy().shape[2:]
         rank = len(kernel)
 
         def numbers(name: str, default: int, count: int) -> tuple[int, ...]:
@@ -76,9 +76,10 @@ def patches(values: np.ndarray, shape: LayerShape, most: int, generator: np.rand
     total = len(values) * int(np.prod(counts))
     chosen = np.arange(total) if total <= most else generator.choice(total, most, replace=False)
     places = np.unravel_index(chosen, (len(values), *counts))
-    index = _tap_positions(places[1:], shape, rank)
+    batch = places[0].reshape(-1, *[1] * rank)
     # [rows, C, *kernel]: the batch and spatial indices are advanced ones, the channels a slice between them
-    taken = padded[(places[0].reshape(-1, *[1] * rank), slice(None), *index)]
+    index: tuple[np.ndarray | slice, ...] = (batch, slice(None), *_tap_positions(places[1:], shape, rank))
+    taken = padded[index]
     taken = np.moveaxis(taken, -1, 1)
     channels = values.shape[1] // shape.groups
     return [
