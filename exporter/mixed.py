@@ -88,7 +88,9 @@ def write_mixed(
             progress=artifacts.tell,
         )
         if found.assignment is not None and found.assignment.key not in trials.results:
-            trials.verdict(found.assignment)  # judged before a kill; the log has the answer, the manifest wants it whole
+            trials.verdict(
+                found.assignment
+            )  # judged before a kill; the log has the answer, the manifest wants it whole
     if found.assignment is None:
         kept = "" if log is None else f" (what was tried is in {log}; remove it to search anew)"
         raise QualityGateError(f"mixed for {name}: {found.reason}{kept}")
