@@ -23,6 +23,11 @@ _DTYPES = {
 }
 _HINT = "quantize the bundle's own score.fp32 graph, and keep its inputs and outputs as they are"
 
+_TAKEN_NAME = (
+    "the quantizer gave the scale of the output grad the name of the input grad_scale: leave the operation that makes "
+    "grad in float (nodes_to_exclude)"
+)
+
 
 @dataclass(frozen=True)
 class _Port:
@@ -109,7 +114,10 @@ def _onnx_ports(path: Path) -> tuple[dict[str, _Port], dict[str, _Port]]:
     try:
         session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base
-        raise LoadError(f"onnxruntime cannot load {path}: {str(error).strip().splitlines()[0]}") from error
+        text = str(error).strip().splitlines()[0]
+        # onnxruntime's quantizer calls the scale of a tensor T "T_scale"; that of "grad" is then the input's name.
+        hint = f"; {_TAKEN_NAME}" if "initializer grad_scale" in text else ""
+        raise LoadError(f"onnxruntime cannot load {path}: {text}{hint}") from error
     return _named(session.get_inputs()), _named(session.get_outputs())
 
 

@@ -21,6 +21,8 @@ __all__ = ["Assignment", "Found", "Trials", "search"]
 _TAILS = (16, 8, 4, 2)
 """A tail of float32 steps is one of these parts of the chain."""
 
+_NOTHING_JUDGED = "time ran out before anything was judged"
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -146,7 +148,7 @@ class _Run:
 
     def _entry(self, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if key not in self._log.trials:
-            if self._deadline is not None and time.monotonic() > self._deadline:
+            if self._deadline is not None and time.monotonic() >= self._deadline:
                 raise _OutOfTimeError
             if self._progress is not None:
                 self._progress(f"searching: {key}", len(self._log.trials), 0)
@@ -160,7 +162,7 @@ class _Best:
     def __init__(self, float_milliseconds: float) -> None:
         self.milliseconds = float_milliseconds
         self._assignment: Assignment | None = None
-        self._last_reason = "nothing was faster than float32"
+        self._last_reason: str | None = None
 
     def enter(self, assignment: Assignment, milliseconds: float) -> None:
         self._assignment, self.milliseconds = assignment, milliseconds
@@ -170,7 +172,10 @@ class _Best:
 
     def found(self, *, complete: bool) -> Found:
         if self._assignment is None:
-            reason = self._last_reason if complete else f"time ran out; {self._last_reason}"
+            if complete:
+                reason = self._last_reason or "nothing was faster than float32"
+            else:
+                reason = f"time ran out; {self._last_reason}" if self._last_reason else _NOTHING_JUDGED
             return Found(None, float("inf"), reason, complete)
         return Found(self._assignment, self.milliseconds, "the fastest that passed the gate", complete)
 

@@ -29,6 +29,7 @@ class SearchLog:
         self.trials: dict[str, dict[str, Any]] = {}
         if path is None:
             return
+        subject = json.loads(json.dumps(subject))  # with what JSON turns into something else, such as tuples
         lines = _read(path)
         if lines and lines[0] == {"subject": subject}:
             self.trials = {line["key"]: line for line in lines[1:] if "key" in line}

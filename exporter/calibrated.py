@@ -20,6 +20,7 @@ from ..calibration.sensitivity import Sensitivity, measure_sensitivity
 from ..calibration.states import States, record_states
 from ..calibration.verdict import GateResult
 from ..runtime.backends import backend_of, open_engine
+from ..runtime.backends.openvino import OpenVinoEngine
 from ..runtime.config import SamplerConfig
 from ..runtime.engine import Engine
 from ..runtime.errors import QualityGateError
@@ -151,6 +152,7 @@ class CalibratedArtifacts:
             self.tell(f"judging {artifact['path']}", 0, 0)
             refused, result = self._verdict(artifact, folder)
             if not refused:
+                self.note_int8(artifact, folder)
                 return Calibrated(artifact, quantizer.describe(int8, kept), result)
             more = self._most_harmful(scheme, kept)
             if more is None:
@@ -177,6 +179,17 @@ class CalibratedArtifacts:
             precision=artifact["precision"],
             options=artifact["options"],
         )
+
+    def note_int8(self, artifact: Artifact, folder: Path) -> None:
+        """Writes into an artifact's note how much of it its engine runs in INT8, where the engine can tell."""
+        if artifact["target"] != "openvino":
+            return
+        with self.open(artifact, folder) as engine:
+            assert isinstance(engine, OpenVinoEngine)
+            engine.run(self.states.inputs(slice(0, self.batch[1])))
+            low, total = engine.int8_layers
+        said = f"OpenVINO runs {low} of {total} convolutions and matrix products in INT8"
+        artifact["note"] = "; ".join(filter(None, [artifact["note"], said]))
 
     def _verdict(self, artifact: Artifact, folder: Path) -> tuple[str, GateResult | None]:
         """Why the gate refuses an artifact, or "", and what it found; the score is asked first, as it needs no samples."""

@@ -102,6 +102,7 @@ def write_mixed(
     }
     int8 = [layer for layer in order if layer not in out]
     artifact = artifacts.write(name, folder, quantizer, int8, "mixed", choice.other)
+    artifacts.note_int8(artifact, folder)
     schedule = ""
     if choice.tail:
         turn = artifacts.config.steps - choice.tail

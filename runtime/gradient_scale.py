@@ -128,10 +128,11 @@ class ScaledScore:
         """The scale of the first call, and the engine's answer with it."""
         scale = np.ones(len(x), dtype=np.float32)
         answer = self._run(x, scale)
-        size = np.zeros(len(x))
+        size: np.ndarray = np.zeros(len(x))
         for _ in range(_TRIES):
             # One that is still too large after it was divided by its own size was clipped.
-            scale = first_scale(scale, answer["grad"]) / np.where(size > _SETTLED[1], _OVERSHOOT, 1).astype(np.float32)
+            clipped = np.where(size > _SETTLED[1], 1 / _OVERSHOOT, 1.0)
+            scale = np.asarray(first_scale(scale, answer["grad"]) * clipped, np.float32)
             answer = self._run(x, scale)
             size = _rms(answer["grad"])
             if ((size >= _SETTLED[0]) & (size <= _SETTLED[1])).all():

@@ -29,6 +29,8 @@ _FITTED_STATES = 512
 """States that weights are fitted to, spread over all; a convolution finds many rows in each."""
 _ROWS_PER_INPUT = 4
 """Rows of a layer's input that its moments are taken from, for each number in a row: enough for moments of full rank."""
+_LEAST_ROWS = 4096
+"""Rows in any case, where there are as many: weights fitted to 24 rows of 6 numbers were 7 % worse than nearest on others."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _values(
 def _row_size(node: ir.Node) -> int:
     weight = node.inputs[1]
     assert weight is not None and weight.const_value is not None
-    shape = [int(n) for n in weight.const_value.shape]
+    shape = weight.const_value.numpy().shape
     if node.op_type == "Conv":
         return int(np.prod(shape[1:]))
     transposed = "transB" in node.attributes and node.attributes["transB"].as_int()
@@ -172,7 +174,9 @@ def _gather(
         for layer in layers
     }
     batches = -(-len(states) // batch)
-    most = {layer.name: -(-_ROWS_PER_INPUT * _row_size(nodes[layer.name]) // batches) for layer in layers}
+    most = {
+        layer.name: -(-max(_LEAST_ROWS, _ROWS_PER_INPUT * _row_size(nodes[layer.name])) // batches) for layer in layers
+    }
     taps = Taps(proto, [layer.activation for layer in layers], threads)
     for index, values in enumerate(_values(taps, states, batch, "fitting weights", progress)):
         for layer in layers:

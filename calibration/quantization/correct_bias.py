@@ -58,7 +58,6 @@ def correct_bias(
         return corrected
     exact = Taps(ir.to_proto(model), [layer.output for layer in layers], threads)
     for turn in range(_ROUNDS):
-        # Where a MatMul's correction is an Add of its own, the product's name holds what it gave before.
         rough = Taps(
             ir.to_proto(insert_int8(model, layers, grids, corrected)),
             [layer.output for layer in layers],
@@ -70,9 +69,7 @@ def correct_bias(
         for inputs in states.batches(batch):
             wanted, got = exact.run(inputs), rough.run(inputs)
             for layer in layers:
-                error = _channel_means(got[layer.output] - wanted[layer.output], layer.op)  # [B, N]
-                if layer.op == "MatMul" and (held := corrected[layer.name].correction) is not None:
-                    error = error + held
+                error = _channel_means(got[layer.output] - wanted[layer.output], layer.op, len(inputs["x"]))  # [B, N]
                 sums[layer.name] += error.sum(axis=0)
                 squares[layer.name] += (error**2).sum(axis=0)
             done += len(inputs["x"])
@@ -88,8 +85,13 @@ def correct_bias(
     return corrected
 
 
-def _channel_means(values: np.ndarray, op: str) -> np.ndarray:
-    """[B, N] float64: the mean of each sample's output channels over all places."""
-    if op == "Conv":
-        return np.asarray(values.reshape(*values.shape[:2], -1).mean(axis=2, dtype=np.float64))
-    return np.asarray(values.reshape(len(values), -1, values.shape[-1]).mean(axis=1, dtype=np.float64))
+def _channel_means(values: np.ndarray, op: str, states: int) -> np.ndarray:
+    """[B, N] float64: the mean of each state's output channels over all places.
+
+    A layer may see places as rows ([B * T, N]); where the rows cannot be told apart by state, each state gets the mean of all.
+    """
+    last = np.moveaxis(values, 1, -1) if op == "Conv" else values
+    rows = last.reshape(-1, last.shape[-1])
+    if len(rows) % states:
+        return np.tile(rows.mean(axis=0, dtype=np.float64), (states, 1))
+    return np.asarray(rows.reshape(states, -1, rows.shape[1]).mean(axis=1, dtype=np.float64))

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..states import DATA_STEP, States
+from .insert import corrected_name
 from .layers import Layer
 from .taps import Taps
 
@@ -34,8 +35,8 @@ def correct_score(
 
         1 / factor = sum_k w_k (sum <q, f> / sum <f, f>)    over the stages k, with the inner sums over a stage's states,
 
-    f and q being the output in float32 and in the INT8 graph, both divided by the gradient scale, of each layer between
-    which and `grad` no other lies. That is the gain that the gate looks at, for each of these layers.
+    f and q being the output in float32 and in the INT8 graph, both divided by the gradient scale, of each layer of the
+    gradient half between which and `grad` no other lies. That is the gain that the gate looks at, for each of these layers.
 
     *Mean.* A constant c is subtracted from `grad`, number by number of x: the one with the smallest
 
@@ -55,7 +56,8 @@ def correct_score(
         batch: states in one call.
         threads: threads of one call.
     """
-    _lengthen(model, quantized, [layer for layer in layers if layer.writes_grad], states, batch, threads)
+    last = [layer for layer in layers if layer.writes_grad and layer.half == "gradient"]
+    _lengthen(model, quantized, last, states, batch, threads)
     _center(model, quantized, states, batch, threads)
 
 
@@ -86,12 +88,12 @@ def _lengthen(
 def _relative_length(lengths: np.ndarray, products: np.ndarray, states: States) -> float:
     """1 + gain over all stages, from the sums [M] of the states."""
     end = max(int(states.step.max()), 1)
-    total = weight = 0.0
+    total, weight = 0.0, 0.0
     for step in np.unique(states.step):
         rows = states.step == step
         if lengths[rows].sum() > 0:
-            share = _weight(step, end) * np.count_nonzero(rows)
-            total += share * products[rows].sum() / lengths[rows].sum()
+            share = float(_weight(step, end)) * np.count_nonzero(rows)
+            total += share * float(products[rows].sum() / lengths[rows].sum())
             weight += share
     return total / weight if weight else 1.0
 
@@ -162,6 +164,10 @@ def _scale(graph: ir.Graph, node: ir.Node, factor: float) -> None:
         _multiply(graph, node, 1, factor)
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         _multiply(graph, node, 2, factor)
+    if node.op_type == "MatMul":
+        for use in node.outputs[0].uses():
+            if use.node.name == corrected_name(node):
+                _multiply(graph, use.node, 1, factor)
 
 
 def _multiply(graph: ir.Graph, node: ir.Node, index: int, factor: float) -> None:
@@ -171,6 +177,8 @@ def _multiply(graph: ir.Graph, node: ir.Node, index: int, factor: float) -> None
     node.replace_input_with(
         index, _constant(graph, array, f"{node.name}.{'bias' if index == 2 else 'weight'}.lengthened")
     )
+    if not held.uses():
+        del graph.initializers[str(held.name)]
 
 
 def _subtract(graph: ir.Graph, mean: np.ndarray) -> None:
@@ -180,7 +188,7 @@ def _subtract(graph: ir.Graph, mean: np.ndarray) -> None:
     assert producer is not None
     node = ir.node("Sub", [grad, _constant(graph, mean[None], "grad.mean_error")], name="grad.centered")
     out = node.outputs[0]
-    out.dtype, out.shape = grad.dtype, grad.shape
+    out.dtype, out.shape = ir.DataType.FLOAT, grad.shape
     graph.insert_after(producer, node)
     graph.outputs[list(graph.outputs).index(grad)] = out
     grad.name, out.name = "grad.uncentered", "grad"

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from .grid import Grid
 from .layers import Layer
 
-__all__ = ["IntWeights", "insert_int8"]
+__all__ = ["IntWeights", "corrected_name", "insert_int8"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ def insert_int8(
     """A copy of a float32 score graph in which some layers read INT8 inputs and INT8 weights.
 
     1. The input of each layer goes through QuantizeLinear and DequantizeLinear, one pair for all layers that read it.
-    2. Its weights are stored as int8 and go through DequantizeLinear along the output channels; zero points are 0.
+    2. Its weights are stored as int8 and go through DequantizeLinear along the output channels; zero points are 0. The
+       float ones leave the file where no other node reads them.
     3. An Add that joins the result of such a layer with a tensor that is quantized anyway reads that tensor on its
        grid as well, so that an engine can add inside the convolution. The addition is then as coarse as the layer
        beside it, no coarser.
@@ -55,6 +56,8 @@ def insert_int8(
     graph = copy.graph
     nodes = {node.name: node for node in graph}
     pairs: dict[str, ir.Value] = {}
+    results: set[ir.Node] = set()
+    floats = {layer.weight for layer in layers}
     for layer in layers:
         node = nodes[layer.name]
         source = node.inputs[0]
@@ -64,13 +67,19 @@ def insert_int8(
         node.replace_input_with(0, pairs[source.name])
         node.replace_input_with(1, _weights(graph, node, layer, weights[layer.name]))
         correction = weights[layer.name].correction
-        if correction is not None:
-            _correct(graph, node, correction)
-    quantized = {nodes[layer.name] for layer in layers}
+        results.add(node if correction is None else _correct(graph, node, correction))
     for node in list(graph):
         if node.op_type == "Add":
-            _quantize_beside(node, quantized, pairs)
+            _quantize_beside(node, results, pairs)
+    for name in floats:
+        if not graph.initializers[name].uses():
+            del graph.initializers[name]
     return copy
+
+
+def corrected_name(node: ir.Node) -> str:
+    """Name of the Add that corrects a MatMul; its second input is the correction."""
+    return f"{node.name}.corrected"
 
 
 def _pair(graph: ir.Graph, source: ir.Value, grid: Grid) -> ir.Value:
@@ -101,21 +110,26 @@ def _weights(graph: ir.Graph, node: ir.Node, layer: Layer, stored: IntWeights) -
     return up.outputs[0]
 
 
-def _correct(graph: ir.Graph, node: ir.Node, correction: np.ndarray) -> None:
-    """Adds [N] to a layer's output: in its bias where it has one, else as a bias, or in an Add after a MatMul."""
+def _correct(graph: ir.Graph, node: ir.Node, correction: np.ndarray) -> ir.Node:
+    """Adds [N] to a layer's output: in its bias where it has one, else as a bias, or in an Add after a MatMul.
+
+    Returns:
+        the node that gives the layer's output now.
+    """
     if node.op_type == "MatMul":
         out = node.outputs[0]
         constant = _constant(graph, correction.astype(np.float32), f"{node.name}.correction")
-        add = ir.node("Add", [out, constant], name=f"{node.name}.corrected")
-        add.outputs[0].name, add.outputs[0].dtype, add.outputs[0].shape = add.name, ir.DataType.FLOAT, out.shape
+        add = ir.node("Add", [out, constant], name=corrected_name(node))
+        # The sum takes the product's name: whoever looks for the layer's output finds what the layer gives.
+        add.outputs[0].name, out.name = out.name, f"{out.name}.uncorrected"
+        add.outputs[0].dtype, add.outputs[0].shape = ir.DataType.FLOAT, out.shape
         graph.insert_after(node, add)
         uses = [(use.node, use.idx) for use in out.uses() if use.node is not add]
         for user, index in uses:
             user.replace_input_with(index, add.outputs[0])
         if out.is_graph_output():
             graph.outputs[list(graph.outputs).index(out)] = add.outputs[0]
-            add.outputs[0].name, out.name = out.name, f"{out.name}.uncorrected"
-        return
+        return add
     held = node.inputs[2] if len(node.inputs) > 2 else None
     bias = np.zeros(len(correction), np.float32)
     if held is not None:
@@ -126,13 +140,14 @@ def _correct(graph: ir.Graph, node: ir.Node, correction: np.ndarray) -> None:
     if len(node.inputs) < 3:
         node.resize_inputs(3)
     node.replace_input_with(2, value)
+    return node
 
 
 def _quantize_beside(node: ir.Node, quantized: Collection[ir.Node], pairs: Mapping[str, ir.Value]) -> None:
     """Rule 3 of `insert_int8`, for one Add."""
     for index, value in enumerate(node.inputs):
         other = node.inputs[1 - index]
-        if value is None or other is None or value.name not in pairs:
+        if value is None or other is None or value.name is None or value.name not in pairs:
             continue
         if other.producer() in quantized:
             node.replace_input_with(index, pairs[value.name])

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import onnx_ir as ir
 
 __all__ = ["Layer", "find_layers"]
@@ -25,6 +24,7 @@ class Layer:
         channel_axis: axis of the weights that runs over output channels.
         half: "gradient" for a layer whose result depends on grad_scale, "forward" for the others.
         macs: multiplications for one sample.
+        reads_scale: what it reads depends on grad_scale and on no other input.
         reads_state: no other layer lies between the graph's inputs and this one.
         writes_grad: no other layer lies between this one and the output `grad`.
         module: the user's module that it belongs to, "" for the model itself.
@@ -38,6 +38,7 @@ class Layer:
     channel_axis: int
     half: Literal["forward", "gradient"]
     macs: int
+    reads_scale: bool
     reads_state: bool
     writes_grad: bool
     module: str
@@ -46,7 +47,8 @@ class Layer:
 def find_layers(model: ir.Model) -> list[Layer]:
     """Finds the layers of a score graph, in the order in which they run.
 
-    1. Conv whose kernel, and Gemm or MatMul whose second operand, is an initializer of at least two dimensions.
+    1. Conv whose kernel, and Gemm or MatMul whose second operand, is an initializer of at least two dimensions, and
+       whose bias, where it has one, is an initializer as well.
     2. Products of two computed tensors (attention) and anything else are no layers: they stay as they are.
 
     Args:
@@ -55,6 +57,7 @@ def find_layers(model: ir.Model) -> list[Layer]:
     graph = model.graph
     found: dict[ir.Node, Layer] = {}
     from_scale = _descendants(next(value for value in graph.inputs if value.name == "grad_scale"))
+    from_others = set().union(*(_descendants(value) for value in graph.inputs if value.name != "grad_scale"))
     layers = {node for node in graph if _has_weights(node)}
     behind = _nodes_behind(layers)  # what depends on a layer
     before = _nodes_before(layers)  # what a layer depends on
@@ -74,11 +77,18 @@ def find_layers(model: ir.Model) -> list[Layer]:
             channel_axis=_channel_axis(node),
             half="gradient" if node in from_scale else "forward",
             macs=_macs(node),
+            reads_scale=node in from_scale and node not in from_others,
             reads_state=producer is None or (producer not in layers and producer not in behind),
             writes_grad=_reaches_grad(node) and node not in before,
-            module=node.name.rsplit("/", 1)[0].removesuffix("/grad").removesuffix("grad"),
+            module=_module(node.name, gradient=node in from_scale),
         )
     return list(found.values())
+
+
+def _module(name: str, *, gradient: bool) -> str:
+    """The module in a node's name: module/kind in the forward half, module/grad/kind in the other."""
+    parts = name.split("/")[:-1]
+    return "/".join(parts[:-1] if gradient and parts[-1:] == ["grad"] else parts)
 
 
 def _has_weights(node: ir.Node) -> bool:
@@ -86,6 +96,9 @@ def _has_weights(node: ir.Node) -> bool:
         return False
     weight = node.inputs[1]
     if weight is None or weight.const_value is None or node.inputs[0] is None:
+        return False
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None and bias.const_value is None:
         return False
     if node.op_type == "Gemm":
         attributes = node.attributes
@@ -106,10 +119,17 @@ def _channel_axis(node: ir.Node) -> int:
 def _macs(node: ir.Node) -> int:
     weight, out = node.inputs[1], node.outputs[0]
     assert weight is not None and weight.const_value is not None
-    size = int(np.prod(weight.const_value.shape))
-    shape = [] if out.shape is None else [n if isinstance(n, int) else 1 for n in out.shape]
-    places = math.prod(shape[2:]) if node.op_type == "Conv" else math.prod(shape[1:-1])
+    size = weight.const_value.numpy().size
+    shape = [] if out.shape is None else [_for_one_sample(n) for n in out.shape]
+    places = math.prod(shape[:1] + shape[2:]) if node.op_type == "Conv" else math.prod(shape[:-1])
     return size * places
+
+
+def _for_one_sample(size: int | ir.SymbolicDim) -> int:
+    """A dimension at batch 1: that of [B * T, N] is T, which is written "5*B"."""
+    if isinstance(size, int):
+        return size
+    return math.prod(int(factor) for factor in str(size.value).split("*") if factor.strip().isdigit())
 
 
 def _descendants(value: ir.Value) -> set[ir.Node]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -36,7 +37,7 @@ class LayerShape:
             return cls()
         weight = node.inputs[1]
         assert weight is not None and weight.const_value is not None
-        kernel = tuple(int(n) for n in weight.const_value.shape)[2:]
+        kernel = weight.const_value.numpy().shape[2:]
         rank = len(kernel)
 
         def numbers(name: str, default: int, count: int) -> tuple[int, ...]:
@@ -76,9 +77,10 @@ def patches(values: np.ndarray, shape: LayerShape, most: int, generator: np.rand
     total = len(values) * int(np.prod(counts))
     chosen = np.arange(total) if total <= most else generator.choice(total, most, replace=False)
     places = np.unravel_index(chosen, (len(values), *counts))
-    index = _tap_positions(places[1:], shape, rank)
+    index: tuple[Any, ...] = (places[0].reshape(-1, *[1] * rank), slice(None))
+    index += tuple(_tap_positions(places[1:], shape, rank))
     # [rows, C, *kernel]: the batch and spatial indices are advanced ones, the channels a slice between them
-    taken = padded[(places[0].reshape(-1, *[1] * rank), slice(None), *index)]
+    taken = padded[index]
     taken = np.moveaxis(taken, -1, 1)
     channels = values.shape[1] // shape.groups
     return [

@@ -110,6 +110,8 @@ class Quantizer:
         total = sum(other.macs for other in self.layers)
         if layer.macs < _SMALL * total:
             return f"{layer.macs / max(total, 1):.2%} of the work: nothing to gain"
+        if layer.reads_scale:
+            return "reads a multiple of the gradient scale, which grows by orders of magnitude along a chain"
         if layer.macs <= _BORDER * total:
             if layer.reads_state:
                 return "reads the state, which one step of a grid would move as far as the noise does"

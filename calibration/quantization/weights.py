@@ -22,6 +22,7 @@ __all__ = ["Moments", "channel_scales", "round_nearest", "round_to_inputs"]
 _LIMIT = 127
 _CHUNK = 1024
 """Rows that are multiplied at once: a few at a time would spend the time on adding up results."""
+_SMALLEST_SCALE = 2.0**-100
 _SHARES = np.linspace(0.6, 1.0, 21)  # of the largest weight of a channel that are tried as the end of its grid
 _DAMPING = 0.01  # of the mean diagonal of the second moments; the value of the paper
 
@@ -78,7 +79,8 @@ def channel_scales(weights: np.ndarray) -> np.ndarray:
         error = ((round_nearest(weights, candidate) * candidate[:, None] - weights) ** 2).sum(axis=1)
         better = error < best
         best, scales = np.where(better, error, best), np.where(better, candidate, scales)
-    return np.asarray(scales, np.float32)
+    # Decayed weights end as denormal numbers, which engines take for zero; a scale must stay above it.
+    return np.maximum(scales, _SMALLEST_SCALE).astype(np.float32)
 
 
 def round_nearest(weights: np.ndarray, scales: np.ndarray) -> np.ndarray:
@@ -88,6 +90,8 @@ def round_nearest(weights: np.ndarray, scales: np.ndarray) -> np.ndarray:
 
 def round_to_inputs(weights: np.ndarray, scales: np.ndarray, moments: Moments) -> np.ndarray:
     """Returns INT8 numbers whose products with the layer's inputs on their grid are close to the layer's own.
+
+    A row keeps the numbers of `round_nearest` where those are closer: greedy rounding and damping promise nothing.
 
     Args:
         weights: [N, K].
@@ -123,4 +127,13 @@ def round_to_inputs(weights: np.ndarray, scales: np.ndarray, moments: Moments) -
         rest[stop:] -= upper[start:stop, stop:].T @ errors
     back = np.empty_like(numbers)
     back[order] = numbers
-    return np.ascontiguousarray(back.T)
+    fitted, nearest = np.ascontiguousarray(back.T), round_nearest(weights, scales)
+    better = _errors(fitted, weights, scales, moments) <= _errors(nearest, weights, scales, moments)
+    return np.where(better[:, None], fitted, nearest)
+
+
+def _errors(numbers: np.ndarray, weights: np.ndarray, scales: np.ndarray, moments: Moments) -> np.ndarray:
+    """[N] float64: sum over the inputs of (q y - w x)^2 for each row, less the sum of (w x)^2."""
+    q, w = numbers * scales[:, None].astype(np.float64), weights.astype(np.float64)
+    squares = np.einsum("nk,nk->n", q @ moments.rounded.astype(np.float64), q)
+    return np.asarray(squares - 2 * np.einsum("nk,nk->n", w @ moments.crossed.astype(np.float64), q))

@@ -20,6 +20,7 @@ _KEPT_SHAPES = 4  # compiled models kept, one per batch size: the three sizes of
 _ARITHMETIC = frozenset(
     ["Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq", "ScaledDotProductAttention"]
 )
+_EIGHT_BITS = frozenset({"i8", "u8"})
 _BOOKKEEPING = frozenset({"Const", "Convert", "Input", "Output", "Reorder", "Reshape"})
 
 
@@ -177,18 +178,27 @@ class OpenVinoEngine(Engine):
         Read from the compiled graph, so it also tells what a hint turned into: on a CPU without FP16 arithmetic
         "f16" becomes BF16 or float32. A graph without such an operation answers for all its operations.
         """
-        if not self._bound:
-            raise RuntimeError("executed_precision is known after the first run")
-        compiled = next(reversed(self._bound.values())).request.get_compiled_model()
-        arithmetic, other = set(), set()
-        for operation in compiled.get_runtime_model().get_ops():
-            info = operation.get_rt_info()
-            layer, precision = info["layerType"].astype(str), info["runtimePrecision"].astype(str)
-            if layer in _ARITHMETIC:
-                arithmetic.add(precision)
-            elif layer not in _BOOKKEEPING:
-                other.add(precision)
+        executed = self._executed("executed_precision")
+        arithmetic = {precision for layer, precision in executed if layer in _ARITHMETIC}
+        other = {precision for layer, precision in executed if layer not in _BOOKKEEPING}
         return "+".join(sorted(arithmetic or other))
+
+    @property
+    def int8_layers(self) -> tuple[int, int]:
+        """How many convolutions and matrix products of the last batch read 8-bit numbers, and how many there are.
+
+        Read from the compiled graph: a Q/DQ pair that the plugin did not fuse into its layer does not count.
+        """
+        arithmetic = [precision for layer, precision in self._executed("int8_layers") if layer in _ARITHMETIC]
+        return sum(precision in _EIGHT_BITS for precision in arithmetic), len(arithmetic)
+
+    def _executed(self, asked: str) -> list[tuple[str, str]]:
+        """(kind, precision) of each layer that the last batch ran."""
+        if not self._bound:
+            raise RuntimeError(f"{asked} is known after the first run")
+        compiled = next(reversed(self._bound.values())).request.get_compiled_model()
+        infos = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
+        return [(info["layerType"].astype(str), info["runtimePrecision"].astype(str)) for info in infos]
 
 
 def _chains_products(model: Any) -> bool:

@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 import openvino
 import pytest
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
 from ebm_export.calibration.candidate import (
     bundle_candidates,
@@ -38,6 +40,45 @@ def bundle_of(path: Path, *names: str) -> Bundle:
         np.savez(folder / "golden.npz", allow_pickle=False, **golden_data())
         write_manifest(folder, manifest_entries(entries))
     return Bundle(path)
+
+
+def layered_graph(weight: np.ndarray) -> onnx.ModelProto:
+    """E(x) = 0.5 * |x W|^2 over x [B, 3]; dE/dx = x W W^T."""
+    node, port = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    number = onnx.TensorProto.FLOAT
+    constants = {
+        "weight": weight,
+        "transposed": np.ascontiguousarray(weight.T),
+        "half": np.array(0.5, np.float32),
+        "axis": np.array([1], np.int64),
+    }
+    graph = onnx.helper.make_graph(
+        [
+            node("MatMul", ["x", "weight"], ["layer"]),
+            node("Mul", ["layer", "layer"], ["square"]),
+            node("ReduceSum", ["square", "axis"], ["sum"], keepdims=0),
+            node("Mul", ["sum", "half"], ["energy"]),
+            node("Unsqueeze", ["grad_scale", "axis"], ["column"]),
+            node("Mul", ["layer", "column"], ["backward"]),
+            node("MatMul", ["backward", "transposed"], ["grad"], name="last"),
+        ],
+        "score",
+        [port("x", number, ["B", 3]), port("grad_scale", number, ["B"])],
+        [port("energy", number, ["B"]), port("grad", number, ["B", 3])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+
+
+class Reader(CalibrationDataReader):
+    """Gives the quantizer its calibration data, one state at a time."""
+
+    def __init__(self, states: np.ndarray) -> None:
+        self._rows = iter(states)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        row = next(self._rows, None)
+        return None if row is None else {"x": row[None], "grad_scale": np.ones(1, np.float32)}
 
 
 class TestBundleCandidates:
@@ -110,6 +151,32 @@ class TestExternal:
             assert len(candidate.fingerprint) == (2 if text.startswith("ir") else 1)  # the .bin beside it
             with candidate.open(threads=1) as ebm:
                 np.testing.assert_allclose(ebm.score(x, centre=x - 1)[1], 1)
+
+    @pytest.mark.parametrize("place", ["", "openvino:"])
+    def test_what_onnxruntimes_quantizer_makes_of_a_score_graph(self, place: str, tmp_path: Path) -> None:
+        weight = np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)
+        onnx.save(layered_graph(weight), tmp_path / "score.onnx")
+        states = np.random.default_rng(0).standard_normal((64, 3)).astype(np.float32)
+        quantize_static(
+            tmp_path / "score.onnx",
+            tmp_path / "int8.onnx",
+            Reader(states),
+            quant_format=QuantFormat.QDQ,
+            nodes_to_exclude=["last"],
+        )
+        candidate = external_candidate(f"ort={place}{tmp_path}/int8.onnx", bundle_of(tmp_path / "a.ebm"))
+        with candidate.open(threads=1) as ebm:
+            grad = ebm.score(states)[1]
+        exact = states @ weight @ weight.T
+        error = np.linalg.norm(grad - exact) / np.linalg.norm(exact)
+        assert 1e-4 < error < 0.1  # INT8 did the arithmetic, and did it on the right graph
+
+    def test_a_quantizer_that_takes_the_name_of_an_input(self, tmp_path: Path) -> None:
+        weight = np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)
+        onnx.save(layered_graph(weight), tmp_path / "score.onnx")
+        quantize_static(tmp_path / "score.onnx", tmp_path / "int8.onnx", Reader(np.ones((4, 3), np.float32)))
+        with pytest.raises(LoadError, match="the quantizer gave the scale of the output grad the name of the input"):
+            external_candidate(f"ort={tmp_path}/int8.onnx", bundle_of(tmp_path / "a.ebm"))
 
     @pytest.mark.parametrize("text", ["own.onnx", "=own.onnx", "name="])
     def test_another_form(self, text: str, tmp_path: Path) -> None:

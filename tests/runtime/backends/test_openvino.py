@@ -215,6 +215,15 @@ class TestExecutedPrecision:
         ):
             _ = engine.executed_precision
 
+    def test_a_float_graph_has_no_layer_in_int8(self, tmp_path: Path, precision: str) -> None:
+        with OpenVinoEngine(write(tmp_path, precision), precision=precision, threads=1) as engine:
+            with pytest.raises(RuntimeError, match="int8_layers is known after the first run"):
+                _ = engine.int8_layers
+            engine.run(batch_of(2))
+            low, total = engine.int8_layers
+            assert low == 0
+            assert total > 0
+
 
 class TestErrors:
     def test_unknown_option(self) -> None:

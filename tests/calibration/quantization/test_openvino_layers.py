@@ -1,0 +1,128 @@
+"""What OpenVINO makes of an INT8 score graph: read from its compiled model, not from ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from torch import nn
+
+from ebm_export.calibration.quantization.calibrate import Scheme
+from ebm_export.calibration.quantization.correct_score import correct_score
+from ebm_export.calibration.quantization.quantizer import Quantizer
+from ebm_export.calibration.states import States, record_states
+from ebm_export.exporter.energy import make_energy
+from ebm_export.exporter.targets import target
+from ebm_export.runtime import SamplerConfig
+from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
+from ebm_export.runtime.backends.openvino import OpenVinoEngine
+from tests.exporter.referee import score_graph
+
+from .graphs import error, run
+
+Activation = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Block(nn.Module):
+    def __init__(self, channels: int, activation: Activation) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.activation = activation
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return h + self.b(self.activation(self.a(self.activation(h))))
+
+
+class Residual(nn.Module):
+    """8 convolutions forward and 8 back: the first and its gradient stay in float, as does the head."""
+
+    def __init__(self, activation: Activation, channels: int = 16) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, channels, 3, padding=1)
+        self.blocks = nn.Sequential(*(Block(channels, activation) for _ in range(2)))
+        self.down = nn.Conv2d(channels, channels, 4, 2, 1)
+        self.last = Block(channels, activation)
+        self.head = nn.Linear(channels, 1)
+        self.activation = activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.last(self.down(self.blocks(self.first(x))))
+        return self.head(self.activation(h).mean((2, 3))).squeeze(1)
+
+
+@pytest.fixture(scope="module", params=["relu", "silu"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    """(float graph, INT8 graph, states, quantizer)."""
+    torch.manual_seed(0)
+    model = score_graph(make_energy(Residual(getattr(nn.functional, request.param)).eval(), torch.randn(2, 1, 16, 16)))
+    folder = tmp_path_factory.mktemp(request.param)
+    onnx.save(ir.to_proto(model), folder / "float.onnx")
+    config = SamplerConfig(steps=20, step_size=1.0, noise=0.01)
+    with OnnxRuntimeEngine(folder / "float.onnx", precision="fp32", threads=1) as engine:
+        states = record_states(engine, config, (1, 16, 16), folder, count=64, stages=8, chains=32, seed=0)
+    quantizer = Quantizer(model, states, Scheme(), threads=1)
+    int8 = quantizer.model(quantizer.default)
+    correct_score(model, int8, quantizer.layers, states, threads=1)
+    return model, int8, states, quantizer
+
+
+def test_the_default_keeps_the_border_in_float(made) -> None:
+    quantizer: Quantizer = made[3]
+    kept = [layer.name for layer in quantizer.layers if layer.name not in quantizer.default]
+    assert kept == ["first/Conv", "head/Gemm", "head/grad/MatMul", "first/grad/Conv"]
+    said = {entry["name"]: entry for entry in quantizer.describe(quantizer.default, {})}
+    assert said["first/Conv"]["reason"].startswith("reads the state")
+    assert said["first/grad/Conv"]["reason"].startswith("writes the gradient")
+    assert "nothing to gain" in said["head/Gemm"]["reason"]
+    assert said["down/Conv"]["precision"] == "int8"
+    assert said["down/Conv"]["reason"].startswith("range ")
+
+
+def test_every_chosen_convolution_runs_in_int8_and_no_add_is_left_alone(made, tmp_path: Path) -> None:
+    """14 of 16 convolutions and 14 of 18 layers.
+
+    The residual Add is not fused as a sum into the convolution: the plugin compiles it into one elementwise kernel
+    ("Subgraph") together with the activation and the QuantizeLinear behind it, which reads float32 from the convolution
+    and writes u8 where nothing else reads the sum.
+    """
+    _, int8, states, quantizer = made
+    artifact = target("openvino").write(ir.to_proto(int8), tmp_path, precision="int8", batch=(1, 8, 8))
+    with OpenVinoEngine(tmp_path / artifact["path"], precision="int8", threads=1) as engine:
+        engine.run(states.inputs(slice(0, 8)))
+        assert engine.int8_layers == (len(quantizer.default), len(quantizer.layers)) == (14, 18)
+        compiled = next(reversed(engine._bound.values())).request.get_compiled_model()
+        layers = {
+            operation.get_friendly_name(): {key: value.astype(str) for key, value in operation.get_rt_info().items()}
+            for operation in compiled.get_runtime_model().get_ops()
+        }
+    convolutions = [info["runtimePrecision"] for info in layers.values() if info["layerType"] == "Convolution"]
+    assert sorted(convolutions) == ["f32"] * 2 + ["u8"] * 14
+    alone = [name for name, info in layers.items() if info["layerType"] in ("Eltwise", "Add", "FakeQuantize")]
+    assert not alone
+    adds = [info for info in layers.values() if any(n.endswith("/Add") for n in info["originalLayersNames"].split(","))]
+    assert {info["layerType"] for info in adds} == {"Subgraph"}
+
+
+def test_both_engines_agree_and_are_close_to_float32(made, tmp_path: Path) -> None:
+    model, int8, states, _ = made
+    inputs = states.inputs(slice(0, 64, 4))
+    wanted, got = run(model, inputs), run(int8, inputs)
+    artifact = target("openvino").write(ir.to_proto(int8), tmp_path, precision="int8", batch=(1, 8, 8))
+    with OpenVinoEngine(tmp_path / artifact["path"], precision="int8", threads=1) as engine:
+        other = {name: array.copy() for name, array in engine.run(inputs).items()}
+    assert error(wanted["energy"], got["energy"]) < 0.02
+    assert error(wanted["grad"], got["grad"]) < 0.15  # masks flip and weights are random, so nothing averages
+    # Sums in another order put a number on the other side of a rounding now and then.
+    assert error(got["grad"], other["grad"]) < 0.05
+    assert error(got["energy"], other["energy"]) < 0.01
+
+
+def test_states_are_those_of_chains(made) -> None:
+    states: States = made[2]
+    assert len(states) == 64
+    assert np.unique(states.step)[-1] == 20

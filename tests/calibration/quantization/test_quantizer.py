@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from ebm_export.calibration.metrics.score_fidelity import score_fidelity
+from ebm_export.calibration.quantization.calibrate import Scheme
+from ebm_export.calibration.quantization.quantizer import Quantizer
+
+from .graphs import conv_net, error, perceptron, run, states_for
+
+
+@pytest.fixture(scope="module")
+def quantizer() -> Quantizer:
+    model = conv_net()
+    return Quantizer(model, states_for(model, 64), Scheme(), threads=1)
+
+
+def test_the_border_stays_in_float_where_it_is_small(quantizer: Quantizer) -> None:
+    assert quantizer.default == {"a", "b", "gr", "gb"}
+
+
+def test_the_border_runs_in_int8_where_it_is_most_of_the_work() -> None:
+    model = perceptron(widths=(40, 16))
+    assert Quantizer(model, states_for(model, 32), Scheme(), threads=1).default == {"h", "f", "p1", "grad"}
+
+
+def test_any_choice_of_layers(quantizer: Quantizer) -> None:
+    model = conv_net()
+    inputs = states_for(model, 8, seed=1).inputs(slice(None))
+    wanted = run(model, inputs)
+    for chosen in ({"a"}, {"h", "grad"}, {layer.name for layer in quantizer.layers}):
+        made = quantizer.model(chosen)
+        assert sum(node.op_type == "QuantizeLinear" for node in made.graph) == len(chosen)
+        assert 0 < error(wanted["grad"], run(made, inputs)["grad"]) < 0.15
+
+
+def test_nothing_in_int8_is_the_graph_itself(quantizer: Quantizer) -> None:
+    inputs = states_for(conv_net(), 8).inputs(slice(None))
+    np.testing.assert_array_equal(run(quantizer.model([]), inputs)["grad"], run(conv_net(), inputs)["grad"])
+    assert [node.name for node in quantizer.model([]).graph] == [node.name for node in conv_net().graph]
+
+
+def test_corrections_are_kept_where_they_help() -> None:
+    """Ranges that clip a third of what comes make an error that is the same everywhere."""
+    model = conv_net()
+    few = states_for(model, 64, spread=1.0)
+    found = Quantizer(model, few, Scheme(observer="percentile"), threads=1)
+    fresh = states_for(model, 64, seed=5).inputs(slice(None))
+    wanted = run(model, fresh)["grad"]
+    corrected = score_fidelity(wanted, run(found.model(found.default), fresh)["grad"])
+    plain = Quantizer(model, few, Scheme(observer="percentile"), threads=1)
+    plain._weights = plain.calibration.weights
+    before = score_fidelity(wanted, run(plain.model(plain.default), fresh)["grad"])
+    if found.corrected:
+        assert corrected.gain**2 + corrected.bias**2 < before.gain**2 + before.bias**2
+    else:
+        assert corrected == before
+
+
+def test_few_states_make_no_corrections() -> None:
+    model = conv_net()
+    assert not Quantizer(model, states_for(model, 4), Scheme(), threads=1).corrected
+
+
+def test_description(quantizer: Quantizer) -> None:
+    said = {entry["name"]: entry for entry in quantizer.describe({"a", "gb"}, {"b": "it harms"}, "bf16")}
+    assert list(said) == ["h", "a", "b", "gr", "gb", "grad"]
+    assert {name: entry["precision"] for name, entry in said.items()} == {
+        "h": "bf16", "a": "int8", "b": "bf16", "gr": "bf16", "gb": "int8", "grad": "bf16",
+    }  # fmt: skip
+    assert said["a"]["reason"].startswith("range -")
+    assert said["b"]["reason"] == "it harms"
+    assert said["gr"]["reason"] == "not chosen"
+    assert said["h"]["reason"].startswith("reads the state")
+    assert (said["a"]["signed"], said["gb"]["signed"]) == (False, True)
+    assert "scale" not in said["b"]
+
+
+def test_a_graph_without_layers() -> None:
+    from .graphs import graph
+
+    model = graph(
+        """score (float[B, 3] x, float[B] grad_scale) => (float[B] energy, float[B, 3] grad) {
+            q = Mul (x, x)  energy = ReduceSum <keepdims: int = 0> (q, last)
+            s = Unsqueeze (grad_scale, last)  d = Add (x, x)  grad = Mul (d, s)
+        }""",
+        {"last": np.array([1])},
+    )
+    found = Quantizer(model, states_for(model, 8), Scheme(), threads=1)
+    assert not found.default
+    assert not found.corrected
+    assert [node.op_type for node in found.model([]).graph] == [node.op_type for node in model.graph]
+    assert isinstance(found.model([]), ir.Model)

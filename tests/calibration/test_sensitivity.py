@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ebm_export.calibration.metrics.score_fidelity import score_fidelity
+from ebm_export.calibration.quantization.calibrate import Scheme
+from ebm_export.calibration.quantization.quantizer import Quantizer
+from ebm_export.calibration.sensitivity import Sensitivity, measure_sensitivity
+from tests.calibration.quantization.graphs import conv_net, run, states_for
+
+
+@pytest.fixture(scope="module")
+def measured() -> list[Sensitivity]:
+    model = conv_net()
+    states = states_for(model, 32)
+    quantizer = Quantizer(model, states, Scheme(), threads=1)
+    return measure_sensitivity(model, quantizer, quantizer.layers, states, batch=7, threads=1)
+
+
+def test_one_entry_for_each_layer_with_all_stages(measured: list[Sensitivity]) -> None:
+    assert [entry.layer.name for entry in measured] == ["h", "a", "b", "gr", "gb", "grad"]
+    assert all([stage.step for stage in entry.stages] == [0, 10, 20, 30] for entry in measured)
+    assert all(0 < entry.error < 0.2 and entry.systematic < entry.error for entry in measured)
+
+
+def test_numbers_are_those_of_a_layer_alone(measured: list[Sensitivity]) -> None:
+    model = conv_net()
+    states = states_for(model, 32)
+    quantizer = Quantizer(model, states, Scheme(), threads=1)
+    first = states.inputs(states.step == 0)
+    wanted = score_fidelity(run(model, first)["grad"], run(quantizer.model({"gr"}), first)["grad"])
+    stage = measured[3].stages[0]
+    assert (stage.gain, stage.relative_error) == pytest.approx((wanted.gain, wanted.relative_error), rel=1e-3)
+
+
+def test_figures_are_rms_over_the_stages(measured: list[Sensitivity]) -> None:
+    entry = measured[0]
+    assert entry.error == pytest.approx(np.sqrt(np.mean([stage.relative_error**2 for stage in entry.stages])))
+    assert entry.systematic == pytest.approx(
+        np.sqrt(np.mean([stage.gain**2 + stage.bias**2 for stage in entry.stages]))
+    )
+
+
+def test_stages_of_one_state_are_left_out() -> None:
+    model = conv_net()
+    states = states_for(model, 5, stages=4)  # two at the first two stages, one at the third
+    quantizer = Quantizer(model, states, Scheme(), threads=1)
+    seen: list[tuple[str, int, int]] = []
+    (found,) = measure_sensitivity(
+        model, quantizer, quantizer.layers[:1], states, threads=1, progress=lambda *now: seen.append(now)
+    )
+    assert [stage.step for stage in found.stages] == [0, 10]
+    assert seen == [("measuring what each layer does to the score", 0, 1)]
