@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ebm_export.calibration.quality_gate import QualityGate
+from ebm_export.calibration.quality_gate import GateRules, QualityGate
 from ebm_export.calibration.verdict import GateResult
 from ebm_export.exporter import calibrated, export
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.export import export_energy, gating_for
 from ebm_export.exporter.mixed import _Trials
 from ebm_export.runtime import SamplerConfig, load
+from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.errors import QualityGateError
 from ebm_export.runtime.verify_bundle import verify_bundle
@@ -40,12 +41,14 @@ class Residual(nn.Module):
         self.stem = nn.Conv2d(2, 16, 3, padding=1)
         self.first, self.second = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
         self.down, self.head = nn.Conv2d(16, 24, 3, 2, 1), nn.Linear(24, 1)
+        for conv in (self.stem, self.first, self.second, self.down):
+            conv.weight.data *= 2  # so that the net pulls about as hard as the bowl
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = F.silu(self.stem(x))
         h = F.silu(h + self.second(F.silu(self.first(h))))
         h = F.silu(self.down(h))
-        return 60 * self.head(h.mean((2, 3))).squeeze(1) + 0.5 * x.square().sum((1, 2, 3))
+        return 80 * self.head(h.mean((2, 3))).squeeze(1) + 0.5 * x.square().sum((1, 2, 3))
 
 
 def options(tmp_path: Path, **more: Any) -> dict[str, Any]:
@@ -141,6 +144,25 @@ class TestInt8:
 
 
 class TestRefused:
+    @pytest.mark.parametrize("layer", ["first/Conv", "first/grad/Conv"])
+    def test_an_engine_with_the_scales_of_one_layer_doubled(self, bundle: Path, tmp_path: Path, layer: str) -> None:
+        opened = Bundle(bundle)
+        damaged = onnx.load(bundle / "score.int8.onnx")
+        (scales,) = (value for value in damaged.graph.initializer if value.name == f"{layer}.weight.scale")
+        doubled = 2 * onnx.numpy_helper.to_array(scales)
+        scales.CopyFrom(onnx.numpy_helper.from_array(doubled, scales.name))
+        onnx.save(damaged, tmp_path / "damaged.onnx")
+        rules = GateRules(smallest_difference=FEW)
+        with (
+            OnnxRuntimeEngine(bundle / "score.fp32.onnx", precision="fp32") as exact,
+            OnnxRuntimeEngine(bundle / "score.int8.onnx", precision="int8") as whole,
+            OnnxRuntimeEngine(tmp_path / "damaged.onnx", precision="int8") as engine,
+        ):
+            gate = QualityGate(exact, opened.model, opened.sampler, rules)
+            assert gate.judge("whole", whole).passed
+            refused = gate.judge("damaged", engine)
+        assert not refused.passed and "score" in refused.reason
+
     def test_what_never_passes_ends_with_the_reason(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         honest = QualityGate.fidelity
 
