@@ -272,7 +272,7 @@ class CalibratedArtifacts:
         order = self.sensitivities(scheme)
         chosen = [entry for entry in order if entry.layer.name not in kept][: max(1, len(kept))]
         out = {*kept, *(entry.layer.name for entry in chosen)}
-        total = sum(layer.macs for layer in quantizer.layers)
+        total = quantizer.work
         left = sum(
             layer.macs for layer in quantizer.layers if layer.name in quantizer.default and layer.name not in out
         )

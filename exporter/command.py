@@ -61,7 +61,9 @@ class ExportOptions:
         if path is None:
             return self
         found = {key.replace("-", "_"): value for key, value in _read(path).items()}
-        settings = {name: found.pop(name) for name in SamplerConfig.field_names() if name in found}
+        # `sampler` at the top is the table or the file of the settings; which sampler it is stands in there.
+        plain = [name for name in SamplerConfig.field_names() if name != "sampler"]
+        settings = {name: found.pop(name) for name in plain if name in found}
         table = found.pop("sampler", {})
         if isinstance(table, str):
             table = _read(Path(table))

@@ -218,7 +218,7 @@ def export_energy(
         cond = {
             name.removeprefix("cond."): rows[0] for name, rows in (golden or {}).items() if name.startswith("cond.")
         }
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".calibrating-") as scratch:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # gone with the folder if we are killed
             written = write_artifacts(
                 plan,
                 models,

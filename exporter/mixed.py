@@ -89,6 +89,10 @@ def write_mixed(
             seconds=seconds,
             progress=artifacts.tell,
         )
+        if found.assignment is not None and found.assignment.key not in trials.results:
+            trials.verdict(
+                found.assignment
+            )  # judged before a kill; the log has the answer, the manifest wants it whole
     if found.assignment is None:
         kept = "" if log is None else f" (what was tried is in {log}; remove it to search anew)"
         raise QualityGateError(

@@ -14,6 +14,8 @@ from .taps import Taps
 
 __all__ = ["correct_score"]
 
+_LEAST_SPREAD = 1e-3
+"""Share of a gradient's square that must differ between the chains of a stage for a slope to be told from a mean."""
 _LARGEST_GAIN = 0.1
 """A factor farther from one than this is no gain but damage, which is for the gate to see."""
 
@@ -67,35 +69,56 @@ def _lengthen(
     if not last:
         return
     names = [layer.output for layer in last]
-    lengths = {name: np.zeros(len(states)) for name in names}
-    products = {name: np.zeros(len(states)) for name in names}
+    steps = np.unique(states.step)
+    sums = {name: _StageSums(len(steps)) for name in names}
     first = 0
     for weights, wanted, got in _both(model, quantized, names, states, batch, threads):
         rows = slice(first, first + len(weights))
         first = rows.stop
-        shrunk = np.asarray(states.grad_scale[rows], np.float64) ** -2
+        scale = np.asarray(states.grad_scale[rows], np.float64)[:, None]
+        stages = np.searchsorted(steps, states.step[rows])
         for name in names:
-            f, q = (values[name].reshape(len(weights), -1).astype(np.float64) for values in (wanted, got))
-            lengths[name][rows] = shrunk * np.einsum("bd,bd->b", f, f)
-            products[name][rows] = shrunk * np.einsum("bd,bd->b", q, f)
+            f, q = (values[name].reshape(len(weights), -1) / scale for values in (wanted, got))
+            sums[name].add(stages, f, q)
+    shares = _weight(steps, max(int(states.step.max()), 1))
     nodes = {node.name: node for node in quantized.graph}
     for layer in last:
-        size = _relative_length(lengths[layer.output], products[layer.output], states)
+        size = sums[layer.output].relative_length(shares)
         if size != 1.0 and abs(size - 1) < _LARGEST_GAIN:
             _scale(quantized.graph, nodes[layer.name], 1 / size)
 
 
-def _relative_length(lengths: np.ndarray, products: np.ndarray, states: States) -> float:
-    """1 + gain over all stages, from the sums [M] of the states."""
-    end = max(int(states.step.max()), 1)
-    total, weight = 0.0, 0.0
-    for step in np.unique(states.step):
-        rows = states.step == step
-        if lengths[rows].sum() > 0:
-            share = float(_weight(step, end)) * np.count_nonzero(rows)
-            total += share * float(products[rows].sum() / lengths[rows].sum())
-            weight += share
-    return total / weight if weight else 1.0
+class _StageSums:
+    """What the slope of q over f needs, stage by stage, with the means of both taken out."""
+
+    def __init__(self, stages: int) -> None:
+        self._count = np.zeros(stages)
+        self._lengths, self._products = np.zeros(stages), np.zeros(stages)
+        self._means: np.ndarray | None = None  # sums of f and of q, [2, stages, D]
+
+    def add(self, stages: np.ndarray, f: np.ndarray, q: np.ndarray) -> None:
+        """Counts states [B, D] of these stages [B]."""
+        if self._means is None:
+            self._means = np.zeros((2, len(self._count), f.shape[1]))
+        for row, stage in enumerate(stages):
+            self._count[stage] += 1
+            self._lengths[stage] += f[row] @ f[row]
+            self._products[stage] += q[row] @ f[row]
+            self._means[0, stage] += f[row]
+            self._means[1, stage] += q[row]
+
+    def relative_length(self, shares: np.ndarray) -> float:
+        """1 + gain: the mean of the stages' slopes with these shares [stages]; 1 where nothing can be said."""
+        assert self._means is not None
+        count = self._count.clip(min=1)
+        f, q = self._means
+        lengths = self._lengths - np.einsum("sd,sd->s", f, f) / count
+        products = self._products - np.einsum("sd,sd->s", q, f) / count
+        used = lengths > _LEAST_SPREAD * self._lengths  # else all states have one gradient, and length is mean
+        weights = np.where(used, shares * self._count, 0)
+        if not weights.sum():
+            return 1.0
+        return float((weights * products / np.where(used, lengths, 1)).sum() / weights.sum())
 
 
 def _weight(step: int | np.ndarray, end: int) -> np.ndarray:

@@ -150,7 +150,7 @@ def _quantize_beside(node: ir.Node, quantized: Collection[ir.Node], pairs: Mappi
         if value is None or other is None or value.name is None or value.name not in pairs:
             continue
         if other.producer() in quantized:
-            node.replace_input_with(index, pairs[value.name])
+            node.replace_input_with(index, pairs[str(value.name)])
             return
 
 

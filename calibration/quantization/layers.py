@@ -24,8 +24,10 @@ class Layer:
         channel_axis: axis of the weights that runs over output channels.
         half: "gradient" for a layer whose result depends on grad_scale, "forward" for the others.
         macs: multiplications for one sample.
+        every_step: its result changes from step to step, since it depends on x or on grad_scale; an encoder of a
+            condition does not.
         reads_scale: what it reads depends on grad_scale and on no other input.
-        reads_state: no other layer lies between the graph's inputs and this one.
+        reads_state: it depends on x, and no other layer that does lies between x and this one.
         writes_grad: no other layer lies between this one and the output `grad`.
         module: the user's module that it belongs to, "" for the model itself.
     """
@@ -38,6 +40,7 @@ class Layer:
     channel_axis: int
     half: Literal["forward", "gradient"]
     macs: int
+    every_step: bool
     reads_scale: bool
     reads_state: bool
     writes_grad: bool
@@ -58,8 +61,9 @@ def find_layers(model: ir.Model) -> list[Layer]:
     found: dict[ir.Node, Layer] = {}
     from_scale = _descendants(next(value for value in graph.inputs if value.name == "grad_scale"))
     from_others = set().union(*(_descendants(value) for value in graph.inputs if value.name != "grad_scale"))
+    from_x = _descendants(next(value for value in graph.inputs if value.name == "x"))
     layers = {node for node in graph if _has_weights(node)}
-    behind = _nodes_behind(layers)  # what depends on a layer
+    behind = _nodes_behind(layers & from_x)  # what depends on a layer that depends on x
     before = _nodes_before(layers)  # what a layer depends on
     for node in graph:
         if node not in layers:
@@ -67,7 +71,6 @@ def find_layers(model: ir.Model) -> list[Layer]:
         source, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]
         assert source is not None and weight is not None and weight.const_value is not None
         assert source.name is not None and weight.name is not None and out.name is not None and node.name is not None
-        producer = source.producer()
         found[node] = Layer(
             name=node.name,
             op=node.op_type,
@@ -77,8 +80,9 @@ def find_layers(model: ir.Model) -> list[Layer]:
             channel_axis=_channel_axis(node),
             half="gradient" if node in from_scale else "forward",
             macs=_macs(node),
+            every_step=node in from_x or node in from_scale,
             reads_scale=node in from_scale and node not in from_others,
-            reads_state=producer is None or (producer not in layers and producer not in behind),
+            reads_state=node in from_x and node not in behind,
             writes_grad=_reaches_grad(node) and node not in before,
             module=_module(node.name, gradient=node in from_scale),
         )

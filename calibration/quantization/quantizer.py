@@ -69,6 +69,11 @@ class Quantizer:
         self.corrected = self._try_corrections(states, batch, threads, progress)
 
     @property
+    def work(self) -> int:
+        """Multiplications for one sample that change from step to step."""
+        return sum(layer.macs for layer in self.layers if layer.every_step)
+
+    @property
     def calibration(self) -> Calibration:
         """Grids, ranges and weights."""
         return self._calibration
@@ -107,7 +112,9 @@ class Quantizer:
 
     def _why_float(self, layer: Layer) -> str | None:
         """Why a layer is not in INT8 by default; None where it is."""
-        total = sum(other.macs for other in self.layers)
+        total = self.work
+        if not layer.every_step:
+            return "does not depend on x: what it rounds would bend a whole chain the same way"
         if layer.macs < _SMALL * total:
             return f"{layer.macs / max(total, 1):.2%} of the work: nothing to gain"
         if layer.reads_scale:
