@@ -158,6 +158,7 @@ def main() -> None:
         CompareOptions(
             bundles=[bundle],
             backends=["openvino"],
+            precisions=[name for name in ("fp32", "int8") if (bundle / f"score.{name}.openvino.xml").is_file()],
             candidates=[f"{form.name}=openvino:{path}" for form, path in files.items()],
             smallest_difference=options.smallest_difference,
             extra_rounds=0,
