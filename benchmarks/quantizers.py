@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import onnx
 import openvino
+import openvino.opset13 as ops
 from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -81,7 +82,7 @@ class Reader(CalibrationDataReader):
         return next(self._left, None)
 
 
-def by_onnxruntime(graph: Path, out: Path, states: list[Inputs]) -> Path:
+def by_onnxruntime(graph: Path, out: Path, states: list[Inputs], gradient: str) -> Path:
     """onnxruntime's static quantization with its defaults, after the preparation that it asks for.
 
     It calls the scale of a value V "V_scale", which for `grad` is the name of an input: so `grad` has another name meanwhile.
@@ -89,25 +90,28 @@ def by_onnxruntime(graph: Path, out: Path, states: list[Inputs]) -> Path:
     prepared, path = out.with_suffix(".prepared.onnx"), out.with_suffix(".onnx")
     onnx.save(renamed(onnx.load(graph), "grad", "dx"), path)
     quant_pre_process(str(path), str(prepared))
-    quantize_static(str(prepared), str(path), Reader(states), nodes_to_exclude=list(HOLDING))
-    onnx.save(renamed(onnx.load(path), "dx", "grad"), path)
+    quantize_static(str(prepared), str(path), Reader(states))
+    model = renamed(onnx.load(path), "dx", "grad")
+    onnx.save(hold_scale(model) if gradient == "plain" else model, path)
     return path
 
 
-def by_nncf(graph: Path, out: Path, states: list[Inputs]) -> Path:
+def by_nncf(graph: Path, out: Path, states: list[Inputs], gradient: str) -> Path:
     """NNCF's post-training quantization with its defaults, of the graph as OpenVINO reads it."""
     import nncf
 
     path = out.with_suffix(".xml")
-    model = openvino.Core().read_model(graph)
-    apart = nncf.IgnoredScope(names=list(HOLDING), validate=False)
-    openvino.save_model(nncf.quantize(model, nncf.Dataset(states), ignored_scope=apart), path, compress_to_fp16=False)
+    model = nncf.quantize(openvino.Core().read_model(graph), nncf.Dataset(states))
+    if gradient == "plain":
+        hold_openvino_scale(model)
+    openvino.save_model(model, path, compress_to_fp16=False)
     return path
 
 
-QUANTIZERS: dict[str, Callable[[Path, Path, list[Inputs]], Path]] = {"onnxruntime": by_onnxruntime, "nncf": by_nncf}
-HOLDING = ("held.nothing", "held.scale", "held.factor", "held.product")
-"""Nodes that `hold_scale` adds, which are none of the quantizer's business."""
+QUANTIZERS: dict[str, Callable[[Path, Path, list[Inputs], str], Path]] = {
+    "onnxruntime": by_onnxruntime,
+    "nncf": by_nncf,
+}
 
 
 def main() -> None:
@@ -154,6 +158,7 @@ def main() -> None:
         CompareOptions(
             bundles=[bundle],
             backends=["openvino"],
+            precisions=[name for name in ("fp32", "int8") if (bundle / f"score.{name}.openvino.xml").is_file()],
             candidates=[f"{form.name}=openvino:{path}" for form, path in files.items()],
             smallest_difference=options.smallest_difference,
             extra_rounds=0,
@@ -199,15 +204,10 @@ def quantize(forms: list[Form], bundle: Bundle, graph: Path, out: Path, threads:
             (kind, gradient): calibration_states(bundle, ebm.engine, kind, gradient)
             for kind, gradient in dict.fromkeys((form.states, form.gradient) for form in forms)
         }
-    held = out / "held.onnx"
-    onnx.save(hold_scale(onnx.load(graph)), held)
     for form in forms:
         print(f"quantizing: {form.name}", file=sys.stderr)
-        files[form] = QUANTIZERS[form.quantizer](
-            held if form.gradient == "plain" else graph,
-            out / form.name.replace(" ", "_"),
-            states[form.states, form.gradient],
-        )
+        path = out / form.name.replace(" ", "_")
+        files[form] = QUANTIZERS[form.quantizer](graph, path, states[form.states, form.gradient], form.gradient)
     return files
 
 
@@ -231,7 +231,7 @@ def calibration_states(bundle: Bundle, engine: Engine, kind: str, gradient: str)
 
 
 def hold_scale(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Gives a graph a gradient scale of one inside and multiplies its gradient by the scale asked for, in place.
+    """Gives a quantized graph a gradient scale of one inside and multiplies its gradient by the one asked for, in place.
 
     The scale then does nothing for the layers, as if the graph had no such input, and the graph is a score graph still.
     """
@@ -262,6 +262,23 @@ def hold_scale(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.extend(nodes)
     onnx.checker.check_model(model)
     return model
+
+
+def hold_openvino_scale(model: openvino.Model) -> None:
+    """As `hold_scale`, for OpenVINO's form of a graph."""
+    scale = model.input("grad_scale")
+    readers = list(scale.get_target_inputs())
+    one = ops.add(ops.multiply(scale, ops.constant(np.float32(0))), ops.constant(np.float32(1)))
+    for reader in readers:
+        reader.replace_source_output(one.output(0))
+    out = model.output("grad")
+    held = out.get_node().input_value(0)
+    each = ops.constant(np.array([-1] + [1] * (len(out.get_partial_shape()) - 1)))
+    product = ops.multiply(held, ops.reshape(scale, each, special_zero=False))
+    held.set_names({"held.grad"})
+    product.output(0).set_names({"grad"})
+    out.get_node().input(0).replace_source_output(product.output(0))
+    model.validate_nodes_and_infer_types()
 
 
 def renamed(model: onnx.ModelProto, old: str, new: str) -> onnx.ModelProto:

@@ -16,12 +16,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 LINES = {
     "int8 openvino": ("ebm-export INT8", (0, 90, 160), 4),
-    "nncf trajectory plain": ("NNCF", (200, 60, 20), 2),
-    "onnxruntime trajectory plain": ("onnxruntime", (130, 80, 160), 2),
-    "nncf trajectory scaled": ("NNCF, scaled gradient", (230, 150, 110), 2),
-    "onnxruntime trajectory scaled": ("onnxruntime, scaled gradient", (190, 160, 215), 2),
+    "nncf noise plain": ("NNCF, noise", (230, 150, 110), 2),
+    "nncf trajectory plain": ("NNCF, trajectory", (200, 60, 20), 2),
+    "onnxruntime noise plain": ("onnxruntime, noise", (190, 160, 215), 2),
+    "onnxruntime trajectory plain": ("onnxruntime, trajectory", (130, 80, 160), 2),
 }
-"""Engines that are drawn if they are there, with what they are called; the first is ours. All saw trajectories."""
+"""Engines that are drawn if they are there, with what they are called; the first is ours, the others have plain gradients."""
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 820, 400, 64, 250, 40, 44
 
 

@@ -226,6 +226,9 @@ def _prefix(bundle: Bundle) -> str:
 
 
 def _from_bundle(bundle: Bundle, backend: str, precision: str, prefix: str) -> Candidate:
+    said = precision
+    if not is_schedule(precision):  # the export may have found that this precision is best left before the end
+        precision = choose(bundle, backend, precision)[0].schedule or precision
     artifacts = [choose(bundle, backend, name)[0] for name in precisions_in(precision)]
     names = [name for artifact in artifacts for name in (artifact.path, *artifact.files)]
     notes = [
@@ -234,7 +237,7 @@ def _from_bundle(bundle: Bundle, backend: str, precision: str, prefix: str) -> C
         if artifact.status != "verified"
     ]
     return Candidate(
-        name=f"{prefix}{precision} {backend}",
+        name=f"{prefix}{said} {backend}",
         bundle=bundle,
         backend=backend,
         precision=precision,

@@ -85,7 +85,7 @@ def search(
     """Looks for the fastest assignment that passes.
 
     1. For each precision of the rest, fastest first: the smallest number of layers out of INT8 that passes, by halving.
-    2. With all layers in INT8: the shortest float32 tail that passes, by halving.
+    2. With all layers in INT8, where that does not pass: the shortest float32 tail that does, by halving.
     3. What is not faster than the best that passed, or than float32, is not judged.
 
     Everything measured goes into the log, and what is in the log is not measured again: a search that was killed goes
@@ -109,7 +109,8 @@ def search(
             _halve([Assignment(kept, other) for kept in _ladder(layers)], run, best)
         tails = [max(1, steps // part) for part in _TAILS if steps > 1]
         for other in ordered[:1]:
-            _halve([Assignment(0, other, tail) for tail in dict.fromkeys(tails)], run, best)
+            if not run.passed(Assignment(0, other)):  # else there is nothing for a tail to mend
+                _halve([Assignment(0, other, tail) for tail in dict.fromkeys(tails)], run, best)
     except _OutOfTimeError:
         return best.found(complete=False)
     return best.found(complete=True)
@@ -145,6 +146,10 @@ class _Run:
 
         entry = self._entry(f"gate {assignment.key}", judged)
         return bool(entry["passed"]), str(entry["reason"])
+
+    def passed(self, assignment: Assignment) -> bool:
+        """Whether it was judged, and passed."""
+        return bool(self._log.trials.get(f"gate {assignment.key}", {}).get("passed"))
 
     def _entry(self, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if key not in self._log.trials:

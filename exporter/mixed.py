@@ -131,6 +131,7 @@ class _Trials:
         self._order = order
         self._scratch = scratch
         self._built: dict[tuple[int, str], Artifact] = {}
+        self._times: dict[tuple[int, str], float] = {}
         self._inputs = artifacts.states.inputs(
             np.resize(np.arange(len(artifacts.states)), artifacts.batch[1])  # one batch, as often as states last
         )
@@ -139,9 +140,14 @@ class _Trials:
     def milliseconds(self, assignment: Assignment) -> float:
         if self._name == "onnx":
             return float(assignment.kept)  # no engine of TensorRT runs here: fewer layers in float32 are faster
-        with self._artifacts.open(self._artifact(assignment), self._scratch) as engine:
-            own, other = _milliseconds(engine, self._artifacts.fp32, self._inputs)
-        own *= self.float_milliseconds / other  # both took turns: what slowed one slowed the other
+        key = (assignment.kept, assignment.other)
+        if key not in self._times:
+            with self._artifacts.open(self._artifact(assignment), self._scratch) as engine:
+                own, other = _milliseconds(engine, self._artifacts.fp32, self._inputs)
+            self._times[key] = (
+                own * self.float_milliseconds / other
+            )  # they took turns: what slowed one slowed the other
+        own = self._times[key]
         steps = self._artifacts.config.steps
         return ((steps - assignment.tail) * own + assignment.tail * self.float_milliseconds) / steps
 
