@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from .metrics.score_fidelity import StageFidelity, score_fidelity
+from .metrics.score_fidelity import StageFidelity
 from .quantization.layers import Layer
 from .quantization.quantizer import Quantizer
-from .quantization.taps import Taps
+from .quantization.score_error import gradients, score_error
 from .states import States
 
 __all__ = ["Sensitivity", "measure_sensitivity"]
@@ -67,25 +67,11 @@ def measure_sensitivity(
     Returns:
         One entry for each layer, in their order.
     """
-    exact = _gradients(model, states, batch, threads)
+    exact = gradients(model, states, batch=batch, threads=threads)
     found = []
     for index, layer in enumerate(layers):
         if progress is not None:
             progress("measuring what each layer does to the score", index, len(layers))
-        got = _gradients(quantizer.model({layer.name}), states, batch, threads)
-        found.append(Sensitivity(layer, tuple(_by_stage(exact, got, states))))
+        got = gradients(quantizer.model({layer.name}), states, batch=batch, threads=threads)
+        found.append(Sensitivity(layer, score_error(exact, got, states)))
     return found
-
-
-def _gradients(model: ir.Model, states: States, batch: int, threads: int | None) -> np.ndarray:
-    taps = Taps(ir.to_proto(model), [], threads)
-    return np.concatenate([taps.run(inputs)["grad"] for inputs in states.batches(batch)])
-
-
-def _by_stage(exact: np.ndarray, got: np.ndarray, states: States) -> list[StageFidelity]:
-    stages = []
-    for stage, step in enumerate(np.unique(states.step)):
-        rows = states.step == step
-        if np.count_nonzero(rows) > 1 and np.any(exact[rows]):
-            stages.append(score_fidelity(exact[rows], got[rows], stage=stage, step=int(step)))
-    return stages

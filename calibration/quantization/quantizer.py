@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from ..metrics.score_fidelity import score_fidelity
+from ..metrics.score_fidelity import StageFidelity
 from ..states import States
 from .calibrate import Calibration, Scheme, calibrate
 from .correct_bias import correct_bias
 from .insert import insert_int8
 from .layers import Layer, find_layers
-from .taps import Taps
+from .score_error import gradients, score_error
 
 __all__ = ["Quantizer"]
 
@@ -148,30 +148,24 @@ class Quantizer:
             progress=progress,
         )
         asked = states.part(np.flatnonzero(held_out))
-        exact = _gradients(self._model, asked, batch, threads)
-        before = _systematic(exact, _gradients(self.model(self.default), asked, batch, threads), asked)
+        exact = gradients(self._model, asked, batch=batch, threads=threads)
+
+        def systematic() -> float:
+            got = gradients(self.model(self.default), asked, batch=batch, threads=threads)
+            return _systematic(score_error(exact, got, asked))
+
+        before = systematic()
         plain, self._weights = self._weights, corrected
-        after = _systematic(exact, _gradients(self.model(self.default), asked, batch, threads), asked)
+        after = systematic()
         if after < before:
             return True
         self._weights = plain
         return False
 
 
-def _gradients(model: ir.Model, states: States, batch: int, threads: int | None) -> np.ndarray:
-    taps = Taps(ir.to_proto(model), [], threads)
-    return np.concatenate([taps.run(inputs)["grad"] for inputs in states.batches(batch)])
-
-
-def _systematic(exact: np.ndarray, got: np.ndarray, states: States) -> float:
+def _systematic(stages: Sequence[StageFidelity]) -> float:
     """gain^2 + bias^2 in the mean over the stages: what corrections are for."""
-    sizes = []
-    for step in np.unique(states.step):
-        rows = states.step == step
-        if np.count_nonzero(rows) > 1 and np.any(exact[rows]):
-            found = score_fidelity(exact[rows], got[rows])
-            sizes.append(found.gain**2 + found.bias**2)
-    return float(np.mean(sizes)) if sizes else 0.0
+    return float(np.mean([stage.gain**2 + stage.bias**2 for stage in stages])) if stages else 0.0
 
 
 def _said(ends: tuple[float, float]) -> str:
