@@ -25,7 +25,8 @@ from .conditions import conditions_for
 from .device import describe_device, toolchain
 from .draw import SampleStore
 from .energy_use import EnergyUse, idle_watts, measure_energy
-from .gate import GateResult, judge
+from .gate import GateResult
+from .gate_rules import GateRules
 from .histogram import histograms
 from .latency import Latency, time_steps
 from .layer_precisions import read_layers
@@ -36,18 +37,15 @@ from .mode_shares import mode_shares
 from .model_identity import holds_model
 from .pareto import pareto_front
 from .power import find_sensors
+from .rounds import Rounds
 from .sample_set import SampleSet, score_samples
-from .score_along import fidelity_along, gradients_along
+from .score_check import ScoreCheck
 from .temperature import final_temperature
-from .trajectory import Trajectory, record_trajectory
 
 __all__ = ["compare"]
 
 Tell = Callable[[str, int, int], None]
 
-_TRAJECTORY_CHAINS = 256
-"""Chains whose states gradients are compared at: a bias of 1/16 of the noise then shows."""
-_TRAJECTORY_BYTES = 256 * 2**20
 _SHOWN_IMAGES, _SHOWN_POINTS = 32, 400
 
 
@@ -72,14 +70,14 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
     bundles = [Bundle(path) for path in options.bundles]
     engines, not_run = _engines(bundles, options)
     reference = engines[0]
-    plan = _plan(options)
+    plan, rules = _plan(options), _rules(options)
     outliers = _outliers(options, bundles[0])
     with ExitStack() as stack:
         fp32 = stack.enter_context(reference.open(options.threads))
-        sampling = _Sampling(options, reference, fp32, plan, tell)
+        sampling = _Sampling(options, rules, reference, fp32, plan, tell)
         same = [True, *(_same_model(reference, bundle, options.threads) for bundle in bundles[1:])]
-        score = _ScoreCheck(options, reference, bundles[0], tell)
-        base = sampling.reference(0)
+        score = _score_check(options, rules, reference, bundles[0], tell)
+        base = sampling.reference()
         shown = base.x[: min(len(base), _shown(bundles[0]))]
         results: list[EngineResult] = []
         sets: dict[str, SampleSet] = {}
@@ -88,7 +86,8 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
             ebm = fp32 if candidate is reference else candidate.open(options.threads)
             with ExitStack() if candidate is reference else ebm:
                 alike = same[bundles.index(candidate.bundle)]
-                fidelity = score.fidelity(candidate) if alike and candidate is not reference else ()
+                known = alike and candidate is not reference
+                fidelity = _fidelity(score, candidate, options.threads, tell) if known else ()
                 result = dataclasses.replace(_result(candidate), fidelity=fidelity)
                 try:
                     gate, sets[candidate.name] = sampling.judged(candidate, ebm, fidelity)
@@ -122,7 +121,11 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
         engines=_with_front(results, batches[-1]),
         not_run=tuple(not_run),
         plan=plan,
-        seeds={"reference": options.seed, "candidates": options.seed + 1, "trajectory": options.seed + 2},
+        seeds={
+            "reference": rules.sample_seed(0, candidate=False),
+            "candidates": rules.sample_seed(0, candidate=True),
+            "trajectory": rules.trajectory_seed,
+        },
         batches=batches,
         energies=histograms({reference.name: base.energy, **others}),
         modes=None if modes is None else modes[0],
@@ -139,7 +142,9 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
 class _Sampling:
     """Draws and judges sample sets; FP32's own are drawn once for all candidates."""
 
-    def __init__(self, options: CompareOptions, reference: Candidate, fp32: Ebm, plan: ChainPlan, tell: Tell) -> None:
+    def __init__(
+        self, options: CompareOptions, rules: GateRules, reference: Candidate, fp32: Ebm, plan: ChainPlan, tell: Tell
+    ) -> None:
         self._options = options
         self._reference = reference
         self._fp32 = fp32
@@ -147,44 +152,28 @@ class _Sampling:
         self._tell = tell
         self._store = SampleStore(options.cache)
         self._features = _features(options, reference)
-        self._pools: list[SampleSet] = []  # FP32's, one more with every round
+        self._rounds = Rounds(
+            _rules(options), lambda seed: self._scored(reference, fp32, seed, "samples of FP32"), tell
+        )
 
-    def reference(self, extra: int) -> SampleSet:
-        """FP32's samples, joined with those of so many extra rounds."""
-        while len(self._pools) <= extra:
-            more = self._scored(self._reference, self._fp32, self._seed(len(self._pools)), "samples of FP32")
-            self._pools.append(self._pools[-1].join(more) if self._pools else more)
-        return self._pools[extra]
+    def reference(self) -> SampleSet:
+        """FP32's samples of the first round."""
+        return self._rounds.reference()
 
     def judged(self, candidate: Candidate, ebm: Ebm, fidelity: Sequence[StageFidelity]) -> tuple[GateResult, SampleSet]:
         """Judges a candidate, with more chains where that could change the verdict; FP32 can be one too."""
-        own = self._scored(candidate, ebm, self._seed(0) + 1, f"samples of {candidate.name}")
-        settings = candidate.bundle.sampler
-        for extra in range(self._options.extra_rounds + 1):
-            self._tell(f"judging {candidate.name}", 0, 0)
-            gate = judge(
-                self.reference(extra),
-                own,
-                fidelity,
-                gate=self._options.gate,
-                smallest_difference=self._options.smallest_difference,
-                temperature=final_temperature(settings),
-                seed=self._options.seed,
-            )
-            if gate.decided or extra == self._options.extra_rounds:
-                break
-            more = self._scored(candidate, ebm, self._seed(extra + 1) + 1, f"more samples of {candidate.name}")
-            own = own.join(more)
-        return gate, own
+        return self._rounds.judge(
+            candidate.name,
+            lambda seed: self._scored(candidate, ebm, seed, f"samples of {candidate.name}"),
+            fidelity,
+            final_temperature(candidate.bundle.sampler),
+        )
 
     def same_noise(self, candidate: Candidate, ebm: Ebm, count: int) -> np.ndarray:
         """The first samples under FP32's own seed, [count, *S]."""
         cond = conditions_for(self._reference.bundle, count, self._options.cond)
         told = partial(self._tell, f"samples of {candidate.name} under the same noise")
         return self._store.draw(candidate, lambda: ebm, count, seed=self._options.seed, cond=cond, progress=told)
-
-    def _seed(self, extra: int) -> int:
-        return self._options.seed + 10 * extra  # the ones between are the candidates' and the trajectory's
 
     def _scored(self, candidate: Candidate, ebm: Ebm, seed: int, what: str) -> SampleSet:
         count = self._plan.pool
@@ -194,41 +183,32 @@ class _Sampling:
         return score_samples(self._fp32, x, cond=cond, features=self._features)
 
 
-class _ScoreCheck:
-    """Compares gradients at the states of one FP32 trajectory."""
+def _score_check(
+    options: CompareOptions, rules: GateRules, reference: Candidate, bundle: Bundle, tell: Tell
+) -> ScoreCheck:
+    with reference.engine(options.threads) as engine:
+        return ScoreCheck(
+            engine,
+            bundle.model,
+            bundle.sampler,
+            seed=rules.trajectory_seed,
+            conditions=lambda count: conditions_for(bundle, count, options.cond),
+            data=bundle.data(),
+            progress=partial(tell, "a trajectory of FP32"),
+        )
 
-    def __init__(self, options: CompareOptions, reference: Candidate, bundle: Bundle, tell: Tell) -> None:
-        self._options = options
-        self._tell = tell
-        self._cond = conditions_for(bundle, _trajectory_chains(bundle), options.cond)
-        with reference.engine(options.threads) as engine:
-            self._trajectory: Trajectory = record_trajectory(
-                engine,
-                bundle.sampler,
-                bundle.model.x.shape,
-                _trajectory_chains(bundle),
-                seed=options.seed + 2,
-                cond=self._cond,
-                data=bundle.data(),
-                progress=partial(tell, "a trajectory of FP32"),
-            )
-            self._exact = gradients_along(engine, self._trajectory, self._cond)
 
-    def fidelity(self, candidate: Candidate) -> tuple[StageFidelity, ...]:
-        """The candidate's gradients beside FP32's, stage by stage."""
-        told = partial(self._tell, f"gradients of {candidate.name}")
-        with ExitStack() as stack:
-            engines = {
-                precision: stack.enter_context(candidate.engine(self._options.threads, precision))
-                for precision in precisions_in(candidate.precision)
-            }
-            grads = gradients_along(
-                lambda step: engines[precision_at(candidate.precision, step)],
-                self._trajectory,
-                self._cond,
-                progress=told,
-            )
-        return fidelity_along(self._trajectory, self._exact, grads)
+def _fidelity(score: ScoreCheck, candidate: Candidate, threads: int | None, tell: Tell) -> tuple[StageFidelity, ...]:
+    """The candidate's gradients beside FP32's, stage by stage; a schedule's by the engine of each stage."""
+    with ExitStack() as stack:
+        engines = {
+            precision: stack.enter_context(candidate.engine(threads, precision))
+            for precision in precisions_in(candidate.precision)
+        }
+        return score.fidelity(
+            lambda step: engines[precision_at(candidate.precision, step)],
+            progress=partial(tell, f"gradients of {candidate.name}"),
+        )
 
 
 def _features(options: CompareOptions, reference: Candidate) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -283,6 +263,15 @@ def _engines(bundles: Sequence[Bundle], options: CompareOptions) -> tuple[list[C
             "a second bundle, or --candidate NAME=FILE.onnx"
         )
     return engines, not_run
+
+
+def _rules(options: CompareOptions) -> GateRules:
+    return GateRules(
+        gate=options.gate,
+        smallest_difference=options.smallest_difference,
+        extra_rounds=options.extra_rounds,
+        seed=options.seed,
+    )
 
 
 def _plan(options: CompareOptions) -> ChainPlan:
@@ -390,11 +379,6 @@ def _summary(bundle: Bundle, same: bool) -> ModelSummary:
 def _shown(bundle: Bundle) -> int:
     """How many samples are shown: points are small, images are not."""
     return _SHOWN_POINTS if math.prod(bundle.model.x.shape) <= 2 else _SHOWN_IMAGES
-
-
-def _trajectory_chains(bundle: Bundle) -> int:
-    """As many as wanted, or as fit into memory at twelve stages."""
-    return min(_TRAJECTORY_CHAINS, max(16, _TRAJECTORY_BYTES // (12 * 4 * math.prod(bundle.model.x.shape))))
 
 
 def _apart(reference: np.ndarray, own: np.ndarray | None) -> float | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,42 +14,19 @@ from ..runtime.errors import DivergenceError
 from ..runtime.manifest import ModelSpec
 from ..runtime.precision_schedule import Span
 from .chain_plan import plan_chains
-from .gate import GateResult, judge
+from .gate import GateResult
+from .gate_rules import GateRules
 from .metrics.score_fidelity import StageFidelity
+from .rounds import Rounds
 from .sample_set import SampleSet, score_samples
-from .score_along import fidelity_along, gradients_along
 from .score_bias import judge_score
+from .score_check import ScoreCheck
 from .temperature import final_temperature
-from .trajectory import record_trajectory
 from .verdict import MetricVerdict
 
-__all__ = ["GateRules", "QualityGate"]
+__all__ = ["QualityGate"]
 
 Tell = Callable[[str, int, int], None]
-
-_TRAJECTORY_CHAINS = 256
-_TRAJECTORY_BYTES = 256 * 2**20
-_STAGES = 12
-
-
-@dataclass(frozen=True)
-class GateRules:
-    """What has to be kept.
-
-    Attributes:
-        gate: largest ratio to the seed noise floor that passes.
-        smallest_difference: shift of the energy that should be seen, in its standard deviations; the number of
-            chains follows from it.
-        bias_limit: largest gain and bias of the gradient that pass, relative to its rms.
-        extra_rounds: times that more chains are drawn for a verdict that is not decided.
-        seed: FP32 draws with this one, candidates with the next.
-    """
-
-    gate: float = 1.25
-    smallest_difference: float = 0.15
-    bias_limit: float = 0.01
-    extra_rounds: int = 2
-    seed: int = 0
 
 
 class QualityGate:
@@ -85,28 +60,21 @@ class QualityGate:
         self._cond = dict(cond or {})
         self._data = data
         self._tell = progress or (lambda what, done, total: None)
-        self._engine = fp32
         self._fp32 = self._ebm(fp32)
-        self._pools: list[SampleSet] = []
-        chains = min(_TRAJECTORY_CHAINS, max(16, _TRAJECTORY_BYTES // (4 * _STAGES * math.prod(model.x.shape))))
-        self._rows = self._conditions(chains)
-        self._trajectory = record_trajectory(
+        self._rounds = Rounds(rules, lambda seed: self._drawn(self._fp32, seed, "FP32"), self._tell)
+        self._score = ScoreCheck(
             fp32,
+            model,
             config,
-            model.x.shape,
-            chains,
-            seed=rules.seed + 2,
-            stages=_STAGES,
-            cond=self._rows,
+            seed=rules.trajectory_seed,
+            conditions=self._conditions,
             data=data,
             progress=lambda done, total: self._tell("a trajectory of FP32", done, total),
         )
-        self._exact = gradients_along(fp32, self._trajectory, self._rows)
 
     def fidelity(self, engine: Engine | Callable[[int], Engine]) -> tuple[StageFidelity, ...]:
         """Compares an open engine's gradients with FP32's along the trajectory, or those of an engine for each step."""
-        grads = gradients_along(engine, self._trajectory, self._rows)
-        return fidelity_along(self._trajectory, self._exact, grads)
+        return self._score.fidelity(engine)
 
     def score_verdicts(self, fidelity: Sequence[StageFidelity]) -> list[MetricVerdict]:
         """The part of the verdict that needs no samples: gain and bias."""
@@ -120,41 +88,20 @@ class QualityGate:
             engine: open; the only one, or the last of the schedule's.
             schedule: spans of steps with the open engine that runs each.
         """
-        spans = [(span, own) for span, own in schedule]
 
         def at(step: int) -> Engine:
-            return next((own for span, own in spans if span.stop is None or step < span.stop), engine)
+            return next((own for span, own in schedule if span.stop is None or step < span.stop), engine)
 
-        fidelity = self.fidelity(at)
         candidate = self._ebm(engine, schedule)
-        own = self._drawn(candidate, 0, 1, name)
-        result: GateResult | None = None
-        for extra in range(self.rules.extra_rounds + 1):
-            reference = self._reference(extra)
-            self._tell(f"judging {name}", 0, 0)
-            result = judge(
-                reference,
-                own,
-                fidelity,
-                gate=self.rules.gate,
-                smallest_difference=self.rules.smallest_difference,
-                bias_limit=self.rules.bias_limit,
-                temperature=final_temperature(self._config),
-                seed=self.rules.seed,
-            )
-            if result.decided or extra == self.rules.extra_rounds:
-                break
-            own = own.join(self._drawn(candidate, extra + 1, 1, f"more of {name}"))
-        assert result is not None
+        result, _ = self._rounds.judge(
+            name,
+            lambda seed: self._drawn(candidate, seed, name),
+            self.fidelity(at),
+            final_temperature(self._config),
+        )
         return result
 
-    def _reference(self, extra: int) -> SampleSet:
-        while len(self._pools) <= extra:
-            more = self._drawn(self._fp32, len(self._pools), 0, "FP32")
-            self._pools.append(self._pools[-1].join(more) if self._pools else more)
-        return self._pools[extra]
-
-    def _drawn(self, ebm: Ebm, turn: int, offset: int, name: str) -> SampleSet:
+    def _drawn(self, ebm: Ebm, seed: int, name: str) -> SampleSet:
         count = self.plan.pool
         cond = self._conditions(count)
 
@@ -162,7 +109,6 @@ class QualityGate:
             done = now.chains.start * now.steps + now.done * len(now.chains)
             self._tell(f"samples of {name}", done, now.n * now.steps)
 
-        seed = self.rules.seed + 10 * (turn + 1) + offset
         try:
             x = ebm.sample(count, seed=seed, cond=cond, callback=told)
         except DivergenceError:

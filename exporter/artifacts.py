@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from ..calibration.gate_rules import GateRules
 from ..calibration.layer_precisions import CALIBRATION
-from ..calibration.quality_gate import GateRules
 from ..calibration.verdict import GateResult
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import QualityGateError

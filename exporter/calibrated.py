@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from ..calibration.quality_gate import GateRules, QualityGate
+from ..calibration.gate_rules import GateRules
+from ..calibration.quality_gate import QualityGate
 from ..calibration.quantization.calibrate import Scheme
 from ..calibration.quantization.correct_score import correct_score
 from ..calibration.quantization.quantizer import Quantizer

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..calibration.chain_plan import plan_chains
-from ..calibration.quality_gate import GateRules
+from ..calibration.gate_rules import GateRules
 from ..calibration.verdict import GateResult
 from ..runtime.batch_range import parse_batch_range
 from ..runtime.bundle import DATA, GOLDEN

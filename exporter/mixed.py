@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..calibration.quality_gate import GateRules
+from ..calibration.gate_rules import GateRules
 from ..calibration.search import Assignment, search
 from ..calibration.search_log import SearchLog
 from ..calibration.verdict import GateResult

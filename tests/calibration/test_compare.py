@@ -200,7 +200,7 @@ def test_a_schedule_of_precisions_is_a_candidate(tmp_path: Path) -> None:
 
 
 def test_more_chains_are_drawn_where_the_gate_is_undecided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ebm_export.calibration import compare as module
+    from ebm_export.calibration import rounds as module
 
     sizes: list[int] = []
     judge = module.judge

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ebm_export.calibration.quality_gate import GateRules, QualityGate
+from ebm_export.calibration.gate_rules import GateRules
+from ebm_export.calibration.quality_gate import QualityGate
 from ebm_export.runtime import SamplerConfig
 from ebm_export.runtime.backends.function import FunctionEngine
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ebm_export.calibration.quality_gate import GateRules, QualityGate
+from ebm_export.calibration.gate_rules import GateRules
+from ebm_export.calibration.quality_gate import QualityGate
 from ebm_export.calibration.verdict import GateResult
 from ebm_export.exporter import calibrated, export
 from ebm_export.exporter.energy import make_energy

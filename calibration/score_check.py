@@ -1,0 +1,75 @@
+"""How well an engine's score follows FP32's along FP32's own chains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from ..runtime.config import SamplerConfig
+from ..runtime.engine import Engine
+from ..runtime.manifest import ModelSpec
+from .metrics.score_fidelity import StageFidelity
+from .score_along import fidelity_along, gradients_along
+from .trajectory import record_trajectory
+
+__all__ = ["ScoreCheck"]
+
+_CHAINS = 256
+"""Chains whose states gradients are compared at: a bias of 1/16 of the noise then shows."""
+_STAGES = 12
+_BYTES = 256 * 2**20
+"""Largest size of the states; fewer chains are run where a state is large."""
+
+
+class ScoreCheck:
+    """FP32's gradients at the states of one of its trajectories.
+
+    Args:
+        fp32: an open engine; needed no longer once this is made.
+        model: what the energy takes.
+        config: the sampler's settings.
+        seed: of the trajectory.
+        conditions: gives a row of every conditioning input, by graph name, for each of so many chains.
+        data: [M, *S] states that chains start from, for init="data".
+        progress: called with (steps done, in all).
+    """
+
+    def __init__(
+        self,
+        fp32: Engine,
+        model: ModelSpec,
+        config: SamplerConfig,
+        *,
+        seed: int,
+        conditions: Callable[[int], Mapping[str, np.ndarray]],
+        data: np.ndarray | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        chains = min(_CHAINS, max(16, _BYTES // (4 * _STAGES * math.prod(model.x.shape))))
+        self._cond = conditions(chains)
+        self._trajectory = record_trajectory(
+            fp32,
+            config,
+            model.x.shape,
+            chains,
+            seed=seed,
+            stages=_STAGES,
+            cond=self._cond,
+            data=data,
+            progress=progress,
+        )
+        self._exact = gradients_along(fp32, self._trajectory, self._cond)
+
+    def fidelity(
+        self, engine: Engine | Callable[[int], Engine], progress: Callable[[int, int], None] | None = None
+    ) -> tuple[StageFidelity, ...]:
+        """Compares an open engine's gradients with FP32's, stage by stage.
+
+        Args:
+            engine: the engine, or a function that gives the one for a number of steps taken.
+            progress: called with (stages done, in all).
+        """
+        grads = gradients_along(engine, self._trajectory, self._cond, progress=progress)
+        return fidelity_along(self._trajectory, self._exact, grads)
