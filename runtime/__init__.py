@@ -5,7 +5,7 @@ from __future__ import annotations
 from .backends.function import FunctionEngine
 from .bundle import Bundle
 from .config import SamplerConfig
-from .ebm import Ebm, load
+from .ebm import Ebm
 from .engine import Engine
 from .errors import (
     DivergenceError,
@@ -15,6 +15,7 @@ from .errors import (
     MissingBackend,
     UsageError,
 )
+from .loading import load
 
 __all__ = [
     "Bundle",

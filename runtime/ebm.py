@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, get_args, overload
 
 import numpy as np
 
 from .arguments import check_choice, check_conditions, check_count, check_states, split_keywords
-from .artifact_engine import engine_of
 from .best_so_far import BestSoFar, improvements, until
-from .bundle import Bundle
 from .chain import Callback, Divergence, Progress, chain_steps, largest_batch, run_chains
-from .choice import choose
 from .config import SamplerConfig
 from .engine import Engine
 from .errors import UsageError
@@ -25,12 +20,10 @@ from .gradient_scale import ScaledScore
 from .kept import check_kept
 from .manifest import ModelSpec
 from .method import check_used
-from .precision_schedule import Span, check_steps, is_schedule, parse_precision_schedule
+from .precision_schedule import Span, check_steps
 from .start import start_states
 
-__all__ = ["Ebm", "load"]
-
-_LOG = logging.getLogger("ebm_export")
+__all__ = ["Ebm"]
 
 _BATCH_NUMBERS = 2**18
 """Numbers of x in one engine call, where nothing else limits the batch: 1 MiB of float32. A network of 64
@@ -407,114 +400,3 @@ class Ebm:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def load(
-    path: str | Path,
-    backend: str | None = None,
-    precision: str | None = None,
-    threads: int | None = None,
-    engine: Engine | None = None,
-    max_batch: int | None = None,
-    exact: str | None = None,
-) -> Ebm:
-    """Loads a bundle and opens its engines.
-
-    What is left out is chosen: a backend that can be used here with a verified artifact, TensorRT before OpenVINO
-    before onnxruntime, and fp32. The choice and its reason are logged (logger "ebm_export") and kept as `Ebm.choice`.
-    A TensorRT plan that does not fit this machine is built again from the ONNX file in the bundle, with a line that
-    says so.
-
-    Args:
-        path: the bundle's folder.
-        backend: onnxruntime, openvino or tensorrt.
-        precision: as in the manifest: fp32, fp16, bf16, int8 ... Or precisions by steps, such as
-            "int8:0-200,bf16:200-256" (see `precision_schedule.py`); each has one engine, opened here.
-        threads: threads that one engine call may use; None leaves it to the backend.
-        engine: runs the model in place of the bundle's artifacts, for tests and for engines of one's own; it is opened
-            here and closed with the Ebm.
-        max_batch: most samples in one engine call; None takes what the artifacts were built for, or else
-            about 2**18 numbers of x.
-        exact: a precision that samples are to follow exactly while chains move in the one that `precision` names, such as
-            precision="int8", exact="fp32". Blocks of `SamplerConfig.block` steps are accepted or rejected.
-
-    Raises:
-        LoadError: the bundle cannot be read, is damaged, or has no artifact that fits.
-        MissingBackend: the backend given cannot be used here.
-        UsageError: an argument cannot be right.
-    """
-    if threads is not None:
-        check_count("threads", threads)
-    bundle = Bundle(path)
-    if engine is not None:
-        given = {"backend": backend, "precision": precision, "threads": threads, "exact": exact}
-        for name, value in given.items():
-            if value is not None:
-                raise UsageError(f"{name}={value!r} has no effect on the engine that was given: leave one of them out")
-        choice = f"{engine.backend}: the engine that was given"
-        opened = [engine]
-        ebm = Ebm(engine, bundle.model, bundle.sampler, data=bundle.data(), max_batch=max_batch, choice=choice)
-    else:
-        ebm, opened = _on_artifacts(bundle, backend, precision, threads, max_batch, exact)
-    _LOG.info("%s: %s", bundle.path.name, ebm.choice)
-    try:
-        for engine in opened:
-            engine.open()
-    except BaseException:
-        ebm.close()  # what was opened before the one that failed
-        raise
-    return ebm
-
-
-def _on_artifacts(
-    bundle: Bundle,
-    backend: str | None,
-    precision: str | None,
-    threads: int | None,
-    max_batch: int | None,
-    exact: str | None,
-) -> tuple[Ebm, list[Engine]]:
-    """Makes an Ebm of a bundle's artifacts; arguments as in `load`. Returns it and its engines, not open yet."""
-    if precision is None or not is_schedule(precision):
-        alone = choose(bundle, backend, precision)
-        if (
-            alone.artifact.schedule and exact is None
-        ):  # the export found that this precision is best left before the end
-            backend, precision = alone.backend, alone.artifact.schedule
-    spans = parse_precision_schedule(precision) if precision is not None and is_schedule(precision) else ()
-    if spans and exact is not None:
-        raise UsageError(f"exact={exact!r} corrects one precision, and {precision} is several: leave one of them out")
-    names: list[str | None] = [*dict.fromkeys(span.precision for span in spans)] or [precision]
-    choices = [choose(bundle, backend, name) for name in names]
-    if exact is not None:
-        choices.append(choose(bundle, backend, exact))
-        if choices[0].artifact.precision == choices[1].artifact.precision:
-            raise UsageError(
-                f"exact={exact!r} corrects a chain that moves in another precision, and it moves in "
-                f"{choices[0].artifact.precision}: set precision to the low one (--precision int8), or leave exact out and "
-                'set sampler="mala"'
-            )
-    engines = []
-    for artifact, picked, _ in choices:
-        engines.append(engine_of(bundle, artifact, picked, threads=threads))
-        if "batch" in artifact.options:  # (smallest, most frequent, largest)
-            largest = int(artifact.options["batch"][-1])
-            max_batch = min(max_batch or largest, largest)
-    by_name = dict(zip(names, zip(engines, choices, strict=False), strict=False))
-    if spans:
-        choice = "; then ".join(
-            f"{span.first}-{span.stop or ''} on {by_name[span.precision][1].reason}" for span in spans
-        )
-    else:
-        choice = "; corrected by ".join(choice.reason for choice in choices)
-    ebm = Ebm(
-        by_name[spans[-1].precision][0] if spans else engines[0],
-        bundle.model,
-        bundle.sampler,
-        data=bundle.data(),
-        max_batch=max_batch,
-        choice=choice,
-        schedule=[(span, by_name[span.precision][0]) for span in spans],
-        exact=engines[1] if exact is not None else None,
-    )
-    return ebm, engines

@@ -1,0 +1,129 @@
+"""From a bundle to a loaded model."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from .arguments import check_count
+from .artifact_engine import engine_of
+from .bundle import Bundle
+from .choice import choose
+from .ebm import Ebm
+from .engine import Engine
+from .errors import UsageError
+from .precision_schedule import is_schedule, parse_precision_schedule
+
+__all__ = ["load"]
+
+_LOG = logging.getLogger("ebm_export")
+
+
+def load(
+    path: str | Path,
+    backend: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    engine: Engine | None = None,
+    max_batch: int | None = None,
+    exact: str | None = None,
+) -> Ebm:
+    """Loads a bundle and opens its engines.
+
+    What is left out is chosen: a backend that can be used here with a verified artifact, TensorRT before OpenVINO
+    before onnxruntime, and fp32. The choice and its reason are logged (logger "ebm_export") and kept as `Ebm.choice`.
+    A TensorRT plan that does not fit this machine is built again from the ONNX file in the bundle, with a line that
+    says so.
+
+    Args:
+        path: the bundle's folder.
+        backend: onnxruntime, openvino or tensorrt.
+        precision: as in the manifest: fp32, fp16, bf16, int8 ... Or precisions by steps, such as
+            "int8:0-200,bf16:200-256" (see `precision_schedule.py`); each has one engine, opened here.
+        threads: threads that one engine call may use; None leaves it to the backend.
+        engine: runs the model in place of the bundle's artifacts, for tests and for engines of one's own; it is opened
+            here and closed with the Ebm.
+        max_batch: most samples in one engine call; None takes what the artifacts were built for, or else
+            about 2**18 numbers of x.
+        exact: a precision that samples are to follow exactly while chains move in the one that `precision` names, such as
+            precision="int8", exact="fp32". Blocks of `SamplerConfig.block` steps are accepted or rejected.
+
+    Raises:
+        LoadError: the bundle cannot be read, is damaged, or has no artifact that fits.
+        MissingBackend: the backend given cannot be used here.
+        UsageError: an argument cannot be right.
+    """
+    if threads is not None:
+        check_count("threads", threads)
+    bundle = Bundle(path)
+    if engine is not None:
+        given = {"backend": backend, "precision": precision, "threads": threads, "exact": exact}
+        for name, value in given.items():
+            if value is not None:
+                raise UsageError(f"{name}={value!r} has no effect on the engine that was given: leave one of them out")
+        choice = f"{engine.backend}: the engine that was given"
+        opened = [engine]
+        ebm = Ebm(engine, bundle.model, bundle.sampler, data=bundle.data(), max_batch=max_batch, choice=choice)
+    else:
+        ebm, opened = _on_artifacts(bundle, backend, precision, threads, max_batch, exact)
+    _LOG.info("%s: %s", bundle.path.name, ebm.choice)
+    try:
+        for engine in opened:
+            engine.open()
+    except BaseException:
+        ebm.close()  # what was opened before the one that failed
+        raise
+    return ebm
+
+
+def _on_artifacts(
+    bundle: Bundle,
+    backend: str | None,
+    precision: str | None,
+    threads: int | None,
+    max_batch: int | None,
+    exact: str | None,
+) -> tuple[Ebm, list[Engine]]:
+    """Makes an Ebm of a bundle's artifacts; arguments as in `load`. Returns it and its engines, not open yet."""
+    if precision is None or not is_schedule(precision):
+        alone = choose(bundle, backend, precision)
+        # The export may have found that this precision is best left before the end.
+        if alone.artifact.schedule and exact is None:
+            backend, precision = alone.backend, alone.artifact.schedule
+    spans = parse_precision_schedule(precision) if precision is not None and is_schedule(precision) else ()
+    if spans and exact is not None:
+        raise UsageError(f"exact={exact!r} corrects one precision, and {precision} is several: leave one of them out")
+    names: list[str | None] = [*dict.fromkeys(span.precision for span in spans)] or [precision]
+    choices = [choose(bundle, backend, name) for name in names]
+    if exact is not None:
+        choices.append(choose(bundle, backend, exact))
+        if choices[0].artifact.precision == choices[1].artifact.precision:
+            raise UsageError(
+                f"exact={exact!r} corrects a chain that moves in another precision, and it moves in "
+                f"{choices[0].artifact.precision}: set precision to the low one (--precision int8), or leave exact out and "
+                'set sampler="mala"'
+            )
+    engines = []
+    for artifact, picked, _ in choices:
+        engines.append(engine_of(bundle, artifact, picked, threads=threads))
+        if "batch" in artifact.options:  # (smallest, most frequent, largest)
+            largest = int(artifact.options["batch"][-1])
+            max_batch = min(max_batch or largest, largest)
+    by_name = dict(zip(names, zip(engines, choices, strict=False), strict=False))
+    if spans:
+        choice = "; then ".join(
+            f"{span.first}-{span.stop or ''} on {by_name[span.precision][1].reason}" for span in spans
+        )
+    else:
+        choice = "; corrected by ".join(choice.reason for choice in choices)
+    ebm = Ebm(
+        by_name[spans[-1].precision][0] if spans else engines[0],
+        bundle.model,
+        bundle.sampler,
+        data=bundle.data(),
+        max_batch=max_batch,
+        choice=choice,
+        schedule=[(span, by_name[span.precision][0]) for span in spans],
+        exact=engines[1] if exact is not None else None,
+    )
+    return ebm, engines
