@@ -3,7 +3,7 @@
 Three questions, all of which must be answered with yes:
 
 1. *Samples.* For every metric in force, is the distance of the candidate's samples from FP32's at most `gate` times the
-   distance between FP32 samples of two seeds, the seed noise floor (`noise_floor`, `comparisons`)?
+   distance between FP32 samples of two seeds, the seed noise floor (`noise_floor`, `gate_metrics`)?
 2. *Rare modes.* Has no mode surely lost more than half of its mass? Ratios weigh modes by mass, so this is asked apart.
 3. *Score.* Are gain and bias of the gradient along the trajectory at most `bias_limit` (`score_bias`)? Cold chains end
    almost where they should even with a bent gradient, so this is asked apart too.
@@ -28,7 +28,7 @@ import numpy as np
 
 from ..runtime.errors import UsageError
 from .chain_plan import ChainPlan, fitted_plan, plan_chains
-from .comparisons import COMPARISONS, Pools
+from .gate_metrics import GATE_METRICS, Pools
 from .metrics.score_fidelity import StageFidelity
 from .sample_set import SampleSet
 from .score_bias import judge_score
@@ -62,7 +62,7 @@ def judge(
         smallest_difference: what should be seen, in standard deviations of the energy.
         bias_limit: largest gain and bias that pass, relative to rms of the gradient.
         temperature: T of p(x) proportional to exp(-E(x) / T), for the Stein discrepancy.
-        metrics: names from `comparisons.COMPARISONS`; None takes all ("stein" where both sets have gradients).
+        metrics: names from `gate_metrics.GATE_METRICS`; None takes all ("stein" where both sets have gradients).
         seed: of splits, directions, shuffles and clusters: same seed, same result.
 
     Returns:
@@ -93,7 +93,7 @@ def judge(
         verdicts = [lost, *score]
     else:
         pools = Pools(reference, candidate, plan, temperature, seed)
-        verdicts = [*(COMPARISONS[name](pools) for name in names), *score]
+        verdicts = [*(GATE_METRICS[name](pools) for name in names), *score]
     failed = [verdict for verdict in verdicts if not verdict.passed]
     return GateResult(
         passed=not failed,
@@ -112,10 +112,10 @@ def judge(
 def _in_force(reference: SampleSet, candidate: SampleSet, metrics: Sequence[str] | None) -> list[str]:
     gradients = reference.grad is not None and candidate.grad is not None
     if metrics is None:
-        return [name for name in COMPARISONS if gradients or name != "stein"]
+        return [name for name in GATE_METRICS if gradients or name != "stein"]
     for name in metrics:
-        if name not in COMPARISONS:
-            raise UsageError(f"metrics: expected some of {', '.join(COMPARISONS)}, got {name!r}")
+        if name not in GATE_METRICS:
+            raise UsageError(f"metrics: expected some of {', '.join(GATE_METRICS)}, got {name!r}")
         if name == "stein" and not gradients:
             raise UsageError("metrics: 'stein' needs gradients, and one of the sample sets has none")
     return list(metrics)

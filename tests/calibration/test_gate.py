@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ebm_export.calibration.comparisons import COMPARISONS
 from ebm_export.calibration.gate import GateResult, judge, plan_chains
+from ebm_export.calibration.gate_metrics import GATE_METRICS
 from ebm_export.calibration.metrics.score_fidelity import score_fidelity
 from ebm_export.calibration.sample_set import SampleSet
 from ebm_export.runtime.errors import UsageError
@@ -260,4 +260,4 @@ class TestRefusals:
 
 def test_every_metric_names_itself() -> None:
     result = judge(mixture(208, 0), mixture(208, 1), ())
-    assert [verdict.metric for verdict in result.verdicts] == list(COMPARISONS)
+    assert [verdict.metric for verdict in result.verdicts] == list(GATE_METRICS)

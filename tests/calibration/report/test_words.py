@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from ebm_export.calibration.comparison import Comparison
-from ebm_export.calibration.comparisons import COMPARISONS
+from ebm_export.calibration.gate_metrics import GATE_METRICS
 from ebm_export.calibration.report.words import METRICS, headline, metric_name, own_limit, percent, verdict
 
 from ..made_comparison import REFERENCE, gate, made_comparison, rare, ratio, score
@@ -92,7 +92,7 @@ class TestOwnLimit:
         assert own_limit(rare(0.8, 1e-6)).endswith("9 of 400 of the candidate's, p 1e−6)")
 
 
-@pytest.mark.parametrize("metric", [*COMPARISONS, "score gain", "score bias", "finite"])
+@pytest.mark.parametrize("metric", [*GATE_METRICS, "score gain", "score bias", "finite"])
 def test_every_metric_of_the_gate_is_explained(metric: str) -> None:
     name, text = METRICS[metric]
     assert metric_name(metric) == name

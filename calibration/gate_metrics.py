@@ -23,7 +23,7 @@ from .noise_floor import FloorRatio, embedding_ratio, partitions, self_ratio, sh
 from .sample_set import SampleSet
 from .verdict import MetricVerdict
 
-__all__ = ["COMPARISONS", "Pools"]
+__all__ = ["GATE_METRICS", "Pools"]
 
 _WIDE = 32
 """Principal components that stand for wider features where distances would drown in the noise of the others."""
@@ -294,7 +294,7 @@ def _stein(pools: Pools) -> MetricVerdict:
     return _verdict("stein", pools, self_ratio(pools.subset, *sums), None, f"bandwidth {width:.3g}")
 
 
-COMPARISONS: Mapping[str, Callable[[Pools], MetricVerdict]] = {
+GATE_METRICS: Mapping[str, Callable[[Pools], MetricVerdict]] = {
     "energy": _energy,
     "sliced wasserstein": _sliced,
     "mmd": _mmd,
