@@ -10,29 +10,20 @@ import dataclasses
 import json
 import logging
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from .runtime.batch_range import parse_batch_range
+from .runtime.config import SamplerConfig
 from .runtime.errors import EbmExportError, QualityGateError, UsageError
+from .terminal import LOG, progress, table
 
 __all__ = ["ebm_compare", "ebm_export", "ebm_run"]
-
-_log = Console(stderr=True, highlight=False)
-_out = Console(highlight=False)
-_TELL_SECONDS = 20.0
-"""How often a log hears of work that goes on."""
 
 _run = typer.Typer(
     name="ebm-run",
@@ -239,6 +230,7 @@ def export_command(
 
     ebm-export weights.pt --model mypkg.nets:Energy --shape 3,32,32 --target openvino --precision fp32 --precision bf16
     """
+    settings = _settings({**locals(), "sampler": None})  # --sampler is a file here
     from .exporter.command import ExportOptions, run_export
 
     if gate is not None and no_gate:
@@ -259,7 +251,7 @@ def export_command(
         strip_prefix=strip_prefix,
         trust_pickle=trust_pickle,
         sampler=sampler,
-        settings=_settings(steps, step_size, noise, temperature, grad_clip, bounds, init, order),
+        settings=settings,
         calibration_data=calibration_data,
         batch=batch,
         verify=verify,
@@ -269,14 +261,14 @@ def export_command(
         search_seconds=search_seconds,
         force=force,
     )
-    with _progress() as tell:
+    with progress() as tell:
         report, rows = run_export(options.with_file(config), tell)
     if as_json:
         print(json.dumps({"path": str(report.path), "sampler": report.sampler.to_dict(), "artifacts": rows}))
         return
-    _table(f"{report.path}  ({report.seconds:.0f} s)", rows)
+    table(f"{report.path}  ({report.seconds:.0f} s)", rows)
     if report.found_sampler:
-        _log.print(
+        LOG.print(
             f"[yellow]no sampler settings were given: step size {report.sampler.step_size:g} was found, good enough to "
             "verify with; give the model's own (--steps, --step-size, --noise, --init, ..) before sampling",
             soft_wrap=True,
@@ -309,7 +301,7 @@ def info(bundle: BundleArgument, as_json: JsonOption = False) -> None:
         print(json.dumps({"model": dataclasses.asdict(model), "sampler": sampler, "artifacts": rows}))
         return
     inputs = [model.x, *model.cond]
-    _table(
+    table(
         f"{model.name}: " + ", ".join(f"{spec.called} {list(spec.shape)} {spec.dtype}" for spec in inputs), rows, "note"
     )
     used = settings_of(opened.manifest.sampler.sampler)
@@ -327,12 +319,12 @@ def verify(
     """Compare this device's engines with PyTorch's answers, which the bundle carries."""
     from .runtime.verify_bundle import verify_bundle
 
-    with _progress() as tell:
+    with progress() as tell:
         rows = verify_bundle(bundle, backend=backend, precision=precision, threads=threads, progress=tell)
     if as_json:
         print(json.dumps(rows))
     else:
-        _table(str(bundle), rows, "note")
+        table(str(bundle), rows, "note")
     if any(row["result"] == "failed" for row in rows):
         raise typer.Exit(5)
 
@@ -347,12 +339,12 @@ def build(
     """Build TensorRT plans for this device from the ONNX files in the bundle."""
     from .runtime.build import build_plans
 
-    with _progress() as tell:
+    with progress() as tell:
         rows = build_plans(bundle, precisions=precision, batch=parse_batch_range(batch), progress=tell)
     if as_json:
         print(json.dumps(rows))
     else:
-        _table(str(bundle), rows)
+        table(str(bundle), rows)
 
 
 @_run.command()
@@ -395,20 +387,8 @@ def sample(
     as_json: JsonOption = False,
 ) -> None:
     """Draw samples from noise with the bundle's sampler."""
+    settings = _settings(locals())
     choice = {"backend": backend, "precision": precision, "threads": threads, "exact": "fp32" if exact else None}
-    settings = _settings(steps, step_size, noise, temperature, grad_clip, bounds, init, order)
-    settings |= _given(
-        sampler=sampler,
-        bounds_mode=bounds_mode,
-        anneal=anneal,
-        warmup=warmup,
-        target_accept=target_accept,
-        leapfrog=leapfrog,
-        friction=friction,
-        momentum=momentum,
-        ladder=_numbers("--ladder", ladder),
-        block=block,
-    )
     options = {"max_batch": max_batch, **settings}
     special = _given(
         keep=None if keep is None else _array(keep),
@@ -465,20 +445,8 @@ def refine(
     as_json: JsonOption = False,
 ) -> None:
     """Run the bundle's sampler from given states."""
+    settings = _settings(locals())
     choice = {"backend": backend, "precision": precision, "threads": threads, "exact": "fp32" if exact else None}
-    settings = _settings(steps, step_size, noise, temperature, grad_clip, bounds, None, order)
-    settings |= _given(
-        sampler=sampler,
-        bounds_mode=bounds_mode,
-        anneal=anneal,
-        warmup=warmup,
-        target_accept=target_accept,
-        leapfrog=leapfrog,
-        friction=friction,
-        momentum=momentum,
-        ladder=_numbers("--ladder", ladder),
-        block=block,
-    )
     states = _array(start)
     options = {"keep": None if keep is None else _array(keep), "diverged": diverged, "max_batch": max_batch, **settings}
 
@@ -526,12 +494,12 @@ def bench(
     """Time one step of every engine that runs on this device."""
     from .runtime.bench import time_bundle
 
-    with _progress() as tell:
+    with progress() as tell:
         rows = time_bundle(bundle, batches=batch or [1, 8], threads=threads, progress=tell)
     if as_json:
         print(json.dumps(rows))
     else:
-        _table(str(bundle), rows)
+        table(str(bundle), rows)
 
 
 def compare_command(
@@ -609,14 +577,14 @@ def compare_command(
         threads=threads,
         batches=batch or [1, 8],
     )
-    with _progress() as tell:
+    with progress() as tell:
         report, rows = run_compare(options, out, tell)
     if as_json:
         print(json.dumps(report))
     else:
-        _table(str(out / "report.html"), rows)
+        table(str(out / "report.html"), rows)
         for entry in report["not_run"]:
-            _log.print(f"not run: {entry['name']}: {entry['reason']}", markup=False, soft_wrap=True)
+            LOG.print(f"not run: {entry['name']}: {entry['reason']}", markup=False, soft_wrap=True)
         for line in report["failures"]:
             print(line)
     if require_pass and report["failures"]:
@@ -641,7 +609,7 @@ def _draw(
     with load(bundle, **choice) as ebm:
         sampler = ebm.sampler.replace(**settings)
         meter = AcceptanceMeter()
-        with _progress() as tell:
+        with progress() as tell:
 
             def callback(now: Any) -> None:
                 meter(now)
@@ -674,7 +642,7 @@ def _draw(
     if as_json:
         print(json.dumps(result))
         return
-    _log.print(chosen, markup=False, soft_wrap=True)
+    LOG.print(chosen, markup=False, soft_wrap=True)
     print(f"{out}: {states.shape[0]} samples {list(states.shape[1:])}, energy {energy.mean():.4g} on average")
     if taken:
         print(f"{taken['steps']} of {sampler.steps} steps")
@@ -683,29 +651,13 @@ def _draw(
         print(f"temperature {result['temperature']:.4g}; accepted {meter.acceptance:.3f} of steps{blocks}")
 
 
-def _settings(
-    steps: int | None,
-    step_size: str | None,
-    noise: str | None,
-    temperature: str | None,
-    grad_clip: float | None,
-    bounds: str | None,
-    init: Init | None,
-    order: Order | None,
-) -> dict[str, Any]:
-    """The sampler settings that were given, as SamplerConfig takes them."""
-    given = {
-        "steps": steps,
-        "step_size": _numbers("--step-size", step_size),
-        "noise": None if noise == "none" else _numbers("--noise", noise),
-        "temperature": _numbers("--temperature", temperature),
-        "grad_clip": grad_clip,
-        "bounds": _numbers("--bounds", bounds),
-        "init": init.value if init else None,
-        "order": order.value if order else None,
-    }
-    settings = _given(**given)
-    return {**settings, "noise": None} if noise == "none" else settings
+def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampler settings among the options of a command, as SamplerConfig takes them; those not given are left out."""
+    given = {name: options[name] for name in SamplerConfig.field_names() if options.get(name) is not None}
+    for name in ("step_size", "noise", "temperature", "bounds", "ladder"):
+        if name in given:
+            given[name] = _numbers(f"--{name.replace('_', '-')}", given[name])
+    return {name: value.value if isinstance(value, Enum) else value for name, value in given.items()}
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -713,8 +665,8 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _numbers(option: str, text: str | None) -> float | tuple[float, ...] | None:
-    if text is None:
+def _numbers(option: str, text: str) -> float | tuple[float, ...] | None:
+    if option == "--noise" and text == "none":  # what the temperature says, in place of the bundle's own noise
         return None
     try:
         numbers = tuple(float(part) for part in text.split(","))
@@ -740,84 +692,15 @@ def _conditions(texts: list[str] | None) -> dict[str, np.ndarray]:
     return found
 
 
-def _table(title: str, rows: list[dict[str, Any]], notes: str | None = None) -> None:
-    """Prints rows as a table; the column `notes`, whose text is long, is printed below it instead."""
-    table = Table(title=escape(title), title_justify="left")
-    columns = [column for column in (rows[0] if rows else {}) if column != notes]
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    for row in rows:
-        table.add_row(*(_cell(row[column]) for column in columns))
-    # A terminal cuts what is too wide for it; a file or a pipe takes any width.
-    console = _out if _out.is_terminal else Console(highlight=False, width=200)
-    console.print(table)
-    by_text: dict[str, list[str]] = {}
-    for row in rows:
-        if notes is not None and row[notes]:
-            by_text.setdefault(row[notes], []).append(row["file"])
-    for text, files in by_text.items():
-        console.print(f"{', '.join(files)}: {text}", markup=False, soft_wrap=True)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.6f}" if 0.99 < value < 1 else f"{value:.3g}"
-    return escape(str(value))
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Shows (what, done, total) on stderr: a bar with its rate on a terminal, lines elsewhere."""
-    begun, last = 0.0, ""
-    with ExitStack() as stack:
-        bar = None
-        if _log.is_terminal:
-            columns = (
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.fields[rate]}"),
-            )
-            bar = stack.enter_context(Progress(*columns, TimeElapsedColumn(), console=_log, transient=True))
-            task = bar.add_task("", total=None, rate="")
-        told = 0.0
-
-        def tell(what: str, done: int, total: int) -> None:
-            nonlocal begun, last, told
-            now = time.monotonic()
-            if what != last:
-                begun, last, told = now, what, now
-                if bar is None:
-                    _log.print(what, markup=False, soft_wrap=True)
-            rate = _rate(done, total, now - begun)
-            if bar is not None:
-                bar.update(task, description=what, completed=done, total=total or None, rate=rate)
-            elif rate and now - told >= _TELL_SECONDS:
-                told = now
-                _log.print(f"{what}: {done / total:.0%}, {rate}", markup=False, soft_wrap=True)
-
-        yield tell
-
-
-def _rate(done: int, total: int, seconds: float) -> str:
-    """How fast something goes and how long it will take, once that can be said."""
-    if not 0 < done < total or seconds < 1:
-        return ""
-    left = round(seconds * (total - done) / done)
-    return f"{done / seconds:,.0f}/s, {left // 60}:{left % 60:02d} left"
-
-
 def _main(app: Callable[[], None]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         app()
     except EbmExportError as error:
-        _log.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        LOG.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        _log.print("stopped")
+        LOG.print("stopped")
         sys.exit(130)
 
 
