@@ -90,23 +90,32 @@ def judge(
         share = diverged / len(candidate)
         note = f"{diverged} of {len(candidate)} chains"
         lost = MetricVerdict("finite", share, 0.0, math.inf, math.inf, math.inf, gate, None, False, True, note)
-        verdicts = [lost, *score]
+        samples = [lost]
     else:
         pools = Pools(reference, candidate, plan, temperature, seed)
-        verdicts = [*(GATE_METRICS[name](pools) for name in names), *score]
+        samples = [GATE_METRICS[name](pools) for name in names]
+    verdicts = [*samples, *score]
     failed = [verdict for verdict in verdicts if not verdict.passed]
     return GateResult(
         passed=not failed,
-        # One sure failure is enough; else every verdict has to be sure.
-        decided=any(verdict.decided for verdict in failed) or all(verdict.decided for verdict in verdicts),
+        decided=_decided(samples, score),
         verdicts=tuple(verdicts),
         fidelity=tuple(fidelity),
         chains=chains,
         subset=plan.subset,
         smallest_difference=plan.smallest_difference,
         gate=gate,
-        reason=_reason(verdicts),
+        reason=_reason(verdicts, _decided(samples, score)),
     )
+
+
+def _decided(samples: Sequence[MetricVerdict], score: Sequence[MetricVerdict]) -> bool:
+    """Whether more chains could not change the verdict: a failure is sure, or every verdict on samples is.
+
+    More chains say nothing new of the score, which is measured along a trajectory: there the point estimate stands.
+    """
+    sure = any(not verdict.passed and verdict.decided for verdict in samples)
+    return sure or any(not verdict.passed for verdict in score) or all(verdict.decided for verdict in samples)
 
 
 def _in_force(reference: SampleSet, candidate: SampleSet, metrics: Sequence[str] | None) -> list[str]:
@@ -141,13 +150,13 @@ def _diverged(reference: SampleSet, candidate: SampleSet) -> int:
     return int(lost.sum())
 
 
-def _reason(verdicts: Sequence[MetricVerdict]) -> str:
+def _reason(verdicts: Sequence[MetricVerdict], decided: bool) -> str:
     failed = [verdict for verdict in verdicts if not verdict.passed]
     if not failed:
         nearest = max(verdicts, key=lambda verdict: verdict.ratio / verdict.limit)
         return f"all {len(verdicts)} verdicts pass; nearest to its limit: {_said(nearest)}"
     listed = "; ".join(_said(verdict) for verdict in failed)
-    return listed if any(verdict.decided for verdict in failed) else f"{listed}; more chains could settle it"
+    return listed if decided else f"{listed}; more chains could settle it"
 
 
 def _said(verdict: MetricVerdict) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from .chain_plan import fitted_plan
 from .gate import GateResult, judge
 from .gate_rules import GateRules
 from .metrics.score_fidelity import StageFidelity
 from .sample_set import SampleSet
 
 __all__ = ["Draw", "Rounds"]
+
+_ROUNDING = 1e-9
+"""So that a subset that follows from a difference that followed from it is no larger by one."""
 
 Draw = Callable[[int], SampleSet]
 """Samples of a seed, as many each time, scored by the FP32 model."""
@@ -52,7 +56,10 @@ class Rounds:
             The last verdict, and all samples that it is of.
         """
         own = draw(self._rules.sample_seed(0, candidate=True))
-        extra = 0
+        rules, extra = self._rules, 0
+        # What the first pool can show is what is asked in every round: more chains are for surer answers.
+        shown = fitted_plan(rules.gate, rules.smallest_difference, len(own)).smallest_difference
+        difference = max(rules.smallest_difference, shown * (1 + _ROUNDING))
         while True:
             reference = self.reference(extra)
             self._tell(f"judging {name}", 0, 0)
@@ -60,13 +67,13 @@ class Rounds:
                 reference,
                 own,
                 fidelity,
-                gate=self._rules.gate,
-                smallest_difference=self._rules.smallest_difference,
-                bias_limit=self._rules.bias_limit,
+                gate=rules.gate,
+                smallest_difference=difference,
+                bias_limit=rules.bias_limit,
                 temperature=temperature,
-                seed=self._rules.seed,
+                seed=rules.seed,
             )
-            if result.decided or extra == self._rules.extra_rounds:
+            if result.decided or extra == rules.extra_rounds:
                 return result, own
             extra += 1
-            own = own.join(draw(self._rules.sample_seed(extra, candidate=True)))
+            own = own.join(draw(rules.sample_seed(extra, candidate=True)))

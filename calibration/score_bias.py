@@ -27,7 +27,8 @@ def judge_score(fidelity: Sequence[StageFidelity], limit: float) -> list[MetricV
 
         size^2 = sum_k w_k (gain_k^2 - gain_error_k^2), not below 0,
 
-    and the same with bias, which has its own correction already. A 2 % gain throughout has size 0.02, over the last half
+    and the same with `bias_squared`, from which chance is taken out already. Nothing is cut at 0 before the sum: the mean of
+    numbers that chance alone moves, cut so, would grow with the noise. A 2 % gain throughout has size 0.02, over the last half
     alone 0.017, over the last quarter alone 0.013. A constant error of 2 % may be part gain and part bias where it points
     along the gradient in part; the larger of the two is then at least 0.014. So any limit below that stops it, and 0.01
     leaves room for the standard error. Noise is not judged here, as samples show it.
@@ -50,25 +51,27 @@ def judge_score(fidelity: Sequence[StageFidelity], limit: float) -> list[MetricV
         return []
     steps = np.array([stage.step for stage in fidelity], np.float64)
     weights = steps / steps.sum() if steps.sum() > 0.0 else np.full(len(steps), 1.0 / len(steps))
-    gain, gain_error = (np.array([getattr(stage, name) for stage in fidelity]) for name in ("gain", "gain_error"))
-    bias, bias_error = (np.array([getattr(stage, name) for stage in fidelity]) for name in ("bias", "bias_error"))
+    gain, error, bias, bias_squared, bias_squared_error = (
+        np.array([getattr(stage, name) for stage in fidelity])
+        for name in ("gain", "gain_error", "bias", "bias_squared", "bias_squared_error")
+    )
+    # var(z^2) = 4 z^2 e^2 + 2 e^4 for a normal z with error e.
+    gain_squared_error = np.sqrt(4.0 * np.square(gain * error) + 2.0 * error**4)
     return [
-        _verdict("score gain", weights, gain, gain_error, gain_error, limit),
-        _verdict("score bias", weights, bias, bias_error, np.zeros_like(bias), limit),
+        _verdict("score gain", weights, gain, np.square(gain) - np.square(error), gain_squared_error, limit),
+        _verdict("score bias", weights, bias, bias_squared, bias_squared_error, limit),
     ]
 
 
 def _verdict(
-    metric: str, weights: np.ndarray, sizes: np.ndarray, errors: np.ndarray, taken: np.ndarray, limit: float
+    metric: str, weights: np.ndarray, sizes: np.ndarray, squares: np.ndarray, errors: np.ndarray, limit: float
 ) -> MetricVerdict:
-    """Args are [K] by stage; `taken` is what the squares of the sizes have too much by chance."""
+    """Args are [K] by stage: sizes to show, and their squares without what chance adds, with standard errors."""
     if not np.isfinite(sizes[weights > 0.0]).all():
         nan = math.nan
         return MetricVerdict(metric, nan, limit, nan, nan, nan, 1.0, None, False, True, "the gradient is not finite")
-    square = float(weights @ (np.square(sizes) - np.square(taken)))
-    # Of the squares: var(z^2) = 4 z^2 e^2 + 2 e^4 for a normal z with error e.
-    spread = _NORMAL * math.sqrt(float(np.square(weights) @ (4.0 * np.square(sizes * errors) + 2.0 * errors**4)))
-    # The size may have come out small by chance, but not what is possible.
+    square = float(weights @ squares)
+    spread = _NORMAL * math.sqrt(float(np.square(weights) @ np.square(errors)))
     size, low, high = (math.sqrt(max(0.0, part)) for part in (square, square - spread, max(0.0, square) + spread))
     passed = size <= limit
     worst = int(np.argmax(np.where(weights > 0.0, np.abs(sizes), 0.0)))

@@ -16,8 +16,9 @@ from .trajectory import record_trajectory
 
 __all__ = ["ScoreCheck"]
 
-_CHAINS = 256
-"""Chains whose states gradients are compared at: a bias of 1/16 of the noise then shows."""
+_CHAINS, _NUMBERS = (256, 4096), 2**14
+"""Chains whose states gradients are compared at: as many as make up 2**14 numbers of x, within these limits. With 256 a bias
+of 1/16 of the noise shows, with 4096 one of 1/64; in few dimensions fewer numbers share in the mean."""
 _STAGES = 12
 _BYTES = 256 * 2**20
 """Largest size of the states; fewer chains are run where a state is large."""
@@ -47,7 +48,8 @@ class ScoreCheck:
         data: np.ndarray | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        chains = min(_CHAINS, max(16, _BYTES // (4 * _STAGES * math.prod(model.x.shape))))
+        numbers = math.prod(model.x.shape)
+        chains = min(max(_CHAINS[0], min(_NUMBERS // numbers, _CHAINS[1])), max(16, _BYTES // (4 * _STAGES * numbers)))
         self._cond = conditions(chains)
         self._trajectory = record_trajectory(
             fp32,

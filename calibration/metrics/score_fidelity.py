@@ -43,6 +43,10 @@ class StageFidelity:
     """rms(q - g) / rms(g)."""
     states: int
     """N, number of states compared."""
+    bias_squared: float
+    """bias^2 before it is cut at 0: below 0 by chance as often as above where there is no bias, so that it can be averaged."""
+    bias_squared_error: float
+    """Standard error of `bias_squared` over states."""
 
 
 def score_fidelity(reference: Any, candidate: Any, *, stage: int = 0, step: int = 0) -> StageFidelity:
@@ -92,7 +96,7 @@ def score_fidelity(reference: Any, candidate: Any, *, stage: int = 0, step: int 
         raise UsageError("reference gradients: all are 0, so nothing can be said relative to them")
     if not np.isfinite(q).all():
         nan = math.nan
-        return StageFidelity(stage, step, nan, nan, nan, nan, nan, nan, nan, nan, n)
+        return StageFidelity(stage, step, nan, nan, nan, nan, nan, nan, nan, nan, n, nan, nan)
 
     products = np.einsum("nd,nd->n", q, g)
     gain = float(products.mean() / power) - 1.0
@@ -129,4 +133,6 @@ def score_fidelity(reference: Any, candidate: Any, *, stage: int = 0, step: int 
         noise=math.sqrt(spread / power),
         relative_error=math.sqrt(float(np.square(q - g).sum()) / n / power),
         states=n,
+        bias_squared=squared / power,
+        bias_squared_error=squared_error / power,
     )

@@ -48,7 +48,21 @@ def gate(*verdicts: MetricVerdict, reason: str = "all verdicts pass") -> GateRes
 
 def fidelity(size: float) -> tuple[StageFidelity, ...]:
     return tuple(
-        StageFidelity(stage, 25 * stage, 1 - size**2, 0.9, 0.1 * size, 0.01, 0.2 * size, 0.01, size, size, 64)
+        StageFidelity(
+            stage,
+            25 * stage,
+            1 - size**2,
+            0.9,
+            0.1 * size,
+            0.01,
+            0.2 * size,
+            0.01,
+            size,
+            size,
+            64,
+            0.04 * size**2,
+            0.004 * size,
+        )
         for stage in range(12)
     )
 

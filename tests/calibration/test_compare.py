@@ -203,16 +203,20 @@ def test_more_chains_are_drawn_where_the_gate_is_undecided(tmp_path: Path, monke
     from ebm_export.calibration import rounds as module
 
     sizes: list[int] = []
+    subsets: set[int] = set()
     judge = module.judge
 
     def undecided(reference, candidate, *arguments, **settings):
         sizes.append(len(reference))
         assert len(candidate) == len(reference)
-        return dataclasses.replace(judge(reference, candidate, *arguments, **settings), decided=False)
+        result = judge(reference, candidate, *arguments, **settings)
+        subsets.add(result.subset)
+        return dataclasses.replace(result, decided=False)
 
     monkeypatch.setattr(module, "judge", undecided)
     compare(options(two_engines(tmp_path / "a.ebm"), chains=200, extra_rounds=2))
     assert sizes == [200, 400, 600, 200, 400, 600]
+    assert len(subsets) == 1  # more chains make the answer surer, the question stays
 
 
 def test_energy_is_measured_where_there_are_sensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

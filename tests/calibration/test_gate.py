@@ -9,7 +9,7 @@ import pytest
 
 from ebm_export.calibration.gate import GateResult, judge, plan_chains
 from ebm_export.calibration.gate_metrics import GATE_METRICS
-from ebm_export.calibration.metrics.score_fidelity import score_fidelity
+from ebm_export.calibration.metrics.score_fidelity import StageFidelity, score_fidelity
 from ebm_export.calibration.sample_set import SampleSet
 from ebm_export.runtime.errors import UsageError
 
@@ -229,6 +229,15 @@ class TestUndecided:
         assert n_small == n_large
         assert large.high - large.low < 0.6 * (small.high - small.low)
         assert large.low > 1.25
+
+    def test_no_more_samples_are_drawn_for_an_open_score(self) -> None:
+        """More chains say nothing new of a score that was measured along a trajectory."""
+        a, q = gaussian(208, 0), gaussian(208, 1)
+        for gain in (0.005, 0.012):
+            stage = StageFidelity(0, 10, 1.0, 1.0, gain, 0.02, 0.0, 0.001, 0.1, 0.1, 8, 0.0, 1e-6)
+            result = judge(a, q, [stage], metrics=["mmd"])
+            assert named(result)["mmd"].decided
+            assert result.decided
 
 
 class TestRefusals:

@@ -27,6 +27,8 @@ def stages(gain=0.0, bias=0.0, gain_error=0.0005, bias_error=0.0005, first: int 
             0.1,
             0.1,
             64,
+            (bias * (index >= first)) ** 2,
+            2 * abs(bias) * bias_error + bias_error**2,
         )
         for index, step in enumerate(STEPS)
     ]
@@ -48,7 +50,10 @@ def test_two_percent_fails_and_half_a_percent_passes() -> None:
 @pytest.mark.parametrize("first", [3, 5])
 def test_late_stages_suffice(first: int) -> None:
     """The last half, and the last two of seven."""
-    assert not judge_score(stages(gain=0.02, first=first), 0.01)[0].passed
+    verdict = judge_score(stages(gain=0.02, gain_error=0.0, first=first), 0.01)[0]
+    assert not verdict.passed
+    # Stages weigh as their steps do: 30 to 60 are 180 of 210, 50 and 60 are 110.
+    assert verdict.value == pytest.approx(0.02 * math.sqrt(sum(STEPS[first:]) / sum(STEPS)))
 
 
 def test_the_start_counts_for_nothing() -> None:
@@ -68,7 +73,7 @@ def test_chance_is_taken_out_of_the_gain() -> None:
     sizes = []
     for _ in range(200):
         measured = [
-            StageFidelity(i, step, 1.0, 1.0, 0.01 * rng.standard_normal(), 0.01, 0.0, 0.0, 0.1, 0.1, 4)
+            StageFidelity(i, step, 1.0, 1.0, 0.01 * rng.standard_normal(), 0.01, 0.0, 0.0, 0.1, 0.1, 4, 0.0, 0.0)
             for i, step in enumerate(STEPS)
         ]
         verdict = judge_score(measured, 0.01)[0]
@@ -100,6 +105,23 @@ def test_measured_gradients() -> None:
     assert all(verdict.passed and verdict.decided for verdict in judge_score(measured(noisy), 0.01))
     assert not judge_score(measured(lambda g: 1.02 * noisy(g)), 0.01)[0].passed
     assert not judge_score(measured(lambda g: noisy(g) + 0.02), 0.01)[1].passed
+
+
+@pytest.mark.parametrize(("states", "width", "noise"), [(256, 2, 0.3), (32, 8, 0.2)])
+def test_noise_alone_is_no_bias(states: int, width: int, noise: float) -> None:
+    """In few dimensions the mean error of noise varies much from stage to stage; what varies around 0 has mean 0."""
+    found = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        exact = [rng.standard_normal((states, width)) for _ in STEPS]
+        measured = [
+            score_fidelity(g, g + noise * rng.standard_normal(g.shape), stage=i, step=s)
+            for i, (s, g) in enumerate(zip(STEPS, exact, strict=True))
+        ]
+        found.append(judge_score(measured, 0.01)[1])
+    # Half of the sums are below 0. Were each stage cut at 0 first, the median would be about 0.01.
+    assert sum(verdict.value == 0 for verdict in found) >= 13
+    assert not any(verdict.decided for verdict in found if not verdict.passed)
 
 
 def test_nan_fails() -> None:

@@ -11,7 +11,7 @@ from ebm_export.calibration.verdict import GateResult, MetricVerdict
 
 def result(**changes) -> GateResult:
     verdict = MetricVerdict("energy", 0.5, 0.0, math.inf, 1.0, math.inf, 1.25, None, False, True, "inf")
-    stage = StageFidelity(1, 10, 0.9, 0.8, 0.01, 0.001, math.nan, 0.0, 0.1, 0.1, 64)
+    stage = StageFidelity(1, 10, 0.9, 0.8, 0.01, 0.001, math.nan, 0.0, 0.1, 0.1, 64, 0.0, 0.0)
     values = {
         "passed": False,
         "decided": True,
