@@ -80,13 +80,28 @@ class QualityGate:
         """The part of the verdict that needs no samples: gain and bias."""
         return judge_score(fidelity, self.rules.bias_limit)
 
-    def judge(self, name: str, engine: Engine, schedule: Sequence[tuple[Span, Engine]] = ()) -> GateResult:
+    def refused_by_score(self, fidelity: Sequence[StageFidelity]) -> str:
+        """Why an engine fails already by its score, which needs no samples; "" where it does not."""
+        bent = [verdict for verdict in self.score_verdicts(fidelity) if not verdict.passed]
+        if not bent:
+            return ""
+        said = ", ".join(f"{verdict.metric} {verdict.value:.4f}" for verdict in bent)
+        return f"{said}, at most {self.rules.bias_limit:g} passes"
+
+    def judge(
+        self,
+        name: str,
+        engine: Engine,
+        schedule: Sequence[tuple[Span, Engine]] = (),
+        fidelity: Sequence[StageFidelity] | None = None,
+    ) -> GateResult:
         """Draws samples and judges them.
 
         Args:
             name: for the progress.
             engine: open; the only one, or the last of the schedule's.
             schedule: spans of steps with the open engine that runs each.
+            fidelity: what `fidelity` gave for it, where it was asked already.
         """
 
         def at(step: int) -> Engine:
@@ -96,7 +111,7 @@ class QualityGate:
         result, _ = self._rounds.judge(
             name,
             lambda seed: self._drawn(candidate, seed, name),
-            self.fidelity(at),
+            self.fidelity(at) if fidelity is None else fidelity,
             final_temperature(self._config),
         )
         return result

@@ -122,15 +122,14 @@ def record_states(
     x, scale = made("x", shape, np.float32), made("grad_scale", (), np.float32)
     step, number = made("step", (), np.int64), made("chain", (), np.int64)
     kept = {name: made(f"cond.{name}", array.shape[1:], array.dtype) for name, array in conditions.items()}
-    watched = Watched(engine)
+    watched = Watched(engine, config)
 
     def keep(now: Progress) -> None:
         if progress is not None:
             progress(now.chains.start * now.steps + now.done * len(now.chains), now.n * now.steps)
         if now.done not in wanted:
             return
-        # At the start of "noise-drift" nothing has been asked yet; what the engine remembers is of the batch before.
-        asked = now.state.position if now.grad_scale is None or watched.asked is None else watched.asked
+        asked = watched.where(now)
         for row, chain in enumerate(now.chains):
             slot = slots.get((now.done, chain))
             if slot is not None:

@@ -41,8 +41,7 @@ def record_trajectory(
 ) -> Trajectory:
     """Runs n chains from the model's own start distribution and keeps states at evenly spaced stages.
 
-    A state is where the engine was asked for a gradient: in the order "noise-drift" that is the noised point, not the
-    position that the drift led to, and the gradients there are the ones that make the sample.
+    A state is where a gradient is asked that makes the sample: see `Watched`.
 
     Args:
         engine: an open engine; the sampler is the runtime's own, gradient scaling included.
@@ -61,14 +60,13 @@ def record_trajectory(
     wanted = sorted({round(done) for done in np.linspace(0, config.steps, stages)})
     states: list[np.ndarray] = []
     scales: list[np.ndarray] = []
-    watched = Watched(engine)
+    watched = Watched(engine, config)
 
     def keep(now: Progress) -> None:
         if progress is not None:
             progress(now.done, now.steps)
         if now.done in wanted:
-            # At the start of "noise-drift" nothing has been asked yet.
-            states.append(now.state.position.copy() if watched.asked is None else watched.asked)
+            states.append(watched.where(now).copy())
             scales.append(np.ones(n, np.float32) if now.grad_scale is None else now.grad_scale.copy())
 
     run_chains(
@@ -84,12 +82,29 @@ def record_trajectory(
 
 
 class Watched(Engine):
-    """An open engine that remembers where it was asked last."""
+    """An open engine that knows where the gradients of a chain's steps are asked.
 
-    def __init__(self, engine: Engine) -> None:
+    That is at its positions, whatever else a sampler asks on the way: points that it rejects, the hot replicas of a
+    tempered chain. Overdamped Langevin dynamics in the order "noise-drift" alone asks elsewhere, at the noised points, and
+    not at the positions that the drift leads to.
+
+    Args:
+        engine: an open engine.
+        config: the sampler's settings.
+    """
+
+    def __init__(self, engine: Engine, config: SamplerConfig) -> None:
         self.backend = engine.backend
-        self.asked: np.ndarray | None = None
         self._engine = engine
+        self._noised = config.sampler == "langevin" and config.order == "noise-drift"
+        self._asked: np.ndarray | None = None
+
+    def where(self, now: Progress) -> np.ndarray:
+        """Returns where the chains of a batch were asked last, [B, *S]; the array is overwritten by the next step.
+
+        Before the first step of "noise-drift" nothing has been asked: then it is their start.
+        """
+        return now.state.position if now.grad_scale is None or self._asked is None else self._asked
 
     def open(self) -> None:
         """The engine is open already."""
@@ -98,5 +113,6 @@ class Watched(Engine):
         """Whoever opened the engine closes it."""
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        self.asked = inputs["x"].copy()  # the sampler may go on in the same array
+        if self._noised:
+            self._asked = inputs["x"].copy()  # the drift goes on in the same array
         return self._engine.run(inputs)

@@ -198,11 +198,11 @@ class CalibratedArtifacts:
         if gate is None:
             return "", None
         with self.open(artifact, folder) as engine:
-            bent = [verdict for verdict in gate.score_verdicts(gate.fidelity(engine)) if not verdict.passed]
-            if bent:
-                said = ", ".join(f"{verdict.metric} {verdict.value:.4f}" for verdict in bent)
-                return f"{said}, at most {gate.rules.bias_limit:g} passes", None
-            result = gate.judge(artifact["path"], engine)
+            fidelity = gate.fidelity(engine)
+            refused = gate.refused_by_score(fidelity)
+            if refused:
+                return refused, None
+            result = gate.judge(artifact["path"], engine, fidelity=fidelity)
         return "" if result.passed else result.reason, result
 
     def write(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import tempfile
 import time
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ..calibration.device import describe_device, toolchain
 from ..calibration.gate_rules import GateRules
 from ..calibration.search import Assignment, search
 from ..calibration.search_log import SearchLog
@@ -144,9 +144,8 @@ class _Trials:
         if key not in self._times:
             with self._artifacts.open(self._artifact(assignment), self._scratch) as engine:
                 own, other = _milliseconds(engine, self._artifacts.fp32, self._inputs)
-            self._times[key] = (
-                own * self.float_milliseconds / other
-            )  # they took turns: what slowed one slowed the other
+            # They took turns: what slowed one slowed the other.
+            self._times[key] = own * self.float_milliseconds / other
         own = self._times[key]
         steps = self._artifacts.config.steps
         return ((steps - assignment.tail) * own + assignment.tail * self.float_milliseconds) / steps
@@ -156,18 +155,17 @@ class _Trials:
         assert gate is not None
         artifact = self._artifact(assignment)
         with self._artifacts.open(artifact, self._scratch) as engine:
-            schedule: list[tuple[Span, Engine]] = []
-            last = engine
             if assignment.tail:
                 turn = self._artifacts.config.steps - assignment.tail
                 last = self._artifacts.fp32
                 schedule = [(Span("mixed", 0, turn), engine), (Span("fp32", turn, None), last)]
+                result = gate.judge(assignment.key, last, schedule)
             else:
-                bent = [verdict for verdict in gate.score_verdicts(gate.fidelity(engine)) if not verdict.passed]
-                if bent:
-                    said = ", ".join(f"{each.metric} {each.value:.4f}" for each in bent)
-                    return False, f"{said}, at most {gate.rules.bias_limit:g} passes", {}
-            result = gate.judge(assignment.key, last, schedule)
+                fidelity = gate.fidelity(engine)
+                refused = gate.refused_by_score(fidelity)
+                if refused:
+                    return False, refused, {}
+                result = gate.judge(assignment.key, engine, fidelity=fidelity)
         self.results[assignment.key] = result
         return result.passed, result.reason, {each.metric: each.ratio for each in result.verdicts}
 
@@ -208,13 +206,20 @@ def _others(name: str) -> list[str]:
 
 def _subject(artifacts: CalibratedArtifacts, name: str, order: list[str], rules: GateRules) -> dict[str, Any]:
     """What a log must have been of for its trials to hold here."""
-    graph = hashlib.sha256(ir.to_proto(artifacts.model).SerializeToString(deterministic=True)).hexdigest()
+    graph = ir.to_proto(artifacts.model).SerializeToString(deterministic=True)
+    arrays = {"data": artifacts.data, **artifacts.cond}
     return {
-        "graph": graph,
+        "graph": hashlib.sha256(graph).hexdigest(),
         "target": name,
         "order": order,
         "sampler": artifacts.config.to_dict(),
         "batch": list(artifacts.batch),
         "gate": vars(rules),
-        "machine": platform.processor() or platform.machine(),
+        "arrays": {key: None if array is None else _digest(array) for key, array in sorted(arrays.items())},
+        "device": describe_device(),
+        "toolchain": toolchain(),
     }
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

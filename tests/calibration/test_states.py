@@ -54,6 +54,14 @@ class TestWhatIsKept:
     def test_short_chains_have_fewer_stages(self, tmp_path: Path) -> None:
         assert np.unique(record(tmp_path / "s", CONFIG.replace(steps=2)).step).tolist() == [0, 1, 2]
 
+    @pytest.mark.parametrize("sampler", ["mala", "hmc", "tempering"])
+    def test_states_are_those_of_the_chains(self, tmp_path: Path, sampler: str) -> None:
+        """Neither proposals that were rejected nor the hot replicas."""
+        config = SamplerConfig.from_dict({"steps": 40, "step_size": 0.3, "sampler": sampler})
+        states = record(tmp_path / "s", config, count=400, chains=200, max_batch=60)
+        late = states.x[states.step >= 20]
+        assert 0.75 < np.square(late).mean() < 1.3  # 700 numbers with a variance of 1
+
     def test_states_move_along_the_chain(self, tmp_path: Path) -> None:
         states = record(tmp_path / "s")
         sizes = [np.linalg.norm(states.x[states.step == step], axis=1).mean() for step in (0, 20, 40)]

@@ -51,3 +51,29 @@ def test_progress_counts_steps() -> None:
 def test_divergence_is_an_error() -> None:
     with pytest.raises(DivergenceError):
         record(SamplerConfig(steps=200, step_size=1e3))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"order": "noise-drift"},
+        {"sampler": "preconditioned"},
+        {"sampler": "underdamped"},
+        {"sampler": "mala", "step_size": 0.5},
+        {"sampler": "hmc", "step_size": 0.3, "leapfrog": 3},
+        {"sampler": "tempering", "step_size": 0.5, "ladder": (1, 2, 4)},
+    ],
+    ids=lambda settings: settings.get("order") or settings.get("sampler") or "langevin",
+)
+def test_states_are_those_of_the_chains_whatever_the_sampler(settings: dict) -> None:
+    """Not proposals that were rejected, nor the hot replicas: at temperature 1 the states have a variance of 1."""
+    config = SamplerConfig.from_dict({"steps": 60, "step_size": 0.1, **settings})
+    with FunctionEngine(quadratic) as engine:
+        found = record_trajectory(engine, config, (3,), 256, seed=5)
+    assert found.x.shape == (12, 256, 3)
+    assert found.grad_scale.shape == (12, 256)
+    for states in found.x[4:]:
+        # 768 numbers with a variance of 1: their mean square is off by less than 0.2 in four standard errors, and the
+        # longest step here adds 0.1 to it.
+        assert 0.75 < np.square(states).mean() < 1.35
