@@ -613,7 +613,7 @@ def _draw(
 
             def callback(now: Any) -> None:
                 meter(now)
-                tell("sampling", now.chains.start * now.steps + now.done * len(now.chains), now.n * now.steps)
+                tell("sampling", *now.part)
 
             drawn = draw(ebm, callback, _conditions(cond))
         if isinstance(drawn, np.ndarray):

@@ -64,7 +64,7 @@ class SampleStore:
 
         def told(now: Progress) -> None:
             if progress is not None:
-                progress(now.chains.start * now.steps + now.done * len(now.chains), now.n * now.steps)
+                progress(*now.part)
 
         samples = ebm().sample(n, seed=seed, cond=dict(cond), callback=told)
         if path is not None:
@@ -96,6 +96,7 @@ def _key(candidate: Candidate, n: int, seed: int, cond: Mapping[str, np.ndarray]
         "precision": candidate.precision,
         "sampler": candidate.bundle.sampler.to_dict(),
         "numpy": np.__version__,  # the noise is numpy's
+        "runtime": metadata.version("ebm-export"),
         "cond": {name: _digest(array) for name, array in sorted(cond.items())},
         "data": None if data is None else _digest(data),
         "seed": seed,

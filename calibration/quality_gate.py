@@ -121,8 +121,7 @@ class QualityGate:
         cond = self._conditions(count)
 
         def told(now: Progress) -> None:
-            done = now.chains.start * now.steps + now.done * len(now.chains)
-            self._tell(f"samples of {name}", done, now.n * now.steps)
+            self._tell(f"samples of {name}", *now.part)
 
         try:
             x = ebm.sample(count, seed=seed, cond=cond, callback=told)

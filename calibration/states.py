@@ -126,7 +126,7 @@ def record_states(
 
     def keep(now: Progress) -> None:
         if progress is not None:
-            progress(now.chains.start * now.steps + now.done * len(now.chains), now.n * now.steps)
+            progress(*now.part)
         if now.done not in wanted:
             return
         asked = watched.where(now)

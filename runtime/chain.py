@@ -57,6 +57,11 @@ class Progress(NamedTuple):
     warming_up: bool = False
     diverged: np.ndarray | None = None
 
+    @property
+    def part(self) -> tuple[int, int]:
+        """(steps of all chains taken, in all), for a progress bar; batches run one after another."""
+        return self.chains.start * self.steps + self.done * len(self.chains), self.n * self.steps
+
 
 Callback = Callable[[Progress], None]
 
