@@ -23,7 +23,7 @@ from .noise_floor import FloorRatio, embedding_ratio, partitions, self_ratio, sh
 from .sample_set import SampleSet
 from .verdict import MetricVerdict
 
-__all__ = ["GATE_METRICS", "Pools"]
+__all__ = ["GATE_METRICS", "LOSS_IS_SURE", "Pools"]
 
 _WIDE = 32
 """Principal components that stand for wider features where distances would drown in the noise of the others."""
@@ -42,7 +42,7 @@ _DIRECTIONS = 32
 
 _MODE_LOSS = 0.5
 """A mode that lost more than this share of its mass is lost, where chance is ruled out."""
-_LOSS_IS_SURE = 0.001
+LOSS_IS_SURE = 0.001
 """p-value, for all modes together, below which a loss is no chance."""
 _LOSS_IS_OPEN = 0.01
 """p-value below which more chains should settle it."""
@@ -260,13 +260,16 @@ def _rare_modes(pools: Pools) -> MetricVerdict:
     """
     first, second, count = pools.modes
     masses = pools.masses
-    worst = int(np.argmin(masses.loss_p_value))
+    # The surest loss may be a small one of a common mode: what is asked is whether one lost more than half.
+    shares = [np.bincount(labels, minlength=count) / len(labels) for labels in (first, second)]
+    fallen = shares[1] < (1 - _MODE_LOSS) * shares[0]
+    worst = int(np.argmin(np.where(fallen, masses.loss_p_value, masses.loss_p_value + fallen.any())))
     p_value = min(1.0, count * float(masses.loss_p_value[worst]))
     n, m = len(first), len(second)
     a, b = int((first == worst).sum()), int((second == worst).sum())
     low, high = loss_interval(a, n, b, m, 0.05 / count)
     loss = 1.0 - (b / m) / (a / n) if a else 0.0
-    lost = loss > _MODE_LOSS and p_value < _LOSS_IS_SURE
+    lost = loss > _MODE_LOSS and p_value < LOSS_IS_SURE
     return MetricVerdict(
         metric="rare modes",
         value=max(0.0, loss),

@@ -7,25 +7,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .gate_metrics import LOSS_IS_SURE
 from .metrics.modes import find_modes, mode_masses
 from .sample_set import SampleSet
 
 __all__ = ["ModeShares", "mode_shares"]
 
-_LEVEL = 0.05
-"""Chance that a mode is called lost where none is, for all modes of one engine together (Bonferroni)."""
+_ELSEWHERE = 1e300
+"""Added to the distance of a sample of another mode: it is shown only for a mode that the reference has no sample of."""
 
 
 @dataclass(frozen=True)
 class ModeShares:
-    """Clusters of the reference's samples, the largest first, and how many samples of every set each has.
+    """Clusters of all samples, those with most of the reference first, and how many samples of every set each has.
 
     Attributes:
         reference: [K] share of the reference's samples in each mode.
         share: [K] share of each engine's samples, by the engine's name.
         loss_p_value: [K] p-value that the mode has less mass there than in the reference, by the engine's name.
         rare: numbers of the modes that hold less than half of an equal share.
-        lost: numbers of the modes that an engine draws too seldom (p below 0.05 / K), by the engine's name.
+        lost: numbers of the modes that an engine surely draws too seldom, by the engine's name: the level is the gate's.
     """
 
     reference: tuple[float, ...]
@@ -38,7 +39,7 @@ class ModeShares:
 def mode_shares(
     reference: SampleSet, sets: Mapping[str, SampleSet], *, seed: int = 0
 ) -> tuple[ModeShares, np.ndarray] | None:
-    """Finds the modes of the reference and counts every set in them.
+    """Finds the modes of all samples together and counts every set in them.
 
     Args:
         reference: FP32's samples.
@@ -50,7 +51,8 @@ def mode_shares(
         one mode alone.
     """
     rows = _rows(reference)
-    modes = find_modes(rows, seed=seed)
+    # Fitted to all: clusters of FP32's own samples alone would sit closer to those than to any new ones.
+    modes = find_modes(np.concatenate([rows, *(_rows(samples) for samples in sets.values())]), seed=seed)
     count = len(modes.centres)
     if count < 2:
         return None
@@ -60,7 +62,7 @@ def mode_shares(
     }
     share = np.bincount(labels, minlength=count) / len(labels)
     middles = [
-        int(np.argmin(np.where(labels == mode, np.square(rows - centre).sum(axis=1), np.inf)))
+        int(np.argmin(np.square(rows - centre).sum(axis=1) + np.where(labels == mode, 0.0, _ELSEWHERE)))
         for mode, centre in enumerate(modes.centres)
     ]
     found = ModeShares(
@@ -68,7 +70,10 @@ def mode_shares(
         share={name: tuple(own.candidate.tolist()) for name, own in masses.items()},
         loss_p_value={name: tuple(own.loss_p_value.tolist()) for name, own in masses.items()},
         rare=tuple(np.flatnonzero(share < 0.5 / count).tolist()),
-        lost={name: tuple(np.flatnonzero(own.loss_p_value < _LEVEL / count).tolist()) for name, own in masses.items()},
+        lost={
+            name: tuple(np.flatnonzero(own.loss_p_value < LOSS_IS_SURE / count).tolist())
+            for name, own in masses.items()
+        },
     )
     return found, reference.x[middles]
 

@@ -27,6 +27,22 @@ def test_shares_rare_and_lost_modes() -> None:
     np.testing.assert_allclose(middles, CENTRES, atol=0.15)
 
 
+def test_chance_loses_no_mode() -> None:
+    """A third fewer of the 60 of the rarest mode: p is about 0.02, no rare sight among three modes of several engines."""
+    found = mode_shares(drawn((600, 340, 60), 0), {"unlucky": drawn((620, 342, 38), 1)})
+    assert found is not None
+    assert found[0].loss_p_value["unlucky"][2] < 0.05 / 3
+    assert found[0].lost["unlucky"] == ()
+
+
+def test_a_mode_that_only_an_engine_has() -> None:
+    found = mode_shares(drawn((600, 400, 0), 0), {"invents": drawn((500, 350, 150), 1)})
+    assert found is not None
+    assert sorted(found[0].share["invents"]) == [0.15, 0.35, 0.5]
+    assert sorted(found[0].reference) == [0.0, 0.4, 0.6]
+    assert np.isfinite(found[1]).all()
+
+
 def test_features_are_what_counts_where_there_are_some() -> None:
     samples = drawn((300, 300, 300), 0)
     by_first = SampleSet(samples.x, samples.energy, features=samples.x[:, :1])
