@@ -13,6 +13,7 @@ __all__ = ["ChainPlan", "fitted_plan", "plan_chains", "pool_factor"]
 _ROOM = 9.0
 # The jackknife over sets needs a few: three of 2 n chains.
 _FEWEST_SETS = 6
+_FEWEST_CHAINS = 128  # from which modes and neighbours can be counted
 _SURE = 1.645  # the normal's 95 % point
 
 
@@ -36,9 +37,7 @@ class ChainPlan:
     """Chance that an engine without fault is over the gate, for one metric and before more chains are drawn."""
 
 
-def plan_chains(
-    gate: float = 1.25, smallest_difference: float = 0.1, *, minimum: int = 128, maximum: int = 4096
-) -> ChainPlan:
+def plan_chains(gate: float = 1.25, smallest_difference: float = 0.1) -> ChainPlan:
     """Finds the number of chains from the smallest difference that should be caught.
 
     Two sets of n independent chains of one distribution with standard deviation 1 have means that differ by a number of
@@ -64,8 +63,6 @@ def plan_chains(
     Args:
         gate: above 1.
         smallest_difference: d, in standard deviations, above 0.
-        minimum: fewest chains in a pool.
-        maximum: most chains in a pool. Where this cuts, the plan says which difference can still be seen.
 
     Raises:
         UsageError: an argument is out of range.
@@ -77,12 +74,9 @@ def plan_chains(
             f"smallest_difference: expected a number above 0, got {smallest_difference!r}; "
             "it is in standard deviations of the energy"
         )
-    if not 1 <= minimum <= maximum:
-        raise UsageError(f"minimum and maximum: expected 1 <= minimum <= maximum, got {minimum} and {maximum}")
     factor = pool_factor(gate)
     wanted = math.ceil(2.0 * (gate**2 - 1.0) / smallest_difference**2)
-    pool = min(max(wanted * factor, minimum), maximum)
-    return fitted_plan(gate, smallest_difference, pool)
+    return fitted_plan(gate, smallest_difference, max(wanted * factor, _FEWEST_CHAINS))
 
 
 def pool_factor(gate: float) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 from ..runtime.bundle import Bundle
 from ..runtime.ebm import Ebm
 from ..runtime.errors import DivergenceError, UsageError
+from ..runtime.precision_schedule import is_schedule
 from .candidate import Candidate, bundle_candidates, external_candidate, precision_at, precisions_in, reference_of
 from .chain_plan import ChainPlan, fitted_plan, plan_chains
 from .compare_options import CompareOptions
@@ -100,7 +101,7 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
                 results.append(dataclasses.replace(
                     result,
                     gate=gate,
-                    auroc=_auroc(ebm, outliers, options.cond),
+                    auroc=_auroc(candidate, ebm, outliers, options.cond),
                     same_noise_distance=_apart(shown, pictures.get(candidate.name)),
                 ))  # fmt: skip
     ran = [engine for engine, result in zip(engines, results, strict=True) if not result.failure]
@@ -166,7 +167,7 @@ class _Sampling:
             candidate.name,
             lambda seed: self._scored(candidate, ebm, seed, f"samples of {candidate.name}"),
             fidelity,
-            final_temperature(candidate.bundle.sampler),
+            final_temperature(self._reference.bundle.sampler),  # what the Stein discrepancy holds samples against
         )
 
     def same_noise(self, candidate: Candidate, ebm: Ebm, count: int) -> np.ndarray:
@@ -296,17 +297,18 @@ def _outliers(options: CompareOptions, bundle: Bundle) -> tuple[np.ndarray, np.n
     return options.data, options.ood
 
 
-def _auroc(ebm: Ebm, outliers: tuple[np.ndarray, np.ndarray] | None, cond: Mapping[str, np.ndarray]) -> float | None:
+def _auroc(
+    candidate: Candidate,
+    ebm: Ebm,
+    outliers: tuple[np.ndarray, np.ndarray] | None,
+    cond: Mapping[str, np.ndarray],
+) -> float | None:
     if outliers is None:
         return None
-    inside, outside = (ebm.score(array, **_rows(cond, len(array)))[0] for array in outliers)
+    inside, outside = (ebm.score(array, **conditions_for(candidate.bundle, len(array), cond))[0] for array in outliers)
     if not np.isfinite(inside).all() or not np.isfinite(outside).all():
         return None
     return ood_auroc(inside, outside)
-
-
-def _rows(cond: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    return {name: array[np.arange(count) % len(array)] for name, array in cond.items()}
 
 
 def _speed(
@@ -315,7 +317,7 @@ def _speed(
     """Times all engines in turns, then reads the power sensors; returns both by name, and a sentence on the sensors."""
     sensors, said = find_sensors(options.sysfs)
     by_name = {engine.name: engine for engine in engines}
-    schedules = frozenset(name for name, engine in by_name.items() if ":" in engine.precision)
+    schedules = frozenset(name for name, engine in by_name.items() if is_schedule(engine.precision))
 
     def cond(name: str, count: int) -> dict[str, np.ndarray]:
         return conditions_for(by_name[name].bundle, count, options.cond)
