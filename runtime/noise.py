@@ -75,6 +75,12 @@ class NoiseSource:
         self._origin = self._bits.state  # freshly made: nothing is buffered
         self._counter = self._origin["state"]["counter"]
 
+    @property
+    def key(self) -> tuple[int, int]:
+        """The two words of Philox's key, for whoever draws the same numbers elsewhere."""
+        seed, stream = self._origin["state"]["key"].tolist()
+        return seed, stream
+
     def normal(self, step: int, chains: range, shape: tuple[int, ...], out: np.ndarray | None = None) -> np.ndarray:
         """Draws standard normals.
 

@@ -23,8 +23,8 @@ def sources() -> list[Path]:
 
 
 def tree() -> set[str]:
-    report = ROOT / "calibration" / "report"
-    data = [path for path in report.iterdir() if path.suffix in (".jinja", ".css")]
+    folders = (ROOT / "calibration" / "report", ROOT / "runtime" / "cuda")
+    data = [path for folder in folders for path in folder.iterdir() if path.suffix in (".jinja", ".css", ".cu", ".cuh")]
     return {f"ebm_export/{path.relative_to(ROOT).as_posix()}" for path in (*sources(), *data)}
 
 

@@ -1,0 +1,185 @@
+// Langevin steps around a score graph that runs on the same GPU; loop.py launches them.
+//
+// Everything a kernel needs stands in one `Loop` in device memory: the launches of a step are the same for every seed,
+// schedule and setting, so one CUDA graph serves them all. A step's number is `Loop::step` plus the `ahead` of its launch.
+
+#include "noise.cuh"
+#include "update.cuh"
+
+#define THREADS 256
+#define WORDS 8                   // 32-bit words that a thread works out at a time: one Philox counter
+#define ROUND (THREADS * WORDS)
+
+enum Parts { WITH_NOISE = 1, WITH_DRIFT = 2 };
+
+struct Loop {
+    float *position;              // [rows, size], the engine's input x
+    const float *grad;            // [rows, size], the engine's answer: scale * dE/dx
+    const float *energy;          // [rows], the engine's answer
+    float *scale;                 // [rows], the engine's input grad_scale
+    float *answer_scale;          // [rows], the scale that `grad` came with
+    float *factor;                // [rows], by which clipping shortens the gradient
+    float *noise;                 // [rows, size], for the step to come
+    const float *free;            // [rows, size], 1 where a number may move, else 0; null where all may
+    int *lost;                    // [rows], number of steps after which a chain was not finite, or -1
+    int *lost_count;              // rows that have such a number
+    const float *step_size;       // [steps]
+    const float *sigma;           // [steps]
+    const Tables *tables;
+    unsigned long long seed, stream;
+    long long first_chain;
+    double low, high;             // bounds
+    double limit;                 // of clipping
+    int step, steps;
+    unsigned rows, size;          // chains here, and numbers in one
+    unsigned block_chains;        // chains in a block of noise
+    unsigned lanes;               // threads for one row in `measure`: a power of two, at most THREADS
+    int clip, bounds, adapt;      // enum Clip, enum Bounds, whether the scale runs
+    int unused;
+};
+
+// Fills `noise` for a step. One thread block for each block of chains.
+//
+// The normals of a block come from one sequence in which a rejected word shifts all that follow. Each thread takes eight
+// words and guesses that a normal begins at its first one, which is so unless the thread before reads on into them; then it
+// starts over from there. The first thread's guess is always right and what is right spreads, so this ends, nearly always
+// after one repetition: a word is rejected once in 80.
+extern "C" __global__ void draw(const Loop *loop, int ahead)
+{
+    __shared__ Tables tables;
+    __shared__ unsigned words[ROUND];
+    __shared__ unsigned ends[THREADS], counts[THREADS];
+    const int step = loop->step + ahead;
+    if (step >= loop->steps || !(loop->sigma[step] > 0))
+        return;
+    const unsigned thread = threadIdx.x;
+    for (unsigned i = thread; i < STRIPS; i += THREADS) {
+        tables.inside[i] = loop->tables->inside[i];
+        tables.width[i] = loop->tables->width[i];
+        tables.height[i] = loop->tables->height[i];
+    }
+    const long long block_chains = loop->block_chains, first = loop->first_chain;
+    const long long block = first / block_chains + blockIdx.x;
+    const long long origin = block * block_chains;  // the chain that the stream begins with
+    const long long last = min(origin + block_chains, first + loop->rows);
+    const unsigned skipped = static_cast<unsigned>(max(first - origin, 0ll)) * loop->size;
+    const unsigned wanted = static_cast<unsigned>(max(last - origin, 0ll)) * loop->size;
+    const long long shift = (origin - first) * loop->size;  // from places in the stream's normals to those in `noise`
+    const Stream stream = {loop->seed, loop->stream, static_cast<unsigned long long>(block),
+                           static_cast<unsigned long long>(step)};
+    unsigned entry = 0, drawn = 0;
+    for (unsigned begin = 0; drawn < wanted; begin += ROUND) {
+        eight_words(stream, begin / WORDS + thread, words + thread * WORDS);
+        __syncthreads();
+        const Window window = {&stream, words, begin, begin + ROUND};
+        const unsigned stop = begin + (thread + 1) * WORDS;
+        unsigned start = thread == 0 ? entry : stop - WORDS;
+        unsigned count;
+        float values[WORDS];
+        for (;;) {
+            unsigned place = start;
+            count = 0;
+            while (place < stop) {
+                float value;
+                if (try_normal(window, tables, place, value))
+                    values[count++] = value;
+            }
+            ends[thread] = place;
+            __syncthreads();
+            const unsigned right = thread == 0 ? entry : ends[thread - 1];
+            const int wrong = right != start;
+            start = right;
+            if (!__syncthreads_or(wrong))
+                break;
+        }
+        counts[thread] = count;
+        __syncthreads();
+        for (unsigned reach = 1; reach < THREADS; reach *= 2) {  // sums of the counts up to each thread
+            const unsigned before = thread < reach ? 0 : counts[thread - reach];
+            __syncthreads();
+            counts[thread] += before;
+            __syncthreads();
+        }
+        const unsigned number = drawn + counts[thread] - count;
+        for (unsigned i = 0; i < count; ++i)
+            if (number + i >= skipped && number + i < wanted)
+                loop->noise[shift + number + i] = values[i];
+        drawn += counts[THREADS - 1];
+        entry = ends[THREADS - 1];
+        __syncthreads();  // before the next round writes over what others still read
+    }
+}
+
+// Moves the positions: by the noise, by the gradient, or by both at once.
+extern "C" __global__ void move(const Loop *loop, int ahead, int parts)
+{
+    const int step = loop->step + ahead;
+    if (step >= loop->steps || parts == 0)
+        return;
+    const unsigned numbers = loop->rows * loop->size;
+    const float sigma = loop->sigma[step], step_size = loop->step_size[step];
+    const float limit = static_cast<float>(loop->limit);
+    for (unsigned i = blockIdx.x * THREADS + threadIdx.x; i < numbers; i += gridDim.x * THREADS) {
+        const float mask = loop->free ? loop->free[i] : 1.0f;
+        float value = loop->position[i];
+        if (parts & WITH_NOISE)
+            value = loop->noise[i] * mask * sigma + value;
+        if (parts & WITH_DRIFT) {
+            const unsigned row = i / loop->size;
+            float grad = loop->grad[i] / loop->answer_scale[row] * mask;
+            if (loop->clip == CLIP_VALUE)
+                grad = limited(grad, -limit, limit);
+            else if (loop->clip == CLIP_NORM)
+                grad *= loop->factor[row];
+            value -= grad * step_size;
+        }
+        loop->position[i] = confined(value, loop->bounds, loop->low, loop->high);
+    }
+}
+
+// Looks at the engine's answer, row by row: is it finite, how far is it clipped, and which scale comes next.
+extern "C" __global__ void measure(const Loop *loop, int ahead)
+{
+    __shared__ double scaled[THREADS], plain[THREADS];
+    const unsigned thread = threadIdx.x, lanes = loop->lanes, size = loop->size;
+    const unsigned row = blockIdx.x * (THREADS / lanes) + thread / lanes, lane = thread % lanes;
+    const bool here = row < loop->rows;
+    const float scale = here ? loop->scale[row] : 1.0f;
+    double scaled_sum = 0, plain_sum = 0;
+    if (here) {
+        for (unsigned i = lane; i < size; i += lanes) {
+            const unsigned long long at = static_cast<unsigned long long>(row) * size + i;
+            const float answer = loop->grad[at];
+            const double grad = answer / scale * (loop->free ? loop->free[at] : 1.0f);
+            scaled_sum += static_cast<double>(answer) * answer;
+            plain_sum += grad * grad;
+        }
+    }
+    scaled[thread] = scaled_sum;
+    plain[thread] = plain_sum;
+    __syncthreads();
+    for (unsigned reach = lanes / 2; reach > 0; reach /= 2) {
+        if (lane < reach) {
+            scaled[thread] += scaled[thread + reach];
+            plain[thread] += plain[thread + reach];
+        }
+        __syncthreads();
+    }
+    if (!here || lane != 0)
+        return;
+    loop->answer_scale[row] = scale;
+    if (loop->adapt)
+        loop->scale[row] = next_scale(scale, scaled[thread] / size);
+    if (loop->clip == CLIP_NORM)
+        loop->factor[row] = norm_factor(plain[thread], loop->limit);
+    if (loop->lost[row] < 0 && !(isfinite(loop->energy[row]) && isfinite(plain[thread]))) {
+        loop->lost[row] = loop->step + ahead;
+        atomicAdd(loop->lost_count, 1);
+    }
+}
+
+// Counts the steps of a CUDA graph once all of them are done.
+extern "C" __global__ void advance(Loop *loop, int steps)
+{
+    loop->step += steps;
+}

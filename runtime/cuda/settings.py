@@ -1,0 +1,64 @@
+"""What the kernels read from device memory: the `Loop` of langevin.cu, field by field."""
+
+from __future__ import annotations
+
+import ctypes
+
+from ..config import SamplerConfig
+from ..noise import BLOCK_NUMBERS
+
+__all__ = ["THREADS", "Loop", "loop_settings"]
+
+THREADS = 256
+"""Threads in a thread block of every kernel, as in langevin.cu."""
+
+_WORK = 8  # numbers of a row for each thread of `measure`, where the row is long enough
+
+_CLIP = {"value": 1, "norm": 2}
+_BOUNDS = {"project": 1, "reflect": 2}
+
+
+class Loop(ctypes.Structure):
+    """The struct of the same name in langevin.cu, which says what the fields mean; pointers are device addresses."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_uint64)
+            for name in (
+                *("position", "grad", "energy", "scale", "answer_scale", "factor", "noise", "free"),
+                *("lost", "lost_count", "step_size", "sigma", "tables"),
+                *("seed", "stream"),
+            )
+        ),
+        ("first_chain", ctypes.c_int64),
+        *((name, ctypes.c_double) for name in ("low", "high", "limit")),
+        *((name, ctypes.c_int32) for name in ("step", "steps")),
+        *((name, ctypes.c_uint32) for name in ("rows", "size", "block_chains", "lanes")),
+        *((name, ctypes.c_int32) for name in ("clip", "bounds", "adapt", "unused")),
+    ]
+
+
+def loop_settings(config: SamplerConfig, rows: int, size: int) -> Loop:
+    """Returns a `Loop` with everything set that follows from the settings and the shape.
+
+    Args:
+        config: the sampler's settings.
+        rows: number of chains.
+        size: numbers in one chain.
+    """
+    low, high = config.bounds or (0.0, 0.0)
+    lanes = 1
+    while lanes < THREADS and lanes * _WORK < size:
+        lanes *= 2
+    return Loop(
+        low=low,
+        high=high,
+        limit=config.grad_clip or 0.0,
+        steps=config.steps,
+        rows=rows,
+        size=size,
+        block_chains=max(1, BLOCK_NUMBERS // size),
+        lanes=lanes,
+        clip=0 if config.grad_clip is None else _CLIP[config.grad_clip_mode],
+        bounds=0 if config.bounds is None else _BOUNDS[config.bounds_mode],
+    )

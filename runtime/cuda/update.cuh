@@ -1,0 +1,47 @@
+// What one Langevin step does to one number and to one chain; the formulas of runtime/samplers and
+// runtime/gradient_scale.py, in the same order of operations, so that each is rounded as it is there.
+
+enum Clip { NO_CLIP = 0, CLIP_VALUE = 1, CLIP_NORM = 2 };
+enum Bounds { NO_BOUNDS = 0, PROJECT = 1, REFLECT = 2 };
+
+// A comparison with a NaN is false, so it passes both limits.
+__device__ inline float limited(float value, float low, float high)
+{
+    return value < low ? low : value > high ? high : value;
+}
+
+__device__ inline float reflected(float value, double low, double high)
+{
+    const float from = static_cast<float>(low), to = static_cast<float>(high);
+    if (!(value < from || value > to))
+        return value;
+    const double width = high - low;
+    double flight = fmod(value - low, 2 * width);
+    if (flight < 0)
+        flight += 2 * width;
+    return limited(static_cast<float>(low + width - fabs(width - flight)), from, to);
+}
+
+__device__ inline float confined(float value, int bounds, double low, double high)
+{
+    if (bounds == PROJECT)
+        return limited(value, static_cast<float>(low), static_cast<float>(high));
+    return bounds == REFLECT ? reflected(value, low, high) : value;
+}
+
+// Factor that shortens a gradient of this square sum to at most `limit`.
+__device__ inline float norm_factor(double squares, double limit)
+{
+    const double norm = sqrt(squares);
+    return norm > limit ? static_cast<float>(limit / norm) : 1.0f;
+}
+
+// `next_scale` of runtime/gradient_scale.py, from the mean square of the scaled gradient.
+__device__ inline float next_scale(float scale, double mean_square)
+{
+    const double lowest = 0x1p-100, highest = 0x1p100;
+    if (!isfinite(mean_square) || mean_square == 0)
+        mean_square = 1;
+    const double next = scale * 2.0 / sqrt(1 + 3 * mean_square);
+    return static_cast<float>(next < lowest ? lowest : next > highest ? highest : next);
+}
