@@ -10,10 +10,12 @@ import numpy as np
 
 from .chain_random import ChainRandom
 from .config import SamplerConfig
+from .device_loop import DeviceLoop, Handover
 from .engine import Engine
 from .errors import DivergenceError, UsageError
 from .gradient_scale import ScaledScore
 from .method import build_method, replicas
+from .noise import NoiseSource
 from .samplers.langevin import are_finite
 from .samplers.surrogate import Energy
 from .schedule import spread
@@ -116,7 +118,7 @@ def run_chains(
     def run(chains: range, attempt: int) -> tuple[np.ndarray, np.ndarray]:
         position = start(chains) if attempt == 0 or restart is None else restart(chains, attempt)
         stop = diverged == "stop" or (diverged == "restart" and attempt == RESTARTS)
-        for now in chain_steps(
+        steps = chain_steps(
             engine,
             config,
             position,
@@ -129,7 +131,13 @@ def run_chains(
             free=free,
             attempt=attempt,
             stop_if_diverged=stop,
-        ):
+        )
+        loop = None
+        if callback is None and config.sampler == "langevin" and exact is None and not switches:
+            loop = engine.device_loop()
+        if loop is not None:
+            return _finish_on_device(loop, steps, config, chains, NoiseSource(seed, attempt=attempt).key, free, stop)
+        for now in steps:
             if callback is not None and attempt == 0:
                 callback(now)
         return now.state.position, np.zeros(len(chains), dtype=bool) if now.diverged is None else now.diverged
@@ -160,6 +168,39 @@ def run_chains(
         _LOG.warning("%d of %d chains diverged and were dropped: %s", len(dropped), n, ", ".join(map(str, dropped)))
         result = np.delete(result, dropped, axis=0)
     return result
+
+
+def _finish_on_device(
+    loop: DeviceLoop,
+    steps: Iterator[Progress],
+    config: SamplerConfig,
+    chains: range,
+    key: tuple[int, int],
+    free: np.ndarray | None,
+    stop: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Takes the first evaluation from `chain_steps`, since it looks for the gradient's scale, and all else from the device.
+
+    Returns:
+        Final positions [B, *S] float32, and [B] bool, chains whose numbers are no longer finite.
+    """
+    now = next(steps)
+    if config.order == "noise-drift":  # which evaluates nothing before its first step
+        now = next(steps)
+    position: np.ndarray = now.state.position
+    lost = np.zeros(len(chains), dtype=bool) if now.diverged is None else now.diverged
+    if now.done < config.steps:
+        mask = None if free is None else _rows(np.asarray(free, dtype=np.float32), chains)
+        position = np.ascontiguousarray(position, dtype=np.float32)
+        position, hit = loop.run(Handover(config, position, now.done, key, chains, mask, True, stop))
+        if stop and (hit >= 0).any():
+            step = int(hit[hit >= 0].min())
+            _stop_if_diverged(int(np.count_nonzero(hit == step)), step, chains)
+        finite = np.isfinite(position).reshape(len(chains), -1).all(axis=1)
+        if stop:
+            _stop_if_diverged(int(np.count_nonzero(~finite)), config.steps, chains)
+        lost = lost | (hit >= 0) | ~finite
+    return position, lost
 
 
 def largest_batch(config: SamplerConfig, n: int, max_batch: int | None) -> int:

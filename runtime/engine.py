@@ -7,6 +7,8 @@ from types import TracebackType
 
 import numpy as np
 
+from .device_loop import DeviceLoop
+
 __all__ = ["Engine"]
 
 
@@ -40,6 +42,10 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Frees the session; safe to call twice."""
+
+    def device_loop(self) -> DeviceLoop | None:
+        """Returns what runs Langevin chains on the engine's device, going on from its last `run`; None if nothing does."""
+        return None
 
     def __enter__(self) -> Engine:
         self.open()

@@ -9,16 +9,22 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import tensorrt_library
+from ..cuda.kernels import load_kernels
+from ..cuda.loop import CudaLoop
+from ..device_loop import DeviceLoop
 from ..engine import Engine
 from ..errors import EbmExportError, LoadError, MissingBackend, UsageError
 
 __all__ = ["TensorRtEngine", "available"]
+
+_LOG = logging.getLogger("ebm_export")
 
 _CUDA = "cuda"
 _CUDA_MISSING = (
@@ -86,6 +92,8 @@ class TensorRtEngine(Engine):
         self._pinned: list[int] = []  # addresses of page-locked host memory
         self._host: dict[str, np.ndarray] = {}  # the outputs' host memory, [largest batch, ...]
         self._shapes: dict[str, tuple[int, ...]] = {}  # input shapes that the context is set to
+        self._loop: CudaLoop | None = None
+        self._loopless = False  # it was tried, and cannot be had
 
     def open(self) -> None:
         """Loads the plan and allocates.
@@ -132,6 +140,9 @@ class TensorRtEngine(Engine):
 
     def close(self) -> None:
         """Frees the GPU's memory. Arrays that `run` returned are gone with it: copy what you keep."""
+        if self._loop is not None:
+            self._loop.close()
+            self._loop = None
         self._host.clear()
         self._shapes.clear()
         self._context = self._engine = None
@@ -166,13 +177,39 @@ class TensorRtEngine(Engine):
                     raise UsageError(f"{self.path.name} does not take the shape {array.shape} for {name!r}")
                 self._shapes[name] = array.shape
             self._call("cudaMemcpyAsync", self._device[name], array.ctypes.data, array.nbytes, to_device, self._stream)
-        if not self._context.execute_async_v3(int(self._stream)):
-            raise EbmExportError(f"TensorRT could not run {self.path.name}")
+        self._execute()
         results = {name: self._host[name][:size] for name in self._outputs}
         for name, array in results.items():
             self._call("cudaMemcpyAsync", array.ctypes.data, self._device[name], array.nbytes, to_host, self._stream)
         self._call("cudaStreamSynchronize", self._stream)
         return results
+
+    def device_loop(self) -> DeviceLoop | None:
+        """The loop of `cuda/loop.py`, made at the first call; None where it cannot be, which is logged once."""
+        if self._loop is None and not self._loopless:
+            try:
+                self._loop = self._make_loop()
+            except (MissingBackend, EbmExportError) as error:
+                self._loopless = True
+                _LOG.warning("each step of a chain goes through the host, which costs two copies: %s", error)
+        return self._loop
+
+    def _make_loop(self) -> CudaLoop:
+        capturable = getattr(self._context, "is_stream_capturable", None)  # TensorRT-RTX has it
+        return CudaLoop(
+            call=self._call,
+            cuda=self._cuda,
+            kernels=load_kernels(self._call, self._cuda),
+            stream=self._stream,
+            addresses=self._device,
+            execute=self._execute,
+            capturable=lambda: capturable is None or bool(capturable(int(self._stream))),
+        )
+
+    def _execute(self) -> None:
+        """Puts the plan's work into the stream."""
+        if not self._context.execute_async_v3(int(self._stream)):
+            raise EbmExportError(f"TensorRT could not run {self.path.name}")
 
     def _page_locked(self, shape: tuple[int, ...], dtype: np.dtype[Any], size: int) -> np.ndarray:
         """An array in host memory that the GPU copies into directly."""

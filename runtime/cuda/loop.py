@@ -1,0 +1,274 @@
+"""Langevin dynamics on the GPU around a TensorRT engine.
+
+Position, noise, gradient, scale and the schedules lie in device memory; the host only puts work into a stream. One step is
+
+    drift-noise:   move (noise and drift) -> engine -> measure
+    noise-drift:   move (noise) -> engine -> measure -> move (drift)
+
+with the kernels of langevin.cu. While the engine works, a second stream draws the noise of the next step. Up to
+`GRAPH_STEPS` steps are captured into one CUDA graph that is launched again and again: it counts the steps itself, in device
+memory, and reads settings, seed and schedules from there, so that it also serves later calls with chains of the same number.
+
+Between two graphs one number comes back, how many chains are no longer finite, and the host reads it two graphs later, so
+that the GPU never waits for it. What the kernels compute is what runtime/noise.py, runtime/gradient_scale.py and
+runtime/samplers/langevin.py do.
+
+This has not run on a GPU yet. The kernels have been compiled for sm_87, sm_90 and sm_110 and have run on a CPU, thread by
+thread, under this loop and a stand-in for the CUDA runtime (tests/runtime/cuda).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..device_loop import DeviceLoop, Handover
+from ..errors import EbmExportError
+from ..schedule import noise_schedule, spread
+from .kernels import Kernels
+from .settings import THREADS, Loop, loop_settings
+from .ziggurat import ziggurat_tables
+
+__all__ = ["GRAPH_STEPS", "CudaLoop"]
+
+_LOG = logging.getLogger("ebm_export")
+
+GRAPH_STEPS = 16
+"""Most steps in one CUDA graph: launching it costs some 10 us, which are then less than a microsecond for each step."""
+
+_NOISE, _DRIFT = 1, 2  # enum Parts
+_MOVE_BLOCKS = 1024  # at most; a thread then takes several numbers
+
+
+class _Shape(NamedTuple):
+    """What the launches of a step depend on; a graph serves every run with the same."""
+
+    rows: int
+    move_blocks: int
+    draw_blocks: int
+    measure_blocks: int
+    drift_first: bool
+    steps: int
+
+
+class CudaLoop(DeviceLoop):
+    """See the top of this file.
+
+    Args:
+        call: calls a function of the CUDA runtime by its name and raises its errors.
+        cuda: `cuda.bindings.runtime`, for its constants.
+        kernels: the kernels; closed with the loop.
+        stream: the engine's stream.
+        addresses: of the engine's x, grad_scale, energy and grad in device memory, all float32.
+        execute: puts the engine's work into the stream.
+        capturable: whether that work may be captured into a graph.
+    """
+
+    def __init__(
+        self,
+        *,
+        call: Callable[..., Any],
+        cuda: Any,
+        kernels: Kernels,
+        stream: Any,
+        addresses: Mapping[str, int],
+        execute: Callable[[], None],
+        capturable: Callable[[], bool],
+    ) -> None:
+        self._call = call
+        self._cuda = cuda
+        self._kernels = kernels
+        self._stream = stream
+        self._addresses = addresses
+        self._execute = execute
+        self._capturable = capturable
+        self._side: Any = None  # the stream that draws
+        self._events: dict[str, Any] = {}
+        self._memory: dict[str, tuple[int, int]] = {}  # address and size in bytes
+        self._flags = 0  # address of two int32 in page-locked memory
+        self._graph: tuple[_Shape, Any] | None = None  # None in the place of a graph that could not be had
+
+    def run(self, start: Handover) -> tuple[np.ndarray, np.ndarray]:
+        rows = len(start.position)
+        sent = self._send(start)  # what is copied from must live until the stream is waited for, below
+        shape = _shape(start, sent[0])
+        remaining = start.config.steps - start.done
+        # The last two do nothing: CUDA loads a kernel at its first launch, which it may not do while it captures.
+        self._launch("draw", shape.draw_blocks, self._stream, 0)
+        self._launch("measure", shape.measure_blocks, self._stream, 0)
+        self._launch("move", 1, self._stream, 0, 0)
+        self._launch("advance", 1, self._stream, 0)
+        graph = self._graph_of(shape)
+        replays = 0 if graph is None else remaining // shape.steps
+        left = remaining - replays * shape.steps
+        for replay in range(replays):
+            if start.stop and replay >= 2 and self._lost_by(replay - 2):
+                left = 0
+                break
+            self._call("cudaGraphLaunch", graph, self._stream)
+            if start.stop:
+                self._ask_lost(replay)
+        for ahead in range(left):
+            self._step(shape, ahead)
+        position, lost = np.empty_like(start.position), np.empty(rows, dtype=np.int32)
+        for array, address in ((position, self._addresses["x"]), (lost, self._memory["lost"][0])):
+            self._copy(array.ctypes.data, address, array.nbytes, to_host=True)
+        self._call("cudaStreamSynchronize", self._stream)
+        del sent
+        return position, lost
+
+    def close(self) -> None:
+        """Frees everything on the GPU that is the loop's; safe to call twice."""
+        self._drop_graph()
+        for address, _ in self._memory.values():
+            self._cuda.cudaFree(address)
+        self._memory.clear()
+        for event in self._events.values():
+            self._cuda.cudaEventDestroy(event)
+        self._events.clear()
+        if self._flags:
+            self._cuda.cudaFreeHost(self._flags)
+            self._flags = 0
+        if self._side is not None:
+            self._cuda.cudaStreamDestroy(self._side)
+            self._side = None
+        self._kernels.close()
+
+    def _send(self, start: Handover) -> tuple[Loop, list[np.ndarray]]:
+        """Copies a run's start and settings to the GPU, and returns what is being copied."""
+        if self._side is None:
+            self._side = self._call("cudaStreamCreate")
+            for name in ("fork", "join", "asked0", "asked1"):
+                self._events[name] = self._call("cudaEventCreateWithFlags", self._cuda.cudaEventDisableTiming)
+            self._flags = int(self._call("cudaHostAlloc", 8, self._cuda.cudaHostAllocDefault))
+        config, position = start.config, start.position
+        loop = loop_settings(config, len(position), position[0].size)
+        loop.seed, loop.stream = start.key
+        loop.first_chain = start.chains.start
+        loop.step = start.done
+        loop.adapt = start.adapt
+        loop.position, loop.scale = self._addresses["x"], self._addresses["grad_scale"]
+        loop.grad, loop.energy = self._addresses["grad"], self._addresses["energy"]
+        for name in ("answer_scale", "factor", "lost"):
+            setattr(loop, name, self._reserve(name, 4 * loop.rows))
+        loop.noise = self._reserve("noise", position.nbytes)
+        loop.lost_count = self._reserve("lost_count", 4)
+        for address, byte, size in (
+            (loop.noise, 0, position.nbytes),  # a step without noise multiplies what is there by zero
+            (loop.lost, 0xFF, 4 * loop.rows),  # -1
+            (loop.lost_count, 0, 4),
+        ):
+            self._call("cudaMemsetAsync", address, byte, size, self._stream)
+        copies = {
+            "tables": ziggurat_tables(),
+            "step_size": spread(config.step_size, config.steps).astype(np.float32),
+            "sigma": noise_schedule(config).astype(np.float32),
+        }
+        if start.free is not None:
+            copies["free"] = start.free
+        for name, array in copies.items():
+            setattr(loop, name, self._reserve(name, array.nbytes))
+            self._copy(getattr(loop, name), array.ctypes.data, array.nbytes)
+        self._copy(self._addresses["x"], position.ctypes.data, position.nbytes)
+        size = ctypes.sizeof(loop)
+        self._copy(self._reserve("loop", size), ctypes.addressof(loop), size)
+        return loop, [position, *copies.values()]
+
+    def _graph_of(self, shape: _Shape) -> Any:
+        """A graph of `shape.steps` steps; None where the engine's work cannot be captured."""
+        if self._graph is None or self._graph[0] != shape:
+            self._drop_graph()
+            self._graph = (shape, self._capture(shape))
+        return self._graph[1]
+
+    def _capture(self, shape: _Shape) -> Any:
+        refused = "TensorRT says that it cannot be captured"
+        if self._capturable():
+            try:
+                self._call(
+                    "cudaStreamBeginCapture",
+                    self._stream,
+                    self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal,
+                )
+                try:
+                    for ahead in range(shape.steps):
+                        self._step(shape, ahead)
+                    self._launch("advance", 1, self._stream, shape.steps)
+                except EbmExportError:
+                    self._cuda.cudaStreamEndCapture(self._stream)  # it fails as well; the first error says why
+                    raise
+                graph = self._call("cudaStreamEndCapture", self._stream)
+                try:
+                    return self._call("cudaGraphInstantiate", graph, 0)
+                finally:
+                    self._cuda.cudaGraphDestroy(graph)
+            except EbmExportError as error:
+                self._cuda.cudaGetLastError()  # forgets it
+                refused = str(error)
+        _LOG.warning("steps go to the GPU one by one and not as a CUDA graph: %s", refused)
+        return None
+
+    def _step(self, shape: _Shape, ahead: int) -> None:
+        """Puts one step into the stream; `ahead` is its number after that of the loop."""
+        self._launch("move", shape.move_blocks, self._stream, ahead, _NOISE | _DRIFT if shape.drift_first else _NOISE)
+        self._call("cudaEventRecord", self._events["fork"], self._stream)
+        self._call("cudaStreamWaitEvent", self._side, self._events["fork"], 0)
+        self._launch("draw", shape.draw_blocks, self._side, ahead + 1)
+        self._call("cudaEventRecord", self._events["join"], self._side)
+        self._execute()
+        self._launch("measure", shape.measure_blocks, self._stream, ahead + 1)
+        if not shape.drift_first:
+            self._launch("move", shape.move_blocks, self._stream, ahead, _DRIFT)
+        self._call("cudaStreamWaitEvent", self._stream, self._events["join"], 0)
+
+    def _ask_lost(self, replay: int) -> None:
+        """Copies the number of lost chains to the host once the graph is done."""
+        self._copy(self._flags + 4 * (replay % 2), self._memory["lost_count"][0], 4, to_host=True)
+        self._call("cudaEventRecord", self._events[f"asked{replay % 2}"], self._stream)
+
+    def _lost_by(self, replay: int) -> bool:
+        """Waits for the answer of `_ask_lost`."""
+        self._call("cudaEventSynchronize", self._events[f"asked{replay % 2}"])
+        return ctypes.c_int32.from_address(self._flags + 4 * (replay % 2)).value > 0
+
+    def _launch(self, name: str, blocks: int, stream: Any, *numbers: int) -> None:
+        loop = ctypes.c_uint64(self._memory["loop"][0])
+        self._kernels.launch(name, blocks, int(stream), loop, *map(ctypes.c_int32, numbers))
+
+    def _copy(self, to: int, source: int, size: int, to_host: bool = False) -> None:
+        kinds = self._cuda.cudaMemcpyKind
+        kind = kinds.cudaMemcpyDeviceToHost if to_host else kinds.cudaMemcpyHostToDevice
+        self._call("cudaMemcpyAsync", to, source, size, kind, self._stream)
+
+    def _reserve(self, name: str, size: int) -> int:
+        """Returns the address of at least this many bytes in device memory."""
+        address, held = self._memory.get(name, (0, 0))
+        if held < size:
+            if held:
+                del self._memory[name]
+                self._call("cudaFree", address)
+            address = int(self._call("cudaMalloc", size))
+            self._memory[name] = (address, size)
+        return address
+
+    def _drop_graph(self) -> None:
+        if self._graph is not None and self._graph[1] is not None:
+            self._cuda.cudaGraphExecDestroy(self._graph[1])
+        self._graph = None
+
+
+def _shape(start: Handover, loop: Loop) -> _Shape:
+    numbers = loop.rows * loop.size
+    first_block, last_block = start.chains.start // loop.block_chains, (start.chains.stop - 1) // loop.block_chains
+    return _Shape(
+        rows=loop.rows,
+        move_blocks=min(-(-numbers // THREADS), _MOVE_BLOCKS),
+        draw_blocks=last_block - first_block + 1,
+        measure_blocks=-(-loop.rows // (THREADS // loop.lanes)),
+        drift_first=start.config.order == "drift-noise",
+        steps=min(GRAPH_STEPS, start.config.steps - start.done),
+    )

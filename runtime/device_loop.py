@@ -1,0 +1,59 @@
+"""Chains that stay on the engine's device from their first evaluation to their end."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+
+from .config import SamplerConfig
+
+__all__ = ["DeviceLoop", "Handover"]
+
+
+class Handover(NamedTuple):
+    """What a device loop goes on from: the state after `done` steps on the host.
+
+    The engine's last call answered at the point whose gradient comes next, and its inputs and outputs are still in the
+    engine's memory: conditions and gradient scale are taken from there.
+
+    Attributes:
+        config: the sampler's settings; `sampler` is "langevin".
+        position: [B, *S] float32, C-contiguous.
+        done: steps already taken.
+        key: of the noise, `NoiseSource.key`.
+        chains: numbers of these chains.
+        free: [B, *S] float32, 1 where a number may move, else 0; None where all may.
+        adapt: whether the gradient scale runs; else it stays.
+        stop: whether the loop may end once a chain is no longer finite.
+    """
+
+    config: SamplerConfig
+    position: np.ndarray
+    done: int
+    key: tuple[int, int]
+    chains: range
+    free: np.ndarray | None
+    adapt: bool
+    stop: bool
+
+
+class DeviceLoop(ABC):
+    """Overdamped Langevin dynamics on the device of an engine, see `samplers/langevin.py` for the steps.
+
+    It gives the samples of the loop on the host, from the same noise, up to the rounding of sums over a sample.
+    """
+
+    @abstractmethod
+    def run(self, start: Handover) -> tuple[np.ndarray, np.ndarray]:
+        """Runs the chains to their end.
+
+        Args:
+            start: where they are.
+
+        Returns:
+            [B, *S] float32, the final positions, a new array; and [B] int32, after how many steps a chain's energy or
+            gradient was first not finite, -1 for those that stayed finite. With `stop`, positions mean nothing where one did
+            not.
+        """

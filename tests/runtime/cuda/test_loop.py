@@ -1,0 +1,342 @@
+"""The loop on the GPU gives what the loop on the host gives.
+
+The kernels are those of langevin.cu, the calls those of `TensorRtEngine` and `CudaLoop`; the GPU, CUDA's runtime and the
+plan are stand-ins that run on the host. What this cannot show is that a GPU and TensorRT do as they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ebm_export.runtime import DivergenceError, Ebm, SamplerConfig, tensorrt_library
+from ebm_export.runtime.backends import tensorrt
+from ebm_export.runtime.backends.tensorrt import TensorRtEngine
+from ebm_export.runtime.cuda import kernels
+from ebm_export.runtime.cuda.kernels import Kernels, load_kernels
+from ebm_export.runtime.cuda.loop import GRAPH_STEPS
+from ebm_export.runtime.errors import EbmExportError, MissingBackend
+from ebm_export.runtime.manifest import ModelSpec, TensorSpec
+
+from .emulator import SHUFFLED, Emulator
+from .stand_in import Driver, Energy, Gpu, Plan, nothing_left
+
+SHAPE = (3, 5)
+
+
+def ripple(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return (0.5 * x * x + np.cos(2 * x)).sum(axis=(1, 2)), x - 2 * np.sin(2 * x)
+
+
+def around(x: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return 0.5 * ((x - centre) ** 2).sum(axis=(1, 2)), x - centre
+
+
+def cliff(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Infinite where the first number is above 2."""
+    energy, grad = ripple(x)
+    return np.where(x[:, 0, 0] > 2, np.inf, energy), grad
+
+
+def ignored(progress: Any) -> None:
+    """A callback: with one, every step goes through the host."""
+
+
+class Bench:
+    """An `Ebm` on a stand-in for a GPU."""
+
+    def __init__(self, gpu: Gpu, plan: Plan, ebm: Ebm) -> None:
+        self.gpu, self.plan, self.ebm = gpu, plan, ebm
+
+    def both(self, n: int, **keywords: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Samples of the loop on the GPU and of that on the host."""
+        self.gpu.log.clear()
+        self.gpu.launched.clear()
+        device = self.ebm.sample(n, **keywords)
+        assert "move" in self.gpu.launched
+        log, launched = list(self.gpu.log), list(self.gpu.launched)
+        self.gpu.launched.clear()
+        host = self.ebm.sample(n, callback=ignored, **keywords)
+        assert set(self.gpu.launched) == {"engine"}
+        self.gpu.log[:], self.gpu.launched[:] = log, launched
+        return device, host
+
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+def opened(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Open:
+    (tmp_path / "score.plan").write_bytes(b"plan")
+
+    @contextmanager
+    def opened(
+        energy: Energy = ripple,
+        config: SamplerConfig | None = None,
+        *,
+        side_first: bool = False,
+        fails: str = "",
+        driver_fails: str = "",
+        **plan_options: Any,
+    ) -> Iterator[Bench]:
+        gpu = Gpu(side_first=side_first, fails=fails)
+        conditions = {"centre": SHAPE} if energy is around else {}
+        plan = Plan(gpu, energy, {"x": SHAPE, **conditions}, **plan_options)
+        library = SimpleNamespace(TensorIOMode=SimpleNamespace(INPUT="in", OUTPUT="out"), nptype=lambda d: np.float32)
+        monkeypatch.setattr(tensorrt_library, "import_tensorrt", lambda: library)
+        monkeypatch.setattr(tensorrt_library, "load_plan", lambda data: plan)
+        monkeypatch.setattr(tensorrt, "_import_cuda", lambda: gpu)
+        monkeypatch.setattr(
+            tensorrt, "load_kernels", lambda call, cuda: Kernels(Driver(gpu, emulator, driver_fails), b"cubin")
+        )
+        model = ModelSpec(
+            "test",
+            TensorSpec("x", SHAPE, "float32"),
+            cond=tuple(TensorSpec(name, shape, "float32") for name, shape in conditions.items()),
+        )
+        with nothing_left(gpu):
+            engine = TensorRtEngine(tmp_path / "score.plan", precision="fp16")
+            with engine:
+                yield Bench(gpu, plan, Ebm(engine, model, config))
+
+    return opened
+
+
+def close(device: np.ndarray, host: np.ndarray) -> None:
+    # The noise has the same bits. The running scale is 1e-7 off, the gradient after dividing by it as well, and the
+    # energy here neither contracts nor expands by more than 3 a step of 0.1; what is looked for is far larger.
+    np.testing.assert_allclose(device, host, rtol=1e-4, atol=1e-4)
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"grad_clip": 0.8},
+    {"grad_clip": 2.0, "grad_clip_mode": "norm"},
+    {"bounds": (-0.7, 0.9), "init": "uniform"},
+    {"bounds": (-1.0, 1.0), "bounds_mode": "reflect"},
+    {"step_size": (0.1, 0.01), "noise": (0.3, 0.0)},
+    {"temperature": 0.0},
+    {"anneal": 5.0},
+]
+
+
+class TestSameSamples:
+    @pytest.mark.parametrize("settings", SETTINGS, ids=str)
+    @pytest.mark.parametrize("order", ["drift-noise", "noise-drift"])
+    def test_settings(self, opened: Open, settings: dict[str, Any], order: str) -> None:
+        config = SamplerConfig.from_dict({"steps": 37, "step_size": 0.1, "order": order, **settings})
+        with opened(config=config) as bench:
+            close(*bench.both(7, seed=3))
+
+    @pytest.mark.parametrize("side_first", [False, True])
+    @pytest.mark.parametrize("order", ["drift-noise", "noise-drift"])
+    def test_whichever_stream_is_faster(self, opened: Open, emulator: Emulator, side_first: bool, order: str) -> None:
+        emulator.order = SHUFFLED
+        config = SamplerConfig.from_dict({"steps": 37, "step_size": 0.1, "order": order})
+        with opened(config=config, side_first=side_first) as bench:
+            close(*bench.both(7, seed=4))
+
+    @pytest.mark.parametrize("steps", [1, 2, GRAPH_STEPS, GRAPH_STEPS + 1, 2 * GRAPH_STEPS])
+    @pytest.mark.parametrize("order", ["drift-noise", "noise-drift"])
+    def test_any_number_of_steps(self, opened: Open, steps: int, order: str) -> None:
+        config = SamplerConfig.from_dict({"steps": steps, "step_size": 0.1, "order": order})
+        with opened(config=config) as bench:
+            if (steps, order) == (1, "noise-drift"):  # its only step is taken on the host
+                bench.ebm.sample(4)
+                assert "move" not in bench.gpu.launched
+            else:
+                close(*bench.both(4))
+
+    def test_batches_that_begin_within_a_block_of_noise(self, opened: Open) -> None:
+        with opened(config=SamplerConfig(steps=20, step_size=0.1)) as bench:
+            close(*bench.both(11, max_batch=4))
+
+    def test_conditions_and_numbers_that_stay(self, opened: Open) -> None:
+        rng = np.random.default_rng(0)
+        with opened(around, SamplerConfig(steps=20, step_size=0.1)) as bench:
+            keep = rng.uniform(size=(1, *SHAPE)) < 0.5
+            known = rng.standard_normal((1, *SHAPE)).astype(np.float32)
+            centre = 5 * rng.standard_normal((6, *SHAPE)).astype(np.float32)
+            device, host = bench.both(6, keep=keep, known=known, centre=centre, max_batch=4)
+            close(device, host)
+            np.testing.assert_array_equal(device[:, keep[0]], np.broadcast_to(known[:, keep[0]], (6, keep.sum())))
+
+    def test_a_plan_that_cannot_be_captured(self, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
+        for options, reason in (
+            ({"capturable": False}, "TensorRT says that it cannot be captured"),
+            ({"refuses_capture": True}, "TensorRT could not run score.plan"),
+            ({"fails": "cudaStreamEndCapture"}, "cudaStreamEndCapture failed: error 901 in words"),
+        ):
+            caplog.clear()
+            with opened(config=SamplerConfig(steps=20, step_size=0.1), **options) as bench:
+                close(*bench.both(4))
+                close(*bench.both(4, seed=1))
+                assert "graph" not in bench.gpu.log
+            messages = [record.getMessage() for record in caplog.records]
+            assert messages == [f"steps go to the GPU one by one and not as a CUDA graph: {reason}"]
+
+
+class TestWhatTheHostDoes:
+    def test_one_capture_then_replays_and_no_copy_but_a_flag(self, opened: Open) -> None:
+        with opened(config=SamplerConfig(steps=5 * GRAPH_STEPS + 3, step_size=0.1), capturable=True) as bench:
+            bench.both(4)
+            log = bench.gpu.log
+            begin, end = log.index("begin capture"), log.index("instantiate")
+            assert log[begin : end + 1] == ["begin capture", "end capture", "instantiate"]
+            inside = log[end + 1 :]
+            numbers, flags = 4 * 15 * 4, 4 * 4  # bytes of the positions and of the chains' last word
+            flag = ["graph", "to host 4"]
+            assert inside == [
+                *flag * 2,
+                *["wait for event", *flag] * 3,
+                f"to host {numbers}",
+                f"to host {flags}",
+                "synchronize",
+            ]
+            assert log.count("begin capture") == 1
+
+    def test_the_order_of_kernels(self, opened: Open) -> None:
+        with opened(config=SamplerConfig(steps=2, step_size=0.1)) as bench:
+            bench.both(4)
+            work = [name for name in bench.gpu.launched if name != "draw"]
+            # Two evaluations on the host find the scale; `move` and `advance` run empty before the capture.
+            assert work == [
+                *["engine"] * 2,
+                "measure",
+                "move",
+                "advance",
+                *["move", "engine", "measure"] * 2,
+                "advance",
+            ]
+            assert bench.gpu.launched.count("draw") == 3
+
+    def test_a_graph_serves_other_seeds_settings_and_starts(self, opened: Open) -> None:
+        with opened(config=SamplerConfig(steps=GRAPH_STEPS, step_size=0.1)) as bench:
+            close(*bench.both(4))
+            for keywords in (
+                {"seed": 9},
+                {"steps": 3 * GRAPH_STEPS, "step_size": 0.05},
+                {"bounds": (-1, 1), "grad_clip": 0.5},
+                {"x0": np.ones((4, *SHAPE))},
+                {"keep": np.eye(3, 5, dtype=bool)[None], "known": np.zeros((1, *SHAPE))},
+            ):
+                close(*bench.both(4, **keywords))
+                assert "begin capture" not in bench.gpu.log and "graph" in bench.gpu.log
+            for n, keywords in ((5, {}), (5, {"order": "noise-drift"}), (5, {"steps": 3})):
+                close(*bench.both(n, **keywords))
+                assert bench.gpu.log.count("begin capture") == 1
+
+    def test_memory_is_kept(self, opened: Open) -> None:
+        with opened(config=SamplerConfig(steps=GRAPH_STEPS, step_size=0.1)) as bench:
+            bench.both(6)
+            assert bench.gpu.log.count("cudaMalloc") > 5
+            for n in (6, 4, 6):
+                bench.both(n)
+                assert "cudaMalloc" not in bench.gpu.log
+
+    @pytest.mark.parametrize(
+        "keywords",
+        [{"callback": ignored}, {"sampler": "mala"}, {"sampler": "optimize"}, {"deadline_ms": 1e4}],
+        ids=str,
+    )
+    def test_what_the_host_keeps(self, opened: Open, keywords: dict[str, Any]) -> None:
+        with opened(config=SamplerConfig(steps=8, step_size=0.1)) as bench:
+            bench.ebm.sample(3, **keywords)
+            assert set(bench.gpu.launched) == {"engine"}
+
+
+class TestDivergence:
+    """Some chain walks over the cliff before the end, and not all do."""
+
+    CONFIG = SamplerConfig(steps=6 * GRAPH_STEPS, step_size=0.1, noise=0.4)
+
+    def test_stop_tells_the_hosts_step_and_count(self, opened: Open) -> None:
+        with opened(cliff, self.CONFIG) as bench:
+            with pytest.raises(DivergenceError) as device:
+                bench.ebm.sample(9, seed=1)
+            replays = bench.gpu.log.count("graph")
+            with pytest.raises(DivergenceError) as host:
+                bench.ebm.sample(9, seed=1, callback=ignored)
+            assert str(device.value) == str(host.value)
+            step = int(str(host.value).split("after step ")[1].split(";")[0])
+            # One more graph is on its way when the host reads of it.
+            assert GRAPH_STEPS * (replays - 2) < step <= GRAPH_STEPS * (replays - 1)
+            assert GRAPH_STEPS * replays < self.CONFIG.steps
+
+    def test_drop(self, opened: Open) -> None:
+        with opened(cliff, self.CONFIG) as bench:
+            device, host = bench.both(9, seed=1, diverged="drop")
+            assert 0 < len(device) < 9
+            close(device, host)
+
+    def test_restart(self, opened: Open) -> None:
+        with opened(cliff, SamplerConfig(steps=20, step_size=0.1, noise=0.3)) as bench:
+            with pytest.raises(DivergenceError, match="2 of 9 chains"):
+                bench.ebm.sample(9, seed=6)
+            close(*bench.both(9, seed=6, diverged="restart"))
+
+    def test_a_start_that_is_lost(self, opened: Open) -> None:
+        start = np.zeros((3, *SHAPE))
+        start[1, 0, 0] = 3
+        with opened(cliff, SamplerConfig(steps=3, step_size=0.001)) as bench:
+            with pytest.raises(DivergenceError, match="1 of 3 chains .* at the start"):
+                bench.ebm.refine(start)
+            assert len(bench.ebm.refine(start, diverged="drop")) == 2
+
+    def test_a_last_drift_that_overflows(self, opened: Open) -> None:
+        config = SamplerConfig(steps=2, step_size=(0.0, 1e38), noise=0.0, order="noise-drift")
+        with opened(around, config) as bench:
+            centre = np.full((1, *SHAPE), 100.0)
+            with pytest.raises(DivergenceError, match="2 of 2 chains .* after step 2"):
+                bench.ebm.refine(np.zeros((2, *SHAPE)), centre=centre)
+
+
+class TestWithoutKernels:
+    def test_the_host_takes_over_and_says_so_once(
+        self, opened: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def missing(call: Any, cuda: Any) -> Kernels:
+            raise MissingBackend("NVRTC is not here")
+
+        with opened(config=SamplerConfig(steps=4, step_size=0.1)) as bench:
+            monkeypatch.setattr(tensorrt, "load_kernels", missing)
+            for seed in range(2):
+                assert bench.ebm.sample(3, seed=seed).shape == (3, *SHAPE)
+        assert [record.getMessage() for record in caplog.records] == [
+            "each step of a chain goes through the host, which costs two copies: NVRTC is not here"
+        ]
+
+    def test_a_driver_that_does_not_take_them(self, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
+        with opened(config=SamplerConfig(steps=4, step_size=0.1), driver_fails="cuModuleLoadData") as bench:
+            bench.ebm.sample(3)
+        assert "cuModuleLoadData failed: driver error 209 in words" in caplog.text
+
+    def test_they_are_compiled_for_the_gpu_that_is_there(
+        self, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gpu = Gpu()
+        asked: list[str] = []
+
+        def compiled(architecture: str) -> tuple[bytes, str]:
+            asked.append(architecture)
+            return b"cubin", ""
+
+        monkeypatch.setattr(kernels, "compile_kernels", compiled)
+        monkeypatch.setattr(kernels.importlib, "import_module", lambda name: Driver(gpu, emulator))
+        loaded = load_kernels(lambda name, *arguments: getattr(gpu, name)(*arguments)[1], gpu)
+        assert asked == ["sm_87"]
+        loaded.close()
+        loaded.close()
+        assert not gpu.blocks
+
+    def test_an_error_of_a_launch(self, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+        with opened(config=SamplerConfig(steps=4, step_size=0.1)) as bench:
+            monkeypatch.setattr(Driver, "cuLaunchKernel", lambda self, *arguments: (1,))
+            with pytest.raises(EbmExportError, match="cuLaunchKernel failed: driver error 1 in words"):
+                bench.ebm.sample(3)
