@@ -604,6 +604,7 @@ def _draw(
 ) -> None:
     from .runtime import load
     from .runtime.acceptance import AcceptanceMeter
+    from .runtime.chain import ProgressOnly
     from .runtime.schedule import temperature_schedule
 
     with load(bundle, **choice) as ebm:
@@ -615,7 +616,10 @@ def _draw(
                 meter(now)
                 tell("sampling", *now.part)
 
-            drawn = draw(ebm, callback, _conditions(cond))
+            watch: Callable[[Any], None] = callback
+            if sampler.sampler == "langevin" and choice["exact"] is None:  # there is no acceptance to measure
+                watch = ProgressOnly(lambda done, total: tell("sampling", done, total))
+            drawn = draw(ebm, watch, _conditions(cond))
         if isinstance(drawn, np.ndarray):
             states, taken = drawn, {}
             energy, _ = ebm.score(states, **_conditions(cond))

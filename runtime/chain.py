@@ -21,7 +21,7 @@ from .samplers.surrogate import Energy
 from .schedule import spread
 from .warm_up import WarmUp
 
-__all__ = ["Callback", "Divergence", "Progress", "chain_steps", "largest_batch", "run_chains"]
+__all__ = ["Callback", "Divergence", "Progress", "ProgressOnly", "chain_steps", "largest_batch", "run_chains"]
 
 _LOG = logging.getLogger("ebm_export")
 
@@ -66,6 +66,22 @@ class Progress(NamedTuple):
 
 
 Callback = Callable[[Progress], None]
+
+
+class ProgressOnly:
+    """A callback that asks how far the chains are and looks at no state, so that they may stay on the engine's device.
+
+    There it is told now and then, not of every step.
+
+    Args:
+        tell: called with `Progress.part`.
+    """
+
+    def __init__(self, tell: Callable[[int, int], None]) -> None:
+        self._tell = tell
+
+    def __call__(self, progress: Progress) -> None:
+        self._tell(*progress.part)
 
 
 def run_chains(
@@ -133,10 +149,17 @@ def run_chains(
             stop_if_diverged=stop,
         )
         loop = None
-        if callback is None and config.sampler == "langevin" and exact is None and not switches:
+        if (
+            isinstance(callback, ProgressOnly | None)
+            and config.sampler == "langevin"
+            and exact is None
+            and not switches
+        ):
             loop = engine.device_loop()
         if loop is not None:
-            return _finish_on_device(loop, steps, config, chains, NoiseSource(seed, attempt=attempt).key, free, stop)
+            told = None if attempt else callback
+            key = NoiseSource(seed, attempt=attempt).key
+            return _finish_on_device(loop, steps, config, chains, key, free, stop, told)
         for now in steps:
             if callback is not None and attempt == 0:
                 callback(now)
@@ -178,6 +201,7 @@ def _finish_on_device(
     key: tuple[int, int],
     free: np.ndarray | None,
     stop: bool,
+    callback: Callback | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Takes the first evaluation from `chain_steps`, since it looks for the gradient's scale, and all else from the device.
 
@@ -192,7 +216,13 @@ def _finish_on_device(
     if now.done < config.steps:
         mask = None if free is None else _rows(np.asarray(free, dtype=np.float32), chains)
         position = np.ascontiguousarray(position, dtype=np.float32)
-        position, hit = loop.run(Handover(config, position, now.done, key, chains, mask, True, stop))
+
+        def tell(done: int) -> None:
+            if callback is not None:
+                callback(now._replace(done=done))
+
+        tell(now.done)
+        position, hit = loop.run(Handover(config, position, now.done, key, chains, mask, True, stop, tell))
         if stop and (hit >= 0).any():
             step = int(hit[hit >= 0].min())
             _stop_if_diverged(int(np.count_nonzero(hit == step)), step, chains)

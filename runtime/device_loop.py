@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ class Handover(NamedTuple):
         free: [B, *S] float32, 1 where a number may move, else 0; None where all may.
         adapt: whether the gradient scale runs; else it stays.
         stop: whether the loop may end once a chain is no longer finite.
+        tell: called now and then with the number of steps that are done, and at the end.
     """
 
     config: SamplerConfig
@@ -37,6 +39,7 @@ class Handover(NamedTuple):
     free: np.ndarray | None
     adapt: bool
     stop: bool
+    tell: Callable[[int], None]
 
 
 class DeviceLoop(ABC):

@@ -106,12 +106,14 @@ class CudaLoop(DeviceLoop):
         replays = 0 if graph is None else remaining // shape.steps
         left = remaining - replays * shape.steps
         for replay in range(replays):
-            if start.stop and replay >= 2 and self._lost_by(replay - 2):
-                left = 0
-                break
+            if replay >= 2:
+                lost_some = self._lost_by(replay - 2)
+                start.tell(start.done + (replay - 1) * shape.steps)
+                if lost_some and start.stop:
+                    left = 0
+                    break
             self._call("cudaGraphLaunch", graph, self._stream)
-            if start.stop:
-                self._ask_lost(replay)
+            self._ask_lost(replay)
         for ahead in range(left):
             self._step(shape, ahead)
         position, lost = np.empty_like(start.position), np.empty(rows, dtype=np.int32)
@@ -119,6 +121,7 @@ class CudaLoop(DeviceLoop):
             self._copy(array.ctypes.data, address, array.nbytes, to_host=True)
         self._call("cudaStreamSynchronize", self._stream)
         del sent
+        start.tell(start.config.steps)
         return position, lost
 
     def close(self) -> None:

@@ -6,106 +6,23 @@ plan are stand-ins that run on the host. What this cannot show is that a GPU and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ebm_export.runtime import DivergenceError, Ebm, SamplerConfig, tensorrt_library
+from ebm_export.runtime import DivergenceError, Ebm, FunctionEngine, SamplerConfig
 from ebm_export.runtime.backends import tensorrt
-from ebm_export.runtime.backends.tensorrt import TensorRtEngine
+from ebm_export.runtime.chain import ProgressOnly
 from ebm_export.runtime.cuda import kernels
 from ebm_export.runtime.cuda.kernels import Kernels, load_kernels
 from ebm_export.runtime.cuda.loop import GRAPH_STEPS
 from ebm_export.runtime.errors import EbmExportError, MissingBackend
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 
+from .bench import SHAPE, Open, around, cliff, ignored, ripple
 from .emulator import SHUFFLED, Emulator
-from .stand_in import Driver, Energy, Gpu, Plan, nothing_left
-
-SHAPE = (3, 5)
-
-
-def ripple(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return (0.5 * x * x + np.cos(2 * x)).sum(axis=(1, 2)), x - 2 * np.sin(2 * x)
-
-
-def around(x: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return 0.5 * ((x - centre) ** 2).sum(axis=(1, 2)), x - centre
-
-
-def cliff(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Infinite where the first number is above 2."""
-    energy, grad = ripple(x)
-    return np.where(x[:, 0, 0] > 2, np.inf, energy), grad
-
-
-def ignored(progress: Any) -> None:
-    """A callback: with one, every step goes through the host."""
-
-
-class Bench:
-    """An `Ebm` on a stand-in for a GPU."""
-
-    def __init__(self, gpu: Gpu, plan: Plan, ebm: Ebm) -> None:
-        self.gpu, self.plan, self.ebm = gpu, plan, ebm
-
-    def both(self, n: int, **keywords: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Samples of the loop on the GPU and of that on the host."""
-        self.gpu.log.clear()
-        self.gpu.launched.clear()
-        device = self.ebm.sample(n, **keywords)
-        assert "move" in self.gpu.launched
-        log, launched = list(self.gpu.log), list(self.gpu.launched)
-        self.gpu.launched.clear()
-        host = self.ebm.sample(n, callback=ignored, **keywords)
-        assert set(self.gpu.launched) == {"engine"}
-        self.gpu.log[:], self.gpu.launched[:] = log, launched
-        return device, host
-
-
-Open = Callable[..., Any]
-
-
-@pytest.fixture
-def opened(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Open:
-    (tmp_path / "score.plan").write_bytes(b"plan")
-
-    @contextmanager
-    def opened(
-        energy: Energy = ripple,
-        config: SamplerConfig | None = None,
-        *,
-        side_first: bool = False,
-        fails: str = "",
-        driver_fails: str = "",
-        **plan_options: Any,
-    ) -> Iterator[Bench]:
-        gpu = Gpu(side_first=side_first, fails=fails)
-        conditions = {"centre": SHAPE} if energy is around else {}
-        plan = Plan(gpu, energy, {"x": SHAPE, **conditions}, **plan_options)
-        library = SimpleNamespace(TensorIOMode=SimpleNamespace(INPUT="in", OUTPUT="out"), nptype=lambda d: np.float32)
-        monkeypatch.setattr(tensorrt_library, "import_tensorrt", lambda: library)
-        monkeypatch.setattr(tensorrt_library, "load_plan", lambda data: plan)
-        monkeypatch.setattr(tensorrt, "_import_cuda", lambda: gpu)
-        monkeypatch.setattr(
-            tensorrt, "load_kernels", lambda call, cuda: Kernels(Driver(gpu, emulator, driver_fails), b"cubin")
-        )
-        model = ModelSpec(
-            "test",
-            TensorSpec("x", SHAPE, "float32"),
-            cond=tuple(TensorSpec(name, shape, "float32") for name, shape in conditions.items()),
-        )
-        with nothing_left(gpu):
-            engine = TensorRtEngine(tmp_path / "score.plan", precision="fp16")
-            with engine:
-                yield Bench(gpu, plan, Ebm(engine, model, config))
-
-    return opened
+from .stand_in import Driver, Gpu
 
 
 def close(device: np.ndarray, host: np.ndarray) -> None:
@@ -249,6 +166,27 @@ class TestWhatTheHostDoes:
         with opened(config=SamplerConfig(steps=8, step_size=0.1)) as bench:
             bench.ebm.sample(3, **keywords)
             assert set(bench.gpu.launched) == {"engine"}
+
+
+class TestProgress:
+    def test_it_is_told_now_and_then(self, opened: Open) -> None:
+        told: list[tuple[int, int]] = []
+        with opened(config=SamplerConfig(steps=4 * GRAPH_STEPS + 1, step_size=0.1)) as bench:
+            bench.ebm.sample(6, max_batch=4, callback=ProgressOnly(lambda done, total: told.append((done, total))))
+            assert "move" in bench.gpu.launched
+        total = 6 * (4 * GRAPH_STEPS + 1)
+        assert {all for _, all in told} == {total}
+        first = [done for done, _ in told[:4]]
+        assert first == [0, 4 * GRAPH_STEPS, 8 * GRAPH_STEPS, 4 * (4 * GRAPH_STEPS + 1)]
+        assert [done for done, _ in told][-1] == total and len(told) == 8
+
+    def test_on_the_host_it_is_told_of_every_step(self) -> None:
+        told: list[int] = []
+        model = ModelSpec("test", TensorSpec("x", SHAPE, "float32"))
+        with FunctionEngine(ripple) as engine:
+            ebm = Ebm(engine, model, SamplerConfig(steps=3, step_size=0.1))
+            ebm.sample(2, callback=ProgressOnly(lambda done, total: told.append(done)))
+        assert told == [0, 2, 4, 6]
 
 
 class TestDivergence:
