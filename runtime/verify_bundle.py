@@ -12,6 +12,7 @@ import numpy as np
 from .artifact_engine import engine_of
 from .backends import backend_of
 from .bundle import GOLDEN, Bundle
+from .device_loop_check import LARGEST_GAP, check_device_loop
 from .errors import UsageError
 from .manifest import NOT_JUDGED, VERIFIED, Artifact
 from .manifest_update import set_status
@@ -41,7 +42,8 @@ def verify_bundle(
     Returns:
         A row for each artifact: file, result ("passed", "failed", "measured" or "not run"), the worst relative error,
         cosine and energy error over all stages and batch sizes, and a note that says why it was not run or is only
-        measured: INT8 and mixed engines have no tolerance, and fail only where a number is not finite.
+        measured: INT8 and mixed engines have no tolerance, and fail only where a number is not finite. An engine whose
+        chains can stay on its device also fails where they end elsewhere than those on the host.
 
     Raises:
         LoadError: the bundle or a file of it cannot be read.
@@ -72,12 +74,14 @@ def verify_bundle(
         with engine:
             limits = None if is_judged(artifact.precision) else _measured_limits(bundle, artifact)
             stages = check_engine(engine, golden, artifact.precision, limits)
+            gap = check_device_loop(engine, bundle.model, bundle.sampler, golden)
         figures = (
             max(stage.relative_error for stage in stages),
             min(stage.cosine for stage in stages),
             max(stage.energy_error for stage in stages),
         )
         passed = all(stage.passed for stage in stages) and np.isfinite(figures).all()
+        passed = passed and (gap is None or gap <= LARGEST_GAP)
         result = ("measured" if limits is UNLIMITED else "passed") if passed else "failed"
         # A plan that was built here, perhaps on the way into this engine: from now on `load` picks it. An INT8 engine that
         # no gate has judged stays what it is.
@@ -87,6 +91,8 @@ def verify_bundle(
         note = "" if limits is None else f"{artifact.precision} is judged by its samples (ebm-compare)"
         if limits is not None and limits is not UNLIMITED:
             note += "; here it is as far off as where it was exported, or half as much again"
+        if gap is not None:
+            note += f"{'; ' if note else ''}chains on the device end {gap:.1e} of their way from those on the host"
         rows.append(
             {"file": artifact.path, "result": result, **dict(zip(_FIGURES, figures, strict=True)), "note": note}
         )

@@ -55,6 +55,16 @@ def test_numbers_that_are_not_finite_fail_in_any_precision(tmp_path: Path) -> No
     assert [row["result"] for row in verify_bundle(bundle)] == ["passed", "failed"]
 
 
+@pytest.mark.parametrize(("gap", "result"), [(0.01, "passed"), (0.5, "failed"), (float("inf"), "failed")])
+def test_chains_that_stay_on_the_device_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gap: float, result: str
+) -> None:
+    monkeypatch.setattr("ebm_export.runtime.verify_bundle.check_device_loop", lambda *arguments: gap)
+    (row,) = verify_bundle(write_bundle(tmp_path / "m.ebm"))
+    assert row["result"] == result
+    assert row["note"] == f"chains on the device end {gap:.1e} of their way from those on the host"
+
+
 def test_nothing_fits(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no engine for backend any and precision fp16"):
         verify_bundle(write_bundle(tmp_path / "m.ebm"), precision="fp16")
