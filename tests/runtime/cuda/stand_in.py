@@ -146,7 +146,7 @@ class Gpu:
         self.capturing, self.captured = stream, {stream: []}
         return (0,)
 
-    def cudaStreamEndCapture(self, stream: int) -> tuple[int, Graph | None]:
+    def cudaStreamEndCapture(self, stream: int) -> tuple[int, int | None]:
         assert stream == self.capturing
         self.log.append("end capture")
         self.capturing = None
@@ -157,18 +157,18 @@ class Gpu:
             joined = works and works[-1].kind == "record" and works[-1]._replace(kind="wait") in main
             if other != stream and not joined:
                 return 904, None  # cudaErrorStreamCaptureUnjoined
-        graph = Graph(self.captured)
-        self.blocks[id(graph)] = graph
-        return 0, graph
-
-    def cudaGraphInstantiate(self, graph: Graph, flags: int) -> tuple[int, int]:
-        self.log.append("instantiate")
         handle = next(self._handles)
-        self.blocks[handle] = graph
+        self.blocks[handle] = Graph(self.captured)
         return 0, handle
 
-    def cudaGraphDestroy(self, graph: Graph) -> tuple[int]:
-        del self.blocks[id(graph)]
+    def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[int, int]:
+        self.log.append("instantiate")
+        handle = next(self._handles)
+        self.blocks[handle] = self.blocks[graph]
+        return 0, handle
+
+    def cudaGraphDestroy(self, graph: int) -> tuple[int]:
+        del self.blocks[graph]
         return (0,)
 
     def cudaGraphExecDestroy(self, handle: int) -> tuple[int]:
