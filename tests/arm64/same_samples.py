@@ -79,6 +79,6 @@ def test_same_seed_same_samples(arm64: str, bundle: Path, tmp_path: Path, backen
         ebm_run(python, "sample", bundle, *settings, "--out", tmp_path / name)
     there, here = np.load(tmp_path / "there.npy"), np.load(tmp_path / "here.npy")
     # Pixels are about one. Float32 rounds to 6e-8, the gradient is off by 4e-6 of its size after a network of
-    # convolutions, and a chain multiplies what differs: four chains of 300 steps ended 1e-5 apart.
+    # convolutions, and a chain multiplies what differs: four chains of 300 steps ended 4e-6 apart.
     np.testing.assert_allclose(there, here, atol=1e-4, rtol=0)
     assert np.abs(np.diff(here, axis=0)).max() > 0.1  # three samples, not one
