@@ -102,6 +102,10 @@ class OpenVinoEngine(Engine):
                 "backend 'openvino' needs the package openvino: pip install 'ebm-export[openvino]'"
             ) from error
         self._core = openvino.Core()
+        if self._hint == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            # On x86 the plugin then falls back to float32 by itself, but on ARM to FP16, in which what fitted BF16's
+            # range can overflow.
+            self._hint = "f32"
         try:
             self._model = self._core.read_model(self.path)
         except RuntimeError as error:
