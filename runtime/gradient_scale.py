@@ -18,13 +18,14 @@ times with either. A longer mean would fall behind gradients that shrink so fast
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from .engine import Engine
 from .row_norms import square_sums
 
-__all__ = ["HIGHEST_SCALE", "LOWEST_SCALE", "ScaledScore", "first_scale", "next_scale"]
+__all__ = ["HIGHEST_SCALE", "LOWEST_SCALE", "ScaleState", "ScaledScore", "first_scale", "next_scale"]
 
 # Powers of two far inside float32's range (2**-126 to 2**127), so that dividing by the scale stays finite.
 LOWEST_SCALE = 2.0**-100
@@ -75,6 +76,20 @@ def _clipped(scale: np.ndarray) -> np.ndarray:
     return np.clip(scale, LOWEST_SCALE, HIGHEST_SCALE).astype(np.float32)
 
 
+class ScaleState(NamedTuple):
+    """What one call leaves to the next.
+
+    Attributes:
+        scale: [B] float32, the scale that the last answer was computed with; None before the first.
+        following: [B] float32, the scale of the next call; None before the first, which looks for one.
+        frozen: whether that is the scale of all calls to come.
+    """
+
+    scale: np.ndarray | None
+    following: np.ndarray | None
+    frozen: bool
+
+
 class ScaledScore:
     """Energy and gradient of a batch of chains through an engine, with the running scale of each chain.
 
@@ -90,6 +105,8 @@ class ScaledScore:
 
     Attributes:
         scale: [B] float32, the scale that the last answer was computed with; None before the first.
+        state: the running scale; another one's may be put in its place, to go on from there. Its arrays are never written
+            to.
     """
 
     def __init__(self, engine: Engine, cond: Mapping[str, np.ndarray], free: np.ndarray | None = None) -> None:
@@ -100,6 +117,15 @@ class ScaledScore:
         self._next: np.ndarray | None = None
         self._frozen = False
         self._grad: np.ndarray | None = None
+
+    @property
+    def state(self) -> ScaleState:
+        """See the class."""
+        return ScaleState(self.scale, self._next, self._frozen)
+
+    @state.setter
+    def state(self, state: ScaleState) -> None:
+        self.scale, self._next, self._frozen = state
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Evaluates the energy at x.

@@ -145,18 +145,15 @@ def _preconditioned(config: SamplerConfig, position: np.ndarray) -> Method:
     sigmas = noise_schedule(config)
     kernel = preconditioned.build_kernel(config.grad_clip, config.grad_clip_mode, config.bounds, config.bounds_mode)
     warm_up = warm_up_steps(config)
-    squares = np.zeros(position.shape)
-    precondition = np.ones_like(position)
 
     def step(
         random: ChainRandom, state: preconditioned.State, evaluate: Evaluate, step_size: float, step: int
     ) -> tuple[preconditioned.State, preconditioned.Info]:
-        nonlocal precondition
         if warm_up // 2 <= step < warm_up:  # in the first half a chain still comes from its start
-            np.add(squares, np.square(state.grad, dtype=np.float64), out=squares)
+            state = preconditioned.learn(state)
         elif step == warm_up > 0:
-            precondition = preconditioned.preconditioner(squares)
-        return kernel(random.normal(), state, evaluate, step_size, sigmas.item(step), precondition)
+            state = preconditioned.settle(state)
+        return kernel(random.normal(), state, evaluate, step_size, sigmas.item(step))
 
     return Method(
         lambda random, start, evaluate: preconditioned.init(start, evaluate), step, _evaluated, warm_up=warm_up

@@ -22,12 +22,23 @@ def stretched(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def test_one_step_is_the_formula() -> None:
     precondition = np.random.default_rng(2).uniform(0.2, 3, (5, 2)).astype(np.float32)
-    state = preconditioned.init(X, gaussian)
-    new, info = preconditioned.build_kernel(0.7, "value", (-1, 1))(NOISE, state, gaussian, 0.1, 0.3, precondition)
+    state = preconditioned.init(X, gaussian)._replace(precondition=precondition)
+    new, info = preconditioned.build_kernel(0.7, "value", (-1, 1))(NOISE, state, gaussian, 0.1, 0.3)
     moved = X - 0.1 * precondition * np.clip(gaussian(X)[1], -0.7, 0.7) + 0.3 * np.sqrt(precondition) * NOISE
     np.testing.assert_allclose(new.position, np.clip(moved, -1, 1), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(new.grad, gaussian(new.position)[1])
     assert info.clipped > 0 and info.not_finite == 0
+
+
+def test_a_state_learns_and_settles_without_being_changed() -> None:
+    start = preconditioned.init(X, gaussian)
+    learned = preconditioned.learn(preconditioned.learn(start))
+    np.testing.assert_allclose(learned.squares, 2 * gaussian(X)[1].astype(np.float64) ** 2)
+    settled = preconditioned.settle(learned)
+    np.testing.assert_allclose(settled.precondition, preconditioned.preconditioner(gaussian(X)[1] ** 2), rtol=1e-5)
+    for state in (start, learned):
+        np.testing.assert_array_equal(state.precondition, 1)
+    np.testing.assert_array_equal(start.squares, 0)
 
 
 class TestPreconditioner:
