@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,9 @@ _RESERVE = 1.5  # in such steps: what is kept free for the next one, for handing
 class BestSoFar(NamedTuple):
     """Each chain's state of lowest energy among those that were evaluated.
 
+    Energies of two precisions differ by more than the states of a chain do, so they are not compared: where another engine
+    takes over, the best begins anew with the states that this one evaluates.
+
     Attributes:
         x: [n, *S] float32.
         energy: [n] float32, at `x`; infinite where no evaluated state had a finite energy, and `x` is the start.
@@ -32,22 +35,23 @@ class BestSoFar(NamedTuple):
     complete: bool
 
 
-def improvements(steps: Iterator[Progress]) -> Iterator[BestSoFar]:
+def improvements(steps: Iterator[Progress], switches: Collection[int] = ()) -> Iterator[BestSoFar]:
     """Yields the best states whenever those of a chain became better, at the start, and at the end.
 
     Args:
         steps: what `chain_steps` yields, of a sampler whose states have the energy of their position.
+        switches: numbers of the steps at which another engine takes over.
 
     Yields:
         New arrays each time.
     """
-    best = _Best()
+    best = _Best(switches)
     for now in steps:
         if best.take(now) or now.done in (0, now.steps):
             yield best.copy()
 
 
-def until(steps: Iterator[Progress], deadline: float) -> BestSoFar:
+def until(steps: Iterator[Progress], deadline: float, switches: Collection[int] = ()) -> BestSoFar:
     """Goes on as long as the next step should end before a deadline.
 
     A step is expected to take as long as the longest of those before it, of which those long ago count for less, and half
@@ -56,11 +60,12 @@ def until(steps: Iterator[Progress], deadline: float) -> BestSoFar:
     Args:
         steps: as in `improvements`.
         deadline: in seconds, on the clock of `time.perf_counter`.
+        switches: as in `improvements`.
 
     Returns:
         The best states by then.
     """
-    best = _Best()
+    best = _Best(switches)
     longest = 0.0
     before = None
     for now in steps:
@@ -77,8 +82,9 @@ def until(steps: Iterator[Progress], deadline: float) -> BestSoFar:
 class _Best:
     """Arrays that are written in place, one row where a chain improves."""
 
-    def __init__(self) -> None:
-        self._x = self._energy = np.empty(0, dtype=np.float32)
+    def __init__(self, switches: Collection[int]) -> None:
+        self._switches = switches
+        self._x = self._energy = self._to_beat = np.empty(0, dtype=np.float32)
         self._now: Progress | None = None
 
     def take(self, now: Progress) -> bool:
@@ -86,12 +92,15 @@ class _Best:
         if self._now is None:
             self._x = np.array(now.state.position)
             self._energy = np.full(len(self._x), np.inf, dtype=np.float32)
+            self._to_beat = self._energy.copy()
+        elif now.done - 1 in self._switches:
+            self._to_beat[:] = np.inf
         self._now = now
-        better = now.state.energy < self._energy  # false for NaN
+        better = now.state.energy < self._to_beat  # false for NaN
         if not better.any():
             return False
         self._x[better] = now.state.position[better]
-        self._energy[better] = now.state.energy[better]
+        self._energy[better] = self._to_beat[better] = now.state.energy[better]
         return True
 
     def copy(self) -> BestSoFar:

@@ -227,7 +227,7 @@ class Ebm:
             DivergenceError: an energy or gradient is no longer finite.
         """
         run = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
-        return improvements(self._in_one_batch(run, n, "stream()"))
+        return improvements(self._in_one_batch(run, n, "stream()"), run.options["switches"])
 
     @overload
     def refine(self, x0: Any, seed: int = 0, *, deadline_ms: None = None, **keywords: Any) -> np.ndarray: ...
@@ -354,7 +354,8 @@ class Ebm:
                 raise UsageError(f"{name} has no effect with deadline_ms: leave it out, or use stream()")
         if isinstance(deadline_ms, bool) or not isinstance(deadline_ms, (int, float)) or not deadline_ms > 0:
             raise UsageError(f"deadline_ms: expected a number of milliseconds above 0, got {deadline_ms!r}")
-        return until(self._in_one_batch(run, n, "deadline_ms"), called + deadline_ms / 1000)
+        steps = self._in_one_batch(run, n, "deadline_ms")
+        return until(steps, called + deadline_ms / 1000, run.options["switches"])
 
     def _in_one_batch(self, run: _Run, n: int, what: str) -> Iterator[Progress]:
         batch = largest_batch(run.config, n, run.max_batch)

@@ -11,6 +11,7 @@ import pytest
 from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
 from ebm_export.runtime.best_so_far import BestSoFar
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
+from ebm_export.runtime.precision_schedule import Span
 
 MODEL = ModelSpec("bowl", TensorSpec("x", (3,), "float32"))
 START = np.full((4, 3), 2, np.float32)
@@ -71,6 +72,26 @@ class TestDeadline:
     def test_refuses(self, arguments: dict[str, Any], message: str) -> None:
         with pytest.raises(UsageError, match=message):
             ebm().refine(START, **arguments)
+
+
+class TestPrecisionSwitch:
+    """An engine whose energies are 100 too low runs steps 0 to 9, and the one to be followed 10 to 49."""
+
+    def ebm(self) -> Ebm:
+        low = FunctionEngine(lambda x: (bowl(x)[0] - 100, x))
+        high = FunctionEngine(bowl)
+        schedule = [(Span("low", 0, 10), low), (Span("high", 10, None), high)]
+        return Ebm(high, MODEL, SamplerConfig(steps=50, step_size=0.1), schedule=schedule)
+
+    def test_the_best_begins_anew(self) -> None:
+        result = self.ebm().refine(START, seed=3, deadline_ms=1e6)
+        np.testing.assert_array_equal(result.energy, self.ebm().score(result.x)[0])
+
+    def test_a_stream_tells_of_it(self) -> None:
+        found = list(self.ebm().stream(4, seed=3, x0=START))
+        assert [one.steps for one in found if one.energy.max() < 0][-1] <= 10
+        first = next(one for one in found if one.steps == 11)
+        np.testing.assert_array_equal(first.energy, self.ebm().score(first.x)[0])
 
 
 class TestStream:
