@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -70,7 +70,7 @@ def until(steps: Iterator[Progress], deadline: float, switches: Collection[int] 
     before = None
     for now in steps:
         best.take(now)
-        clock = time.perf_counter()
+        clock = perf_counter()
         if before is not None:  # the start takes two evaluations and more
             longest = max(clock - before, _FORGETTING * longest)
         before = clock

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from time import perf_counter
 from types import TracebackType
 from typing import Any, NamedTuple, get_args, overload
 
@@ -188,7 +188,7 @@ class Ebm:
             UsageError: an argument has a wrong name, type, shape or value.
             DivergenceError: an energy or gradient is no longer finite.
         """
-        called = time.perf_counter()
+        called = perf_counter()
         run = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
         return self._draw(run, n, called, callback, diverged, deadline_ms, redraw=x0 is None)
 
@@ -270,7 +270,7 @@ class Ebm:
             UsageError: an argument has a wrong name, type, shape or value.
             DivergenceError: an energy or gradient is no longer finite.
         """
-        called = time.perf_counter()
+        called = perf_counter()
         states = check_states("x0", x0, self.model.x.shape)
         run = self._prepare(len(states), seed, states, None, keep, None, config, cond, max_batch, keywords)
         return self._draw(run, len(states), called, callback, diverged, deadline_ms, redraw=False)

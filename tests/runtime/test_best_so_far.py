@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -21,23 +20,49 @@ def bowl(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return 0.5 * (x * x).sum(axis=1), x
 
 
-def slow(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    time.sleep(0.01)
-    return bowl(x)
-
-
 def ebm(energy: Any = bowl, **settings: Any) -> Ebm:
     return Ebm(FunctionEngine(energy), MODEL, SamplerConfig.from_dict({"steps": 50, "step_size": 0.1, **settings}))
 
 
+class Clock:
+    """A clock on which nothing takes time but energies, and these what they are told to."""
+
+    def __init__(self, *durations: float) -> None:
+        """Takes the time in ms of each evaluation; the last goes on for ever."""
+        self.now = 1000.0
+        self.durations = list(durations)
+
+    def __call__(self) -> float:
+        return self.now
+
+    def bowl(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.now += (self.durations.pop(0) if len(self.durations) > 1 else self.durations[0]) / 1000
+        return bowl(x)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock(10)
+    for module in ("best_so_far", "ebm"):
+        monkeypatch.setattr(f"ebm_export.runtime.{module}.perf_counter", clock)
+    return clock
+
+
 class TestDeadline:
-    def test_stops_before_it_with_the_steps_it_got(self) -> None:
-        before = time.perf_counter()
-        result = ebm(slow, steps=1000).refine(START, deadline_ms=300)
-        taken = time.perf_counter() - before
-        # A step takes 10 ms and a machine that does other things may add some to one of them.
-        assert taken < 0.5
-        assert 5 <= result.steps <= 29 and not result.complete
+    def test_stops_before_it_with_the_steps_it_got(self, clock: Clock) -> None:
+        result = ebm(clock.bowl, steps=1000).refine(START, deadline_ms=301)
+        # Two evaluations at the start and one for each step; a step begins while there are 15 ms.
+        assert result.steps == 27 and not result.complete
+        assert clock.now == pytest.approx(1000.29)
+
+    @pytest.mark.parametrize(("deadline_ms", "steps"), [(129, 2), (131, 3), (138, 4)])
+    def test_leaves_time_for_a_step_as_slow_as_the_slowest_lately(
+        self, clock: Clock, deadline_ms: float, steps: int
+    ) -> None:
+        # The second step takes 40 ms and ends at 70 ms; the third ends at 80 ms, when 0.95 * 40 ms are expected.
+        clock.durations = [10, 10, 10, 40, 10]
+        result = ebm(clock.bowl).refine(START, deadline_ms=deadline_ms)
+        assert result.steps == steps
 
     def test_gives_each_chains_lowest_energy(self) -> None:
         seen = []
@@ -51,8 +76,8 @@ class TestDeadline:
         np.testing.assert_array_equal(result.x, [seen[step][1][chain] for chain, step in enumerate(best)])
         assert result.steps == 50 and result.complete
 
-    def test_no_time_at_all_still_gives_the_start(self) -> None:
-        result = ebm(slow).refine(START, deadline_ms=1e-3)
+    def test_no_time_at_all_still_gives_the_start(self, clock: Clock) -> None:
+        result = ebm(clock.bowl).refine(START, deadline_ms=1e-3)
         assert result.steps == 0
         np.testing.assert_array_equal(result.x, START)
         np.testing.assert_allclose(result.energy, 6)
