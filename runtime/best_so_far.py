@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .chain import Progress
+from .errors import DivergenceError
 
 __all__ = ["BestSoFar", "improvements", "until"]
 
@@ -27,12 +28,14 @@ class BestSoFar(NamedTuple):
         energy: [n] float32, at `x`; infinite where no evaluated state had a finite energy, and `x` is the start.
         steps: steps that were taken.
         complete: whether these are all the steps that were asked for.
+        diverged: [n] bool, chains whose numbers are no longer finite; their `x` is the best from before.
     """
 
     x: np.ndarray
     energy: np.ndarray
     steps: int
     complete: bool
+    diverged: np.ndarray
 
 
 def improvements(steps: Iterator[Progress], switches: Collection[int] = ()) -> Iterator[BestSoFar]:
@@ -44,11 +47,16 @@ def improvements(steps: Iterator[Progress], switches: Collection[int] = ()) -> I
 
     Yields:
         New arrays each time.
+
+    Raises:
+        DivergenceError: no chain ever had a finite energy.
     """
     best = _Best(switches)
     for now in steps:
-        if best.take(now) or now.done in (0, now.steps):
+        if best.take(now) or now.done in (0, now.steps) or best.over:
             yield best.copy()
+        if best.over:
+            return
 
 
 def until(steps: Iterator[Progress], deadline: float, switches: Collection[int] = ()) -> BestSoFar:
@@ -63,7 +71,10 @@ def until(steps: Iterator[Progress], deadline: float, switches: Collection[int] 
         switches: as in `improvements`.
 
     Returns:
-        The best states by then.
+        The best states by then, sooner where every chain has diverged.
+
+    Raises:
+        DivergenceError: no chain ever had a finite energy.
     """
     best = _Best(switches)
     longest = 0.0
@@ -74,7 +85,7 @@ def until(steps: Iterator[Progress], deadline: float, switches: Collection[int] 
         if before is not None:  # the start takes two evaluations and more
             longest = max(clock - before, _FORGETTING * longest)
         before = clock
-        if clock + _RESERVE * longest > deadline:
+        if best.over or clock + _RESERVE * longest > deadline:
             break
     return best.copy()
 
@@ -87,6 +98,11 @@ class _Best:
         self._x = self._energy = self._to_beat = np.empty(0, dtype=np.float32)
         self._now: Progress | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether every chain has diverged, so that nothing better can come."""
+        return self._now is not None and self._now.diverged is not None and bool(self._now.diverged.all())
+
     def take(self, now: Progress) -> bool:
         """Takes one step in, and says whether it made a chain's best better."""
         if self._now is None:
@@ -97,6 +113,8 @@ class _Best:
             self._to_beat[:] = np.inf
         self._now = now
         better = now.state.energy < self._to_beat  # false for NaN
+        if now.diverged is not None:  # an energy can be finite where a position or gradient is not
+            better &= ~now.diverged
         if not better.any():
             return False
         self._x[better] = now.state.position[better]
@@ -104,5 +122,11 @@ class _Best:
         return True
 
     def copy(self) -> BestSoFar:
-        assert self._now is not None, "there is a start before there is a best"
-        return BestSoFar(self._x.copy(), self._energy.copy(), self._now.done, self._now.done == self._now.steps)
+        now = self._now
+        assert now is not None, "there is a start before there is a best"
+        if not np.isfinite(self._energy).any():
+            raise DivergenceError(
+                f"none of {now.n} chains had a finite energy in {now.done} steps: look at the states that they start from"
+            )
+        diverged = np.zeros(now.n, dtype=bool) if now.diverged is None else now.diverged.copy()
+        return BestSoFar(self._x.copy(), self._energy.copy(), now.done, now.done == now.steps, diverged)

@@ -177,7 +177,7 @@ class Ebm:
             diverged: what happens to a chain whose numbers are no longer finite: "stop" raises, "restart" runs it again
                 with other noise (and another start, where it was drawn), "drop" leaves it out of the result.
             deadline_ms: return this many milliseconds after the call, or a little earlier, with each chain's best state so
-                far. All chains go into one engine call then.
+                far. All chains go into one engine call then, and one that diverges keeps its best from before.
             **keywords: any field of `SamplerConfig`, and conditioning arrays by name, each with n rows or 1. A name
                 that is both is the conditioning array; that setting can be changed through `config`.
 
@@ -224,7 +224,7 @@ class Ebm:
 
         Raises:
             UsageError: an argument has a wrong name, type, shape or value.
-            DivergenceError: an energy or gradient is no longer finite.
+            DivergenceError: no chain ever had a finite energy.
         """
         run = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
         return improvements(self._in_one_batch(run, n, "stream()"), run.options["switches"])
@@ -368,7 +368,10 @@ class Ebm:
                 f'{what} compares energies, and the order "noise-drift" does not know those of its states: set '
                 'order="drift-noise"'
             )
-        return chain_steps(run.engine, run.config, run.start(range(n)), range(n), n, **run.options)
+        # One chain's end is no reason to return nothing: it keeps its best.
+        return chain_steps(
+            run.engine, run.config, run.start(range(n)), range(n), n, stop_if_diverged=False, **run.options
+        )
 
     def close(self) -> None:
         """Frees the engines; safe to call twice."""

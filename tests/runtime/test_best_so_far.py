@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
+from ebm_export.runtime import DivergenceError, Ebm, FunctionEngine, SamplerConfig, UsageError
 from ebm_export.runtime.best_so_far import BestSoFar
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.precision_schedule import Span
@@ -97,6 +97,43 @@ class TestDeadline:
     def test_refuses(self, arguments: dict[str, Any], message: str) -> None:
         with pytest.raises(UsageError, match=message):
             ebm().refine(START, **arguments)
+
+
+class TestDivergence:
+    """Beyond x = 1.5 the energy is NaN; all chains climb, the first from the lowest place."""
+
+    start = np.array([[-9, 0, 0], [1, 0, 0], [1.2, 0, 0]], np.float32)
+
+    @staticmethod
+    def cliff(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.where(x[:, 0] > 1.5, np.nan, -x[:, 0]), np.array([-1, 0, 0], np.float32) * np.ones_like(x)
+
+    def ebm(self, **settings: Any) -> Ebm:
+        return ebm(self.cliff, step_size=0.2, noise=0.0, **settings)
+
+    def test_a_chain_keeps_its_best_and_the_others_go_on(self) -> None:
+        result = self.ebm(steps=20).refine(self.start, deadline_ms=1e6)
+        assert result.complete and result.diverged.tolist() == [False, True, True]
+        np.testing.assert_allclose(result.x[:, 0], [-5, 1.4, 1.4], rtol=1e-5)
+        np.testing.assert_array_equal(result.energy, self.ebm().score(result.x)[0])
+
+    def test_where_all_diverge_it_ends(self) -> None:
+        result = self.ebm(steps=1000).refine(self.start[1:], deadline_ms=1e6)
+        assert result.steps == 3 and not result.complete and result.diverged.all()
+        np.testing.assert_allclose(result.x[:, 0], 1.4, rtol=1e-5)
+        assert [one.steps for one in self.ebm().stream(2, x0=self.start[1:])] == [0, 1, 2, 3]
+
+    def test_where_the_gradient_is_not_finite_there_is_no_best(self) -> None:
+        climber = ebm(lambda x: (-x[:, 0], np.where(x > 1.5, np.nan, [-1, 0, 0])), step_size=0.2, noise=0.0, steps=20)
+        np.testing.assert_allclose(climber.refine(self.start, deadline_ms=1e6).x[:, 0], [-5, 1.4, 1.4], rtol=1e-5)
+
+    def test_no_finite_energy_at_all_is_an_error(self) -> None:
+        with pytest.raises(
+            DivergenceError, match="none of 3 chains had a finite energy in 0 steps: look at the states"
+        ):
+            self.ebm().refine(self.start + 20, deadline_ms=1e6)
+        some = self.ebm(steps=2).refine(self.start + np.array([[0], [20], [0]]), deadline_ms=1e6)
+        assert np.isinf(some.energy).tolist() == [False, True, False] and some.diverged[1]
 
 
 class TestPrecisionSwitch:
