@@ -405,6 +405,8 @@ def sample(
 
             return best_of(ebm, n, candidates, seed, callback=callback, cond=inputs, **options)[0]
         watched = {} if deadline_ms is not None else {"callback": callback}
+        if deadline_ms is not None:
+            ebm.warm(n, ebm.sampler.replace(**settings))
         return ebm.sample(n, seed=seed, cond=inputs, **watched, **special, **options)
 
     _draw(bundle, draw, out, cond, choice, settings, as_json)
@@ -452,6 +454,8 @@ def refine(
 
     def draw(ebm: Any, callback: Callable[[Any], None], inputs: dict[str, np.ndarray]) -> Any:
         watched = {"callback": callback} if deadline_ms is None else {"deadline_ms": deadline_ms}
+        if deadline_ms is not None:
+            ebm.warm(len(states), ebm.sampler.replace(**settings))
         return ebm.refine(states, seed=seed, cond=inputs, **watched, **options)
 
     _draw(bundle, draw, out, cond, choice, settings, as_json)

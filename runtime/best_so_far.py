@@ -59,15 +59,19 @@ def improvements(steps: Iterator[Progress], switches: Collection[int] = ()) -> I
             return
 
 
-def until(steps: Iterator[Progress], deadline: float, switches: Collection[int] = ()) -> BestSoFar:
+def until(
+    steps: Iterator[Progress], deadline: float, evaluations: int = 1, switches: Collection[int] = ()
+) -> BestSoFar:
     """Goes on as long as the next step should end before a deadline.
 
     A step is expected to take as long as the longest of those before it, of which those long ago count for less, and half
-    as long again is kept in reserve. The first evaluation is made in any case.
+    as long again is kept in reserve. The first step is expected to take as long as the evaluations at the start did, each.
+    These are made in any case.
 
     Args:
         steps: as in `improvements`.
         deadline: in seconds, on the clock of `time.perf_counter`.
+        evaluations: how often one step asks the engine.
         switches: as in `improvements`.
 
     Returns:
@@ -78,11 +82,13 @@ def until(steps: Iterator[Progress], deadline: float, switches: Collection[int] 
     """
     best = _Best(switches)
     longest = 0.0
-    before = None
+    before = perf_counter()
     for now in steps:
         best.take(now)
         clock = perf_counter()
-        if before is not None:  # the start takes two evaluations and more
+        if now.done == 0:
+            longest = (clock - before) * evaluations / max(now.calls, 1)
+        else:
             longest = max(clock - before, _FORGETTING * longest)
         before = clock
         if best.over or clock + _RESERVE * longest > deadline:

@@ -45,6 +45,7 @@ class Progress(NamedTuple):
         grad_scale: [B] float32, the scale that energy and gradient were computed with; None where nothing has been.
         warming_up: whether the step was one of the warm-up.
         diverged: [B] bool, chains whose numbers are no longer finite; None where there are none.
+        calls: how often the engine was asked for these chains, the start included.
     """
 
     done: int
@@ -56,6 +57,7 @@ class Progress(NamedTuple):
     grad_scale: np.ndarray | None
     warming_up: bool = False
     diverged: np.ndarray | None = None
+    calls: int = 0
 
     @property
     def part(self) -> tuple[int, int]:
@@ -262,7 +264,7 @@ def _steps(
     def tell(done: int, info: Any) -> Progress:
         scale = None if score.scale is None else score.scale[::count]
         warming_up = max(done - 1, 0) < warm_up.steps
-        return Progress(done, config.steps, chains, n, state, info, scale, warming_up, lost)
+        return Progress(done, config.steps, chains, n, state, info, scale, warming_up, lost, score.calls)
 
     state = method.init(random, position, score)
     if score.scale is not None:  # something was evaluated

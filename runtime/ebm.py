@@ -19,7 +19,8 @@ from .errors import UsageError
 from .gradient_scale import ScaledScore
 from .kept import check_kept
 from .manifest import ModelSpec
-from .method import check_used
+from .method import check_used, evaluations, replicas
+from .noise import normal
 from .precision_schedule import Span, check_steps
 from .start import start_states
 
@@ -131,6 +132,30 @@ class Ebm:
             energies[rows], grads[rows] = ScaledScore(self.engine, shared)(batch)
         return energies, grads
 
+    def warm(self, n: int, config: SamplerConfig | None = None) -> None:
+        """Asks every engine for answers to n chains, so that the first deadline does not pay for what is done once.
+
+        Libraries compile for a batch size, reserve memory and start threads at the first call, which can take a thousand
+        times as long as the next one.
+
+        Args:
+            n: number of chains that calls to come will have.
+            config: settings of these calls; None is the bundle's.
+
+        Raises:
+            UsageError: n is no number of at least 1, or not even one chain fits into an engine call.
+        """
+        check_count("n", n)
+        settings = config or self.sampler
+        batch = largest_batch(settings, n, self._max_batch)
+        engines = {engine: None for engine in (*(engine for _, engine in self._schedule), self._engine, self._exact)}
+        for size in {batch, n % batch or batch}:
+            rows = size * replicas(settings)
+            cond = {spec.name: np.zeros((rows, *spec.shape), spec.dtype) for spec in self.model.cond}
+            for engine in engines:
+                if engine is not None:
+                    ScaledScore(engine, cond)(normal(0, 0, range(rows), self.model.x.shape))
+
     @overload
     def sample(self, n: int, seed: int = 0, *, deadline_ms: None = None, **keywords: Any) -> np.ndarray: ...
 
@@ -177,7 +202,8 @@ class Ebm:
             diverged: what happens to a chain whose numbers are no longer finite: "stop" raises, "restart" runs it again
                 with other noise (and another start, where it was drawn), "drop" leaves it out of the result.
             deadline_ms: return this many milliseconds after the call, or a little earlier, with each chain's best state so
-                far. All chains go into one engine call then, and one that diverges keeps its best from before.
+                far. All chains go into one engine call then, and one that diverges keeps its best from before. Call `warm`
+                beforehand, so that no engine is compiled in that time.
             **keywords: any field of `SamplerConfig`, and conditioning arrays by name, each with n rows or 1. A name
                 that is both is the conditioning array; that setting can be changed through `config`.
 
@@ -355,7 +381,7 @@ class Ebm:
         if isinstance(deadline_ms, bool) or not isinstance(deadline_ms, (int, float)) or not deadline_ms > 0:
             raise UsageError(f"deadline_ms: expected a number of milliseconds above 0, got {deadline_ms!r}")
         steps = self._in_one_batch(run, n, "deadline_ms")
-        return until(steps, called + deadline_ms / 1000, run.options["switches"])
+        return until(steps, called + deadline_ms / 1000, evaluations(run.config), run.options["switches"])
 
     def _in_one_batch(self, run: _Run, n: int, what: str) -> Iterator[Progress]:
         batch = largest_batch(run.config, n, run.max_batch)

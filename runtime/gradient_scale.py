@@ -105,12 +105,14 @@ class ScaledScore:
 
     Attributes:
         scale: [B] float32, the scale that the last answer was computed with; None before the first.
+        calls: how often the engine was asked.
         state: the running scale; another one's may be put in its place, to go on from there. Its arrays are never written
             to.
     """
 
     def __init__(self, engine: Engine, cond: Mapping[str, np.ndarray], free: np.ndarray | None = None) -> None:
         self.scale: np.ndarray | None = None
+        self.calls = 0
         self._engine = engine
         self._inputs = dict(cond)
         self._free = free
@@ -191,6 +193,7 @@ class ScaledScore:
         self._frozen = True
 
     def _run(self, x: np.ndarray, scale: np.ndarray) -> dict[str, np.ndarray]:
+        self.calls += 1
         self._inputs["x"] = x
         self._inputs["grad_scale"] = scale
         return self._engine.run(self._inputs)

@@ -15,7 +15,7 @@ from .samplers.langevin import Evaluate
 from .samplers.surrogate import Energy
 from .schedule import noise_schedule, temperature_schedule
 
-__all__ = ["Method", "build_method", "check_used", "replicas", "settings_of", "warm_up_steps"]
+__all__ = ["Method", "build_method", "check_used", "evaluations", "replicas", "settings_of", "warm_up_steps"]
 
 
 class Method(NamedTuple):
@@ -84,6 +84,11 @@ def build_method(config: SamplerConfig, position: np.ndarray, energy: Energy | N
 def replicas(config: SamplerConfig) -> int:
     """Returns how many states each chain has; a step evaluates all of them, those of one chain after one another."""
     return len(config.ladder) if config.sampler == "tempering" else 1
+
+
+def evaluations(config: SamplerConfig) -> int:
+    """Returns how often one step asks the engine."""
+    return config.leapfrog if config.sampler == "hmc" else 1
 
 
 def warm_up_steps(config: SamplerConfig) -> int:

@@ -30,12 +30,14 @@ class Clock:
     def __init__(self, *durations: float) -> None:
         """Takes the time in ms of each evaluation; the last goes on for ever."""
         self.now = 1000.0
+        self.calls = 0
         self.durations = list(durations)
 
     def __call__(self) -> float:
         return self.now
 
     def bowl(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.calls += 1
         self.now += (self.durations.pop(0) if len(self.durations) > 1 else self.durations[0]) / 1000
         return bowl(x)
 
@@ -52,6 +54,7 @@ class TestDeadline:
     def test_stops_before_it_with_the_steps_it_got(self, clock: Clock) -> None:
         result = ebm(clock.bowl, steps=1000).refine(START, deadline_ms=301)
         # Two evaluations at the start and one for each step; a step begins while there are 15 ms.
+        assert clock.calls == 29
         assert result.steps == 27 and not result.complete
         assert clock.now == pytest.approx(1000.29)
 
@@ -63,6 +66,17 @@ class TestDeadline:
         clock.durations = [10, 10, 10, 40, 10]
         result = ebm(clock.bowl).refine(START, deadline_ms=deadline_ms)
         assert result.steps == steps
+
+    @pytest.mark.parametrize(("deadline_ms", "steps"), [(34, 0), (36, 1)])
+    def test_the_first_step_is_expected_to_take_as_long_as_an_evaluation(
+        self, clock: Clock, deadline_ms: float, steps: int
+    ) -> None:
+        assert ebm(clock.bowl).refine(START, deadline_ms=deadline_ms).steps == steps  # 20 ms are over then
+
+    @pytest.mark.parametrize(("deadline_ms", "steps"), [(64, 0), (66, 1)])
+    def test_a_step_of_several_evaluations(self, clock: Clock, deadline_ms: float, steps: int) -> None:
+        energy = ebm(clock.bowl, sampler="hmc", leapfrog=3)
+        assert energy.refine(START, deadline_ms=deadline_ms).steps == steps
 
     def test_gives_each_chains_lowest_energy(self) -> None:
         seen = []
@@ -134,6 +148,38 @@ class TestDivergence:
             self.ebm().refine(self.start + 20, deadline_ms=1e6)
         some = self.ebm(steps=2).refine(self.start + np.array([[0], [20], [0]]), deadline_ms=1e6)
         assert np.isinf(some.energy).tolist() == [False, True, False] and some.diverged[1]
+
+
+class TestWarm:
+    def test_the_first_call_is_over_before_the_deadline(self, clock: Clock) -> None:
+        clock.durations = [5000, 10]
+        energy = ebm(clock.bowl)
+        energy.warm(4)
+        assert energy.refine(START, deadline_ms=101).steps == 7
+
+    def test_asks_every_engine_in_the_batches_of_the_chains(self) -> None:
+        asked: dict[str, list[tuple[int, ...]]] = {"low": [], "high": []}
+
+        def engine(name: str) -> FunctionEngine:
+            def energy(x: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+                assert label.dtype == np.int64 and label.shape == (len(x), 2)
+                asked[name].append(x.shape)
+                return bowl(x)
+
+            return FunctionEngine(energy)
+
+        low, high = engine("low"), engine("high")
+        model = ModelSpec("m", TensorSpec("x", (3,), "float32"), cond=(TensorSpec("label", (2,), "int64"),))
+        schedule = [(Span("low", 0, 1), low), (Span("high", 1, None), high)]
+        Ebm(high, model, schedule=schedule, max_batch=8).warm(11)
+        assert set(asked["low"]) == set(asked["high"]) == {(8, 3), (3, 3)}
+        asked["high"].clear()
+        Ebm(high, model).warm(5, SamplerConfig(sampler="tempering", ladder=(1, 2)))
+        assert set(asked["high"]) == {(10, 3)}
+
+    def test_refuses(self) -> None:
+        with pytest.raises(UsageError, match="n: expected a whole number of at least 1, got 0"):
+            ebm().warm(0)
 
 
 class TestPrecisionSwitch:
