@@ -246,7 +246,7 @@ def _steps(
 ) -> Iterator[Progress]:
     """`chain_steps` with the arrays of this batch alone."""
     energy = None if exact is None else _energy_of(exact, cond, len(chains))
-    method = build_method(config, position, energy)
+    method = build_method(config, position, energy, free)
     count = replicas(config)
     score = ScaledScore(engine, cond, free)
     step_sizes = spread(config.step_size, config.steps)

@@ -65,19 +65,25 @@ _MALA_TARGET = 0.574
 _HMC_TARGET = 0.651
 
 
-def build_method(config: SamplerConfig, position: np.ndarray, energy: Energy | None = None) -> Method:
+def build_method(
+    config: SamplerConfig, position: np.ndarray, energy: Energy | None = None, free: np.ndarray | None = None
+) -> Method:
     """Builds what runs a batch of chains.
 
     Args:
         config: the sampler's settings.
         position: [B, *S] float32, in the shape of the batch; its numbers are not looked at.
         energy: the energy to be sampled where the engine's own is a surrogate of it; None where it is not.
+        free: [B, *S] or [1, *S] float32, 1 where a number of x may move, else 0; None lets all move. Noise and gradients
+            are 0 elsewhere already.
 
     Raises:
         UsageError: the settings leave the sampler nothing that it can sample.
     """
     if energy is not None:
         return _surrogate(config, position, energy)
+    if config.sampler == "preconditioned":
+        return _preconditioned(config, free)
     return _BUILDERS[config.sampler](config, position)
 
 
@@ -146,7 +152,7 @@ def _langevin(config: SamplerConfig, position: np.ndarray) -> Method:
     return Method(lambda random, start, evaluate: langevin.init(start, evaluate, config.order), step, refresh)
 
 
-def _preconditioned(config: SamplerConfig, position: np.ndarray) -> Method:
+def _preconditioned(config: SamplerConfig, free: np.ndarray | None) -> Method:
     sigmas = noise_schedule(config)
     kernel = preconditioned.build_kernel(config.grad_clip, config.grad_clip_mode, config.bounds, config.bounds_mode)
     warm_up = warm_up_steps(config)
@@ -157,7 +163,7 @@ def _preconditioned(config: SamplerConfig, position: np.ndarray) -> Method:
         if warm_up // 2 <= step < warm_up:  # in the first half a chain still comes from its start
             state = preconditioned.learn(state)
         elif step == warm_up > 0:
-            state = preconditioned.settle(state)
+            state = preconditioned.settle(state, free)
         return kernel(random.normal(), state, evaluate, step_size, sigmas.item(step))
 
     return Method(
@@ -280,7 +286,6 @@ def _surrogate(config: SamplerConfig, position: np.ndarray, energy: Energy) -> M
 
 _BUILDERS: dict[str, Callable[[SamplerConfig, np.ndarray], Method]] = {
     "langevin": _langevin,
-    "preconditioned": _preconditioned,
     "underdamped": _underdamped,
     "mala": _mala,
     "hmc": _hmc,

@@ -8,6 +8,8 @@ which keeps exp(-E / T) up to an error that vanishes with h, as long as P does n
 
     P = a / (V + 0.01 * mean(V)),        V the mean of (dE/dx)^2 along the chain,  a such that mean(P) = 1
 
+(means over the numbers of x that may move; P = 1 where a number stays)
+
 steep directions take short steps and flat ones long steps: 1 / V is the diagonal of the inverse Fisher matrix, the
 preconditioner with which a Langevin step moves furthest (Titsias, "Optimal preconditioning and Fisher adaptive Langevin
 sampling", NeurIPS 2023). The 0.01 keeps a direction that was flat by chance from taking steps without limit.
@@ -105,22 +107,31 @@ def learn(state: State) -> State:
     return state._replace(squares=state.squares + np.square(state.grad, dtype=np.float64))
 
 
-def settle(state: State) -> State:
-    """Returns the state with the P of the gradients learned from; ones where there were none."""
-    return state._replace(precondition=preconditioner(state.squares))
+def settle(state: State, free: np.ndarray | None = None) -> State:
+    """Returns the state with the P of the gradients learned from; ones where there were none.
+
+    Args:
+        state: what `learn` returned.
+        free: as in `preconditioner`.
+    """
+    return state._replace(precondition=preconditioner(state.squares, free))
 
 
-def preconditioner(mean_square: np.ndarray) -> np.ndarray:
+def preconditioner(mean_square: np.ndarray, free: np.ndarray | None = None) -> np.ndarray:
     """Returns P from the mean squares of the gradient.
 
     Args:
         mean_square: [B, *S] float64, V up to a factor.
+        free: [B, *S] or [1, *S] float32, 1 where a number may move and 0 where it stays; None lets all move. Numbers that
+            stay have no gradient, and counted as flat directions they would take nearly all of the mean.
 
     Returns:
-        [B, *S] float32, with mean 1 over each sample; ones where V is 0 everywhere.
+        [B, *S] float32, with mean 1 over what may move of each sample; ones where V is 0 everywhere, or x stays.
     """
     axes = tuple(range(1, mean_square.ndim))
-    damped = mean_square + _DAMPING * mean_square.mean(axis=axes, keepdims=True)
+    moves = np.broadcast_to(True if free is None else free > 0, mean_square.shape)
+    damped = mean_square + _DAMPING * mean_square.mean(axis=axes, keepdims=True, where=moves)
     damped = np.where(damped > 0, damped, 1.0)
     inverse = 1 / damped
-    return np.asarray(inverse / inverse.mean(axis=axes, keepdims=True), dtype=np.float32)
+    normal = inverse / inverse.mean(axis=axes, keepdims=True, where=moves)
+    return np.where(moves, normal, 1).astype(np.float32)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ebm_export.runtime import SamplerConfig
+from ebm_export.runtime import FunctionEngine, SamplerConfig
+from ebm_export.runtime.chain import run_chains
 from ebm_export.runtime.samplers import preconditioned
 
 from .targets import assert_gaussian, assert_gumbel, draw, gaussian, gumbel
@@ -53,6 +54,12 @@ class TestPreconditioner:
         result = preconditioned.preconditioner(np.array([[1.0, 0.0]]))
         assert 50 < result[0, 1] / result[0, 0] < 500
 
+    def test_numbers_that_stay_are_not_counted(self) -> None:
+        squares = np.array([[4.0, 0.0, 1.0, 0.0]])
+        result = preconditioned.preconditioner(squares, np.array([[1, 0, 1, 0]], np.float32))
+        np.testing.assert_allclose(result[:, [0, 2]], preconditioned.preconditioner(squares[:, [0, 2]]), rtol=1e-6)
+        np.testing.assert_array_equal(result[:, [1, 3]], 1)
+
     def test_no_gradient_at_all(self) -> None:
         np.testing.assert_array_equal(preconditioned.preconditioner(np.zeros((2, 3))), np.ones((2, 3)))
 
@@ -74,6 +81,23 @@ class TestStationaryMoments:
         assert (variance > 1 - noise).all() and (variance < 1.15 + noise).all()
         plain = draw(stretched, config.replace(sampler="langevin", steps=201, warmup=None), (2,), 100, at=start)
         assert abs(plain[:, 1].mean() - start * (1 - h) ** 201) < 4 / np.sqrt(100)
+
+    def test_numbers_that_stay_do_not_slow_down_the_others(self) -> None:
+        # 30 numbers stay and two move, whose chain is then the one in two dimensions, number by number.
+        config = SamplerConfig(sampler="preconditioned", steps=40, step_size=0.02, warmup=20)
+
+        def padded(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            energy, grad = stretched(x[:, :2])
+            return energy, np.concatenate([grad, x[:, 2:]], axis=1)
+
+        mask = (np.arange(32) < 2).astype(np.float32)[None]
+
+        def start(chains: range) -> np.ndarray:
+            return np.full((len(chains), 32), 8, np.float32)
+
+        samples = run_chains(FunctionEngine(padded), config, start, 500, free=mask)
+        alone = draw(stretched, config, (2,), 500, at=8.0)
+        assert abs(samples[:, 1].mean() - alone[:, 1].mean()) < 4 * np.sqrt(2 / 500)
 
     def test_isotropic_gaussian(self) -> None:
         h = 0.1
