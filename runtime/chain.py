@@ -261,6 +261,11 @@ def _steps(
             _stop_if_diverged(int(np.count_nonzero(~finite)), step, chains)
         lost = ~finite if lost is None else lost | ~finite
 
+    def refresh(step: int) -> None:
+        nonlocal state
+        state = method.refresh(state, score)
+        check(are_finite(state.energy, state.grad), step)
+
     def tell(done: int, info: Any) -> Progress:
         scale = None if score.scale is None else score.scale[::count]
         warming_up = max(done - 1, 0) < warm_up.steps
@@ -276,11 +281,10 @@ def _steps(
         done = min(step + (1 if step < warm_up.steps else method.stride), config.steps)
         if step in switches:
             score.switch(switches[step])
-            state = method.refresh(state, score)
+            refresh(step)
         if method.rejects and step == warm_up.steps:
             score.freeze(warm_up.settle(score.scale))
-            state = method.refresh(state, score)
-            check(are_finite(state.energy, state.grad), step)
+            refresh(step)
         step_size = step_sizes.item(step)
         if method.rejects and warm_up.steps:
             step_size = step_size * warm_up.factor

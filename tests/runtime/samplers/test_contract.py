@@ -265,3 +265,11 @@ def test_another_engine_takes_over(name: str) -> None:
     config = settings(name, steps=300, temperature=0.01)
     samples = run(name, config, 4, switches={20: FunctionEngine(lambda x: bowl(x, -20.0))})
     assert (abs(samples + 20) < 1).all()
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "exact"])
+def test_an_engine_that_takes_over_where_its_energy_is_not_finite(name: str) -> None:
+    nowhere = FunctionEngine(lambda x: (np.full(len(x), np.nan), x))
+    for step in (2, 20):  # in the warm-up, where there is one, and after it
+        with pytest.raises(DivergenceError, match=f"4 of 4 chains .* not finite after step {step}; try"):
+            run(name, settings(name), 4, switches={step: nowhere})
