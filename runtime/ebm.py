@@ -318,9 +318,7 @@ class Ebm:
         check_count("n", n)
         if max_batch is not None:
             check_count("max_batch", max_batch)
-        overrides, values = split_keywords(
-            keywords, (name for spec in self.model.cond for name in dict.fromkeys((spec.called, spec.name)))
-        )
+        overrides, values = split_keywords(keywords, self.model.cond_names)
         settings = (config or self.sampler).replace(**overrides)
         self._check_settings(settings, overrides)
         conditions = check_conditions({**values, **(cond or {})}, self.model.cond, n)
