@@ -252,7 +252,7 @@ def _tempering(config: SamplerConfig, position: np.ndarray) -> Method:
 
 def _surrogate(config: SamplerConfig, position: np.ndarray, energy: Energy) -> Method:
     temperatures = _temperatures_above_zero(config)
-    if not np.allclose(temperatures, temperatures[0], rtol=1e-6):
+    if not np.allclose(temperatures, temperatures[0], rtol=1e-6, atol=0):
         source = "temperature" if config.noise is None else "noise^2 / (2 * step_size)"
         raise UsageError(
             f"exact sampling needs one temperature for all steps, and {source} goes from {temperatures[0]:.6g} to "
