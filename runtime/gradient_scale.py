@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .engine import Engine
-from .row_norms import square_sums
+from .row_norms import moderate_square_sums, square_sums
 
 __all__ = ["HIGHEST_SCALE", "LOWEST_SCALE", "ScaleState", "ScaledScore", "first_scale", "next_scale"]
 
@@ -51,9 +51,15 @@ def next_scale(scale: np.ndarray, scaled_grad: np.ndarray) -> np.ndarray:
     Returns:
         [B] float32, a new array.
     """
-    size = _rms(scaled_grad)
-    size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
-    return _clipped(scale * 2 / np.sqrt(1 + 3 * np.square(size, dtype=np.float64)))
+    sums = moderate_square_sums(scaled_grad)
+    if sums is None:
+        sums = square_sums(scaled_grad)
+        sums = np.where(np.isfinite(sums) & (sums > 0), sums, _numbers(scaled_grad))
+    # Once for every step, so each pass is in place: this is 2 / sqrt(1 + 3 r^2) in the array that the sums came in.
+    sums *= 0.75 / _numbers(scaled_grad)
+    sums += 0.25
+    np.sqrt(sums, out=sums)
+    return _clipped(np.divide(scale, sums, out=sums))
 
 
 def first_scale(scale: np.ndarray, scaled_grad: np.ndarray) -> np.ndarray:
@@ -69,11 +75,16 @@ def first_scale(scale: np.ndarray, scaled_grad: np.ndarray) -> np.ndarray:
 
 
 def _rms(grad: np.ndarray) -> np.ndarray:
-    return np.sqrt(square_sums(grad) / (grad.size // len(grad)))
+    return np.sqrt(square_sums(grad) / _numbers(grad))
+
+
+def _numbers(grad: np.ndarray) -> int:
+    """Numbers in one sample."""
+    return grad.size // len(grad)
 
 
 def _clipped(scale: np.ndarray) -> np.ndarray:
-    return np.clip(scale, LOWEST_SCALE, HIGHEST_SCALE).astype(np.float32)
+    return np.minimum(np.maximum(scale, LOWEST_SCALE), HIGHEST_SCALE).astype(np.float32)  # np.clip takes as long again
 
 
 class ScaleState(NamedTuple):

@@ -57,7 +57,7 @@ def ood_scores(
     if kind == "energy":
         return energy.astype(np.float64)
     if kind == "gradient":
-        return np.sqrt(square_sums(grad).astype(np.float64))
+        return np.sqrt(square_sums(grad))
     typical = np.asarray(reference, dtype=np.float64)
     if typical.ndim != 1 or not typical.size or not np.isfinite(typical).all():
         raise UsageError(f"reference: expected finite energies [M], M at least 1, got an array {list(typical.shape)}")
