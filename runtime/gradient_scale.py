@@ -168,13 +168,16 @@ class ScaledScore:
         scale = np.ones(len(x), dtype=np.float32)
         answer = self._run(x, scale)
         size: np.ndarray = np.zeros(len(x))
+        settled: np.ndarray = np.zeros(len(x), dtype=bool)
         for _ in range(_TRIES):
             # One that is still too large after it was divided by its own size was clipped.
             clipped = np.where(size > _SETTLED[1], 1 / _OVERSHOOT, 1.0)
-            scale = np.asarray(first_scale(scale, answer["grad"]) * clipped, np.float32)
+            new = np.asarray(first_scale(scale, answer["grad"]) * clipped, np.float32)
+            scale = np.where(settled, scale, new)  # a chain's scale must not depend on how long the others need
             answer = self._run(x, scale)
             size = _rms(answer["grad"])
-            if ((size >= _SETTLED[0]) & (size <= _SETTLED[1])).all():
+            settled |= (size >= _SETTLED[0]) & (size <= _SETTLED[1])
+            if settled.all():
                 return scale, answer
         # A gradient that is zero at every scale is zero; the largest scale would make the next one overflow.
         lost = (size == 0) | ~np.isfinite(size)
