@@ -10,6 +10,7 @@ agree: adding c to E_i divides its weight by exp(c / T).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Literal
@@ -46,9 +47,12 @@ class CompositeEngine(Engine):
         self._temperature = temperature
 
     def open(self) -> None:
-        """Opens every part."""
-        for engine, _ in self._parts:
-            engine.open()
+        """Opens every part; where one fails, those opened before it are closed."""
+        with contextlib.ExitStack() as opened:
+            for engine, _ in self._parts:
+                engine.open()
+                opened.callback(engine.close)
+            opened.pop_all()
 
     def close(self) -> None:
         """Closes every part."""
@@ -85,8 +89,9 @@ def compose(
 ) -> Ebm:
     """Makes one energy of several, which scores and samples as any other.
 
-    Each part is evaluated by the engine that its `score` asks. The settings are those of the first part. Conditioning inputs that several parts have under the same name are given once,
-    for all of them. Closing the result closes the parts.
+    Each part is evaluated by the engine that its `score` asks. The settings are those of the first part. Conditioning
+    inputs that several parts have under the same name are given once, for all of them. Closing the result closes the
+    parts; where they are refused they are closed at once, since in `with compose([load(..), load(..)])` nobody else could.
 
     Args:
         parts: energies of states of one shape.
@@ -98,7 +103,18 @@ def compose(
         UsageError: no parts, states of several shapes, conditioning inputs of one name and several shapes, a number of
             weights other than that of the parts, or weights that the kind does not allow.
     """
-    parts = list(parts)
+    with contextlib.ExitStack() as refused:
+        for part in parts:
+            refused.callback(part.close)
+        composed = _composed(list(parts), weights, kind, temperature)
+        refused.pop_all()
+    return composed
+
+
+def _composed(
+    parts: list[Ebm], weights: Sequence[float] | None, kind: Literal["sum", "mixture"], temperature: float
+) -> Ebm:
+    """`compose`, which closes the parts where this raises."""
     if not parts:
         raise UsageError("compose: expected at least one energy, got none")
     given = [1.0] * len(parts) if weights is None else [float(weight) for weight in weights]

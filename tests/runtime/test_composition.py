@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
-from ebm_export.runtime.composition import compose
+from ebm_export.runtime.composition import CompositeEngine, compose
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 
 X = np.random.default_rng(0).standard_normal((6, 2)).astype(np.float32) * 2
@@ -72,6 +72,43 @@ def test_takes_the_smallest_batch_and_closes_the_parts() -> None:
     assert both.max_batch == 3 and both.model.name == "sum of bowl at 0, bowl at 1"
     both.close()
     assert len(closed) == 2
+
+
+def test_parts_that_are_refused_are_closed() -> None:
+    closed = []
+    parts = [bowl(0.0), bowl(1.0, shape=(3,))]
+    for part in parts:
+        part.engine.close = lambda: closed.append(1)  # type: ignore[method-assign]
+    with pytest.raises(UsageError, match="expected energies of states"):
+        compose(parts)
+    assert len(closed) == 2
+
+
+def test_where_one_part_does_not_open_those_before_it_are_closed() -> None:
+    told: list[str] = []
+
+    class Part(FunctionEngine):
+        def __init__(self, name: str) -> None:
+            super().__init__(lambda x: (x[:, 0], x))
+            self.name = name
+
+        def open(self) -> None:
+            if self.name == "bad":
+                raise RuntimeError("no memory")
+            told.append(f"{self.name} opened")
+
+        def close(self) -> None:
+            told.append(f"{self.name} closed")
+
+    with (
+        pytest.raises(RuntimeError, match="no memory"),
+        CompositeEngine([(Part("good"), ()), (Part("bad"), ())], [1, 1]),
+    ):
+        pass
+    assert told == ["good opened", "good closed"]
+    told.clear()
+    with CompositeEngine([(Part("one"), ()), (Part("two"), ())], [1, 1]):
+        assert told == ["one opened", "two opened"]
 
 
 @pytest.mark.parametrize(
