@@ -253,6 +253,8 @@ def _steps(
     warm_up = WarmUp(method.warm_up, len(chains) * count, method.target)
     lost: np.ndarray | None = None
 
+    state = method.init(random, position, score)
+
     def check(finite: np.ndarray, step: int) -> None:
         nonlocal lost
         if finite.all():
@@ -271,7 +273,6 @@ def _steps(
         warming_up = max(done - 1, 0) < warm_up.steps
         return Progress(done, config.steps, chains, n, state, info, scale, warming_up, lost, score.calls)
 
-    state = method.init(random, position, score)
     if score.scale is not None:  # something was evaluated
         check(are_finite(state.energy, state.grad), 0)
     yield tell(0, None)

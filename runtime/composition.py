@@ -13,16 +13,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
+from .arguments import check_choice
 from .ebm import Ebm
 from .engine import Engine
 from .errors import UsageError
 from .manifest import TensorSpec
 
-__all__ = ["CompositeEngine", "compose"]
+__all__ = ["CompositeEngine", "Kind", "compose"]
+
+Kind = Literal["sum", "mixture"]
+"""Which of the formulas at the top of this file."""
 
 
 class CompositeEngine(Engine):
@@ -84,7 +88,7 @@ def compose(
     parts: Sequence[Ebm],
     weights: Sequence[float] | None = None,
     *,
-    kind: Literal["sum", "mixture"] = "sum",
+    kind: Kind = "sum",
     temperature: float = 1.0,
 ) -> Ebm:
     """Makes one energy of several, which scores and samples as any other.
@@ -96,7 +100,7 @@ def compose(
     Args:
         parts: energies of states of one shape.
         weights: one for each part; None is 1 each.
-        kind: "sum" or "mixture", as at the top of this file.
+        kind: see `Kind`.
         temperature: T of a mixture, above 0; the one that is sampled at, for the sum of the densities.
 
     Raises:
@@ -111,17 +115,14 @@ def compose(
     return composed
 
 
-def _composed(
-    parts: list[Ebm], weights: Sequence[float] | None, kind: Literal["sum", "mixture"], temperature: float
-) -> Ebm:
+def _composed(parts: list[Ebm], weights: Sequence[float] | None, kind: Kind, temperature: float) -> Ebm:
     """`compose`, which closes the parts where this raises."""
     if not parts:
         raise UsageError("compose: expected at least one energy, got none")
     given = [1.0] * len(parts) if weights is None else [float(weight) for weight in weights]
     if len(given) != len(parts):
         raise UsageError(f"weights: expected {len(parts)}, one for each energy, got {len(given)}")
-    if kind not in ("sum", "mixture"):
-        raise UsageError(f"kind: expected sum or mixture, got {kind!r}")
+    check_choice("kind", kind, get_args(Kind))
     if not np.isfinite(given).all() or (kind == "mixture" and min(given) <= 0):
         raise UsageError(
             f"weights: expected finite numbers{', above 0 in a mixture' if kind == 'mixture' else ''}, got {given}"

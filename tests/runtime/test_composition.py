@@ -118,7 +118,7 @@ def test_where_one_part_does_not_open_those_before_it_are_closed() -> None:
         ([bowl(0.0)], {"weights": [1, 2]}, "weights: expected 1, one for each energy, got 2"),
         ([bowl(0.0)], {"weights": [0], "kind": "mixture"}, "weights: expected finite numbers, above 0 in a mixture, got"),
         ([bowl(0.0)], {"weights": [np.nan]}, "weights: expected finite numbers, got [nan]"),
-        ([bowl(0.0)], {"kind": "product"}, "kind: expected sum or mixture, got 'product'"),
+        ([bowl(0.0)], {"kind": "product"}, "kind: expected one of sum, mixture, got 'product'"),
         ([bowl(0.0)], {"temperature": 0}, "temperature: expected a number above 0, got 0"),
         ([bowl(0.0), bowl(1.0, shape=(3,))], {}, "expected energies of states [2] as that of bowl at 0, and bowl at 1 takes [3]"),
         (
