@@ -206,7 +206,7 @@ def _mala(config: SamplerConfig, position: np.ndarray) -> Method:
 
 
 def _hmc(config: SamplerConfig, position: np.ndarray) -> Method:
-    kernel = hmc.build_kernel(config.leapfrog, config.grad_clip, config.grad_clip_mode, config.bounds)
+    kernel = hmc.build_kernel(config.grad_clip, config.grad_clip_mode, config.bounds, config.leapfrog)
     return _metropolis(config, kernel, _HMC_TARGET)
 
 
