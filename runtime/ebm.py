@@ -407,7 +407,7 @@ class Ebm:
         """Refuses settings that cannot be used here, and given ones that would have no effect."""
         if self._schedule:
             check_steps([span for span, _ in self._schedule], settings.steps)
-        if "temperature" in given and settings.noise is not None and (self._exact or settings.sampler != "langevin"):
+        if "temperature" in given and settings.noise is not None and settings.sampler != "optimize":
             raise UsageError(
                 f"temperature={given['temperature']!r} has no effect while noise={settings.noise!r} is set, which with the "
                 "step size says the temperature: set noise=None as well (--noise none)"

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ebm_export.runtime import Ebm, FunctionEngine, LoadError, MissingBackend, SamplerConfig, UsageError, load
+from ebm_export.runtime import (
+    Ebm,
+    FunctionEngine,
+    LoadError,
+    MissingBackend,
+    SamplerConfig,
+    UsageError,
+    load,
+)
 from ebm_export.runtime.chain import Progress
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.precision_schedule import Span
@@ -159,6 +167,17 @@ class TestSample:
     def test_refuses(self, plain: Ebm, arguments: dict[str, Any], message: str) -> None:
         with pytest.raises(UsageError, match=re.escape(message)):
             plain.sample(**arguments)
+
+    @pytest.mark.parametrize("sampler", ["langevin", "preconditioned", "underdamped", "mala", "hmc", "tempering"])
+    def test_a_temperature_that_the_noise_overrules_is_refused(self, plain: Ebm, sampler: str) -> None:
+        noisy = SamplerConfig(steps=2, step_size=0.1, noise=0.1)
+        for given in ({"config": noisy}, {"noise": 0.1, "steps": 2, "step_size": 0.1}):
+            with pytest.raises(
+                UsageError, match=r"temperature=2 has no effect while noise=0.1 is set.*set noise=None as"
+            ):
+                plain.sample(2, sampler=sampler, temperature=2, **given)
+        plain.sample(2, sampler=sampler, temperature=2, noise=None, config=noisy)
+        plain.sample(2, sampler=sampler, config=noisy.replace(temperature=2))  # a bundle may say both
 
 
 class TestRefine:
