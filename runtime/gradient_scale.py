@@ -106,8 +106,8 @@ class ScaledScore:
 
     The first call has no running scale: it asks the engine twice, once with a scale of one to find the scale, once
     to answer. An engine whose gradient is not proportional to its scale (INT8 rounds a small one to zero and clips a
-    large one) is asked again until the scaled gradient has a size near one, at most 13 times. Every later call is one
-    engine call.
+    large one) is asked again until the scaled gradient has a size near one, at most 14 times in all, and once more where
+    one is zero or not finite at every scale. Every later call is one engine call.
 
     Args:
         engine: an open engine.
