@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import contextlib
+from collections.abc import Collection, Generator, Iterator
 from time import perf_counter
 from typing import NamedTuple
 
@@ -11,10 +12,14 @@ import numpy as np
 from .chain import Progress
 from .errors import DivergenceError
 
-__all__ = ["BestSoFar", "improvements", "until"]
+__all__ = ["BestSoFar", "Steps", "improvements", "until"]
 
 _FORGETTING = 0.95  # share of the longest step so far that a step keeps; one slow step in a hundred is forgotten soon
 _RESERVE = 1.5  # in such steps: what is kept free for the next one, for handing over, and for a machine that is busy
+
+
+Steps = Generator[Progress, None, None]
+"""What `chain_steps` returns. It is closed at the end: whoever stops in the middle leaves nothing running."""
 
 
 class BestSoFar(NamedTuple):
@@ -38,7 +43,7 @@ class BestSoFar(NamedTuple):
     diverged: np.ndarray
 
 
-def improvements(steps: Iterator[Progress], switches: Collection[int] = ()) -> Iterator[BestSoFar]:
+def improvements(steps: Steps, switches: Collection[int] = ()) -> Iterator[BestSoFar]:
     """Yields the best states whenever those of a chain became better, at the start, and at the end.
 
     Args:
@@ -52,16 +57,15 @@ def improvements(steps: Iterator[Progress], switches: Collection[int] = ()) -> I
         DivergenceError: no chain ever had a finite energy.
     """
     best = _Best(switches)
-    for now in steps:
-        if best.take(now) or now.done in (0, now.steps) or best.over:
-            yield best.copy()
-        if best.over:
-            return
+    with contextlib.closing(steps):
+        for now in steps:
+            if best.take(now) or now.done in (0, now.steps) or best.over:
+                yield best.copy()
+            if best.over:
+                return
 
 
-def until(
-    steps: Iterator[Progress], deadline: float, evaluations: int = 1, switches: Collection[int] = ()
-) -> BestSoFar:
+def until(steps: Steps, deadline: float, evaluations: int = 1, switches: Collection[int] = ()) -> BestSoFar:
     """Goes on as long as the next step should end before a deadline.
 
     A step is expected to take as long as the longest of those before it, of which those long ago count for less, and half
@@ -83,16 +87,17 @@ def until(
     best = _Best(switches)
     longest = 0.0
     before = perf_counter()
-    for now in steps:
-        best.take(now)
-        clock = perf_counter()
-        if now.done == 0:
-            longest = (clock - before) * evaluations / max(now.calls, 1)
-        else:
-            longest = max(clock - before, _FORGETTING * longest)
-        before = clock
-        if best.over or clock + _RESERVE * longest > deadline:
-            break
+    with contextlib.closing(steps):
+        for now in steps:
+            best.take(now)
+            clock = perf_counter()
+            if now.done == 0:
+                longest = (clock - before) * evaluations / max(now.calls, 1)
+            else:
+                longest = max(clock - before, _FORGETTING * longest)
+            before = clock
+            if best.over or clock + _RESERVE * longest > deadline:
+                break
     return best.copy()
 
 

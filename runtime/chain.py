@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -118,7 +119,7 @@ def run_chains(
     def run(chains: range, attempt: int) -> tuple[np.ndarray, np.ndarray]:
         position = start(chains) if attempt == 0 or restart is None else restart(chains, attempt)
         stop = diverged == "stop" or (diverged == "restart" and attempt == RESTARTS)
-        for now in chain_steps(
+        steps = chain_steps(
             engine,
             config,
             position,
@@ -131,9 +132,11 @@ def run_chains(
             free=free,
             attempt=attempt,
             stop_if_diverged=stop,
-        ):
-            if callback is not None and attempt == 0:
-                callback(now)
+        )
+        with contextlib.closing(steps):  # at once, where the callback raises
+            for now in steps:
+                if callback is not None and attempt == 0:
+                    callback(now)
         return now.state.position, np.zeros(len(chains), dtype=bool) if now.diverged is None else now.diverged
 
     batch = largest_batch(config, n, max_batch)
@@ -195,7 +198,7 @@ def chain_steps(
     free: np.ndarray | None = None,
     attempt: int = 0,
     stop_if_diverged: bool = True,
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Runs one batch of chains and tells of the start and of every step; whoever listens may stop at any of them.
 
     Args:
@@ -221,14 +224,16 @@ def chain_steps(
     free = None if free is None else np.repeat(_rows(free, chains), count, axis=0)
     start = np.ascontiguousarray(position, dtype=np.float32)
     random = ChainRandom(seed, chains, position.shape[1:], free, count, attempt)
+    random.draw_ahead(config.steps)
     steps = _steps(engine, config, start, rows, free, random, switches or {}, exact, chains, n, stop_if_diverged)
-    while True:
-        # Numbers that leave float32's range are looked for; numpy need not warn of them as well.
-        with np.errstate(over="ignore", invalid="ignore"):
-            now = next(steps, None)
-        if now is None:
-            return
-        yield now
+    with contextlib.closing(random):
+        while True:
+            # Numbers that leave float32's range are looked for; numpy need not warn of them as well.
+            with np.errstate(over="ignore", invalid="ignore"):
+                now = next(steps, None)
+            if now is None:
+                return
+            yield now
 
 
 def _steps(

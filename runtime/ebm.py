@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, get_args, overload
 import numpy as np
 
 from .arguments import check_choice, check_conditions, check_count, check_states, split_keywords
-from .best_so_far import BestSoFar, improvements, until
-from .chain import Callback, Divergence, Progress, chain_steps, largest_batch, run_chains
+from .best_so_far import BestSoFar, Steps, improvements, until
+from .chain import Callback, Divergence, chain_steps, largest_batch, run_chains
 from .config import SamplerConfig
 from .engine import Engine
 from .errors import UsageError
@@ -381,7 +381,7 @@ class Ebm:
         steps = self._in_one_batch(run, n, "deadline_ms")
         return until(steps, called + deadline_ms / 1000, evaluations(run.config), run.options["switches"])
 
-    def _in_one_batch(self, run: _Run, n: int, what: str) -> Iterator[Progress]:
+    def _in_one_batch(self, run: _Run, n: int, what: str) -> Steps:
         batch = largest_batch(run.config, n, run.max_batch)
         if batch < n:
             raise UsageError(

@@ -141,9 +141,8 @@ def _langevin(config: SamplerConfig, position: np.ndarray) -> Method:
         random: ChainRandom, state: langevin.State, evaluate: Evaluate, step_size: float, step: int
     ) -> tuple[langevin.State, langevin.Info]:
         sigma = sigmas.item(step)
-        if sigma > 0:  # else the numbers of an earlier step are multiplied by zero
-            random.normal(out=noise)
-        return kernel(noise, state, evaluate, step_size, sigma, buffers[step % 2])
+        numbers = random.normal(out=noise) if sigma > 0 else noise  # whose finite numbers are multiplied by zero
+        return kernel(numbers, state, evaluate, step_size, sigma, buffers[step % 2])
 
     def refresh(state: langevin.State, evaluate: Evaluate) -> langevin.State:
         # "noise-drift" uses no gradient of an earlier step.
