@@ -405,9 +405,11 @@ def sample(
 
             return best_of(ebm, n, candidates, seed, callback=callback, cond=inputs, **options)[0]
         watched = {} if deadline_ms is not None else {"callback": callback}
+        if deadline_ms is not None:
+            ebm.warm(n, ebm.sampler.replace(**settings))
         return ebm.sample(n, seed=seed, cond=inputs, **watched, **special, **options)
 
-    _draw(bundle, draw, out, cond, choice, settings, as_json)
+    _draw(bundle, draw, out, cond, choice, settings, diverged == "drop", as_json)
 
 
 @_run.command()
@@ -452,9 +454,11 @@ def refine(
 
     def draw(ebm: Any, callback: Callable[[Any], None], inputs: dict[str, np.ndarray]) -> Any:
         watched = {"callback": callback} if deadline_ms is None else {"deadline_ms": deadline_ms}
+        if deadline_ms is not None:
+            ebm.warm(len(states), ebm.sampler.replace(**settings))
         return ebm.refine(states, seed=seed, cond=inputs, **watched, **options)
 
-    _draw(bundle, draw, out, cond, choice, settings, as_json)
+    _draw(bundle, draw, out, cond, choice, settings, diverged == "drop", as_json)
 
 
 @_run.command()
@@ -600,12 +604,15 @@ def _draw(
     cond: list[str] | None,
     choice: dict[str, Any],
     settings: dict[str, Any],
+    drops: bool,
     as_json: bool,
 ) -> None:
     from .runtime import load
     from .runtime.acceptance import AcceptanceMeter
     from .runtime.schedule import temperature_schedule
 
+    inputs = _conditions(cond)
+    dropped: list[int] = []
     with load(bundle, **choice) as ebm:
         sampler = ebm.sampler.replace(**settings)
         meter = AcceptanceMeter()
@@ -614,11 +621,14 @@ def _draw(
             def callback(now: Any) -> None:
                 meter(now)
                 tell("sampling", *now.part)
+                if drops and now.done == now.steps and now.diverged is not None:
+                    dropped.extend(now.chains[index] for index in np.flatnonzero(now.diverged))
 
-            drawn = draw(ebm, callback, _conditions(cond))
+            drawn = draw(ebm, callback, inputs)
         if isinstance(drawn, np.ndarray):
-            states, taken = drawn, {}
-            energy, _ = ebm.score(states, **_conditions(cond))
+            states, taken = drawn, {"dropped": dropped} if drops else {}
+            own = {name: rows if len(rows) == 1 else np.delete(rows, dropped, 0) for name, rows in inputs.items()}
+            energy, _ = ebm.score(states, **own)
         else:  # what there was at the deadline
             states, energy = drawn.x, drawn.energy
             taken = {"steps": drawn.steps, "complete": drawn.complete}
@@ -644,7 +654,7 @@ def _draw(
         return
     LOG.print(chosen, markup=False, soft_wrap=True)
     print(f"{out}: {states.shape[0]} samples {list(states.shape[1:])}, energy {energy.mean():.4g} on average")
-    if taken:
+    if "steps" in taken:
         print(f"{taken['steps']} of {sampler.steps} steps")
     if meter.acceptance is not None:
         blocks = f", and {meter.block_acceptance:.3f} of blocks" if meter.block_acceptance is not None else ""

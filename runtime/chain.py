@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -45,6 +46,7 @@ class Progress(NamedTuple):
         grad_scale: [B] float32, the scale that energy and gradient were computed with; None where nothing has been.
         warming_up: whether the step was one of the warm-up.
         diverged: [B] bool, chains whose numbers are no longer finite; None where there are none.
+        calls: how often the engine was asked for these chains, the start included.
     """
 
     done: int
@@ -56,6 +58,7 @@ class Progress(NamedTuple):
     grad_scale: np.ndarray | None
     warming_up: bool = False
     diverged: np.ndarray | None = None
+    calls: int = 0
 
     @property
     def part(self) -> tuple[int, int]:
@@ -116,7 +119,7 @@ def run_chains(
     def run(chains: range, attempt: int) -> tuple[np.ndarray, np.ndarray]:
         position = start(chains) if attempt == 0 or restart is None else restart(chains, attempt)
         stop = diverged == "stop" or (diverged == "restart" and attempt == RESTARTS)
-        for now in chain_steps(
+        steps = chain_steps(
             engine,
             config,
             position,
@@ -129,9 +132,11 @@ def run_chains(
             free=free,
             attempt=attempt,
             stop_if_diverged=stop,
-        ):
-            if callback is not None and attempt == 0:
-                callback(now)
+        )
+        with contextlib.closing(steps):  # at once, where the callback raises
+            for now in steps:
+                if callback is not None and attempt == 0:
+                    callback(now)
         return now.state.position, np.zeros(len(chains), dtype=bool) if now.diverged is None else now.diverged
 
     batch = largest_batch(config, n, max_batch)
@@ -193,7 +198,7 @@ def chain_steps(
     free: np.ndarray | None = None,
     attempt: int = 0,
     stop_if_diverged: bool = True,
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Runs one batch of chains and tells of the start and of every step; whoever listens may stop at any of them.
 
     Args:
@@ -219,14 +224,16 @@ def chain_steps(
     free = None if free is None else np.repeat(_rows(free, chains), count, axis=0)
     start = np.ascontiguousarray(position, dtype=np.float32)
     random = ChainRandom(seed, chains, position.shape[1:], free, count, attempt)
+    random.draw_ahead(config.steps)
     steps = _steps(engine, config, start, rows, free, random, switches or {}, exact, chains, n, stop_if_diverged)
-    while True:
-        # Numbers that leave float32's range are looked for; numpy need not warn of them as well.
-        with np.errstate(over="ignore", invalid="ignore"):
-            now = next(steps, None)
-        if now is None:
-            return
-        yield now
+    with contextlib.closing(random):
+        while True:
+            # Numbers that leave float32's range are looked for; numpy need not warn of them as well.
+            with np.errstate(over="ignore", invalid="ignore"):
+                now = next(steps, None)
+            if now is None:
+                return
+            yield now
 
 
 def _steps(
@@ -244,12 +251,14 @@ def _steps(
 ) -> Iterator[Progress]:
     """`chain_steps` with the arrays of this batch alone."""
     energy = None if exact is None else _energy_of(exact, cond, len(chains))
-    method = build_method(config, position, energy)
+    method = build_method(config, position, energy, free)
     count = replicas(config)
     score = ScaledScore(engine, cond, free)
     step_sizes = spread(config.step_size, config.steps)
     warm_up = WarmUp(method.warm_up, len(chains) * count, method.target)
     lost: np.ndarray | None = None
+
+    state = method.init(random, position, score)
 
     def check(finite: np.ndarray, step: int) -> None:
         nonlocal lost
@@ -259,12 +268,16 @@ def _steps(
             _stop_if_diverged(int(np.count_nonzero(~finite)), step, chains)
         lost = ~finite if lost is None else lost | ~finite
 
+    def refresh(step: int) -> None:
+        nonlocal state
+        state = method.refresh(state, score)
+        check(are_finite(state.energy, state.grad), step)
+
     def tell(done: int, info: Any) -> Progress:
         scale = None if score.scale is None else score.scale[::count]
         warming_up = max(done - 1, 0) < warm_up.steps
-        return Progress(done, config.steps, chains, n, state, info, scale, warming_up, lost)
+        return Progress(done, config.steps, chains, n, state, info, scale, warming_up, lost, score.calls)
 
-    state = method.init(random, position, score)
     if score.scale is not None:  # something was evaluated
         check(are_finite(state.energy, state.grad), 0)
     yield tell(0, None)
@@ -274,11 +287,10 @@ def _steps(
         done = min(step + (1 if step < warm_up.steps else method.stride), config.steps)
         if step in switches:
             score.switch(switches[step])
-            state = method.refresh(state, score)
+            refresh(step)
         if method.rejects and step == warm_up.steps:
             score.freeze(warm_up.settle(score.scale))
-            state = method.refresh(state, score)
-            check(are_finite(state.energy, state.grad), step)
+            refresh(step)
         step_size = step_sizes.item(step)
         if method.rejects and warm_up.steps:
             step_size = step_size * warm_up.factor

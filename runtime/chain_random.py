@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .noise import NoiseSource, Stream
+from .noise_ahead import NoiseAhead, pays
 
 __all__ = ["ChainRandom"]
 
@@ -28,7 +31,7 @@ class ChainRandom:
         step: the step that the numbers belong to.
     """
 
-    __slots__ = ("_attempt", "_chains", "_free", "_replicas", "_seed", "_shape", "_sources", "step")
+    __slots__ = ("_ahead", "_attempt", "_chains", "_free", "_replicas", "_seed", "_shape", "_sources", "step")
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class ChainRandom:
         self._shape = shape
         self._free = free
         self._replicas = replicas
+        self._ahead: NoiseAhead | None = None
         self._sources: dict[Stream, NoiseSource] = {Stream.STEPS: NoiseSource(seed, Stream.STEPS, attempt)}
 
     def at(self, step: int) -> ChainRandom:
@@ -54,7 +58,24 @@ class ChainRandom:
         other.step = step
         other._seed, other._chains, other._shape, other._attempt = self._seed, self._chains, self._shape, self._attempt
         other._free, other._replicas, other._sources = self._free, self._replicas, self._sources
+        other._ahead = self._ahead
         return other
+
+    def draw_ahead(self, steps: int) -> None:
+        """Has each step's normal numbers drawn while the step before is being taken, where they are many; see `NoiseAhead`.
+
+        Args:
+            steps: number of steps in all.
+        """
+        shape = (len(self._chains) * self._replicas, *self._shape)
+        if pays(math.prod(shape)):
+            source = NoiseSource(self._seed, Stream.STEPS, self._attempt)  # the thread's own
+            self._ahead = NoiseAhead(lambda step, out: self._fill(source, step, out), shape, steps)
+
+    def close(self) -> None:
+        """Ends what `draw_ahead` began."""
+        if self._ahead is not None:
+            self._ahead.close()
 
     def ahead(self, steps: int) -> ChainRandom:
         """Returns the numbers of the same chains some steps later."""
@@ -68,14 +89,14 @@ class ChainRandom:
             out: [B * replicas, *S] float32, C-contiguous, to write into; None allocates.
 
         Returns:
-            [B * replicas, *S] float32: `out` where it was given.
+            [B * replicas, *S] float32: `out` where it was given. Numbers that were drawn ahead are in an array of their own,
+            and stay what they are until the next are asked for.
         """
+        if self._ahead is not None and stream is Stream.STEPS:
+            return self._ahead.take(self.step)
         if out is None:
             out = np.empty((len(self._chains) * self._replicas, *self._shape), dtype=np.float32)
-        of_a_chain = self._of_a_chain(self._shape)
-        self._source(stream).normal(self.step, self._chains, of_a_chain, out.reshape(len(self._chains), *of_a_chain))
-        if self._free is not None:
-            out *= self._free
+        self._fill(self._source(stream), self.step, out)
         return out
 
     def uniform(self, stream: Stream = Stream.ACCEPT) -> np.ndarray:
@@ -92,6 +113,12 @@ class ChainRandom:
         halves = self._source(stream).uniform(self.step, self._chains, self._of_a_chain((2,)))
         halves = halves.reshape(-1, 2).astype(np.float64)
         return np.asarray(halves[:, 0] + halves[:, 1] * 2.0**-24)
+
+    def _fill(self, source: NoiseSource, step: int, out: np.ndarray) -> None:
+        of_a_chain = self._of_a_chain(self._shape)
+        source.normal(step, self._chains, of_a_chain, out.reshape(len(self._chains), *of_a_chain))
+        if self._free is not None:
+            out *= self._free
 
     def _of_a_chain(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape if self._replicas == 1 else (self._replicas, *shape)

@@ -18,13 +18,14 @@ times with either. A longer mean would fall behind gradients that shrink so fast
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from .engine import Engine
-from .row_norms import square_sums
+from .row_norms import moderate_square_sums, square_sums
 
-__all__ = ["HIGHEST_SCALE", "LOWEST_SCALE", "ScaledScore", "first_scale", "next_scale"]
+__all__ = ["HIGHEST_SCALE", "LOWEST_SCALE", "ScaleState", "ScaledScore", "first_scale", "next_scale"]
 
 # Powers of two far inside float32's range (2**-126 to 2**127), so that dividing by the scale stays finite.
 LOWEST_SCALE = 2.0**-100
@@ -50,9 +51,15 @@ def next_scale(scale: np.ndarray, scaled_grad: np.ndarray) -> np.ndarray:
     Returns:
         [B] float32, a new array.
     """
-    size = _rms(scaled_grad)
-    size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
-    return _clipped(scale * 2 / np.sqrt(1 + 3 * np.square(size, dtype=np.float64)))
+    sums = moderate_square_sums(scaled_grad)
+    if sums is None:
+        sums = square_sums(scaled_grad)
+        sums = np.where(np.isfinite(sums) & (sums > 0), sums, _numbers(scaled_grad))
+    # Once for every step, so each pass is in place: this is 2 / sqrt(1 + 3 r^2) in the array that the sums came in.
+    sums *= 0.75 / _numbers(scaled_grad)
+    sums += 0.25
+    np.sqrt(sums, out=sums)
+    return _clipped(np.divide(scale, sums, out=sums))
 
 
 def first_scale(scale: np.ndarray, scaled_grad: np.ndarray) -> np.ndarray:
@@ -68,11 +75,30 @@ def first_scale(scale: np.ndarray, scaled_grad: np.ndarray) -> np.ndarray:
 
 
 def _rms(grad: np.ndarray) -> np.ndarray:
-    return np.sqrt(square_sums(grad) / (grad.size // len(grad)))
+    return np.sqrt(square_sums(grad) / _numbers(grad))
+
+
+def _numbers(grad: np.ndarray) -> int:
+    """Numbers in one sample."""
+    return grad.size // len(grad)
 
 
 def _clipped(scale: np.ndarray) -> np.ndarray:
-    return np.clip(scale, LOWEST_SCALE, HIGHEST_SCALE).astype(np.float32)
+    return np.minimum(np.maximum(scale, LOWEST_SCALE), HIGHEST_SCALE).astype(np.float32)  # np.clip takes as long again
+
+
+class ScaleState(NamedTuple):
+    """What one call leaves to the next.
+
+    Attributes:
+        scale: [B] float32, the scale that the last answer was computed with; None before the first.
+        following: [B] float32, the scale of the next call; None before the first, which looks for one.
+        frozen: whether that is the scale of all calls to come.
+    """
+
+    scale: np.ndarray | None
+    following: np.ndarray | None
+    frozen: bool
 
 
 class ScaledScore:
@@ -80,8 +106,8 @@ class ScaledScore:
 
     The first call has no running scale: it asks the engine twice, once with a scale of one to find the scale, once
     to answer. An engine whose gradient is not proportional to its scale (INT8 rounds a small one to zero and clips a
-    large one) is asked again until the scaled gradient has a size near one, at most 13 times. Every later call is one
-    engine call.
+    large one) is asked again until the scaled gradient has a size near one, at most 14 times in all, and once more where
+    one is zero or not finite at every scale. Every later call is one engine call.
 
     Args:
         engine: an open engine.
@@ -90,16 +116,29 @@ class ScaledScore:
 
     Attributes:
         scale: [B] float32, the scale that the last answer was computed with; None before the first.
+        calls: how often the engine was asked.
+        state: the running scale; another one's may be put in its place, to go on from there. Its arrays are never written
+            to.
     """
 
     def __init__(self, engine: Engine, cond: Mapping[str, np.ndarray], free: np.ndarray | None = None) -> None:
         self.scale: np.ndarray | None = None
+        self.calls = 0
         self._engine = engine
         self._inputs = dict(cond)
         self._free = free
         self._next: np.ndarray | None = None
         self._frozen = False
         self._grad: np.ndarray | None = None
+
+    @property
+    def state(self) -> ScaleState:
+        """See the class."""
+        return ScaleState(self.scale, self._next, self._frozen)
+
+    @state.setter
+    def state(self, state: ScaleState) -> None:
+        self.scale, self._next, self._frozen = state
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Evaluates the energy at x.
@@ -129,13 +168,16 @@ class ScaledScore:
         scale = np.ones(len(x), dtype=np.float32)
         answer = self._run(x, scale)
         size: np.ndarray = np.zeros(len(x))
+        settled: np.ndarray = np.zeros(len(x), dtype=bool)
         for _ in range(_TRIES):
             # One that is still too large after it was divided by its own size was clipped.
             clipped = np.where(size > _SETTLED[1], 1 / _OVERSHOOT, 1.0)
-            scale = np.asarray(first_scale(scale, answer["grad"]) * clipped, np.float32)
+            new = np.asarray(first_scale(scale, answer["grad"]) * clipped, np.float32)
+            scale = np.where(settled, scale, new)  # a chain's scale must not depend on how long the others need
             answer = self._run(x, scale)
             size = _rms(answer["grad"])
-            if ((size >= _SETTLED[0]) & (size <= _SETTLED[1])).all():
+            settled |= (size >= _SETTLED[0]) & (size <= _SETTLED[1])
+            if settled.all():
                 return scale, answer
         # A gradient that is zero at every scale is zero; the largest scale would make the next one overflow.
         lost = (size == 0) | ~np.isfinite(size)
@@ -165,6 +207,7 @@ class ScaledScore:
         self._frozen = True
 
     def _run(self, x: np.ndarray, scale: np.ndarray) -> dict[str, np.ndarray]:
+        self.calls += 1
         self._inputs["x"] = x
         self._inputs["grad_scale"] = scale
         return self._engine.run(self._inputs)

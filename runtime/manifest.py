@@ -44,6 +44,11 @@ class TensorSpec:
         """The name that a caller knows."""
         return self.parameter or self.name
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names that a caller may use: that in the user's model, and that in the graph."""
+        return tuple(dict.fromkeys((self.called, self.name)))
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
@@ -62,6 +67,11 @@ class ModelSpec:
     wrt: str = "x"
     cond: tuple[TensorSpec, ...] = ()
     range: tuple[float, float] | None = None
+
+    @property
+    def cond_names(self) -> tuple[str, ...]:
+        """All names that a caller may give the conditioning inputs by."""
+        return tuple(name for spec in self.cond for name in spec.names)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -207,6 +207,18 @@ class TestRun:
             assert run.returncode == 1 and 'pass diverged="restart"' in run.stderr
         assert not (tmp_path / "samples.npy").exists()
 
+    def test_chains_that_are_dropped_take_their_conditions_along(self, tmp_path: Path) -> None:
+        write_bundle(tmp_path / "b.ebm", cond=True)
+        centres = np.arange(15, dtype=np.float32).reshape(5, 3)
+        centres[[1, 3]] = 1e38  # whose energies are infinite
+        np.save(tmp_path / "centre.npy", centres)
+        arguments = ("ebm-run", "sample", "b.ebm", "-n", 5, "--cond", "centre=centre.npy", "--noise", 0, "--steps", 200)
+        run = command(*arguments, "--diverged", "drop", "--json", cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        result = json.loads(run.stdout)
+        assert result["dropped"] == [1, 3] and result["shape"] == [3, 3] and result["energy_max"] < 1e-6
+        np.testing.assert_allclose(np.load(tmp_path / "samples.npy"), centres[[0, 2, 4]], atol=1e-4)
+
     def test_build_replaces_the_plan(self, folder: Path) -> None:
         before = (folder / "model.ebm" / "manifest.json").read_text()
         run = command("ebm-run", "build", "model.ebm", "--batch", "1:2:4", cwd=folder)

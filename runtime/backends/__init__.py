@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..arguments import check_choice
 from ..engine import Engine
 from ..errors import UsageError
 
@@ -76,6 +77,5 @@ def open_engine(
 
 def _module(backend: str) -> ModuleType:
     """Imports the backend's module of this package, which does not import the library itself."""
-    if backend not in BACKENDS:
-        raise UsageError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    check_choice("backend", backend, BACKENDS)
     return importlib.import_module(f".{backend}", __package__)
