@@ -220,8 +220,8 @@ def chain_steps(
         UsageError: the settings leave the sampler nothing that it can sample.
     """
     count = replicas(config)
-    rows = {name: np.repeat(_rows(array, chains), count, axis=0) for name, array in (cond or {}).items()}
-    free = None if free is None else np.repeat(_rows(free, chains), count, axis=0)
+    rows = {name: _rows(array, chains, count) for name, array in (cond or {}).items()}
+    free = None if free is None else _rows(free, chains, count)
     start = np.ascontiguousarray(position, dtype=np.float32)
     random = ChainRandom(seed, chains, position.shape[1:], free, count, attempt)
     random.draw_ahead(config.steps)
@@ -313,11 +313,12 @@ def _energy_of(engine: Engine, rows: Mapping[str, np.ndarray], chains: int) -> E
     return lambda x: score(x)[0]
 
 
-def _rows(array: np.ndarray, chains: range) -> np.ndarray:
-    """Returns the rows of these chains, C-contiguous; a single row is repeated for all."""
+def _rows(array: np.ndarray, chains: range, count: int) -> np.ndarray:
+    """Returns the rows of these chains, each `count` times; a single row is repeated for all without a copy."""
     if len(array) == 1:
-        return np.ascontiguousarray(np.broadcast_to(array, (len(chains), *array.shape[1:])))
-    return np.ascontiguousarray(array[chains.start : chains.stop])
+        return np.broadcast_to(array, (len(chains) * count, *array.shape[1:]))
+    rows = array[chains.start : chains.stop]
+    return rows if count == 1 else np.repeat(rows, count, axis=0)
 
 
 def _stop_if_diverged(hit: int, step: int, chains: range) -> None:

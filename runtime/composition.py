@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -49,6 +49,7 @@ class CompositeEngine(Engine):
         self._parts = [(engine, tuple(names)) for engine, names in parts]
         self._weights = np.array(weights, dtype=np.float64)
         self._temperature = temperature
+        self.needs_scale = any(engine.needs_scale for engine, _ in self._parts)
 
     def open(self) -> None:
         """Opens every part; where one fails, those opened before it are closed."""
@@ -63,13 +64,23 @@ class CompositeEngine(Engine):
         for engine, _ in self._parts:
             engine.close()
 
+    def prepare(self, cond: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What each part makes of its conditioning inputs, under names that begin with its number; see `Engine.prepare`."""
+        return {
+            f"{index}/{name}": array
+            for index, (engine, names) in enumerate(self._parts)
+            for name, array in engine.prepare({name: cond[name] for name in names}).items()
+        }
+
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Evaluates one batch; see `Engine.run`. The arrays are new at every call."""
         energies = np.empty((len(self._parts), len(inputs["x"])))  # [P, B]
         grads = np.empty((len(self._parts), *inputs["x"].shape), dtype=np.float32)  # [P, B, *S]
         for index, (engine, names) in enumerate(self._parts):
-            own = {name: inputs[name] for name in ("x", "grad_scale", *names)}
-            answer = engine.run(own)
+            prefix = f"{index}/"
+            own = {name.removeprefix(prefix): array for name, array in inputs.items() if name.startswith(prefix)}
+            own = own or {name: inputs[name] for name in names}
+            answer = engine.run({"x": inputs["x"], "grad_scale": inputs["grad_scale"], **own})
             energies[index], grads[index] = answer["energy"], answer["grad"]
         if self._temperature is None:
             energy = self._weights @ energies

@@ -102,7 +102,7 @@ class Ebm:
     def score(self, x: Any, /, **cond: Any) -> tuple[np.ndarray, np.ndarray]:
         """Evaluates the energy and its gradient.
 
-        There is no running gradient scale here, so the engine is asked twice: once to find the scale, once to answer.
+        There is no running gradient scale here, so an engine that needs one is asked twice: once to find it, once to answer.
         With a schedule of precisions it is the last one's engine, which decides the samples; in exact sampling it is
         the exact one.
 
@@ -124,9 +124,7 @@ class Ebm:
             rows = slice(first, first + self._max_batch)
             batch = states[rows]
             shared = {
-                name: np.ascontiguousarray(np.broadcast_to(array, (len(batch), *array.shape[1:])))
-                if len(array) == 1
-                else array[rows]
+                name: np.broadcast_to(array, (len(batch), *array.shape[1:])) if len(array) == 1 else array[rows]
                 for name, array in conditions.items()
             }
             energies[rows], grads[rows] = ScaledScore(self.engine, shared)(batch)

@@ -109,10 +109,14 @@ class ScaledScore:
     large one) is asked again until the scaled gradient has a size near one, at most 14 times in all, and once more where
     one is zero or not finite at every scale. Every later call is one engine call.
 
+    Where the engine's numbers have float32's range (`Engine.needs_scale`) there is nothing to bring into it: the scale is
+    one, the first call is one engine call like the others, and gradients come as the engine gives them.
+
     Args:
         engine: an open engine.
-        cond: conditioning arrays by graph name, [B, ...] and C-contiguous.
+        cond: conditioning arrays by graph name, [B, ...]; see `Engine.prepare`.
         free: [B, *S] or [1, *S] float32 of ones and zeros that gradients are multiplied by; None is ones everywhere.
+        scaled: whether there is a running scale; None asks the engine.
 
     Attributes:
         scale: [B] float32, the scale that the last answer was computed with; None before the first.
@@ -121,15 +125,25 @@ class ScaledScore:
             to.
     """
 
-    def __init__(self, engine: Engine, cond: Mapping[str, np.ndarray], free: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        cond: Mapping[str, np.ndarray],
+        free: np.ndarray | None = None,
+        *,
+        scaled: bool | None = None,
+    ) -> None:
         self.scale: np.ndarray | None = None
         self.calls = 0
         self._engine = engine
-        self._inputs = dict(cond)
+        self._cond = cond
+        self._inputs = engine.prepare(cond)
         self._free = free
+        self._scaled = engine.needs_scale if scaled is None else scaled
         self._next: np.ndarray | None = None
         self._frozen = False
         self._grad: np.ndarray | None = None
+        self._ones: np.ndarray | None = None
 
     @property
     def state(self) -> ScaleState:
@@ -149,18 +163,29 @@ class ScaledScore:
         Returns:
             energy [B] float32 and grad [B, *S] float32 = dE/dx, 0 where x is not free. Both may be overwritten by the next call.
         """
+        if not self._scaled:
+            return self._unscaled(x)
         if self._grad is None:
             self._grad = np.empty_like(x)
         if self._next is None:
             self.scale, answer = self._find_scale(x)
         else:
             self.scale, answer = self._next, self._run(x, self._next)
-        if not self._frozen:
-            self._next = next_scale(self.scale, answer["grad"])
+        self._next = self.scale if self._frozen else next_scale(self.scale, answer["grad"])
         per_sample = self.scale.reshape(-1, *[1] * (x.ndim - 1))  # [B, 1, ..]
         grad = np.divide(answer["grad"], per_sample, out=self._grad)
         if self._free is not None:
             grad *= self._free
+        return answer["energy"], grad
+
+    def _unscaled(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self._ones is None:
+            self._ones = np.ones(len(x), dtype=np.float32)
+        self.scale = self._ones
+        answer = self._run(x, self._ones)
+        grad = answer["grad"]
+        if self._free is not None:
+            grad = self._grad = np.multiply(grad, self._free, out=self._grad)
         return answer["energy"], grad
 
     def _find_scale(self, x: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -187,12 +212,16 @@ class ScaledScore:
         return scale, answer
 
     def switch(self, engine: Engine) -> None:
-        """Lets another engine answer from now on; the running scale is carried over.
+        """Lets another engine answer from now on; the running scale is carried over, where there is one.
 
         Args:
             engine: an open engine of the same energy.
         """
         self._engine = engine
+        self._inputs = engine.prepare(self._cond)
+        if not engine.needs_scale:
+            self._next = None  # an engine that needs one after this finds it anew
+        self._scaled = engine.needs_scale
 
     def freeze(self, scale: np.ndarray) -> None:
         """Uses the same scale at every call from now on.

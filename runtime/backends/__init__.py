@@ -19,6 +19,9 @@ BACKENDS = ("tensorrt", "openvino", "onnxruntime")
 LOADABLE = {"tensorrt": ("tensorrt",), "openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx")}
 """The targets whose files each backend can load, the one written for it first."""
 
+_FLOAT32_RANGE = ("fp32", "bf16")
+"""Precisions whose numbers are as small as float32's at need, so that no gradient has to be scaled into their range."""
+
 
 def backend_of(target: str) -> str:
     """Returns the backend that runs the files of a target.
@@ -72,6 +75,7 @@ def open_engine(
     else:
         engine = module.TensorRtEngine
     opened: Engine = engine(Path(path), precision=precision, threads=threads, options=options or {})
+    opened.needs_scale = precision not in _FLOAT32_RANGE
     return opened
 
 

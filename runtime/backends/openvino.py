@@ -42,6 +42,8 @@ class _Bound:
     request: Any
     inputs: list[np.ndarray]
     outputs: list[np.ndarray]
+    copied: list[np.ndarray | None]
+    """What was last copied into each input, where it cannot have changed since."""
 
 
 class OpenVinoEngine(Engine):
@@ -130,8 +132,11 @@ class OpenVinoEngine(Engine):
             bound = self._compile(shapes)
         else:
             self._bound.move_to_end(shapes)
-        for name, buffer in zip(self._inputs, bound.inputs, strict=True):
-            np.copyto(buffer, inputs[name])
+        for index, name in enumerate(self._inputs):
+            array = inputs[name]
+            if array is not bound.copied[index]:
+                np.copyto(bound.inputs[index], array)
+                bound.copied[index] = None if array.flags.writeable else array
         try:
             bound.request.infer()
         except RuntimeError as error:
@@ -169,6 +174,7 @@ class OpenVinoEngine(Engine):
             request=request,
             inputs=[request.get_input_tensor(index).data for index in range(len(self._inputs))],
             outputs=[request.get_output_tensor(index).data for index in range(len(self._outputs))],
+            copied=[None] * len(self._inputs),
         )
         self._bound[shapes] = bound
         if len(self._bound) > _KEPT_SHAPES:
