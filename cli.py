@@ -218,6 +218,14 @@ def export_command(
             "--verify/--no-verify", help="Compare every engine that can run here with PyTorch; on if left out."
         ),
     ] = None,
+    no_split: Annotated[
+        bool,
+        typer.Option(
+            "--no-split",
+            help="Keep what depends on conditions alone in the score graph. If left out, an encoder of an observation runs "
+            "once per chain and not at each step.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -259,6 +267,7 @@ def export_command(
         no_gate=no_gate,
         smallest_difference=smallest_difference,
         search_seconds=search_seconds,
+        no_split=no_split,
         force=force,
     )
     with progress() as tell:

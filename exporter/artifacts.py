@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from ..calibration.gate_rules import GateRules
@@ -22,7 +21,8 @@ from ..runtime.manifest import ModelSpec
 from .calibrated import Calibrated, CalibratedArtifacts
 from .mixed import write_mixed
 from .score_graph import ScoreGraph
-from .targets import Artifact, Progress, target
+from .targets import Artifact, Progress
+from .targets.score import files_of, write_plan, write_score
 from .verify import Verification, describe_failure, measure_artifact, verify_artifact
 
 __all__ = ["CALIBRATED", "Gating", "Written", "write_artifacts"]
@@ -73,6 +73,7 @@ class _Writer:
     tell: Progress
     gating: Gating
     calibrated: CalibratedArtifacts
+    splits: bool
     written: Written = field(default_factory=Written)
     layers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
@@ -80,8 +81,15 @@ class _Writer:
 
     def plain(self, name: str, precision: str) -> None:
         """An artifact whose graph follows from the precision alone."""
-        proto = ir.to_proto(self.models[precision])
-        artifact = target(name).write(proto, self.folder, precision=precision, batch=self.batch, progress=self.tell)
+        artifact = write_score(
+            name,
+            self.models[precision],
+            self.folder,
+            precision=precision,
+            batch=self.batch,
+            splits=self.splits,
+            progress=self.tell,
+        )
         if self.golden is not None:
             self.tell(f"verifying {name} {precision}", 0, 0)
             found = verify_artifact(artifact, self.folder, self.golden)
@@ -105,10 +113,8 @@ class _Writer:
     def calibrate(self, name: str, precision: str) -> None:
         """An INT8 or mixed artifact."""
         if name == "tensorrt":
-            graph = onnx.load(self.folder / f"score.{precision}.onnx")
-            self.written.artifacts.append(
-                target(name).write(graph, self.folder, precision=precision, batch=self.batch, progress=self.tell)
-            )
+            source = next(a for a in self.written.artifacts if (a["target"], a["precision"]) == ("onnx", precision))
+            self.written.artifacts.append(write_plan(source, self.folder, batch=self.batch, progress=self.tell))
             return
         try:
             if precision == "int8":
@@ -142,7 +148,7 @@ class _Writer:
         self.written.artifacts.append(made.artifact)
 
     def _remove(self, artifact: Artifact) -> None:
-        for file in (artifact["path"], *artifact["files"]):
+        for file in files_of(artifact):
             (self.folder / file).unlink()
         if artifact["target"] == "onnx":
             self.refused.add(artifact["precision"])
@@ -175,6 +181,7 @@ def write_artifacts(
     data: np.ndarray | None,
     batch: tuple[int, int, int],
     gating: Gating,
+    splits: bool,
     folder: Path,
     scratch: Path,
     tell: Progress,
@@ -192,15 +199,16 @@ def write_artifacts(
         data: states that chains start from.
         batch: smallest, most frequent and largest batch.
         gating: what is judged.
+        splits: whether what does not depend on x becomes a prologue.
         folder: the bundle's.
         scratch: a folder for files that do not stay.
         tell: progress.
     """
     with ExitStack() as stack:
         calibrated = stack.enter_context(
-            CalibratedArtifacts(models["fp32"], spec, config, scratch, gating.rules, cond, data, batch, tell)
+            CalibratedArtifacts(models["fp32"], spec, config, scratch, gating.rules, cond, data, batch, splits, tell)
         )
-        writer = _Writer(models, traced, golden, batch, folder, tell, gating, calibrated)
+        writer = _Writer(models, traced, golden, batch, folder, tell, gating, calibrated, splits)
         for index, (name, precision) in enumerate(plan):
             tell(f"building {name} {precision}", index, len(plan))
             if name == "tensorrt" and precision in writer.refused:

@@ -73,6 +73,7 @@ def export(
     gate: float | None = 1.25,
     smallest_difference: float = 0.15,
     search_seconds: float | None = None,
+    split: bool = True,
     verify: bool = True,
     force: bool = False,
     progress: Progress | None = None,
@@ -97,6 +98,7 @@ def export(
         smallest_difference: shift of the energy, in its standard deviations, that the gate should see; the number of chains
             that it draws is 18 / smallest_difference^2.
         search_seconds: time after which the search for mixed begins no new trial; None for no limit.
+        split: False keeps what does not depend on x in the score graph, which then computes it at every step.
         verify: False writes engines without running them; the manifest says so.
         force: replace an existing bundle.
         progress: called with (what is being done, steps done, steps in all or 0).
@@ -124,6 +126,7 @@ def export(
         gating=gating_for(
             precisions, gate, smallest_difference=smallest_difference, out=Path(out), seconds=search_seconds
         ),
+        splits=split,
         force=force,
         progress=progress,
     ).path
@@ -166,6 +169,7 @@ def export_energy(
     data: np.ndarray | None = None,
     verify: bool = True,
     gating: Gating | None = None,
+    splits: bool = True,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
@@ -230,6 +234,7 @@ def export_energy(
                 data=data,
                 batch=batch,
                 gating=gating or Gating(),
+                splits=splits,
                 folder=folder,
                 scratch=Path(scratch),
                 tell=tell,

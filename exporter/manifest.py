@@ -59,7 +59,9 @@ def describe_bundle(
         },
         "sampler": config.to_dict(),
         "artifacts": [
-            _entry(folder, artifact, found.get(artifact["path"]), artifact["path"] in gates) for artifact in artifacts
+            entry
+            for artifact in artifacts
+            for entry in _entries(folder, artifact, found.get(artifact["path"]), artifact["path"] in gates)
         ],
         "verification": [
             verification.to_dict()
@@ -84,6 +86,15 @@ def model_spec(energy: Energy) -> ModelSpec:
         energy.wrt,
         tuple(TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in cond),
     )
+
+
+def _entries(folder: Path, artifact: Artifact, found: Verification | None, judged: bool) -> list[dict[str, Any]]:
+    """The entry of a score graph, and that of its prologue, which was verified with it."""
+    entry = _entry(folder, artifact, found, judged)
+    if "prologue" not in artifact:
+        return [entry]
+    entry["prologue"] = artifact["prologue"]["path"]
+    return [_entry(folder, artifact["prologue"], found, judged), entry]
 
 
 def _entry(folder: Path, artifact: Artifact, found: Verification | None, judged: bool) -> dict[str, Any]:

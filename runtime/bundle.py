@@ -65,6 +65,19 @@ class Bundle:
             self._check(name, digest)
         return self._check(artifact.path, artifact.sha256)
 
+    def prologue_of(self, artifact: Artifact) -> Artifact | None:
+        """Returns the artifact whose features this one takes, or None where it takes conditioning inputs alone.
+
+        Raises:
+            LoadError: the manifest has no entry for it.
+        """
+        if not artifact.prologue:
+            return None
+        for other in self.artifacts:
+            if other.path == artifact.prologue:
+                return other
+        raise LoadError(f"{self.path}: {artifact.path} needs {artifact.prologue}, which the manifest has no entry for")
+
     def golden(self) -> dict[str, np.ndarray]:
         """Returns the states and PyTorch's answers there, the arrays that `verify.check_engine` takes.
 

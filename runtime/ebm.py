@@ -150,8 +150,10 @@ class Ebm:
         for size in {batch, n % batch or batch}:
             rows = size * replicas(settings)
             cond = {spec.name: np.zeros((rows, *spec.shape), spec.dtype) for spec in self.model.cond}
+            shared = {name: np.broadcast_to(array[:1], array.shape) for name, array in cond.items()}
             for engine in engines:
                 if engine is not None:
+                    engine.prepare(shared)  # a prologue sees one row where all samples share it
                     ScaledScore(engine, cond)(normal(0, 0, range(rows), self.model.x.shape))
 
     @overload

@@ -91,6 +91,9 @@ class Artifact:
         note: for people to read.
         schedule: precisions over the steps that it is run with unless one is asked for (see `precision_schedule.py`), such
             as "mixed:0-50,fp32:50-"; "" where it runs all steps.
+        prologue: path of the artifact that makes the features which this one takes in place of conditioning inputs; "" where
+            it takes these themselves.
+        reads: of a prologue and of what takes its features, the names of their conditioning inputs.
     """
 
     path: str
@@ -104,6 +107,8 @@ class Artifact:
     status: str
     note: str
     schedule: str = ""
+    prologue: str = ""
+    reads: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +231,8 @@ def _artifact(entries: _Entries) -> Artifact:
         status=entries.take("status", str),
         note=entries.take("note", str, ""),
         schedule=entries.take("schedule", str, ""),
+        prologue=_file_name(prologue, entries.where) if (prologue := entries.take("prologue", str, "")) else "",
+        reads=tuple(entries.take("reads", list, [])),
     )
 
 

@@ -28,6 +28,8 @@ class Artifact(TypedDict):
         status: "built, not run"; the verification makes it "verified".
         note: what a reader of the manifest should know about this file, or nothing.
         schedule: precisions over the steps that a search found for it.
+        prologue: the entry of what makes the features that this one takes; the manifest has it beside this one, and its path here.
+        reads: of a prologue and of what takes its features, the names of their conditioning inputs.
     """
 
     path: str
@@ -40,3 +42,5 @@ class Artifact(TypedDict):
     status: str
     note: str
     schedule: NotRequired[str]
+    prologue: NotRequired[Artifact]
+    reads: NotRequired[list[str]]
