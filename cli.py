@@ -226,6 +226,15 @@ def export_command(
             "once per chain and not at each step.",
         ),
     ] = False,
+    fuse: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="Write graphs that take K steps of the sampler in one call too (16 is good for small networks), and a file with a "
+            "whole chain, noise included, that any ONNX runtime runs.",
+            min=2,
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -268,6 +277,7 @@ def export_command(
         smallest_difference=smallest_difference,
         search_seconds=search_seconds,
         no_split=no_split,
+        fuse=fuse,
         force=force,
     )
     with progress() as tell:

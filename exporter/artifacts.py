@@ -19,6 +19,7 @@ from ..runtime.config import SamplerConfig
 from ..runtime.errors import QualityGateError
 from ..runtime.manifest import ModelSpec
 from .calibrated import Calibrated, CalibratedArtifacts
+from .fusion import Fusion
 from .mixed import write_mixed
 from .score_graph import ScoreGraph
 from .targets import Artifact, Progress
@@ -74,10 +75,13 @@ class _Writer:
     gating: Gating
     calibrated: CalibratedArtifacts
     splits: bool
+    fusion: Fusion | None
     written: Written = field(default_factory=Written)
     layers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
     """Precisions whose ONNX file failed, so that no plan is built from it."""
+    alone: set[str] = field(default_factory=set)
+    """Precisions whose whole chain is written."""
 
     def plain(self, name: str, precision: str) -> None:
         """An artifact whose graph follows from the precision alone."""
@@ -108,6 +112,7 @@ class _Writer:
                     self._remove(artifact)
                     return
                 self.written.gates[artifact["path"]] = result
+        self._fuse(artifact, self.models[precision])
         self.written.artifacts.append(artifact)
 
     def calibrate(self, name: str, precision: str) -> None:
@@ -145,7 +150,27 @@ class _Writer:
         if made.gate is not None:
             self.written.gates[path] = made.gate
         self.layers[path] = made.layers
+        self._fuse(made.artifact, self.calibrated.latest)
         self.written.artifacts.append(made.artifact)
+
+    def _fuse(self, artifact: Artifact, model: ir.Model | None) -> None:
+        """Writes the samplers that belong to a score graph; one that leaves the chain is left out."""
+        if self.fusion is None or model is None:
+            return
+        made = self.fusion.write(artifact, model, self.folder, self.batch, self.tell)
+        self.tell(f"verifying {made['path']}", 0, 0)
+        wrong = None if self.golden is None else self.fusion.why_wrong(artifact, made, self.folder, self.golden)
+        if wrong not in (None, "not run"):
+            self.written.mismatches.append(str(wrong))
+            for file in files_of(made):
+                (self.folder / file).unlink()
+            return
+        artifact["sampler"] = made
+        if artifact["precision"] not in self.alone and artifact["target"] in ("onnx", "onnxruntime"):
+            self.alone.add(artifact["precision"])
+            alone = self.fusion.write_standalone(artifact, model, self.folder, self.batch, self.tell)
+            if alone is not None:
+                artifact["standalone"] = alone
 
     def _remove(self, artifact: Artifact) -> None:
         for file in files_of(artifact):
@@ -182,6 +207,7 @@ def write_artifacts(
     batch: tuple[int, int, int],
     gating: Gating,
     splits: bool,
+    fuse: int | None,
     folder: Path,
     scratch: Path,
     tell: Progress,
@@ -200,6 +226,7 @@ def write_artifacts(
         batch: smallest, most frequent and largest batch.
         gating: what is judged.
         splits: whether what does not depend on x becomes a prologue.
+        fuse: steps that a sampler graph takes in one call; None writes none.
         folder: the bundle's.
         scratch: a folder for files that do not stay.
         tell: progress.
@@ -208,7 +235,8 @@ def write_artifacts(
         calibrated = stack.enter_context(
             CalibratedArtifacts(models["fp32"], spec, config, scratch, gating.rules, cond, data, batch, splits, tell)
         )
-        writer = _Writer(models, traced, golden, batch, folder, tell, gating, calibrated, splits)
+        fusion = None if fuse is None else Fusion(fuse, config, splits)
+        writer = _Writer(models, traced, golden, batch, folder, tell, gating, calibrated, splits, fusion)
         for index, (name, precision) in enumerate(plan):
             tell(f"building {name} {precision}", index, len(plan))
             if name == "tensorrt" and precision in writer.refused:

@@ -89,6 +89,8 @@ class CalibratedArtifacts:
     _fp32: Engine | None = None
     _states: States | None = None
     _gate: QualityGate | None = None
+    latest: ir.Model | None = None
+    """The whole graph of the artifact that was written last."""
 
     def __enter__(self) -> CalibratedArtifacts:
         return self
@@ -219,6 +221,7 @@ class CalibratedArtifacts:
             progress=self.tell,
         )
         artifact["options"] |= options
+        self.latest = model
         return artifact
 
     @property

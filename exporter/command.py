@@ -51,6 +51,7 @@ class ExportOptions:
     smallest_difference: float | None
     search_seconds: float | None
     no_split: bool
+    fuse: int | None
     force: bool
 
     def with_file(self, path: Path | None) -> ExportOptions:
@@ -142,6 +143,7 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
         ),
         data=None if options.calibration_data is None else _data(options.calibration_data),
         splits=not options.no_split,
+        fuse=options.fuse,
         verify=options.verify is not False,
         force=options.force,
         progress=progress,

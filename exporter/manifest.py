@@ -18,6 +18,7 @@ from ..runtime.manifest import NOT_JUDGED, SCHEMA_VERSION, VERIFIED, ModelSpec, 
 from ..runtime.verify import is_judged
 from .energy import Energy
 from .targets import Artifact
+from .targets.score import companions
 from .trace import graph_dtype, input_names
 from .verify import Verification
 
@@ -89,12 +90,14 @@ def model_spec(energy: Energy) -> ModelSpec:
 
 
 def _entries(folder: Path, artifact: Artifact, found: Verification | None, judged: bool) -> list[dict[str, Any]]:
-    """The entry of a score graph, and that of its prologue, which was verified with it."""
+    """The entry of a score graph, and before it those of what belongs to it and was verified with it."""
+    others = [_entry(folder, other, found, judged) for other in companions(artifact)]
     entry = _entry(folder, artifact, found, judged)
-    if "prologue" not in artifact:
-        return [entry]
-    entry["prologue"] = artifact["prologue"]["path"]
-    return [_entry(folder, artifact["prologue"], found, judged), entry]
+    for name in ("prologue", "sampler"):
+        if name in artifact:
+            entry[name] = artifact[name]["path"]  # type: ignore[literal-required]
+    entry.pop("standalone", None)
+    return [*others, entry]
 
 
 def _entry(folder: Path, artifact: Artifact, found: Verification | None, judged: bool) -> dict[str, Any]:

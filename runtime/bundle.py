@@ -71,12 +71,23 @@ class Bundle:
         Raises:
             LoadError: the manifest has no entry for it.
         """
-        if not artifact.prologue:
+        return self._named(artifact.prologue, artifact)
+
+    def sampler_of(self, artifact: Artifact) -> Artifact | None:
+        """Returns the artifact that takes several steps of this one in one call, or None where there is none.
+
+        Raises:
+            LoadError: the manifest has no entry for it.
+        """
+        return self._named(artifact.sampler, artifact)
+
+    def _named(self, path: str, artifact: Artifact) -> Artifact | None:
+        if not path:
             return None
         for other in self.artifacts:
-            if other.path == artifact.prologue:
+            if other.path == path:
                 return other
-        raise LoadError(f"{self.path}: {artifact.path} needs {artifact.prologue}, which the manifest has no entry for")
+        raise LoadError(f"{self.path}: {artifact.path} needs {path}, which the manifest has no entry for")
 
     def golden(self) -> dict[str, np.ndarray]:
         """Returns the states and PyTorch's answers there, the arrays that `verify.check_engine` takes.

@@ -13,6 +13,7 @@ from .chain_random import ChainRandom
 from .config import SamplerConfig
 from .engine import Engine
 from .errors import DivergenceError, UsageError
+from .fused_steps import Fused, fuse
 from .gradient_scale import ScaledScore
 from .method import build_method, replicas
 from .samplers.langevin import are_finite
@@ -37,7 +38,7 @@ class Progress(NamedTuple):
     The arrays are overwritten by the steps that follow; copy what is to be kept.
 
     Attributes:
-        done: steps taken, 0 at the start. Exact sampling tells of whole blocks after its warm-up.
+        done: steps taken, 0 at the start. Exact sampling tells of whole blocks after its warm-up, and fused steps are told of together.
         steps: steps in all.
         chains: numbers of the chains in this batch.
         n: number of chains in all batches together.
@@ -84,6 +85,7 @@ def run_chains(
     free: np.ndarray | None = None,
     diverged: Divergence = "stop",
     restart: Callable[[range, int], np.ndarray] | None = None,
+    fused: Fused | None = None,
 ) -> np.ndarray:
     """Runs n chains from start to end, in batches where they are many.
 
@@ -106,6 +108,8 @@ def run_chains(
         diverged: "stop" raises as soon as a chain has numbers that are not finite. "drop" runs the others to the end and
             leaves it out of the result. "restart" then runs it again with other noise, up to `RESTARTS` times.
         restart: gives the start states of chain numbers at an attempt from 1 on; None takes those of `start` again.
+        fused: takes several steps in one call, open and with the settings of `config`. It is left alone where engines switch,
+            where there is an exact one, and where numbers stay.
 
     Returns:
         [n, *S] float32, the final positions; fewer where chains were dropped.
@@ -132,6 +136,7 @@ def run_chains(
             free=free,
             attempt=attempt,
             stop_if_diverged=stop,
+            fused=fused,
         )
         with contextlib.closing(steps):  # at once, where the callback raises
             for now in steps:
@@ -198,6 +203,7 @@ def chain_steps(
     free: np.ndarray | None = None,
     attempt: int = 0,
     stop_if_diverged: bool = True,
+    fused: Fused | None = None,
 ) -> Generator[Progress, None, None]:
     """Runs one batch of chains and tells of the start and of every step; whoever listens may stop at any of them.
 
@@ -214,6 +220,7 @@ def chain_steps(
         free: 1 where a number of x may move.
         attempt: how often these chains were started anew.
         stop_if_diverged: whether a chain whose numbers are not finite is an error; else `Progress.diverged` tells.
+        fused: takes several steps in one call, which are then told of together.
 
     Raises:
         DivergenceError: as in `run_chains`.
@@ -224,8 +231,10 @@ def chain_steps(
     free = None if free is None else _rows(free, chains, count)
     start = np.ascontiguousarray(position, dtype=np.float32)
     random = ChainRandom(seed, chains, position.shape[1:], free, count, attempt)
-    random.draw_ahead(config.steps)
-    steps = _steps(engine, config, start, rows, free, random, switches or {}, exact, chains, n, stop_if_diverged)
+    if switches or exact is not None or free is not None:
+        fused = None
+    random.draw_ahead(config.steps, 1 if fused is None else fused.count)
+    steps = _steps(engine, config, start, rows, free, random, switches or {}, exact, chains, n, stop_if_diverged, fused)
     with contextlib.closing(random):
         while True:
             # Numbers that leave float32's range are looked for; numpy need not warn of them as well.
@@ -248,10 +257,13 @@ def _steps(
     chains: range,
     n: int,
     stop_if_diverged: bool,
+    fused: Fused | None,
 ) -> Iterator[Progress]:
     """`chain_steps` with the arrays of this batch alone."""
     energy = None if exact is None else _energy_of(exact, cond, len(chains))
     method = build_method(config, position, energy, free)
+    if fused is not None:
+        method = fuse(method, fused, config, position)
     count = replicas(config)
     score = ScaledScore(engine, cond, free)
     step_sizes = spread(config.step_size, config.steps)

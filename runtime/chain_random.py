@@ -31,7 +31,7 @@ class ChainRandom:
         step: the step that the numbers belong to.
     """
 
-    __slots__ = ("_ahead", "_attempt", "_chains", "_free", "_replicas", "_seed", "_shape", "_sources", "step")
+    __slots__ = ("_ahead", "_attempt", "_chains", "_free", "_replicas", "_seed", "_shape", "_sources", "_stride", "step")
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class ChainRandom:
         self._free = free
         self._replicas = replicas
         self._ahead: NoiseAhead | None = None
+        self._stride = 1
         self._sources: dict[Stream, NoiseSource] = {Stream.STEPS: NoiseSource(seed, Stream.STEPS, attempt)}
 
     def at(self, step: int) -> ChainRandom:
@@ -58,19 +59,27 @@ class ChainRandom:
         other.step = step
         other._seed, other._chains, other._shape, other._attempt = self._seed, self._chains, self._shape, self._attempt
         other._free, other._replicas, other._sources = self._free, self._replicas, self._sources
-        other._ahead = self._ahead
+        other._ahead, other._stride = self._ahead, self._stride
         return other
 
-    def draw_ahead(self, steps: int) -> None:
-        """Has each step's normal numbers drawn while the step before is being taken, where they are many; see `NoiseAhead`.
+    def draw_ahead(self, steps: int, stride: int = 1) -> None:
+        """Has normal numbers drawn while the step, or the steps, before are being taken, where that pays; see `NoiseAhead`.
 
         Args:
             steps: number of steps in all.
+            stride: steps that `normals` is asked for at once; with 1, `normal` is asked for each.
         """
         shape = (len(self._chains) * self._replicas, *self._shape)
-        if pays(math.prod(shape)):
-            source = NoiseSource(self._seed, Stream.STEPS, self._attempt)  # the thread's own
+        if not pays(math.prod(shape), stride):
+            return
+        source = NoiseSource(self._seed, Stream.STEPS, self._attempt)  # the thread's own
+        self._stride = stride
+        if stride == 1:
             self._ahead = NoiseAhead(lambda step, out: self._fill(source, step, out), shape, steps)
+        else:
+            self._ahead = NoiseAhead(
+                lambda step, out: self._fill_steps(source, step, out), (stride, *shape), steps, stride
+            )
 
     def close(self) -> None:
         """Ends what `draw_ahead` began."""
@@ -92,11 +101,25 @@ class ChainRandom:
             [B * replicas, *S] float32: `out` where it was given. Numbers that were drawn ahead are in an array of their own,
             and stay what they are until the next are asked for.
         """
-        if self._ahead is not None and stream is Stream.STEPS:
+        if self._ahead is not None and self._stride == 1 and stream is Stream.STEPS:
             return self._ahead.take(self.step)
         if out is None:
             out = np.empty((len(self._chains) * self._replicas, *self._shape), dtype=np.float32)
         self._fill(self._source(stream), self.step, out)
+        return out
+
+    def normals(self, out: np.ndarray) -> np.ndarray:
+        """Draws the standard normals of this step and of those that follow, as `normal` gives them step by step.
+
+        Args:
+            out: [steps, B * replicas, *S] float32, C-contiguous, to write into.
+
+        Returns:
+            An array in the shape of `out`: `out` itself, or one that was drawn ahead, as for `normal`.
+        """
+        if self._ahead is not None and self._stride == len(out):
+            return self._ahead.take(self.step)
+        self._fill_steps(self._source(Stream.STEPS), self.step, out)
         return out
 
     def uniform(self, stream: Stream = Stream.ACCEPT) -> np.ndarray:
@@ -117,6 +140,12 @@ class ChainRandom:
     def _fill(self, source: NoiseSource, step: int, out: np.ndarray) -> None:
         of_a_chain = self._of_a_chain(self._shape)
         source.normal(step, self._chains, of_a_chain, out.reshape(len(self._chains), *of_a_chain))
+        if self._free is not None:
+            out *= self._free
+
+    def _fill_steps(self, source: NoiseSource, step: int, out: np.ndarray) -> None:
+        of_a_chain = self._of_a_chain(self._shape)
+        source.normals(step, self._chains, of_a_chain, out.reshape(len(out), len(self._chains), *of_a_chain))
         if self._free is not None:
             out *= self._free
 

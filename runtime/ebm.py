@@ -16,6 +16,8 @@ from .chain import Callback, Divergence, chain_steps, largest_batch, run_chains
 from .config import SamplerConfig
 from .engine import Engine
 from .errors import UsageError
+from .fused_choice import is_faster
+from .fused_steps import Fused
 from .gradient_scale import ScaledScore
 from .kept import check_kept
 from .manifest import ModelSpec
@@ -29,6 +31,9 @@ __all__ = ["Ebm"]
 _BATCH_NUMBERS = 2**18
 """Numbers of x in one engine call, where nothing else limits the batch: 1 MiB of float32. A network of 64
 channels then holds 64 MiB for each activation that it keeps for the gradient."""
+
+_LONG_RUN = 4096
+"""Engine calls of a run from which it is worth timing fused steps for it: that takes a hundred, and compiling an engine."""
 
 
 class _Run(NamedTuple):
@@ -57,6 +62,8 @@ class Ebm:
             engine may run several spans.
         exact: an engine of the energy that samples are to follow exactly. Chains move on `engine`, its surrogate, and are
             corrected (see `samplers/surrogate.py`); `score` asks the exact one.
+        fused: takes several steps of the engine in one call; opened when it is first used, closed with the Ebm.
+        fuse: whether it does; None lets measurement say, see `load`.
 
     Attributes:
         model: what the energy takes.
@@ -75,6 +82,8 @@ class Ebm:
         choice: str = "",
         schedule: Sequence[tuple[Span, Engine]] = (),
         exact: Engine | None = None,
+        fused: Fused | None = None,
+        fuse: bool | None = None,
     ) -> None:
         if schedule and exact is not None:
             raise UsageError("exact sampling corrects one engine: give a schedule of engines or exact, not both")
@@ -84,6 +93,9 @@ class Ebm:
         self._engine = engine
         self._schedule = tuple(schedule)
         self._exact = exact
+        self._fused = fused
+        self._fuse = fuse
+        self._faster: dict[int, bool] = {}  # by number of chains
         self._data = None if data is None else check_states("data", data, model.x.shape)
         if max_batch is not None:
             check_count("max_batch", max_batch)
@@ -155,6 +167,7 @@ class Ebm:
                 if engine is not None:
                     engine.prepare(shared)  # a prologue sees one row where all samples share it
                     ScaledScore(engine, cond)(normal(0, 0, range(rows), self.model.x.shape))
+            self._fused_for(settings, size, worth=True)
 
     @overload
     def sample(self, n: int, seed: int = 0, *, deadline_ms: None = None, **keywords: Any) -> np.ndarray: ...
@@ -362,6 +375,7 @@ class Ebm:
         """Runs the chains of `sample`; `called` is when it was, and `redraw` whether a restart draws a new start."""
         check_choice("diverged", diverged, get_args(Divergence))
         if deadline_ms is None:
+            batch = largest_batch(run.config, n, run.max_batch)
             return run_chains(
                 run.engine,
                 run.config,
@@ -371,6 +385,7 @@ class Ebm:
                 callback=callback,
                 diverged=diverged,
                 restart=run.start if redraw else None,
+                fused=self._fused_for(run.config, batch, worth=run.config.steps * n // batch >= _LONG_RUN),
                 **run.options,
             )
         for name, value, left_out in (("callback", callback, None), ("diverged", diverged, "stop")):
@@ -397,9 +412,30 @@ class Ebm:
             run.engine, run.config, run.start(range(n)), range(n), n, stop_if_diverged=False, **run.options
         )
 
+    def _fused_for(self, config: SamplerConfig, batch: int, *, worth: bool) -> Fused | None:
+        """What takes several steps in one call, open, or None where they are taken one by one.
+
+        Args:
+            config: settings of the chains.
+            batch: chains in one engine call.
+            worth: whether it is worth timing both ways, where that has not been done.
+        """
+        fused = self._fused
+        if fused is None or self._fuse is False or not fused.fits(config):
+            return None
+        if self._fuse is None and batch not in self._faster:
+            if not worth:
+                return None
+            cond = {spec.name: np.zeros((1, *spec.shape), spec.dtype) for spec in self.model.cond}
+            self._faster[batch] = is_faster(self._engine, fused, config, self.model.x.shape, batch, cond)
+        if not (self._fuse or self._faster[batch]):
+            return None
+        fused.open()
+        return fused
+
     def close(self) -> None:
         """Frees the engines; safe to call twice."""
-        for engine in (self._engine, self._exact, *(engine for _, engine in self._schedule)):
+        for engine in (self._engine, self._exact, self._fused, *(engine for _, engine in self._schedule)):
             if engine is not None:
                 engine.close()
 

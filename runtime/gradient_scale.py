@@ -178,6 +178,34 @@ class ScaledScore:
             grad *= self._free
         return answer["energy"], grad
 
+    @property
+    def ready(self) -> bool:
+        """Whether the scale of the next call is known."""
+        return not self._scaled or self._next is not None
+
+    def take_steps(self, engine: Engine, inputs: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+        """Has an engine take several steps in one call (see `fused_steps.py`); the running scale goes through it.
+
+        Args:
+            engine: an open engine with the conditioning inputs, or features, of this one.
+            inputs: what it takes beside these and the scale.
+            count: number of steps, each of which evaluates once.
+
+        Returns:
+            The engine's outputs, which the next call may overwrite.
+        """
+        if not self._scaled and self._ones is None:
+            self._ones = np.ones(len(inputs["x"]), dtype=np.float32)
+        scale = self._next if self._scaled else self._ones
+        assert scale is not None, "the scale is not known: evaluate once"
+        self.calls += count
+        answer = engine.run({**self._inputs, **inputs, "grad_scale": scale})
+        self.scale = scale
+        if self._scaled:
+            self.scale = answer["sampler.grad_scale"].copy()
+            self._next = answer["sampler.next.grad_scale"].copy()
+        return answer
+
     def _unscaled(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self._ones is None:
             self._ones = np.ones(len(x), dtype=np.float32)

@@ -94,6 +94,9 @@ class Artifact:
         prologue: path of the artifact that makes the features which this one takes in place of conditioning inputs; "" where
             it takes these themselves.
         reads: of a prologue and of what takes its features, the names of their conditioning inputs.
+        sampler: path of the artifact that takes several of its steps in one call; "" where there is none.
+        steps: of such an artifact, how many; 0 where it is a whole chain with noise of its own, for other programs.
+        settings: of a sampler, the settings that it was made with.
     """
 
     path: str
@@ -109,6 +112,9 @@ class Artifact:
     schedule: str = ""
     prologue: str = ""
     reads: tuple[str, ...] = ()
+    sampler: str = ""
+    steps: int = 0
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,6 +239,9 @@ def _artifact(entries: _Entries) -> Artifact:
         schedule=entries.take("schedule", str, ""),
         prologue=_file_name(prologue, entries.where) if (prologue := entries.take("prologue", str, "")) else "",
         reads=tuple(entries.take("reads", list, [])),
+        sampler=_file_name(sampler, entries.where) if (sampler := entries.take("sampler", str, "")) else "",
+        steps=entries.take("steps", int, 0),
+        settings=entries.take("settings", dict, {}),
     )
 
 

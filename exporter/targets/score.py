@@ -11,7 +11,7 @@ from ..split import split
 from . import target
 from .artifact import Artifact, Progress
 
-__all__ = ["files_of", "write_plan", "write_score"]
+__all__ = ["companions", "files_of", "write_plan", "write_score"]
 
 
 def write_score(
@@ -69,9 +69,14 @@ def write_plan(
 
 
 def files_of(artifact: Artifact) -> list[str]:
-    """Names of all files of an entry, those of its prologue included."""
+    """Names of all files of an entry, those of its prologue and its samplers included."""
     own = [artifact["path"], *artifact["files"]]
-    return own + files_of(artifact["prologue"]) if "prologue" in artifact else own
+    return own + [name for other in companions(artifact) for name in files_of(other)]
+
+
+def companions(artifact: Artifact) -> list[Artifact]:
+    """The entries that belong to a score graph's, in the order in which they are needed."""
+    return [artifact[name] for name in ("prologue", "sampler", "standalone") if name in artifact]  # type: ignore[literal-required]
 
 
 def _write(

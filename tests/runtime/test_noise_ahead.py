@@ -33,7 +33,7 @@ def _no_thread_is_left() -> Any:
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chain_random_module, "pays", lambda numbers: True)
+    monkeypatch.setattr(chain_random_module, "pays", lambda numbers, stride=1: True)
 
 
 def numbered(step: int, out: np.ndarray) -> None:
@@ -102,7 +102,7 @@ class TestChainRandom:
 def test_samples_are_the_same_to_the_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings(name)
     expected = run(name, config, 7, max_batch=4)
-    monkeypatch.setattr(chain_random_module, "pays", lambda numbers: True)
+    monkeypatch.setattr(chain_random_module, "pays", lambda numbers, stride=1: True)
     np.testing.assert_array_equal(run(name, config, 7, max_batch=4), expected)
 
 
@@ -110,7 +110,7 @@ def test_a_schedule_that_switches_the_noise_off(always: None) -> None:
     off = SamplerConfig(steps=20, step_size=0.1, noise=(1.0, 0.0, 1.0, 0.0))
     seen = run("langevin", off, 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chain_random_module, "pays", lambda numbers: False)
+        patch.setattr(chain_random_module, "pays", lambda numbers, stride=1: False)
         np.testing.assert_array_equal(run("langevin", off, 4), seen)
 
 
