@@ -24,7 +24,13 @@ browser:
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver; } || \
 	  echo "no Chromium: the report's test will fail; install chromium and chromium-driver"
 
-test: $(VENV)/.installed browser
+# The test of the ONNX file that needs nothing of ours runs it in JavaScript.
+WEB := build/web/node_modules/onnxruntime-web/package.json
+$(WEB):
+	@command -v npm >/dev/null && npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix build/web \
+	  onnxruntime-web@1.30.0 || echo "no npm: the test in JavaScript will fail; install Node.js 20 or newer"
+
+test: $(VENV)/.installed browser $(WEB)
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
 test-slow: $(VENV)/.installed

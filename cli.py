@@ -125,6 +125,14 @@ DeadlineMs = Annotated[
 ]
 Block = Annotated[int | None, typer.Option(help="Steps for each FP32 evaluation, with --exact.", min=1)]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)]
+Fuse = Annotated[
+    bool | None,
+    typer.Option(
+        "--fuse/--no-fuse",
+        help="Take several steps in one engine call, where the bundle was exported with --fuse. If left out, long runs time both "
+        "ways and take the faster one. The samples are the same.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Same seed, same samples.")]
 CondFiles = Annotated[
     list[str] | None, typer.Option("--cond", help="NAME=FILE.npy, a conditioning input [B, ..] or [1, ..].")
@@ -376,6 +384,7 @@ def sample(
     backend: Backend = None,
     precision: PrecisionName = None,
     threads: Threads = None,
+    fuse: Fuse = None,
     steps: Steps = None,
     step_size: StepSize = None,
     noise: Noise = None,
@@ -407,7 +416,13 @@ def sample(
 ) -> None:
     """Draw samples from noise with the bundle's sampler."""
     settings = _settings(locals())
-    choice = {"backend": backend, "precision": precision, "threads": threads, "exact": "fp32" if exact else None}
+    choice = {
+        "backend": backend,
+        "precision": precision,
+        "threads": threads,
+        "exact": "fp32" if exact else None,
+        "fuse": fuse,
+    }
     options = {"max_batch": max_batch, **settings}
     special = _given(
         keep=None if keep is None else _array(keep),
@@ -441,6 +456,7 @@ def refine(
     backend: Backend = None,
     precision: PrecisionName = None,
     threads: Threads = None,
+    fuse: Fuse = None,
     steps: Steps = None,
     step_size: StepSize = None,
     noise: Noise = None,
@@ -467,7 +483,13 @@ def refine(
 ) -> None:
     """Run the bundle's sampler from given states."""
     settings = _settings(locals())
-    choice = {"backend": backend, "precision": precision, "threads": threads, "exact": "fp32" if exact else None}
+    choice = {
+        "backend": backend,
+        "precision": precision,
+        "threads": threads,
+        "exact": "fp32" if exact else None,
+        "fuse": fuse,
+    }
     states = _array(start)
     options = {"keep": None if keep is None else _array(keep), "diverged": diverged, "max_batch": max_batch, **settings}
 

@@ -31,7 +31,18 @@ class ChainRandom:
         step: the step that the numbers belong to.
     """
 
-    __slots__ = ("_ahead", "_attempt", "_chains", "_free", "_replicas", "_seed", "_shape", "_sources", "_stride", "step")
+    __slots__ = (
+        "_ahead",
+        "_attempt",
+        "_chains",
+        "_free",
+        "_replicas",
+        "_seed",
+        "_shape",
+        "_sources",
+        "_stride",
+        "step",
+    )
 
     def __init__(
         self,

@@ -154,6 +154,19 @@ class TestRun:
             assert command("ebm-run", "sample", "model.ebm", "-n", 4, "--out", name, cwd=folder).returncode == 0
         assert (folder / "a.npy").read_bytes() == (folder / "b.npy").read_bytes()
 
+    def test_fused_steps_draw_the_same_file(self, folder: Path) -> None:
+        run = command(
+            "ebm-export", "model.pt", "--target", "onnxruntime", "--fuse", 8, "--out", "fused.ebm", cwd=folder
+        )
+        assert run.returncode == 0, run.stderr
+        for flag in ("--fuse", "--no-fuse"):
+            run = command("ebm-run", "sample", "fused.ebm", "-n", 4, flag, "--out", f"{flag}.npy", cwd=folder)
+            assert run.returncode == 0, run.stderr
+        assert (folder / "--fuse.npy").read_bytes() == (folder / "--no-fuse.npy").read_bytes()
+        run = command("ebm-run", "sample", "model.ebm", "-n", 4, "--fuse", "--backend", "onnxruntime", cwd=folder)
+        assert run.returncode == 2
+        assert "export the model with --fuse K" in run.stderr
+
     def test_precisions_by_steps_and_exact_sampling(self, tmp_path: Path) -> None:
         write_two_precisions(tmp_path / "two.ebm")
         arguments = ("ebm-run", "sample", "two.ebm", "-n", 200, "--json", "--steps", 40, "--step-size", 0.3)
