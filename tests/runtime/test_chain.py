@@ -214,7 +214,7 @@ class Still(Engine):
 def test_the_steady_loop_allocates_no_state(
     order: str, more: dict[str, object], ahead: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ebm_export.runtime.chain_random.pays", lambda numbers: ahead)
+    monkeypatch.setattr("ebm_export.runtime.chain_random.pays", lambda numbers, stride=1: ahead)
     x = np.random.default_rng(0).standard_normal((64, 3, 32, 32)).astype(np.float32)
     config = SamplerConfig.from_dict(
         {"steps": 12, "step_size": 0.01, "temperature": 0.1, "bounds": (-1, 1), "order": order, **more}
