@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Tests run in two processes; more threads than that only get in each other's way.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow lint benchmark clean
+.PHONY: demo test test-slow test-arm64 lint benchmark clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,11 +24,34 @@ browser:
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver; } || \
 	  echo "no Chromium: the report's test will fail; install chromium and chromium-driver"
 
-test: $(VENV)/.installed browser
+# The test of the ONNX file that needs nothing of ours runs it in JavaScript.
+WEB := build/web/node_modules/onnxruntime-web/package.json
+$(WEB):
+	@command -v npm >/dev/null && npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix build/web \
+	  onnxruntime-web@1.30.0 || echo "no npm: the test in JavaScript will fail; install Node.js 20 or newer"
+
+test: $(VENV)/.installed browser $(WEB)
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# The runtime's tests on an emulated ARM64 processor, with the wheels that a device would install, then what this
+# machine exports. It begins by naming the tests that are left out: those that need TensorRT, or a processor that keeps a time.
+# ARM64_ONNXRUNTIME=1.23.2 takes another version of onnxruntime.
+ARM64_ONNXRUNTIME ?= $(shell sed -n 's/^onnxruntime==\([0-9.]*\).*/\1/p' constraints.txt)
+ARM64 := build/arm64/$(ARM64_ONNXRUNTIME)
+ARM64_PYTHON := $(CURDIR)/$(ARM64)/root/usr/bin/python-arm64
+NOT_ARM64 := slow or native or tensorrt
+
+$(ARM64)/.unpacked: tests/arm64/unpack.sh constraints.txt | $(VENV)/.installed
+	tests/arm64/unpack.sh $(ARM64) $(BIN)/python $(ARM64_ONNXRUNTIME)
+	touch $@
+
+test-arm64: $(ARM64)/.unpacked $(VENV)/.installed
+	@echo "left out:" && $(ARM64_PYTHON) -m pytest -q tests/runtime --collect-only -m '$(NOT_ARM64)'
+	$(ARM64_PYTHON) -m pytest -n 2 tests/runtime -m 'not ($(NOT_ARM64))'
+	ARM64_PYTHON=$(ARM64_PYTHON) $(BIN)/python -m pytest tests/arm64/same_samples.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

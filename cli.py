@@ -125,6 +125,14 @@ DeadlineMs = Annotated[
 ]
 Block = Annotated[int | None, typer.Option(help="Steps for each FP32 evaluation, with --exact.", min=1)]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)]
+Fuse = Annotated[
+    bool | None,
+    typer.Option(
+        "--fuse/--no-fuse",
+        help="Take several steps in one engine call, where the bundle was exported with --fuse. If left out, long runs time both "
+        "ways and take the faster one. The samples are the same.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Same seed, same samples.")]
 CondFiles = Annotated[
     list[str] | None, typer.Option("--cond", help="NAME=FILE.npy, a conditioning input [B, ..] or [1, ..].")
@@ -218,6 +226,23 @@ def export_command(
             "--verify/--no-verify", help="Compare every engine that can run here with PyTorch; on if left out."
         ),
     ] = None,
+    no_split: Annotated[
+        bool,
+        typer.Option(
+            "--no-split",
+            help="Keep what depends on conditions alone in the score graph. If left out, an encoder of an observation runs "
+            "once per chain and not at each step.",
+        ),
+    ] = False,
+    fuse: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="Write graphs that take K steps of the sampler in one call too (16 is good for small networks), and a file with a "
+            "whole chain, noise included, that any ONNX runtime runs.",
+            min=2,
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -259,6 +284,8 @@ def export_command(
         no_gate=no_gate,
         smallest_difference=smallest_difference,
         search_seconds=search_seconds,
+        no_split=no_split,
+        fuse=fuse,
         force=force,
     )
     with progress() as tell:
@@ -357,6 +384,7 @@ def sample(
     backend: Backend = None,
     precision: PrecisionName = None,
     threads: Threads = None,
+    fuse: Fuse = None,
     steps: Steps = None,
     step_size: StepSize = None,
     noise: Noise = None,
@@ -388,7 +416,13 @@ def sample(
 ) -> None:
     """Draw samples from noise with the bundle's sampler."""
     settings = _settings(locals())
-    choice = {"backend": backend, "precision": precision, "threads": threads, "exact": "fp32" if exact else None}
+    choice = {
+        "backend": backend,
+        "precision": precision,
+        "threads": threads,
+        "exact": "fp32" if exact else None,
+        "fuse": fuse,
+    }
     options = {"max_batch": max_batch, **settings}
     special = _given(
         keep=None if keep is None else _array(keep),
@@ -405,9 +439,11 @@ def sample(
 
             return best_of(ebm, n, candidates, seed, callback=callback, cond=inputs, **options)[0]
         watched = {} if deadline_ms is not None else {"callback": callback}
+        if deadline_ms is not None:
+            ebm.warm(n, ebm.sampler.replace(**settings))
         return ebm.sample(n, seed=seed, cond=inputs, **watched, **special, **options)
 
-    _draw(bundle, draw, out, cond, choice, settings, as_json)
+    _draw(bundle, draw, out, cond, choice, settings, diverged == "drop", as_json)
 
 
 @_run.command()
@@ -420,6 +456,7 @@ def refine(
     backend: Backend = None,
     precision: PrecisionName = None,
     threads: Threads = None,
+    fuse: Fuse = None,
     steps: Steps = None,
     step_size: StepSize = None,
     noise: Noise = None,
@@ -446,15 +483,23 @@ def refine(
 ) -> None:
     """Run the bundle's sampler from given states."""
     settings = _settings(locals())
-    choice = {"backend": backend, "precision": precision, "threads": threads, "exact": "fp32" if exact else None}
+    choice = {
+        "backend": backend,
+        "precision": precision,
+        "threads": threads,
+        "exact": "fp32" if exact else None,
+        "fuse": fuse,
+    }
     states = _array(start)
     options = {"keep": None if keep is None else _array(keep), "diverged": diverged, "max_batch": max_batch, **settings}
 
     def draw(ebm: Any, callback: Callable[[Any], None], inputs: dict[str, np.ndarray]) -> Any:
         watched = {"callback": callback} if deadline_ms is None else {"deadline_ms": deadline_ms}
+        if deadline_ms is not None:
+            ebm.warm(len(states), ebm.sampler.replace(**settings))
         return ebm.refine(states, seed=seed, cond=inputs, **watched, **options)
 
-    _draw(bundle, draw, out, cond, choice, settings, as_json)
+    _draw(bundle, draw, out, cond, choice, settings, diverged == "drop", as_json)
 
 
 @_run.command()
@@ -600,6 +645,7 @@ def _draw(
     cond: list[str] | None,
     choice: dict[str, Any],
     settings: dict[str, Any],
+    drops: bool,
     as_json: bool,
 ) -> None:
     from .runtime import load
@@ -607,6 +653,8 @@ def _draw(
     from .runtime.chain import ProgressOnly
     from .runtime.schedule import temperature_schedule
 
+    inputs = _conditions(cond)
+    dropped: list[int] = []
     with load(bundle, **choice) as ebm:
         sampler = ebm.sampler.replace(**settings)
         meter = AcceptanceMeter()
@@ -615,14 +663,18 @@ def _draw(
             def callback(now: Any) -> None:
                 meter(now)
                 tell("sampling", *now.part)
+                if drops and now.done == now.steps and now.diverged is not None:
+                    dropped.extend(now.chains[index] for index in np.flatnonzero(now.diverged))
 
             watch: Callable[[Any], None] = callback
-            if sampler.sampler == "langevin" and choice["exact"] is None:  # there is no acceptance to measure
+            if sampler.sampler == "langevin" and choice["exact"] is None and not drops:
+                # There is no acceptance to measure.
                 watch = ProgressOnly(lambda done, total: tell("sampling", done, total))
-            drawn = draw(ebm, watch, _conditions(cond))
+            drawn = draw(ebm, watch, inputs)
         if isinstance(drawn, np.ndarray):
-            states, taken = drawn, {}
-            energy, _ = ebm.score(states, **_conditions(cond))
+            states, taken = drawn, {"dropped": dropped} if drops else {}
+            own = {name: rows if len(rows) == 1 else np.delete(rows, dropped, 0) for name, rows in inputs.items()}
+            energy, _ = ebm.score(states, **own)
         else:  # what there was at the deadline
             states, energy = drawn.x, drawn.energy
             taken = {"steps": drawn.steps, "complete": drawn.complete}
@@ -648,7 +700,7 @@ def _draw(
         return
     LOG.print(chosen, markup=False, soft_wrap=True)
     print(f"{out}: {states.shape[0]} samples {list(states.shape[1:])}, energy {energy.mean():.4g} on average")
-    if taken:
+    if "steps" in taken:
         print(f"{taken['steps']} of {sampler.steps} steps")
     if meter.acceptance is not None:
         blocks = f", and {meter.block_acceptance:.3f} of blocks" if meter.block_acceptance is not None else ""

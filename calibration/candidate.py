@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..runtime import load
+from ..runtime.artifact_engine import engine_of
 from ..runtime.backends import BACKENDS, LOADABLE, open_engine
 from ..runtime.bundle import Bundle
 from ..runtime.choice import choose
@@ -14,8 +15,10 @@ from ..runtime.ebm import Ebm
 from ..runtime.engine import Engine
 from ..runtime.errors import EbmExportError, LoadError, UsageError
 from ..runtime.file_hash import sha256_of
+from ..runtime.manifest import Artifact
 from ..runtime.precision_schedule import is_schedule, parse_precision_schedule
-from .external_graph import backend_for, check_graph
+from ..runtime.split_engine import SplitEngine
+from .external_graph import backend_for, check_graph, features_of
 
 __all__ = [
     "Candidate",
@@ -28,6 +31,9 @@ __all__ = [
 ]
 
 REFERENCE_PRECISION = "fp32"
+
+_PROLOGUES = ("prologue.fp32.onnx", "prologue.fp32.onnxruntime.onnx")
+"""Files with the features that a graph was quantized for, where it was made from a split energy."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,9 @@ class Candidate:
         bytes: size of these files.
         external: True for a graph that was made elsewhere.
         note: what a reader should know about it, such as that its engine was never verified.
+        prologue: what makes the features of an external graph that was made from the steps' part of a split energy; it is the
+            bundle's own.
+        keeps: the conditioning inputs that such a graph reads itself.
     """
 
     name: str
@@ -56,6 +65,8 @@ class Candidate:
     bytes: int
     external: bool = False
     note: str = ""
+    prologue: Artifact | None = None
+    keeps: tuple[str, ...] = ()
 
     def open(self, threads: int | None = None) -> Ebm:
         """Loads it as the runtime does; the caller closes it.
@@ -75,15 +86,17 @@ class Candidate:
             precision: which of a schedule's precisions; the candidate's own if left out.
         """
         if self.external:
-            return open_engine(self.backend, self.file, precision=self.precision, threads=threads)
+            return self._external(threads)
         artifact, picked, _ = choose(self.bundle, self.backend, precision or self.precision)
-        return open_engine(
-            picked,
-            self.bundle.file_of(artifact),
-            precision=artifact.precision,
-            threads=threads,
-            options=dict(artifact.options),
-        )
+        return engine_of(self.bundle, artifact, picked, threads=threads)
+
+    def _external(self, threads: int | None) -> Engine:
+        engine = open_engine(self.backend, self.file, precision=self.precision, threads=threads)
+        if self.prologue is None:
+            return engine
+        file = self.bundle.file_of(self.prologue)
+        first = open_engine("onnxruntime", file, precision=self.prologue.precision, threads=threads)
+        return SplitEngine(first, engine, self.prologue.reads, self.keeps)
 
 
 @dataclass(frozen=True)
@@ -185,7 +198,10 @@ def external_candidate(text: str, bundle: Bundle) -> Candidate:
     backend = backend_for(path, backend)
     if not path.is_file():
         raise LoadError(f"--candidate {name}: there is no file {path}")
-    check_graph(path, backend, bundle.model)
+    prologue = next((a for a in bundle.artifacts if a.role == "prologue" and a.path in _PROLOGUES), None)
+    features = {} if prologue is None else features_of(bundle.file_of(prologue), prologue.reads)
+    inputs = check_graph(path, backend, bundle.model, features)
+    takes_features = any(port is not None and name in inputs for name, port in features.items())
     # Weights can lie beside the graph: OpenVINO's .bin, ONNX's external data.
     beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else [Path(f"{path}.data"), Path(f"{path}_data")]
     files = [path, *(file for file in beside if file.is_file())]
@@ -199,6 +215,8 @@ def external_candidate(text: str, bundle: Bundle) -> Candidate:
         bytes=sum(file.stat().st_size for file in files),
         external=True,
         note=f"a score graph made elsewhere: {path.name}",
+        prologue=prologue if takes_features else None,
+        keeps=tuple(spec.name for spec in bundle.model.cond if takes_features and spec.name in inputs),
     )
 
 
@@ -230,6 +248,7 @@ def _from_bundle(bundle: Bundle, backend: str, precision: str, prefix: str) -> C
     if not is_schedule(precision):  # the export may have found that this precision is best left before the end
         precision = choose(bundle, backend, precision)[0].schedule or precision
     artifacts = [choose(bundle, backend, name)[0] for name in precisions_in(precision)]
+    artifacts += [prologue for artifact in artifacts if (prologue := bundle.prologue_of(artifact)) is not None]
     names = [name for artifact in artifacts for name in (artifact.path, *artifact.files)]
     notes = [
         f"{artifact.path} is not verified ({artifact.status})"

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.backends import open_engine
 from ..runtime.bundle import Bundle
 from ..runtime.ebm import Ebm
 from ..runtime.errors import DivergenceError, UsageError
@@ -222,7 +223,7 @@ def _features(options: CompareOptions, reference: Candidate) -> Callable[[np.nda
             (
                 entry
                 for entry in reference.bundle.artifacts
-                if entry.precision == "fp32" and entry.path.endswith(".onnx")
+                if entry.role == "score" and entry.precision == "fp32" and entry.path.endswith(".onnx")
             ),
             None,
         )
@@ -231,6 +232,10 @@ def _features(options: CompareOptions, reference: Candidate) -> Callable[[np.nda
                 f"--features model: {reference.bundle.path} holds no fp32 ONNX graph; export it with --target onnx too"
             )
         rows = conditions_for(reference.bundle, 1, options.cond)
+        if (prologue := reference.bundle.prologue_of(artifact)) is not None:
+            with open_engine("onnxruntime", reference.bundle.file_of(prologue), precision="fp32") as engine:
+                made = {name: array.copy() for name, array in engine.run(rows).items()}
+            rows = {name: array for name, array in rows.items() if name not in prologue.reads} | made
         network = score_graph_features(reference.bundle.file_of(artifact), cond=rows, threads=options.threads)
     else:
         network = OnnxFeatures(options.features, threads=options.threads)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from ..runtime.backends import available
 from ..runtime.errors import LoadError, MissingBackend, UsageError
 from ..runtime.manifest import ModelSpec
 
-__all__ = ["backend_for", "check_graph"]
+__all__ = ["Port", "backend_for", "check_graph", "features_of"]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -30,7 +30,7 @@ _TAKEN_NAME = (
 
 
 @dataclass(frozen=True)
-class _Port:
+class Port:
     """An input or output; a size that is not fixed is None."""
 
     shape: tuple[int | None, ...]
@@ -59,34 +59,61 @@ def backend_for(path: Path, backend: str | None) -> str:
     return chosen
 
 
-def check_graph(path: Path, backend: str, model: ModelSpec) -> None:
+def features_of(path: Path, reads: Sequence[str]) -> dict[str, Port | None]:
+    """What a prologue puts in the place of conditioning inputs.
+
+    Args:
+        path: an ONNX file.
+        reads: the conditioning inputs that it reads.
+
+    Returns:
+        By name what a score graph takes with it: the features, and None for each conditioning input that it need not take.
+    """
+    _, outputs = _onnx_ports(path)
+    return {**dict.fromkeys(reads), **outputs}
+
+
+def check_graph(
+    path: Path, backend: str, model: ModelSpec, features: Mapping[str, Port | None] | None = None
+) -> set[str]:
     """Checks that a graph takes and gives what a model's score graph does.
 
-    Inputs: x [B, *S], one per conditioning input, grad_scale [B]; outputs: energy [B], grad [B, *S]. The batch is not
-    fixed. Further outputs are ignored.
+    Inputs: x [B, *S], one per conditioning input (or the features that a prologue makes of them), grad_scale [B]; outputs:
+    energy [B], grad [B, *S]. The batch is not fixed. Further outputs are ignored.
 
     Args:
         path: the graph.
         backend: the library to read it with.
         model: what its inputs and outputs have to be.
+        features: of the model's prologue, where it has one; see `features_of`.
+
+    Returns:
+        The names of its inputs.
 
     Raises:
         LoadError: the library cannot read it.
         UsageError: an input or output is missing, unknown, or of another shape or type.
     """
     inputs, outputs = _onnx_ports(path) if backend == "onnxruntime" else _openvino_ports(path)
-    wanted = {"x": _Port((None, *model.x.shape), "float32"), "grad_scale": _Port((None,), "float32")}
-    wanted |= {spec.name: _Port((None, *spec.shape), spec.dtype) for spec in model.cond}
+    wanted = {"x": Port((None, *model.x.shape), "float32"), "grad_scale": Port((None,), "float32")}
+    conditions: dict[str, Port | None] = {spec.name: Port((None, *spec.shape), spec.dtype) for spec in model.cond}
+    features = features or {}
+    takes_features = any(name in inputs for name, port in features.items() if port is not None)
+    if takes_features:
+        conditions |= features
+    # A condition that only the prologue reads may still be an input.
+    wanted |= {name: port for name, port in conditions.items() if port is not None}
     _compare(path, "input", inputs, wanted)
-    if unknown := [name for name in inputs if name not in wanted]:
+    if unknown := [name for name in inputs if name not in wanted and name not in conditions]:
         raise UsageError(
             f"{path}: the graph has an input {unknown[0]!r} that the bundle's score graph has not (it has "
             f"{', '.join(wanted)}); {_HINT}"
         )
-    _compare(path, "output", outputs, {"energy": _Port((None,), "float32"), "grad": wanted["x"]})
+    _compare(path, "output", outputs, {"energy": Port((None,), "float32"), "grad": wanted["x"]})
+    return set(inputs)
 
 
-def _compare(path: Path, kind: str, ports: Mapping[str, _Port], wanted: Mapping[str, _Port]) -> None:
+def _compare(path: Path, kind: str, ports: Mapping[str, Port], wanted: Mapping[str, Port]) -> None:
     for name, port in wanted.items():
         if name not in ports:
             raise UsageError(f"{path}: the graph has no {kind} {name!r}, it has {', '.join(ports) or 'none'}; {_HINT}")
@@ -105,7 +132,7 @@ def _compare(path: Path, kind: str, ports: Mapping[str, _Port], wanted: Mapping[
             )
 
 
-def _onnx_ports(path: Path) -> tuple[dict[str, _Port], dict[str, _Port]]:
+def _onnx_ports(path: Path) -> tuple[dict[str, Port], dict[str, Port]]:
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -121,16 +148,16 @@ def _onnx_ports(path: Path) -> tuple[dict[str, _Port], dict[str, _Port]]:
     return _named(session.get_inputs()), _named(session.get_outputs())
 
 
-def _named(ports: list[Any]) -> dict[str, _Port]:
+def _named(ports: list[Any]) -> dict[str, Port]:
     found = {}
     for port in ports:
         sizes = tuple(size if isinstance(size, int) else None for size in port.shape)
         kind = port.type
-        found[port.name] = _Port(sizes, _DTYPES.get(kind, kind))
+        found[port.name] = Port(sizes, _DTYPES.get(kind, kind))
     return found
 
 
-def _openvino_ports(path: Path) -> tuple[dict[str, _Port], dict[str, _Port]]:
+def _openvino_ports(path: Path) -> tuple[dict[str, Port], dict[str, Port]]:
     import openvino
 
     try:
@@ -144,7 +171,7 @@ def _openvino_ports(path: Path) -> tuple[dict[str, _Port], dict[str, _Port]]:
         for port in ports:
             sizes = tuple(size.get_length() if size.is_static else None for size in port.get_partial_shape())
             kind = port.get_element_type().get_type_name()
-            found[port.get_any_name()] = _Port(sizes, _DTYPES.get(kind, kind))
+            found[port.get_any_name()] = Port(sizes, _DTYPES.get(kind, kind))
         sides.append(found)
     return sides[0], sides[1]
 

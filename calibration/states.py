@@ -169,7 +169,7 @@ def _spread(length: int, count: int) -> np.ndarray:
 def _rescale_unasked(engine: Engine, states: States, rows: np.ndarray) -> None:
     """Gives a scale to starts of "noise-drift", where nothing had been asked yet."""
     inputs = states.inputs(rows)
-    score = ScaledScore(engine, {name: inputs[name] for name in states.cond})
+    score = ScaledScore(engine, {name: inputs[name] for name in states.cond}, scaled=True)
     score(inputs["x"])
     assert score.scale is not None
     states.grad_scale[rows] = score.scale
@@ -188,7 +188,7 @@ def _add_data(
     rows = np.arange(first, stop)
     cond = {name: np.ascontiguousarray(array[(rows - before) % len(array)]) for name, array in conditions.items()}
     x = np.ascontiguousarray(data[first - before : stop - before], dtype=np.float32)
-    score = ScaledScore(engine, cond)
+    score = ScaledScore(engine, cond, scaled=True)
     score(x)
     states.x[rows], states.step[rows], states.grad_scale[rows] = x, DATA_STEP, score.scale
     for name, array in cond.items():

@@ -88,6 +88,8 @@ class Watched(Engine):
     tempered chain. Overdamped Langevin dynamics in the order "noise-drift" alone asks elsewhere, at the noised points, and
     not at the positions that the drift leads to.
 
+    Chains on it have a running gradient scale whatever the engine needs: what is recorded is for engines that need one.
+
     Args:
         engine: an open engine.
         config: the sampler's settings.
@@ -111,6 +113,9 @@ class Watched(Engine):
 
     def close(self) -> None:
         """Whoever opened the engine closes it."""
+
+    def prepare(self, cond: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._engine.prepare(cond)
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if self._noised:

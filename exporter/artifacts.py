@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from ..calibration.gate_rules import GateRules
@@ -20,9 +19,11 @@ from ..runtime.config import SamplerConfig
 from ..runtime.errors import QualityGateError
 from ..runtime.manifest import ModelSpec
 from .calibrated import Calibrated, CalibratedArtifacts
+from .fusion import Fusion
 from .mixed import write_mixed
 from .score_graph import ScoreGraph
-from .targets import Artifact, Progress, target
+from .targets import Artifact, Progress
+from .targets.score import files_of, write_plan, write_score
 from .verify import Verification, describe_failure, measure_artifact, verify_artifact
 
 __all__ = ["CALIBRATED", "Gating", "Written", "write_artifacts"]
@@ -73,15 +74,26 @@ class _Writer:
     tell: Progress
     gating: Gating
     calibrated: CalibratedArtifacts
+    splits: bool
+    fusion: Fusion | None
     written: Written = field(default_factory=Written)
     layers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
     """Precisions whose ONNX file failed, so that no plan is built from it."""
+    alone: set[str] = field(default_factory=set)
+    """Precisions whose whole chain is written."""
 
     def plain(self, name: str, precision: str) -> None:
         """An artifact whose graph follows from the precision alone."""
-        proto = ir.to_proto(self.models[precision])
-        artifact = target(name).write(proto, self.folder, precision=precision, batch=self.batch, progress=self.tell)
+        artifact = write_score(
+            name,
+            self.models[precision],
+            self.folder,
+            precision=precision,
+            batch=self.batch,
+            splits=self.splits,
+            progress=self.tell,
+        )
         if self.golden is not None:
             self.tell(f"verifying {name} {precision}", 0, 0)
             found = verify_artifact(artifact, self.folder, self.golden)
@@ -100,15 +112,14 @@ class _Writer:
                     self._remove(artifact)
                     return
                 self.written.gates[artifact["path"]] = result
+        self._fuse(artifact, self.models[precision])
         self.written.artifacts.append(artifact)
 
     def calibrate(self, name: str, precision: str) -> None:
         """An INT8 or mixed artifact."""
         if name == "tensorrt":
-            graph = onnx.load(self.folder / f"score.{precision}.onnx")
-            self.written.artifacts.append(
-                target(name).write(graph, self.folder, precision=precision, batch=self.batch, progress=self.tell)
-            )
+            source = next(a for a in self.written.artifacts if (a["target"], a["precision"]) == ("onnx", precision))
+            self.written.artifacts.append(write_plan(source, self.folder, batch=self.batch, progress=self.tell))
             return
         try:
             if precision == "int8":
@@ -139,10 +150,30 @@ class _Writer:
         if made.gate is not None:
             self.written.gates[path] = made.gate
         self.layers[path] = made.layers
+        self._fuse(made.artifact, self.calibrated.latest)
         self.written.artifacts.append(made.artifact)
 
+    def _fuse(self, artifact: Artifact, model: ir.Model | None) -> None:
+        """Writes the samplers that belong to a score graph; one that leaves the chain is left out."""
+        if self.fusion is None or model is None:
+            return
+        made = self.fusion.write(artifact, model, self.folder, self.batch, self.tell)
+        self.tell(f"verifying {made['path']}", 0, 0)
+        wrong = None if self.golden is None else self.fusion.why_wrong(artifact, made, self.folder, self.golden)
+        if wrong not in (None, "not run"):
+            self.written.mismatches.append(str(wrong))
+            for file in files_of(made):
+                (self.folder / file).unlink()
+            return
+        artifact["sampler"] = made
+        if artifact["precision"] not in self.alone and artifact["target"] in ("onnx", "onnxruntime"):
+            self.alone.add(artifact["precision"])
+            alone = self.fusion.write_standalone(artifact, model, self.folder, self.batch, self.tell)
+            if alone is not None:
+                artifact["standalone"] = alone
+
     def _remove(self, artifact: Artifact) -> None:
-        for file in (artifact["path"], *artifact["files"]):
+        for file in files_of(artifact):
             (self.folder / file).unlink()
         if artifact["target"] == "onnx":
             self.refused.add(artifact["precision"])
@@ -175,6 +206,8 @@ def write_artifacts(
     data: np.ndarray | None,
     batch: tuple[int, int, int],
     gating: Gating,
+    splits: bool,
+    fuse: int | None,
     folder: Path,
     scratch: Path,
     tell: Progress,
@@ -192,15 +225,18 @@ def write_artifacts(
         data: states that chains start from.
         batch: smallest, most frequent and largest batch.
         gating: what is judged.
+        splits: whether what does not depend on x becomes a prologue.
+        fuse: steps that a sampler graph takes in one call; None writes none.
         folder: the bundle's.
         scratch: a folder for files that do not stay.
         tell: progress.
     """
     with ExitStack() as stack:
         calibrated = stack.enter_context(
-            CalibratedArtifacts(models["fp32"], spec, config, scratch, gating.rules, cond, data, batch, tell)
+            CalibratedArtifacts(models["fp32"], spec, config, scratch, gating.rules, cond, data, batch, splits, tell)
         )
-        writer = _Writer(models, traced, golden, batch, folder, tell, gating, calibrated)
+        fusion = None if fuse is None else Fusion(fuse, config, splits)
+        writer = _Writer(models, traced, golden, batch, folder, tell, gating, calibrated, splits, fusion)
         for index, (name, precision) in enumerate(plan):
             tell(f"building {name} {precision}", index, len(plan))
             if name == "tensorrt" and precision in writer.refused:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from ..calibration.gate_rules import GateRules
@@ -20,16 +19,16 @@ from ..calibration.quantization.quantizer import Quantizer
 from ..calibration.sensitivity import Sensitivity, measure_sensitivity
 from ..calibration.states import States, record_states
 from ..calibration.verdict import GateResult
-from ..runtime.backends import backend_of, open_engine
 from ..runtime.backends.openvino import OpenVinoEngine
 from ..runtime.config import SamplerConfig
 from ..runtime.engine import Engine
 from ..runtime.errors import QualityGateError
 from ..runtime.manifest import ModelSpec
-from .emulate import emulate
+from ..runtime.split_engine import SplitEngine
 from .precision import typed
 from .targets import Artifact, Progress, target
-from .verify import is_emulated
+from .targets.score import files_of, write_score
+from .written_engine import written_engine
 
 __all__ = ["Calibrated", "CalibratedArtifacts", "scheme_of"]
 
@@ -70,6 +69,7 @@ class CalibratedArtifacts:
         cond: rows of the conditioning inputs by graph name.
         data: states [M, *S]: chains start there with init="data", and the calibration sees some of them in any case.
         batch: smallest, most frequent and largest batch; engines are timed at the second.
+        splits: whether what does not depend on x becomes a prologue.
         tell: progress.
     """
 
@@ -81,6 +81,7 @@ class CalibratedArtifacts:
     cond: Mapping[str, np.ndarray]
     data: np.ndarray | None
     batch: tuple[int, int, int]
+    splits: bool
     tell: Progress
     _stack: ExitStack = field(default_factory=ExitStack)
     _quantizers: dict[Scheme, Quantizer] = field(default_factory=dict)
@@ -88,6 +89,8 @@ class CalibratedArtifacts:
     _fp32: Engine | None = None
     _states: States | None = None
     _gate: QualityGate | None = None
+    latest: ir.Model | None = None
+    """The whole graph of the artifact that was written last."""
 
     def __enter__(self) -> CalibratedArtifacts:
         return self
@@ -157,7 +160,7 @@ class CalibratedArtifacts:
                 return Calibrated(artifact, quantizer.describe(int8, kept), result)
             more = self._most_harmful(scheme, kept)
             if more is None:
-                for file in (artifact["path"], *artifact["files"]):
+                for file in files_of(artifact):
                     (folder / file).unlink()
                 raise QualityGateError(
                     f"int8 for {name} fails the quality gate: {refused}. That is with {len(kept)} of {len(quantizer.default)} "
@@ -168,27 +171,18 @@ class CalibratedArtifacts:
             self.tell(f"{refused}: keeping {len(kept)} of {len(quantizer.default)} layers in float32", 0, 0)
 
     def open(self, artifact: Artifact, folder: Path) -> Engine:
-        """The engine of an artifact, not opened yet; with its roundings written out where no CPU computes in its types."""
-        path = folder / artifact["path"]
-        if is_emulated(artifact):
-            emulated = emulate(onnx.load(path))
-            path = self.scratch / f"emulated.{path.name}"
-            onnx.save(emulated, path)
-        return open_engine(
-            backend_of(artifact["target"]),
-            path,
-            precision=artifact["precision"],
-            options=artifact["options"],
-        )
+        """The engine of an artifact, not opened yet; see `written_engine`."""
+        return written_engine(artifact, folder, self.scratch)
 
     def note_int8(self, artifact: Artifact, folder: Path) -> None:
         """Writes into an artifact's note how much of it its engine runs in INT8, where the engine can tell."""
         if artifact["target"] != "openvino":
             return
         with self.open(artifact, folder) as engine:
-            assert isinstance(engine, OpenVinoEngine)
             engine.run(self.states.inputs(slice(0, self.batch[1])))
-            low, total = engine.int8_layers
+            steps = engine.score if isinstance(engine, SplitEngine) else engine
+            assert isinstance(steps, OpenVinoEngine)
+            low, total = steps.int8_layers
         said = f"OpenVINO runs {low} of {total} convolutions and matrix products in INT8"
         artifact["note"] = "; ".join(filter(None, [artifact["note"], said]))
 
@@ -217,10 +211,17 @@ class CalibratedArtifacts:
                 options = {"inference_precision": "bf16" if other == "bf16" else "f16"}
             else:
                 model = typed(model, other)
-        artifact = target(name).write(
-            ir.to_proto(model), folder, precision=precision, batch=self.batch, progress=self.tell
+        artifact = write_score(
+            name,
+            model,
+            folder,
+            precision=precision,
+            batch=self.batch,
+            splits=self.splits,
+            progress=self.tell,
         )
         artifact["options"] |= options
+        self.latest = model
         return artifact
 
     @property

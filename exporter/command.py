@@ -50,6 +50,8 @@ class ExportOptions:
     no_gate: bool
     smallest_difference: float | None
     search_seconds: float | None
+    no_split: bool
+    fuse: int | None
     force: bool
 
     def with_file(self, path: Path | None) -> ExportOptions:
@@ -140,6 +142,8 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
             all_low=options.gate is not None,
         ),
         data=None if options.calibration_data is None else _data(options.calibration_data),
+        splits=not options.no_split,
+        fuse=options.fuse,
         verify=options.verify is not False,
         force=options.force,
         progress=progress,
@@ -159,14 +163,14 @@ def _sampler(given: SamplerConfig | None, options: ExportOptions) -> SamplerConf
 def _rows(report: Any, batch: int, progress: Progress) -> list[dict[str, Any]]:
     from ..runtime.bench import time_bundle
     from ..runtime.bundle import Bundle
+    from .targets.score import files_of
 
     times = {row["file"]: row for row in time_bundle(report.path, batches=[batch], progress=progress)}
     found = {verification.path: verification for verification in report.verifications}
     status = {entry.path: entry.status for entry in Bundle(report.path).artifacts}
     rows = []
     for artifact in report.artifacts:
-        files = [artifact["path"], *artifact["files"]]
-        size = sum((report.path / name).stat().st_size for name in files)
+        size = sum((report.path / name).stat().st_size for name in files_of(artifact))
         verification = found.get(artifact["path"])
         ran = verification is not None and not verification.reason
         stages = verification.stages if verification is not None and ran else []

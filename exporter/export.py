@@ -24,6 +24,7 @@ from .artifacts import CALIBRATED, Gating, write_artifacts
 from .contract import check_contract
 from .energy import Energy, EnergyMode, make_energy
 from .found_sampler import find_sampler
+from .fusion import Fusion
 from .golden import CHAINS, fresh_conditions, make_golden
 from .lowering import lower
 from .manifest import describe_bundle, model_spec
@@ -73,6 +74,8 @@ def export(
     gate: float | None = 1.25,
     smallest_difference: float = 0.15,
     search_seconds: float | None = None,
+    split: bool = True,
+    fuse: int | None = None,
     verify: bool = True,
     force: bool = False,
     progress: Progress | None = None,
@@ -97,6 +100,9 @@ def export(
         smallest_difference: shift of the energy, in its standard deviations, that the gate should see; the number of chains
             that it draws is 18 / smallest_difference^2.
         search_seconds: time after which the search for mixed begins no new trial; None for no limit.
+        split: False keeps what does not depend on x in the score graph, which then computes it at every step.
+        fuse: writes, beside each score graph, one that takes so many steps of the sampler in one call, and once for each precision a
+            file with a whole chain, noise included. None writes neither.
         verify: False writes engines without running them; the manifest says so.
         force: replace an existing bundle.
         progress: called with (what is being done, steps done, steps in all or 0).
@@ -124,6 +130,8 @@ def export(
         gating=gating_for(
             precisions, gate, smallest_difference=smallest_difference, out=Path(out), seconds=search_seconds
         ),
+        splits=split,
+        fuse=fuse,
         force=force,
         progress=progress,
     ).path
@@ -166,6 +174,8 @@ def export_energy(
     data: np.ndarray | None = None,
     verify: bool = True,
     gating: Gating | None = None,
+    splits: bool = True,
+    fuse: int | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
@@ -196,6 +206,8 @@ def export_energy(
                 'the sampler starts from data (init="data") and none was given: pass data= states [M, *S] '
                 "(--calibration-data FILE.npy), or another init"
             )
+        if fuse is not None:
+            Fusion(fuse, config, splits).check()
         tell("tracing", 0, 0)
         traced = trace(energy)
         models = {"fp32": lower(traced, energy.name)}
@@ -230,6 +242,8 @@ def export_energy(
                 data=data,
                 batch=batch,
                 gating=gating or Gating(),
+                splits=splits,
+                fuse=fuse,
                 folder=folder,
                 scratch=Path(scratch),
                 tell=tell,

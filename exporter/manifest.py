@@ -18,6 +18,7 @@ from ..runtime.manifest import NOT_JUDGED, SCHEMA_VERSION, VERIFIED, ModelSpec, 
 from ..runtime.verify import is_judged
 from .energy import Energy
 from .targets import Artifact
+from .targets.score import companions
 from .trace import graph_dtype, input_names
 from .verify import Verification
 
@@ -59,7 +60,9 @@ def describe_bundle(
         },
         "sampler": config.to_dict(),
         "artifacts": [
-            _entry(folder, artifact, found.get(artifact["path"]), artifact["path"] in gates) for artifact in artifacts
+            entry
+            for artifact in artifacts
+            for entry in _entries(folder, artifact, found.get(artifact["path"]), artifact["path"] in gates)
         ],
         "verification": [
             verification.to_dict()
@@ -84,6 +87,17 @@ def model_spec(energy: Energy) -> ModelSpec:
         energy.wrt,
         tuple(TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in cond),
     )
+
+
+def _entries(folder: Path, artifact: Artifact, found: Verification | None, judged: bool) -> list[dict[str, Any]]:
+    """The entry of a score graph, and before it those of what belongs to it and was verified with it."""
+    others = [_entry(folder, other, found, judged) for other in companions(artifact)]
+    entry = _entry(folder, artifact, found, judged)
+    for name in ("prologue", "sampler"):
+        if name in artifact:
+            entry[name] = artifact[name]["path"]  # type: ignore[literal-required]
+    entry.pop("standalone", None)
+    return [*others, entry]
 
 
 def _entry(folder: Path, artifact: Artifact, found: Verification | None, judged: bool) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class _Trials:
         self._name = name
         self._order = order
         self._scratch = scratch
-        self._built: dict[tuple[int, str], Artifact] = {}
+        self._built: dict[tuple[int, str], tuple[Artifact, Path]] = {}
         self._times: dict[tuple[int, str], float] = {}
         self._inputs = artifacts.states.inputs(
             np.resize(np.arange(len(artifacts.states)), artifacts.batch[1])  # one batch, as often as states last
@@ -142,7 +142,7 @@ class _Trials:
             return float(assignment.kept)  # no engine of TensorRT runs here: fewer layers in float32 are faster
         key = (assignment.kept, assignment.other)
         if key not in self._times:
-            with self._artifacts.open(self._artifact(assignment), self._scratch) as engine:
+            with self._artifacts.open(*self._artifact(assignment)) as engine:
                 own, other = _milliseconds(engine, self._artifacts.fp32, self._inputs)
             # They took turns: what slowed one slowed the other.
             self._times[key] = own * self.float_milliseconds / other
@@ -153,8 +153,7 @@ class _Trials:
     def verdict(self, assignment: Assignment) -> tuple[bool, str, dict[str, float]]:
         gate = self._artifacts.gate
         assert gate is not None
-        artifact = self._artifact(assignment)
-        with self._artifacts.open(artifact, self._scratch) as engine:
+        with self._artifacts.open(*self._artifact(assignment)) as engine:
             if assignment.tail:
                 turn = self._artifacts.config.steps - assignment.tail
                 last = self._artifacts.fp32
@@ -169,7 +168,7 @@ class _Trials:
         self.results[assignment.key] = result
         return result.passed, result.reason, {each.metric: each.ratio for each in result.verdicts}
 
-    def _artifact(self, assignment: Assignment) -> Artifact:
+    def _artifact(self, assignment: Assignment) -> tuple[Artifact, Path]:
         key = (assignment.kept, assignment.other)
         if key not in self._built:
             folder = self._scratch / f"{assignment.kept}.{assignment.other}"
@@ -177,8 +176,7 @@ class _Trials:
             int8 = self._order[assignment.kept :]
             quantizer = self._artifacts.quantizer(scheme_of(self._name))
             artifact = self._artifacts.write(self._name, folder, quantizer, int8, "mixed", assignment.other)
-            artifact["path"] = f"{folder.name}/{artifact['path']}"
-            self._built[key] = artifact
+            self._built[key] = artifact, folder
         return self._built[key]
 
 

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-__all__ = ["ScoreGraph"]
+__all__ = ["GIVEN", "ScoreGraph"]
+
+GIVEN = "given"
+"""Metadata of an input's placeholder: the type that the user's forward is given, where the graph's is another one."""
 
 
 @dataclass

@@ -21,7 +21,7 @@ from .full_precision import FullPrecision
 from .module_copy import copy_module
 from .provenance import Provenance
 from .rules import decompositions
-from .score_graph import ScoreGraph
+from .score_graph import GIVEN, ScoreGraph
 from .simplify import simplify
 
 __all__ = ["graph_dtype", "input_names", "trace"]
@@ -57,6 +57,7 @@ def trace(energy: Energy, *, with_energy: bool = True) -> ScoreGraph:
     first, second = (_trace_at(energy, size, with_energy=with_energy) for size in sizes)
     generalize(first, second, sizes)
     constants, origins = _name_placeholders(first, state, inputs)
+    _note_given_types(first.graph, energy)
     simplify(first, constants, origins)
     outputs = ("energy", "grad") if with_energy else ("grad",)
     return ScoreGraph(first.graph, constants, origins, tuple(inputs), sizes[0], outputs)
@@ -208,6 +209,15 @@ def _name_placeholders(
         graph.erase_node(node)
         constants[new.name] = value.detach()
     return constants, origins
+
+
+def _note_given_types(graph: torch.fx.Graph, energy: Energy) -> None:
+    names = input_names(energy)
+    given = {f"input_{names[name]}": example for name, example in zip(energy.inputs, energy.example, strict=True)}
+    for node in graph.nodes:
+        example = given.get(node.name) if node.op == "placeholder" else None
+        if example is not None and not example.is_floating_point() and example.dtype != graph_dtype(example):
+            node.meta[GIVEN] = example.dtype
 
 
 def _first_line(error: Exception) -> str:

@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
-from ..runtime.backends import available, backend_of, open_engine
+from ..runtime.backends import available, backend_of
 from ..runtime.errors import EbmExportError
 from ..runtime.verify import UNLIMITED, StageResult, Tolerance, check_engine, tolerance
 from .bisection import bisect
-from .emulate import emulate
 from .score_graph import ScoreGraph
 from .targets import Artifact, target
+from .written_engine import written_engine
 
-__all__ = ["Verification", "describe_failure", "is_emulated", "measure_artifact", "verify_artifact"]
+__all__ = ["Verification", "describe_failure", "measure_artifact", "verify_artifact"]
 
 
 @dataclass(frozen=True)
@@ -87,24 +86,13 @@ def measure_artifact(artifact: Artifact, folder: Path, golden: dict[str, np.ndar
     return dataclasses.replace(found, limits=limits)
 
 
-def is_emulated(artifact: Artifact) -> bool:
-    """Whether a file is run with its roundings written out: no CPU library computes in its types."""
-    return artifact["target"] == "onnx" and artifact["precision"] not in ("fp32", "int8")
-
-
 def _checked(artifact: Artifact, folder: Path, golden: dict[str, np.ndarray], limits: Tolerance | None) -> Verification:
     backend = backend_of(artifact["target"])
     missing = available(backend)
     if missing is not None:
         return Verification(artifact["path"], artifact["precision"], [], missing)
-    with tempfile.TemporaryDirectory() as scratch:
-        path = folder / artifact["path"]
-        if is_emulated(artifact):
-            path = Path(scratch) / path.name
-            onnx.save(emulate(onnx.load(folder / artifact["path"])), path)
-        engine = open_engine(backend, path, precision=artifact["precision"], threads=None, options=artifact["options"])
-        with engine:
-            stages = check_engine(engine, golden, artifact["precision"], limits)
+    with tempfile.TemporaryDirectory() as scratch, written_engine(artifact, folder, Path(scratch)) as engine:
+        stages = check_engine(engine, golden, artifact["precision"], limits)
     return Verification(artifact["path"], artifact["precision"], stages, "")
 
 
@@ -163,17 +151,10 @@ def _first_difference(
             progress("looking for the first operation that differs", count, 0)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            proto = ir.to_proto(piece)
-            if artifact["target"] == "onnx" and artifact["precision"] != "fp32":
-                proto = emulate(proto)
-            entry = writer.write(proto, folder, precision=artifact["precision"], batch=(1, traced.batch, traced.batch))
-            engine = open_engine(
-                backend_of(artifact["target"]),
-                folder / entry["path"],
-                precision=artifact["precision"],
-                threads=None,
-                options=entry["options"],
+            entry = writer.write(
+                ir.to_proto(piece), folder, precision=artifact["precision"], batch=(1, traced.batch, traced.batch)
             )
+            engine = written_engine(entry, folder, folder)
             with engine:
                 return engine.run({name: np.ascontiguousarray(array) for name, array in inputs.items()})["grad"].copy()
 

@@ -102,14 +102,14 @@ def check_conditions(values: Mapping[str, Any], specs: Sequence[TensorSpec], cou
         UsageError: a name is missing or unknown, or an array has another type or shape, or numbers that the model's
             own type cannot hold.
     """
-    known = [name for spec in specs for name in (spec.called, spec.name)]
+    known = [name for spec in specs for name in spec.names]
     for name in values:
         if name not in known:
             names = [spec.called for spec in specs]
             raise UsageError(f"{name!r} is not an input of this model; {_nearest(name, names, 'inputs')}")
     checked = {}
     for spec in specs:
-        given = [name for name in dict.fromkeys((spec.called, spec.name)) if name in values]
+        given = [name for name in spec.names if name in values]
         if not given:
             raise UsageError(
                 f"the model needs the conditioning input {spec.called!r}: pass {spec.called}= an array of {spec.dtype} "

@@ -10,12 +10,15 @@ from typing import Any
 from .backends import open_engine
 from .build import build_plans
 from .bundle import Bundle
+from .config import SamplerConfig
 from .engine import Engine
 from .errors import LoadError
+from .fused_steps import Fused
 from .manifest import Artifact
+from .split_engine import SplitEngine
 from .tensorrt_library import build_plan
 
-__all__ = ["engine_of"]
+__all__ = ["engine_of", "fused_of"]
 
 _LOG = logging.getLogger("ebm_export")
 _BATCH = (1, 8, 64)
@@ -23,11 +26,11 @@ _BATCH = (1, 8, 64)
 
 
 def engine_of(bundle: Bundle, artifact: Artifact, backend: str, *, threads: int | None = None) -> Engine:
-    """Checks an artifact's file and picks the backend's engine for it; `with` (or `Engine.open`) loads it.
+    """Checks an artifact's files and picks the backend's engine for it; `with` (or `Engine.open`) loads it.
 
     Args:
         bundle: the bundle.
-        artifact: one of its artifacts.
+        artifact: one of its score graphs; its prologue, if any, becomes part of the engine.
         backend: the library that runs it.
         threads: threads that one call may use; None leaves it to the library.
 
@@ -35,6 +38,26 @@ def engine_of(bundle: Bundle, artifact: Artifact, backend: str, *, threads: int 
         LoadError: the file is missing or damaged; on entering the engine, where the library cannot load it.
         MissingBackend: on entering the engine, where the library is not installed.
     """
+    engine = _engine_of_file(bundle, artifact, backend, threads)
+    prologue = bundle.prologue_of(artifact)
+    if prologue is None:
+        return engine
+    return SplitEngine(_engine_of_file(bundle, prologue, backend, threads), engine, prologue.reads, artifact.reads)
+
+
+def fused_of(bundle: Bundle, artifact: Artifact, backend: str, *, threads: int | None = None) -> Fused | None:
+    """Returns what takes several steps of an artifact in one call, its engine not open yet; None where there is none.
+
+    Arguments and errors are those of `engine_of`.
+    """
+    sampler = bundle.sampler_of(artifact)
+    if sampler is None:
+        return None
+    engine = _engine_of_file(bundle, sampler, backend, threads)
+    return Fused(engine, sampler.steps, SamplerConfig.from_dict(dict(sampler.settings)))
+
+
+def _engine_of_file(bundle: Bundle, artifact: Artifact, backend: str, threads: int | None) -> Engine:
     options: dict[str, Any] = dict(artifact.options)
     if backend == "tensorrt":
         options["rebuild"] = _rebuild(bundle, artifact)
@@ -51,7 +74,8 @@ def _rebuild(bundle: Bundle, artifact: Artifact) -> Callable[[LoadError], bytes]
     """
 
     def rebuild(cause: LoadError) -> bytes:
-        source = next((a for a in bundle.artifacts if (a.target, a.precision) == ("onnx", artifact.precision)), None)
+        wanted = ("onnx", artifact.precision, artifact.role)
+        source = next((a for a in bundle.artifacts if (a.target, a.precision, a.role) == wanted), None)
         if source is None:
             raise LoadError(
                 f"{artifact.path} does not fit this machine, and the bundle has no ONNX file in {artifact.precision} "
@@ -69,6 +93,6 @@ def _rebuild(bundle: Bundle, artifact: Artifact) -> Callable[[LoadError], bytes]
         if not keeps:
             return build_plan(bundle.file_of(source), batch=batch)
         build_plans(bundle.path, precisions=[artifact.precision], batch=batch)
-        return (bundle.path / f"score.{artifact.precision}.tensorrt.plan").read_bytes()
+        return (bundle.path / f"{artifact.role}.{artifact.precision}.tensorrt.plan").read_bytes()
 
     return rebuild

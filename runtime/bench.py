@@ -46,7 +46,7 @@ def time_bundle(
         LoadError: the bundle or a file of it cannot be read.
     """
     bundle = Bundle(path)
-    here = [artifact for artifact in bundle.artifacts if why_not(artifact) is None]
+    here = [artifact for artifact in bundle.artifacts if artifact.role == "score" and why_not(artifact) is None]
     rows = []
     for index, artifact in enumerate(here):
         if progress is not None:

@@ -49,7 +49,7 @@ def best_of(
     """
     check_count("n", n)
     check_count("candidates", candidates)
-    settings, values = split_keywords(keywords, (spec.name for spec in ebm.model.cond))
+    settings, values = split_keywords(keywords, ebm.model.cond_names)
     given = check_conditions({**values, **(cond or {})}, ebm.model.cond, n)
     repeated = {
         name: array if len(array) == 1 else np.repeat(array, candidates, axis=0) for name, array in given.items()

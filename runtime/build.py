@@ -9,6 +9,7 @@ from typing import Any
 from .bundle import Bundle
 from .errors import UsageError
 from .file_hash import sha256_of
+from .manifest import Artifact
 from .manifest_update import enter_artifact
 from .tensorrt_library import build_plan, fingerprint
 
@@ -43,7 +44,7 @@ def build_plans(
         EbmExportError: TensorRT cannot build the graph.
     """
     bundle = Bundle(path)
-    sources = {artifact.precision: artifact for artifact in bundle.artifacts if artifact.target == "onnx"}
+    sources = {a.precision: a for a in bundle.artifacts if a.target == "onnx" and a.role == "score"}
     wanted = list(sources) if precisions is None else list(precisions)
     missing = [precision for precision in wanted if precision not in sources]
     if missing or not wanted:
@@ -54,26 +55,40 @@ def build_plans(
     made_by = fingerprint()
     cache = bundle.path / "timing.cache"
     rows = []
+    toolchain = {key: value for key, value in made_by.to_dict().items() if value is not None}
     for precision in wanted:
-        plan = build_plan(bundle.file_of(sources[precision]), batch=batch, timing_cache=cache, progress=progress)
-        name = f"score.{precision}.tensorrt.plan"
-        partial = bundle.path / f"{name}.partial"
-        partial.write_bytes(plan)
-        partial.replace(bundle.path / name)
-        toolchain = {key: value for key, value in made_by.to_dict().items() if value is not None}
-        enter_artifact(bundle.path, _entry(bundle.path, name, precision, toolchain, batch))
-        rows.append({"file": name, "precision": precision, **toolchain})
+        prologue = bundle.prologue_of(sources[precision])
+        for source in filter(
+            None, (prologue, sources[precision])
+        ):  # a score graph is entered when its prologue is there
+            # A condition that all chains share is one row.
+            sizes = batch if source.role == "score" else (1, *batch[1:])
+            plan = build_plan(bundle.file_of(source), batch=sizes, timing_cache=cache, progress=progress)
+            name = _plan_of(source)
+            partial = bundle.path / f"{name}.partial"
+            partial.write_bytes(plan)
+            partial.replace(bundle.path / name)
+            entry = _entry(bundle.path, name, source, toolchain, sizes)
+            if prologue is not None and source.role == "score":
+                entry["prologue"] = _plan_of(prologue)
+            enter_artifact(bundle.path, entry)
+            rows.append({"file": name, "precision": precision, **toolchain})
     return rows
 
 
+def _plan_of(source: Artifact) -> str:
+    return f"{source.role}.{source.precision}.tensorrt.plan"
+
+
 def _entry(
-    folder: Path, name: str, precision: str, toolchain: dict[str, Any], batch: tuple[int, int, int]
+    folder: Path, name: str, source: Artifact, toolchain: dict[str, Any], batch: tuple[int, int, int]
 ) -> dict[str, Any]:
     return {
         "path": name,
         "target": "tensorrt",
-        "precision": precision,
-        "role": "score",
+        "precision": source.precision,
+        "role": source.role,
+        "reads": list(source.reads),
         "sha256": sha256_of(folder / name),
         "files": {},
         "toolchain": toolchain,

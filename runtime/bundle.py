@@ -65,6 +65,30 @@ class Bundle:
             self._check(name, digest)
         return self._check(artifact.path, artifact.sha256)
 
+    def prologue_of(self, artifact: Artifact) -> Artifact | None:
+        """Returns the artifact whose features this one takes, or None where it takes conditioning inputs alone.
+
+        Raises:
+            LoadError: the manifest has no entry for it.
+        """
+        return self._named(artifact.prologue, artifact)
+
+    def sampler_of(self, artifact: Artifact) -> Artifact | None:
+        """Returns the artifact that takes several steps of this one in one call, or None where there is none.
+
+        Raises:
+            LoadError: the manifest has no entry for it.
+        """
+        return self._named(artifact.sampler, artifact)
+
+    def _named(self, path: str, artifact: Artifact) -> Artifact | None:
+        if not path:
+            return None
+        for other in self.artifacts:
+            if other.path == path:
+                return other
+        raise LoadError(f"{self.path}: {artifact.path} needs {path}, which the manifest has no entry for")
+
     def golden(self) -> dict[str, np.ndarray]:
         """Returns the states and PyTorch's answers there, the arrays that `verify.check_engine` takes.
 

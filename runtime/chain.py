@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from .config import SamplerConfig
 from .device_loop import DeviceLoop, Handover
 from .engine import Engine
 from .errors import DivergenceError, UsageError
+from .fused_steps import Fused, fuse
 from .gradient_scale import ScaledScore
 from .method import build_method, replicas
 from .noise import NoiseSource
@@ -38,7 +40,7 @@ class Progress(NamedTuple):
     The arrays are overwritten by the steps that follow; copy what is to be kept.
 
     Attributes:
-        done: steps taken, 0 at the start. Exact sampling tells of whole blocks after its warm-up.
+        done: steps taken, 0 at the start. Exact sampling tells of whole blocks after its warm-up, and fused steps are told of together.
         steps: steps in all.
         chains: numbers of the chains in this batch.
         n: number of chains in all batches together.
@@ -47,6 +49,7 @@ class Progress(NamedTuple):
         grad_scale: [B] float32, the scale that energy and gradient were computed with; None where nothing has been.
         warming_up: whether the step was one of the warm-up.
         diverged: [B] bool, chains whose numbers are no longer finite; None where there are none.
+        calls: how often the engine was asked for these chains, the start included.
     """
 
     done: int
@@ -58,6 +61,7 @@ class Progress(NamedTuple):
     grad_scale: np.ndarray | None
     warming_up: bool = False
     diverged: np.ndarray | None = None
+    calls: int = 0
 
     @property
     def part(self) -> tuple[int, int]:
@@ -99,6 +103,7 @@ def run_chains(
     free: np.ndarray | None = None,
     diverged: Divergence = "stop",
     restart: Callable[[range, int], np.ndarray] | None = None,
+    fused: Fused | None = None,
 ) -> np.ndarray:
     """Runs n chains from start to end, in batches where they are many.
 
@@ -121,6 +126,8 @@ def run_chains(
         diverged: "stop" raises as soon as a chain has numbers that are not finite. "drop" runs the others to the end and
             leaves it out of the result. "restart" then runs it again with other noise, up to `RESTARTS` times.
         restart: gives the start states of chain numbers at an attempt from 1 on; None takes those of `start` again.
+        fused: takes several steps in one call, open and with the settings of `config`. It is left alone where engines switch,
+            where there is an exact one, and where numbers stay.
 
     Returns:
         [n, *S] float32, the final positions; fewer where chains were dropped.
@@ -147,6 +154,7 @@ def run_chains(
             free=free,
             attempt=attempt,
             stop_if_diverged=stop,
+            fused=fused,
         )
         loop = None
         if (
@@ -159,10 +167,12 @@ def run_chains(
         if loop is not None:
             told = None if attempt else callback
             key = NoiseSource(seed, attempt=attempt).key
-            return _finish_on_device(loop, steps, config, chains, key, free, stop, told)
-        for now in steps:
-            if callback is not None and attempt == 0:
-                callback(now)
+            with contextlib.closing(steps):
+                return _finish_on_device(loop, steps, config, chains, key, free, engine.needs_scale, stop, told)
+        with contextlib.closing(steps):  # at once, where the callback raises
+            for now in steps:
+                if callback is not None and attempt == 0:
+                    callback(now)
         return now.state.position, np.zeros(len(chains), dtype=bool) if now.diverged is None else now.diverged
 
     batch = largest_batch(config, n, max_batch)
@@ -200,6 +210,7 @@ def _finish_on_device(
     chains: range,
     key: tuple[int, int],
     free: np.ndarray | None,
+    adapt: bool,
     stop: bool,
     callback: Callback | None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -214,7 +225,7 @@ def _finish_on_device(
     position: np.ndarray = now.state.position
     lost = np.zeros(len(chains), dtype=bool) if now.diverged is None else now.diverged
     if now.done < config.steps:
-        mask = None if free is None else _rows(np.asarray(free, dtype=np.float32), chains)
+        mask = None if free is None else np.ascontiguousarray(_rows(free, chains, 1), dtype=np.float32)
         position = np.ascontiguousarray(position, dtype=np.float32)
 
         def tell(done: int) -> None:
@@ -222,7 +233,7 @@ def _finish_on_device(
                 callback(now._replace(done=done))
 
         tell(now.done)
-        position, hit = loop.run(Handover(config, position, now.done, key, chains, mask, True, stop, tell))
+        position, hit = loop.run(Handover(config, position, now.done, key, chains, mask, adapt, stop, tell))
         if stop and (hit >= 0).any():
             step = int(hit[hit >= 0].min())
             _stop_if_diverged(int(np.count_nonzero(hit == step)), step, chains)
@@ -264,7 +275,8 @@ def chain_steps(
     free: np.ndarray | None = None,
     attempt: int = 0,
     stop_if_diverged: bool = True,
-) -> Iterator[Progress]:
+    fused: Fused | None = None,
+) -> Generator[Progress, None, None]:
     """Runs one batch of chains and tells of the start and of every step; whoever listens may stop at any of them.
 
     Args:
@@ -280,24 +292,29 @@ def chain_steps(
         free: 1 where a number of x may move.
         attempt: how often these chains were started anew.
         stop_if_diverged: whether a chain whose numbers are not finite is an error; else `Progress.diverged` tells.
+        fused: takes several steps in one call, which are then told of together.
 
     Raises:
         DivergenceError: as in `run_chains`.
         UsageError: the settings leave the sampler nothing that it can sample.
     """
     count = replicas(config)
-    rows = {name: np.repeat(_rows(array, chains), count, axis=0) for name, array in (cond or {}).items()}
-    free = None if free is None else np.repeat(_rows(free, chains), count, axis=0)
+    rows = {name: _rows(array, chains, count) for name, array in (cond or {}).items()}
+    free = None if free is None else _rows(free, chains, count)
     start = np.ascontiguousarray(position, dtype=np.float32)
     random = ChainRandom(seed, chains, position.shape[1:], free, count, attempt)
-    steps = _steps(engine, config, start, rows, free, random, switches or {}, exact, chains, n, stop_if_diverged)
-    while True:
-        # Numbers that leave float32's range are looked for; numpy need not warn of them as well.
-        with np.errstate(over="ignore", invalid="ignore"):
-            now = next(steps, None)
-        if now is None:
-            return
-        yield now
+    if switches or exact is not None or free is not None:
+        fused = None
+    random.draw_ahead(config.steps, 1 if fused is None else fused.count)
+    steps = _steps(engine, config, start, rows, free, random, switches or {}, exact, chains, n, stop_if_diverged, fused)
+    with contextlib.closing(random):
+        while True:
+            # Numbers that leave float32's range are looked for; numpy need not warn of them as well.
+            with np.errstate(over="ignore", invalid="ignore"):
+                now = next(steps, None)
+            if now is None:
+                return
+            yield now
 
 
 def _steps(
@@ -312,15 +329,20 @@ def _steps(
     chains: range,
     n: int,
     stop_if_diverged: bool,
+    fused: Fused | None,
 ) -> Iterator[Progress]:
     """`chain_steps` with the arrays of this batch alone."""
     energy = None if exact is None else _energy_of(exact, cond, len(chains))
-    method = build_method(config, position, energy)
+    method = build_method(config, position, energy, free)
+    if fused is not None:
+        method = fuse(method, fused, config, position)
     count = replicas(config)
     score = ScaledScore(engine, cond, free)
     step_sizes = spread(config.step_size, config.steps)
     warm_up = WarmUp(method.warm_up, len(chains) * count, method.target)
     lost: np.ndarray | None = None
+
+    state = method.init(random, position, score)
 
     def check(finite: np.ndarray, step: int) -> None:
         nonlocal lost
@@ -330,12 +352,16 @@ def _steps(
             _stop_if_diverged(int(np.count_nonzero(~finite)), step, chains)
         lost = ~finite if lost is None else lost | ~finite
 
+    def refresh(step: int) -> None:
+        nonlocal state
+        state = method.refresh(state, score)
+        check(are_finite(state.energy, state.grad), step)
+
     def tell(done: int, info: Any) -> Progress:
         scale = None if score.scale is None else score.scale[::count]
         warming_up = max(done - 1, 0) < warm_up.steps
-        return Progress(done, config.steps, chains, n, state, info, scale, warming_up, lost)
+        return Progress(done, config.steps, chains, n, state, info, scale, warming_up, lost, score.calls)
 
-    state = method.init(random, position, score)
     if score.scale is not None:  # something was evaluated
         check(are_finite(state.energy, state.grad), 0)
     yield tell(0, None)
@@ -345,11 +371,10 @@ def _steps(
         done = min(step + (1 if step < warm_up.steps else method.stride), config.steps)
         if step in switches:
             score.switch(switches[step])
-            state = method.refresh(state, score)
+            refresh(step)
         if method.rejects and step == warm_up.steps:
             score.freeze(warm_up.settle(score.scale))
-            state = method.refresh(state, score)
-            check(are_finite(state.energy, state.grad), step)
+            refresh(step)
         step_size = step_sizes.item(step)
         if method.rejects and warm_up.steps:
             step_size = step_size * warm_up.factor
@@ -372,11 +397,12 @@ def _energy_of(engine: Engine, rows: Mapping[str, np.ndarray], chains: int) -> E
     return lambda x: score(x)[0]
 
 
-def _rows(array: np.ndarray, chains: range) -> np.ndarray:
-    """Returns the rows of these chains, C-contiguous; a single row is repeated for all."""
+def _rows(array: np.ndarray, chains: range, count: int) -> np.ndarray:
+    """Returns the rows of these chains, each `count` times; a single row is repeated for all without a copy."""
     if len(array) == 1:
-        return np.ascontiguousarray(np.broadcast_to(array, (len(chains), *array.shape[1:])))
-    return np.ascontiguousarray(array[chains.start : chains.stop])
+        return np.broadcast_to(array, (len(chains) * count, *array.shape[1:]))
+    rows = array[chains.start : chains.stop]
+    return rows if count == 1 else np.repeat(rows, count, axis=0)
 
 
 def _stop_if_diverged(hit: int, step: int, chains: range) -> None:

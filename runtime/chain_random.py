@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .noise import NoiseSource, Stream
+from .noise_ahead import NoiseAhead, pays
 
 __all__ = ["ChainRandom"]
 
@@ -28,7 +31,18 @@ class ChainRandom:
         step: the step that the numbers belong to.
     """
 
-    __slots__ = ("_attempt", "_chains", "_free", "_replicas", "_seed", "_shape", "_sources", "step")
+    __slots__ = (
+        "_ahead",
+        "_attempt",
+        "_chains",
+        "_free",
+        "_replicas",
+        "_seed",
+        "_shape",
+        "_sources",
+        "_stride",
+        "step",
+    )
 
     def __init__(
         self,
@@ -46,6 +60,8 @@ class ChainRandom:
         self._shape = shape
         self._free = free
         self._replicas = replicas
+        self._ahead: NoiseAhead | None = None
+        self._stride = 1
         self._sources: dict[Stream, NoiseSource] = {Stream.STEPS: NoiseSource(seed, Stream.STEPS, attempt)}
 
     def at(self, step: int) -> ChainRandom:
@@ -54,7 +70,32 @@ class ChainRandom:
         other.step = step
         other._seed, other._chains, other._shape, other._attempt = self._seed, self._chains, self._shape, self._attempt
         other._free, other._replicas, other._sources = self._free, self._replicas, self._sources
+        other._ahead, other._stride = self._ahead, self._stride
         return other
+
+    def draw_ahead(self, steps: int, stride: int = 1) -> None:
+        """Has normal numbers drawn while the step, or the steps, before are being taken, where that pays; see `NoiseAhead`.
+
+        Args:
+            steps: number of steps in all.
+            stride: steps that `normals` is asked for at once; with 1, `normal` is asked for each.
+        """
+        shape = (len(self._chains) * self._replicas, *self._shape)
+        if not pays(math.prod(shape), stride):
+            return
+        source = NoiseSource(self._seed, Stream.STEPS, self._attempt)  # the thread's own
+        self._stride = stride
+        if stride == 1:
+            self._ahead = NoiseAhead(lambda step, out: self._fill(source, step, out), shape, steps)
+        else:
+            self._ahead = NoiseAhead(
+                lambda step, out: self._fill_steps(source, step, out), (stride, *shape), steps, stride
+            )
+
+    def close(self) -> None:
+        """Ends what `draw_ahead` began."""
+        if self._ahead is not None:
+            self._ahead.close()
 
     def ahead(self, steps: int) -> ChainRandom:
         """Returns the numbers of the same chains some steps later."""
@@ -68,14 +109,28 @@ class ChainRandom:
             out: [B * replicas, *S] float32, C-contiguous, to write into; None allocates.
 
         Returns:
-            [B * replicas, *S] float32: `out` where it was given.
+            [B * replicas, *S] float32: `out` where it was given. Numbers that were drawn ahead are in an array of their own,
+            and stay what they are until the next are asked for.
         """
+        if self._ahead is not None and self._stride == 1 and stream is Stream.STEPS:
+            return self._ahead.take(self.step)
         if out is None:
             out = np.empty((len(self._chains) * self._replicas, *self._shape), dtype=np.float32)
-        of_a_chain = self._of_a_chain(self._shape)
-        self._source(stream).normal(self.step, self._chains, of_a_chain, out.reshape(len(self._chains), *of_a_chain))
-        if self._free is not None:
-            out *= self._free
+        self._fill(self._source(stream), self.step, out)
+        return out
+
+    def normals(self, out: np.ndarray) -> np.ndarray:
+        """Draws the standard normals of this step and of those that follow, as `normal` gives them step by step.
+
+        Args:
+            out: [steps, B * replicas, *S] float32, C-contiguous, to write into.
+
+        Returns:
+            An array in the shape of `out`: `out` itself, or one that was drawn ahead, as for `normal`.
+        """
+        if self._ahead is not None and self._stride == len(out):
+            return self._ahead.take(self.step)
+        self._fill_steps(self._source(Stream.STEPS), self.step, out)
         return out
 
     def uniform(self, stream: Stream = Stream.ACCEPT) -> np.ndarray:
@@ -92,6 +147,18 @@ class ChainRandom:
         halves = self._source(stream).uniform(self.step, self._chains, self._of_a_chain((2,)))
         halves = halves.reshape(-1, 2).astype(np.float64)
         return np.asarray(halves[:, 0] + halves[:, 1] * 2.0**-24)
+
+    def _fill(self, source: NoiseSource, step: int, out: np.ndarray) -> None:
+        of_a_chain = self._of_a_chain(self._shape)
+        source.normal(step, self._chains, of_a_chain, out.reshape(len(self._chains), *of_a_chain))
+        if self._free is not None:
+            out *= self._free
+
+    def _fill_steps(self, source: NoiseSource, step: int, out: np.ndarray) -> None:
+        of_a_chain = self._of_a_chain(self._shape)
+        source.normals(step, self._chains, of_a_chain, out.reshape(len(out), len(self._chains), *of_a_chain))
+        if self._free is not None:
+            out *= self._free
 
     def _of_a_chain(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape if self._replicas == 1 else (self._replicas, *shape)

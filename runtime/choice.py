@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .arguments import check_choice
 from .backends import BACKENDS, LOADABLE, available
 from .bundle import Bundle
-from .errors import LoadError, MissingBackend, UsageError
+from .errors import LoadError, MissingBackend
 from .manifest import VERIFIED, Artifact
 from .runnable import why_not
 
@@ -41,8 +42,7 @@ def choose(bundle: Bundle, backend: str | None = None, precision: str | None = N
         LoadError: no artifact fits; the message goes through all of them.
     """
     if backend is not None:
-        if backend not in BACKENDS:
-            raise UsageError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+        check_choice("backend", backend, BACKENDS)
         if (missing := available(backend)) is not None:
             raise MissingBackend(f"backend {backend!r} cannot be used here: {missing}")
     fitting, passed_over = _candidates(bundle, backend, precision)

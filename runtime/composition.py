@@ -10,18 +10,23 @@ agree: adding c to E_i divides its weight by exp(c / T).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 
+from .arguments import check_choice
 from .ebm import Ebm
 from .engine import Engine
 from .errors import UsageError
 from .manifest import TensorSpec
 
-__all__ = ["CompositeEngine", "compose"]
+__all__ = ["CompositeEngine", "Kind", "compose"]
+
+Kind = Literal["sum", "mixture"]
+"""Which of the formulas at the top of this file."""
 
 
 class CompositeEngine(Engine):
@@ -44,24 +49,38 @@ class CompositeEngine(Engine):
         self._parts = [(engine, tuple(names)) for engine, names in parts]
         self._weights = np.array(weights, dtype=np.float64)
         self._temperature = temperature
+        self.needs_scale = any(engine.needs_scale for engine, _ in self._parts)
 
     def open(self) -> None:
-        """Opens every part."""
-        for engine, _ in self._parts:
-            engine.open()
+        """Opens every part; where one fails, those opened before it are closed."""
+        with contextlib.ExitStack() as opened:
+            for engine, _ in self._parts:
+                engine.open()
+                opened.callback(engine.close)
+            opened.pop_all()
 
     def close(self) -> None:
         """Closes every part."""
         for engine, _ in self._parts:
             engine.close()
 
+    def prepare(self, cond: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What each part makes of its conditioning inputs, under names that begin with its number; see `Engine.prepare`."""
+        return {
+            f"{index}/{name}": array
+            for index, (engine, names) in enumerate(self._parts)
+            for name, array in engine.prepare({name: cond[name] for name in names}).items()
+        }
+
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Evaluates one batch; see `Engine.run`. The arrays are new at every call."""
         energies = np.empty((len(self._parts), len(inputs["x"])))  # [P, B]
         grads = np.empty((len(self._parts), *inputs["x"].shape), dtype=np.float32)  # [P, B, *S]
         for index, (engine, names) in enumerate(self._parts):
-            own = {name: inputs[name] for name in ("x", "grad_scale", *names)}
-            answer = engine.run(own)
+            prefix = f"{index}/"
+            own = {name.removeprefix(prefix): array for name, array in inputs.items() if name.startswith(prefix)}
+            own = own or {name: inputs[name] for name in names}
+            answer = engine.run({"x": inputs["x"], "grad_scale": inputs["grad_scale"], **own})
             energies[index], grads[index] = answer["energy"], answer["grad"]
         if self._temperature is None:
             energy = self._weights @ energies
@@ -80,32 +99,41 @@ def compose(
     parts: Sequence[Ebm],
     weights: Sequence[float] | None = None,
     *,
-    kind: Literal["sum", "mixture"] = "sum",
+    kind: Kind = "sum",
     temperature: float = 1.0,
 ) -> Ebm:
     """Makes one energy of several, which scores and samples as any other.
 
-    Each part is evaluated by the engine that its `score` asks. The settings are those of the first part. Conditioning inputs that several parts have under the same name are given once,
-    for all of them. Closing the result closes the parts.
+    Each part is evaluated by the engine that its `score` asks. The settings are those of the first part. Conditioning
+    inputs that several parts have under the same name are given once, for all of them. Closing the result closes the
+    parts; where they are refused they are closed at once, since in `with compose([load(..), load(..)])` nobody else could.
 
     Args:
         parts: energies of states of one shape.
         weights: one for each part; None is 1 each.
-        kind: "sum" or "mixture", as at the top of this file.
+        kind: see `Kind`.
         temperature: T of a mixture, above 0; the one that is sampled at, for the sum of the densities.
 
     Raises:
         UsageError: no parts, states of several shapes, conditioning inputs of one name and several shapes, a number of
             weights other than that of the parts, or weights that the kind does not allow.
     """
-    parts = list(parts)
+    with contextlib.ExitStack() as refused:
+        for part in parts:
+            refused.callback(part.close)
+        composed = _composed(list(parts), weights, kind, temperature)
+        refused.pop_all()
+    return composed
+
+
+def _composed(parts: list[Ebm], weights: Sequence[float] | None, kind: Kind, temperature: float) -> Ebm:
+    """`compose`, which closes the parts where this raises."""
     if not parts:
         raise UsageError("compose: expected at least one energy, got none")
     given = [1.0] * len(parts) if weights is None else [float(weight) for weight in weights]
     if len(given) != len(parts):
         raise UsageError(f"weights: expected {len(parts)}, one for each energy, got {len(given)}")
-    if kind not in ("sum", "mixture"):
-        raise UsageError(f"kind: expected sum or mixture, got {kind!r}")
+    check_choice("kind", kind, get_args(Kind))
     if not np.isfinite(given).all() or (kind == "mixture" and min(given) <= 0):
         raise UsageError(
             f"weights: expected finite numbers{', above 0 in a mixture' if kind == 'mixture' else ''}, got {given}"

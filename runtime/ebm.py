@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from time import perf_counter
 from types import TracebackType
 from typing import Any, NamedTuple, get_args, overload
 
 import numpy as np
 
 from .arguments import check_choice, check_conditions, check_count, check_states, split_keywords
-from .best_so_far import BestSoFar, improvements, until
-from .chain import Callback, Divergence, Progress, chain_steps, largest_batch, run_chains
+from .best_so_far import BestSoFar, Steps, improvements, until
+from .chain import Callback, Divergence, chain_steps, largest_batch, run_chains
 from .config import SamplerConfig
 from .engine import Engine
 from .errors import UsageError
+from .fused_choice import is_faster
+from .fused_steps import Fused
 from .gradient_scale import ScaledScore
 from .kept import check_kept
 from .manifest import ModelSpec
-from .method import check_used
+from .method import check_used, evaluations, replicas
+from .noise import normal
 from .precision_schedule import Span, check_steps
 from .start import start_states
 
@@ -28,6 +31,9 @@ __all__ = ["Ebm"]
 _BATCH_NUMBERS = 2**18
 """Numbers of x in one engine call, where nothing else limits the batch: 1 MiB of float32. A network of 64
 channels then holds 64 MiB for each activation that it keeps for the gradient."""
+
+_LONG_RUN = 4096
+"""Engine calls of a run from which it is worth timing fused steps for it: that takes a hundred, and compiling an engine."""
 
 
 class _Run(NamedTuple):
@@ -56,6 +62,8 @@ class Ebm:
             engine may run several spans.
         exact: an engine of the energy that samples are to follow exactly. Chains move on `engine`, its surrogate, and are
             corrected (see `samplers/surrogate.py`); `score` asks the exact one.
+        fused: takes several steps of the engine in one call; opened when it is first used, closed with the Ebm.
+        fuse: whether it does; None lets measurement say, see `load`.
 
     Attributes:
         model: what the energy takes.
@@ -74,6 +82,8 @@ class Ebm:
         choice: str = "",
         schedule: Sequence[tuple[Span, Engine]] = (),
         exact: Engine | None = None,
+        fused: Fused | None = None,
+        fuse: bool | None = None,
     ) -> None:
         if schedule and exact is not None:
             raise UsageError("exact sampling corrects one engine: give a schedule of engines or exact, not both")
@@ -83,6 +93,9 @@ class Ebm:
         self._engine = engine
         self._schedule = tuple(schedule)
         self._exact = exact
+        self._fused = fused
+        self._fuse = fuse
+        self._faster: dict[int, bool] = {}  # by number of chains
         self._data = None if data is None else check_states("data", data, model.x.shape)
         if max_batch is not None:
             check_count("max_batch", max_batch)
@@ -101,7 +114,7 @@ class Ebm:
     def score(self, x: Any, /, **cond: Any) -> tuple[np.ndarray, np.ndarray]:
         """Evaluates the energy and its gradient.
 
-        There is no running gradient scale here, so the engine is asked twice: once to find the scale, once to answer.
+        There is no running gradient scale here, so an engine that needs one is asked twice: once to find it, once to answer.
         With a schedule of precisions it is the last one's engine, which decides the samples; in exact sampling it is
         the exact one.
 
@@ -123,13 +136,38 @@ class Ebm:
             rows = slice(first, first + self._max_batch)
             batch = states[rows]
             shared = {
-                name: np.ascontiguousarray(np.broadcast_to(array, (len(batch), *array.shape[1:])))
-                if len(array) == 1
-                else array[rows]
+                name: np.broadcast_to(array, (len(batch), *array.shape[1:])) if len(array) == 1 else array[rows]
                 for name, array in conditions.items()
             }
             energies[rows], grads[rows] = ScaledScore(self.engine, shared)(batch)
         return energies, grads
+
+    def warm(self, n: int, config: SamplerConfig | None = None) -> None:
+        """Asks every engine for answers to n chains, so that the first deadline does not pay for what is done once.
+
+        Libraries compile for a batch size, reserve memory and start threads at the first call, which can take a thousand
+        times as long as the next one.
+
+        Args:
+            n: number of chains that calls to come will have.
+            config: settings of these calls; None is the bundle's.
+
+        Raises:
+            UsageError: n is no number of at least 1, or not even one chain fits into an engine call.
+        """
+        check_count("n", n)
+        settings = config or self.sampler
+        batch = largest_batch(settings, n, self._max_batch)
+        engines = {engine: None for engine in (*(engine for _, engine in self._schedule), self._engine, self._exact)}
+        for size in {batch, n % batch or batch}:
+            rows = size * replicas(settings)
+            cond = {spec.name: np.zeros((rows, *spec.shape), spec.dtype) for spec in self.model.cond}
+            shared = {name: np.broadcast_to(array[:1], array.shape) for name, array in cond.items()}
+            for engine in engines:
+                if engine is not None:
+                    engine.prepare(shared)  # a prologue sees one row where all samples share it
+                    ScaledScore(engine, cond)(normal(0, 0, range(rows), self.model.x.shape))
+            self._fused_for(settings, size, worth=True)
 
     @overload
     def sample(self, n: int, seed: int = 0, *, deadline_ms: None = None, **keywords: Any) -> np.ndarray: ...
@@ -177,7 +215,8 @@ class Ebm:
             diverged: what happens to a chain whose numbers are no longer finite: "stop" raises, "restart" runs it again
                 with other noise (and another start, where it was drawn), "drop" leaves it out of the result.
             deadline_ms: return this many milliseconds after the call, or a little earlier, with each chain's best state so
-                far. All chains go into one engine call then.
+                far. All chains go into one engine call then, and one that diverges keeps its best from before. Call `warm`
+                beforehand, so that no engine is compiled in that time.
             **keywords: any field of `SamplerConfig`, and conditioning arrays by name, each with n rows or 1. A name
                 that is both is the conditioning array; that setting can be changed through `config`.
 
@@ -188,7 +227,7 @@ class Ebm:
             UsageError: an argument has a wrong name, type, shape or value.
             DivergenceError: an energy or gradient is no longer finite.
         """
-        called = time.perf_counter()
+        called = perf_counter()
         run = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
         return self._draw(run, n, called, callback, diverged, deadline_ms, redraw=x0 is None)
 
@@ -224,10 +263,10 @@ class Ebm:
 
         Raises:
             UsageError: an argument has a wrong name, type, shape or value.
-            DivergenceError: an energy or gradient is no longer finite.
+            DivergenceError: no chain ever had a finite energy.
         """
         run = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
-        return improvements(self._in_one_batch(run, n, "stream()"))
+        return improvements(self._in_one_batch(run, n, "stream()"), run.options["switches"])
 
     @overload
     def refine(self, x0: Any, seed: int = 0, *, deadline_ms: None = None, **keywords: Any) -> np.ndarray: ...
@@ -270,7 +309,7 @@ class Ebm:
             UsageError: an argument has a wrong name, type, shape or value.
             DivergenceError: an energy or gradient is no longer finite.
         """
-        called = time.perf_counter()
+        called = perf_counter()
         states = check_states("x0", x0, self.model.x.shape)
         run = self._prepare(len(states), seed, states, None, keep, None, config, cond, max_batch, keywords)
         return self._draw(run, len(states), called, callback, diverged, deadline_ms, redraw=False)
@@ -292,9 +331,7 @@ class Ebm:
         check_count("n", n)
         if max_batch is not None:
             check_count("max_batch", max_batch)
-        overrides, values = split_keywords(
-            keywords, (name for spec in self.model.cond for name in dict.fromkeys((spec.called, spec.name)))
-        )
+        overrides, values = split_keywords(keywords, self.model.cond_names)
         settings = (config or self.sampler).replace(**overrides)
         self._check_settings(settings, overrides)
         conditions = check_conditions({**values, **(cond or {})}, self.model.cond, n)
@@ -338,6 +375,7 @@ class Ebm:
         """Runs the chains of `sample`; `called` is when it was, and `redraw` whether a restart draws a new start."""
         check_choice("diverged", diverged, get_args(Divergence))
         if deadline_ms is None:
+            batch = largest_batch(run.config, n, run.max_batch)
             return run_chains(
                 run.engine,
                 run.config,
@@ -347,6 +385,7 @@ class Ebm:
                 callback=callback,
                 diverged=diverged,
                 restart=run.start if redraw else None,
+                fused=self._fused_for(run.config, batch, worth=run.config.steps * n // batch >= _LONG_RUN),
                 **run.options,
             )
         for name, value, left_out in (("callback", callback, None), ("diverged", diverged, "stop")):
@@ -354,9 +393,10 @@ class Ebm:
                 raise UsageError(f"{name} has no effect with deadline_ms: leave it out, or use stream()")
         if isinstance(deadline_ms, bool) or not isinstance(deadline_ms, (int, float)) or not deadline_ms > 0:
             raise UsageError(f"deadline_ms: expected a number of milliseconds above 0, got {deadline_ms!r}")
-        return until(self._in_one_batch(run, n, "deadline_ms"), called + deadline_ms / 1000)
+        steps = self._in_one_batch(run, n, "deadline_ms")
+        return until(steps, called + deadline_ms / 1000, evaluations(run.config), run.options["switches"])
 
-    def _in_one_batch(self, run: _Run, n: int, what: str) -> Iterator[Progress]:
+    def _in_one_batch(self, run: _Run, n: int, what: str) -> Steps:
         batch = largest_batch(run.config, n, run.max_batch)
         if batch < n:
             raise UsageError(
@@ -367,11 +407,35 @@ class Ebm:
                 f'{what} compares energies, and the order "noise-drift" does not know those of its states: set '
                 'order="drift-noise"'
             )
-        return chain_steps(run.engine, run.config, run.start(range(n)), range(n), n, **run.options)
+        # One chain's end is no reason to return nothing: it keeps its best.
+        return chain_steps(
+            run.engine, run.config, run.start(range(n)), range(n), n, stop_if_diverged=False, **run.options
+        )
+
+    def _fused_for(self, config: SamplerConfig, batch: int, *, worth: bool) -> Fused | None:
+        """What takes several steps in one call, open, or None where they are taken one by one.
+
+        Args:
+            config: settings of the chains.
+            batch: chains in one engine call.
+            worth: whether it is worth timing both ways, where that has not been done.
+        """
+        fused = self._fused
+        if fused is None or self._fuse is False or not fused.fits(config):
+            return None
+        if self._fuse is None and batch not in self._faster:
+            if not worth:
+                return None
+            cond = {spec.name: np.zeros((1, *spec.shape), spec.dtype) for spec in self.model.cond}
+            self._faster[batch] = is_faster(self._engine, fused, config, self.model.x.shape, batch, cond)
+        if not (self._fuse or self._faster[batch]):
+            return None
+        fused.open()
+        return fused
 
     def close(self) -> None:
         """Frees the engines; safe to call twice."""
-        for engine in (self._engine, self._exact, *(engine for _, engine in self._schedule)):
+        for engine in (self._engine, self._exact, self._fused, *(engine for _, engine in self._schedule)):
             if engine is not None:
                 engine.close()
 
@@ -379,7 +443,7 @@ class Ebm:
         """Refuses settings that cannot be used here, and given ones that would have no effect."""
         if self._schedule:
             check_steps([span for span, _ in self._schedule], settings.steps)
-        if "temperature" in given and settings.noise is not None and (self._exact or settings.sampler != "langevin"):
+        if "temperature" in given and settings.noise is not None and settings.sampler != "optimize":
             raise UsageError(
                 f"temperature={given['temperature']!r} has no effect while noise={settings.noise!r} is set, which with the "
                 "step size says the temperature: set noise=None as well (--noise none)"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from types import TracebackType
 
 import numpy as np
 
 from .device_loop import DeviceLoop
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "read_only"]
 
 
 class Engine(ABC):
@@ -22,13 +23,29 @@ class Engine(ABC):
     backend: str
     """Name of the library that runs the graph."""
 
+    needs_scale: bool = True
+    """Whether gradients may leave the range of the engine's numbers, so that they need the running gradient scale."""
+
+    def prepare(self, cond: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Readies what stays the same along a chain, once, for any number of calls of `run`.
+
+        Args:
+            cond: the conditioning inputs by name, [B, ...]; a row that all samples share may be repeated by a stride of 0
+                (`np.broadcast_to`).
+
+        Returns:
+            What `run` takes beside `x` and `grad_scale`. The arrays are read-only: a backend that is given such an array twice
+            need not read it again.
+        """
+        return {name: read_only(array) for name, array in cond.items()}
+
     @abstractmethod
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Evaluates the score graph on one batch.
 
         Args:
             inputs: every graph input by name: `x` [B, *S] float32, `grad_scale` [B] float32, and the
-                conditioning inputs [B, ...]. All are C-contiguous.
+                conditioning inputs [B, ...] or what `prepare` made of them. All are C-contiguous.
 
         Returns:
             `energy` [B] float32 and `grad` [B, *S] float32 = grad_scale * dE/dx. The arrays belong to the
@@ -55,3 +72,10 @@ class Engine(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """Returns a C-contiguous view or copy of an array that cannot be written to."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view

@@ -18,13 +18,14 @@ times with either. A longer mean would fall behind gradients that shrink so fast
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from .engine import Engine
-from .row_norms import square_sums
+from .row_norms import moderate_square_sums, square_sums
 
-__all__ = ["HIGHEST_SCALE", "LOWEST_SCALE", "ScaledScore", "first_scale", "next_scale"]
+__all__ = ["HIGHEST_SCALE", "LOWEST_SCALE", "ScaleState", "ScaledScore", "first_scale", "next_scale"]
 
 # Powers of two far inside float32's range (2**-126 to 2**127), so that dividing by the scale stays finite.
 LOWEST_SCALE = 2.0**-100
@@ -50,9 +51,15 @@ def next_scale(scale: np.ndarray, scaled_grad: np.ndarray) -> np.ndarray:
     Returns:
         [B] float32, a new array.
     """
-    size = _rms(scaled_grad)
-    size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
-    return _clipped(scale * 2 / np.sqrt(1 + 3 * np.square(size, dtype=np.float64)))
+    sums = moderate_square_sums(scaled_grad)
+    if sums is None:
+        sums = square_sums(scaled_grad)
+        sums = np.where(np.isfinite(sums) & (sums > 0), sums, _numbers(scaled_grad))
+    # Once for every step, so each pass is in place: this is 2 / sqrt(1 + 3 r^2) in the array that the sums came in.
+    sums *= 0.75 / _numbers(scaled_grad)
+    sums += 0.25
+    np.sqrt(sums, out=sums)
+    return _clipped(np.divide(scale, sums, out=sums))
 
 
 def first_scale(scale: np.ndarray, scaled_grad: np.ndarray) -> np.ndarray:
@@ -68,11 +75,30 @@ def first_scale(scale: np.ndarray, scaled_grad: np.ndarray) -> np.ndarray:
 
 
 def _rms(grad: np.ndarray) -> np.ndarray:
-    return np.sqrt(square_sums(grad) / (grad.size // len(grad)))
+    return np.sqrt(square_sums(grad) / _numbers(grad))
+
+
+def _numbers(grad: np.ndarray) -> int:
+    """Numbers in one sample."""
+    return grad.size // len(grad)
 
 
 def _clipped(scale: np.ndarray) -> np.ndarray:
-    return np.clip(scale, LOWEST_SCALE, HIGHEST_SCALE).astype(np.float32)
+    return np.minimum(np.maximum(scale, LOWEST_SCALE), HIGHEST_SCALE).astype(np.float32)  # np.clip takes as long again
+
+
+class ScaleState(NamedTuple):
+    """What one call leaves to the next.
+
+    Attributes:
+        scale: [B] float32, the scale that the last answer was computed with; None before the first.
+        following: [B] float32, the scale of the next call; None before the first, which looks for one.
+        frozen: whether that is the scale of all calls to come.
+    """
+
+    scale: np.ndarray | None
+    following: np.ndarray | None
+    frozen: bool
 
 
 class ScaledScore:
@@ -80,26 +106,53 @@ class ScaledScore:
 
     The first call has no running scale: it asks the engine twice, once with a scale of one to find the scale, once
     to answer. An engine whose gradient is not proportional to its scale (INT8 rounds a small one to zero and clips a
-    large one) is asked again until the scaled gradient has a size near one, at most 13 times. Every later call is one
-    engine call.
+    large one) is asked again until the scaled gradient has a size near one, at most 14 times in all, and once more where
+    one is zero or not finite at every scale. Every later call is one engine call.
+
+    Where the engine's numbers have float32's range (`Engine.needs_scale`) there is nothing to bring into it: the scale is
+    one, the first call is one engine call like the others, and gradients come as the engine gives them.
 
     Args:
         engine: an open engine.
-        cond: conditioning arrays by graph name, [B, ...] and C-contiguous.
+        cond: conditioning arrays by graph name, [B, ...]; see `Engine.prepare`.
         free: [B, *S] or [1, *S] float32 of ones and zeros that gradients are multiplied by; None is ones everywhere.
+        scaled: whether there is a running scale; None asks the engine.
 
     Attributes:
         scale: [B] float32, the scale that the last answer was computed with; None before the first.
+        calls: how often the engine was asked.
+        state: the running scale; another one's may be put in its place, to go on from there. Its arrays are never written
+            to.
     """
 
-    def __init__(self, engine: Engine, cond: Mapping[str, np.ndarray], free: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        cond: Mapping[str, np.ndarray],
+        free: np.ndarray | None = None,
+        *,
+        scaled: bool | None = None,
+    ) -> None:
         self.scale: np.ndarray | None = None
+        self.calls = 0
         self._engine = engine
-        self._inputs = dict(cond)
+        self._cond = cond
+        self._inputs = engine.prepare(cond)
         self._free = free
+        self._scaled = engine.needs_scale if scaled is None else scaled
         self._next: np.ndarray | None = None
         self._frozen = False
         self._grad: np.ndarray | None = None
+        self._ones: np.ndarray | None = None
+
+    @property
+    def state(self) -> ScaleState:
+        """See the class."""
+        return ScaleState(self.scale, self._next, self._frozen)
+
+    @state.setter
+    def state(self, state: ScaleState) -> None:
+        self.scale, self._next, self._frozen = state
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Evaluates the energy at x.
@@ -110,18 +163,57 @@ class ScaledScore:
         Returns:
             energy [B] float32 and grad [B, *S] float32 = dE/dx, 0 where x is not free. Both may be overwritten by the next call.
         """
+        if not self._scaled:
+            return self._unscaled(x)
         if self._grad is None:
             self._grad = np.empty_like(x)
         if self._next is None:
             self.scale, answer = self._find_scale(x)
         else:
             self.scale, answer = self._next, self._run(x, self._next)
-        if not self._frozen:
-            self._next = next_scale(self.scale, answer["grad"])
+        self._next = self.scale if self._frozen else next_scale(self.scale, answer["grad"])
         per_sample = self.scale.reshape(-1, *[1] * (x.ndim - 1))  # [B, 1, ..]
         grad = np.divide(answer["grad"], per_sample, out=self._grad)
         if self._free is not None:
             grad *= self._free
+        return answer["energy"], grad
+
+    @property
+    def ready(self) -> bool:
+        """Whether the scale of the next call is known."""
+        return not self._scaled or self._next is not None
+
+    def take_steps(self, engine: Engine, inputs: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+        """Has an engine take several steps in one call (see `fused_steps.py`); the running scale goes through it.
+
+        Args:
+            engine: an open engine with the conditioning inputs, or features, of this one.
+            inputs: what it takes beside these and the scale.
+            count: number of steps, each of which evaluates once.
+
+        Returns:
+            The engine's outputs, which the next call may overwrite.
+        """
+        if not self._scaled and self._ones is None:
+            self._ones = np.ones(len(inputs["x"]), dtype=np.float32)
+        scale = self._next if self._scaled else self._ones
+        assert scale is not None, "the scale is not known: evaluate once"
+        self.calls += count
+        answer = engine.run({**self._inputs, **inputs, "grad_scale": scale})
+        self.scale = scale
+        if self._scaled:
+            self.scale = answer["sampler.grad_scale"].copy()
+            self._next = answer["sampler.next.grad_scale"].copy()
+        return answer
+
+    def _unscaled(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self._ones is None:
+            self._ones = np.ones(len(x), dtype=np.float32)
+        self.scale = self._ones
+        answer = self._run(x, self._ones)
+        grad = answer["grad"]
+        if self._free is not None:
+            grad = self._grad = np.multiply(grad, self._free, out=self._grad)
         return answer["energy"], grad
 
     def _find_scale(self, x: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -129,13 +221,16 @@ class ScaledScore:
         scale = np.ones(len(x), dtype=np.float32)
         answer = self._run(x, scale)
         size: np.ndarray = np.zeros(len(x))
+        settled: np.ndarray = np.zeros(len(x), dtype=bool)
         for _ in range(_TRIES):
             # One that is still too large after it was divided by its own size was clipped.
             clipped = np.where(size > _SETTLED[1], 1 / _OVERSHOOT, 1.0)
-            scale = np.asarray(first_scale(scale, answer["grad"]) * clipped, np.float32)
+            new = np.asarray(first_scale(scale, answer["grad"]) * clipped, np.float32)
+            scale = np.where(settled, scale, new)  # a chain's scale must not depend on how long the others need
             answer = self._run(x, scale)
             size = _rms(answer["grad"])
-            if ((size >= _SETTLED[0]) & (size <= _SETTLED[1])).all():
+            settled |= (size >= _SETTLED[0]) & (size <= _SETTLED[1])
+            if settled.all():
                 return scale, answer
         # A gradient that is zero at every scale is zero; the largest scale would make the next one overflow.
         lost = (size == 0) | ~np.isfinite(size)
@@ -145,12 +240,16 @@ class ScaledScore:
         return scale, answer
 
     def switch(self, engine: Engine) -> None:
-        """Lets another engine answer from now on; the running scale is carried over.
+        """Lets another engine answer from now on; the running scale is carried over, where there is one.
 
         Args:
             engine: an open engine of the same energy.
         """
         self._engine = engine
+        self._inputs = engine.prepare(self._cond)
+        if not engine.needs_scale:
+            self._next = None  # an engine that needs one after this finds it anew
+        self._scaled = engine.needs_scale
 
     def freeze(self, scale: np.ndarray) -> None:
         """Uses the same scale at every call from now on.
@@ -165,6 +264,7 @@ class ScaledScore:
         self._frozen = True
 
     def _run(self, x: np.ndarray, scale: np.ndarray) -> dict[str, np.ndarray]:
+        self.calls += 1
         self._inputs["x"] = x
         self._inputs["grad_scale"] = scale
         return self._engine.run(self._inputs)

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from .arguments import check_count
-from .artifact_engine import engine_of
+from .artifact_engine import engine_of, fused_of
 from .bundle import Bundle
 from .choice import choose
 from .ebm import Ebm
@@ -27,6 +27,7 @@ def load(
     engine: Engine | None = None,
     max_batch: int | None = None,
     exact: str | None = None,
+    fuse: bool | None = None,
 ) -> Ebm:
     """Loads a bundle and opens its engines.
 
@@ -47,6 +48,8 @@ def load(
             about 2**18 numbers of x.
         exact: a precision that samples are to follow exactly while chains move in the one that `precision` names, such as
             precision="int8", exact="fp32". Blocks of `SamplerConfig.block` steps are accepted or rejected.
+        fuse: whether several steps go into one engine call, where the bundle was exported with --fuse. None lets measurement
+            say: `Ebm.warm` times both ways, and so does a run that is long enough to be worth it.
 
     Raises:
         LoadError: the bundle cannot be read, is damaged, or has no artifact that fits.
@@ -57,7 +60,7 @@ def load(
         check_count("threads", threads)
     bundle = Bundle(path)
     if engine is not None:
-        given = {"backend": backend, "precision": precision, "threads": threads, "exact": exact}
+        given = {"backend": backend, "precision": precision, "threads": threads, "exact": exact, "fuse": fuse}
         for name, value in given.items():
             if value is not None:
                 raise UsageError(f"{name}={value!r} has no effect on the engine that was given: leave one of them out")
@@ -65,7 +68,7 @@ def load(
         opened = [engine]
         ebm = Ebm(engine, bundle.model, bundle.sampler, data=bundle.data(), max_batch=max_batch, choice=choice)
     else:
-        ebm, opened = _on_artifacts(bundle, backend, precision, threads, max_batch, exact)
+        ebm, opened = _on_artifacts(bundle, backend, precision, threads, max_batch, exact, fuse)
     _LOG.info("%s: %s", bundle.path.name, ebm.choice)
     try:
         for engine in opened:
@@ -83,6 +86,7 @@ def _on_artifacts(
     threads: int | None,
     max_batch: int | None,
     exact: str | None,
+    fuse: bool | None,
 ) -> tuple[Ebm, list[Engine]]:
     """Makes an Ebm of a bundle's artifacts; arguments as in `load`. Returns it and its engines, not open yet."""
     if precision is None or not is_schedule(precision):
@@ -109,6 +113,14 @@ def _on_artifacts(
         if "batch" in artifact.options:  # (smallest, most frequent, largest)
             largest = int(artifact.options["batch"][-1])
             max_batch = min(max_batch or largest, largest)
+    fused = None
+    if len(choices) == 1:
+        fused = fused_of(bundle, choices[0].artifact, choices[0].backend, threads=threads)
+    if fuse and fused is None:
+        raise UsageError(
+            "fuse: there is no graph of several steps for this choice (a schedule, exact sampling, or a bundle without one): "
+            "export the model with --fuse K, or leave fuse out"
+        )
     by_name = dict(zip(names, zip(engines, choices, strict=False), strict=False))
     if spans:
         choice = "; then ".join(
@@ -125,5 +137,7 @@ def _on_artifacts(
         choice=choice,
         schedule=[(span, by_name[span.precision][0]) for span in spans],
         exact=engines[1] if exact is not None else None,
+        fused=fused,
+        fuse=fuse,
     )
     return ebm, engines

@@ -44,6 +44,11 @@ class TensorSpec:
         """The name that a caller knows."""
         return self.parameter or self.name
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names that a caller may use: that in the user's model, and that in the graph."""
+        return tuple(dict.fromkeys((self.called, self.name)))
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
@@ -63,6 +68,11 @@ class ModelSpec:
     cond: tuple[TensorSpec, ...] = ()
     range: tuple[float, float] | None = None
 
+    @property
+    def cond_names(self) -> tuple[str, ...]:
+        """All names that a caller may give the conditioning inputs by."""
+        return tuple(name for spec in self.cond for name in spec.names)
+
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
@@ -81,6 +91,12 @@ class Artifact:
         note: for people to read.
         schedule: precisions over the steps that it is run with unless one is asked for (see `precision_schedule.py`), such
             as "mixed:0-50,fp32:50-"; "" where it runs all steps.
+        prologue: path of the artifact that makes the features which this one takes in place of conditioning inputs; "" where
+            it takes these themselves.
+        reads: of a prologue and of what takes its features, the names of their conditioning inputs.
+        sampler: path of the artifact that takes several of its steps in one call; "" where there is none.
+        steps: of such an artifact, how many; 0 where it is a whole chain with noise of its own, for other programs.
+        settings: of a sampler, the settings that it was made with.
     """
 
     path: str
@@ -94,6 +110,11 @@ class Artifact:
     status: str
     note: str
     schedule: str = ""
+    prologue: str = ""
+    reads: tuple[str, ...] = ()
+    sampler: str = ""
+    steps: int = 0
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +237,11 @@ def _artifact(entries: _Entries) -> Artifact:
         status=entries.take("status", str),
         note=entries.take("note", str, ""),
         schedule=entries.take("schedule", str, ""),
+        prologue=_file_name(prologue, entries.where) if (prologue := entries.take("prologue", str, "")) else "",
+        reads=tuple(entries.take("reads", list, [])),
+        sampler=_file_name(sampler, entries.where) if (sampler := entries.take("sampler", str, "")) else "",
+        steps=entries.take("steps", int, 0),
+        settings=entries.take("settings", dict, {}),
     )
 
 

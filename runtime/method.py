@@ -15,7 +15,7 @@ from .samplers.langevin import Evaluate
 from .samplers.surrogate import Energy
 from .schedule import noise_schedule, temperature_schedule
 
-__all__ = ["Method", "build_method", "check_used", "replicas", "settings_of", "warm_up_steps"]
+__all__ = ["Method", "build_method", "check_used", "evaluations", "replicas", "settings_of", "warm_up_steps"]
 
 
 class Method(NamedTuple):
@@ -65,25 +65,36 @@ _MALA_TARGET = 0.574
 _HMC_TARGET = 0.651
 
 
-def build_method(config: SamplerConfig, position: np.ndarray, energy: Energy | None = None) -> Method:
+def build_method(
+    config: SamplerConfig, position: np.ndarray, energy: Energy | None = None, free: np.ndarray | None = None
+) -> Method:
     """Builds what runs a batch of chains.
 
     Args:
         config: the sampler's settings.
         position: [B, *S] float32, in the shape of the batch; its numbers are not looked at.
         energy: the energy to be sampled where the engine's own is a surrogate of it; None where it is not.
+        free: [B, *S] or [1, *S] float32, 1 where a number of x may move, else 0; None lets all move. Noise and gradients
+            are 0 elsewhere already.
 
     Raises:
         UsageError: the settings leave the sampler nothing that it can sample.
     """
     if energy is not None:
         return _surrogate(config, position, energy)
+    if config.sampler == "preconditioned":
+        return _preconditioned(config, free)
     return _BUILDERS[config.sampler](config, position)
 
 
 def replicas(config: SamplerConfig) -> int:
     """Returns how many states each chain has; a step evaluates all of them, those of one chain after one another."""
     return len(config.ladder) if config.sampler == "tempering" else 1
+
+
+def evaluations(config: SamplerConfig) -> int:
+    """Returns how often one step asks the engine."""
+    return config.leapfrog if config.sampler == "hmc" else 1
 
 
 def warm_up_steps(config: SamplerConfig) -> int:
@@ -130,9 +141,8 @@ def _langevin(config: SamplerConfig, position: np.ndarray) -> Method:
         random: ChainRandom, state: langevin.State, evaluate: Evaluate, step_size: float, step: int
     ) -> tuple[langevin.State, langevin.Info]:
         sigma = sigmas.item(step)
-        if sigma > 0:  # else the numbers of an earlier step are multiplied by zero
-            random.normal(out=noise)
-        return kernel(noise, state, evaluate, step_size, sigma, buffers[step % 2])
+        numbers = random.normal(out=noise) if sigma > 0 else noise  # whose finite numbers are multiplied by zero
+        return kernel(numbers, state, evaluate, step_size, sigma, buffers[step % 2])
 
     def refresh(state: langevin.State, evaluate: Evaluate) -> langevin.State:
         # "noise-drift" uses no gradient of an earlier step.
@@ -141,22 +151,19 @@ def _langevin(config: SamplerConfig, position: np.ndarray) -> Method:
     return Method(lambda random, start, evaluate: langevin.init(start, evaluate, config.order), step, refresh)
 
 
-def _preconditioned(config: SamplerConfig, position: np.ndarray) -> Method:
+def _preconditioned(config: SamplerConfig, free: np.ndarray | None) -> Method:
     sigmas = noise_schedule(config)
     kernel = preconditioned.build_kernel(config.grad_clip, config.grad_clip_mode, config.bounds, config.bounds_mode)
     warm_up = warm_up_steps(config)
-    squares = np.zeros(position.shape)
-    precondition = np.ones_like(position)
 
     def step(
         random: ChainRandom, state: preconditioned.State, evaluate: Evaluate, step_size: float, step: int
     ) -> tuple[preconditioned.State, preconditioned.Info]:
-        nonlocal precondition
         if warm_up // 2 <= step < warm_up:  # in the first half a chain still comes from its start
-            np.add(squares, np.square(state.grad, dtype=np.float64), out=squares)
+            state = preconditioned.learn(state)
         elif step == warm_up > 0:
-            precondition = preconditioned.preconditioner(squares)
-        return kernel(random.normal(), state, evaluate, step_size, sigmas.item(step), precondition)
+            state = preconditioned.settle(state, free)
+        return kernel(random.normal(), state, evaluate, step_size, sigmas.item(step))
 
     return Method(
         lambda random, start, evaluate: preconditioned.init(start, evaluate), step, _evaluated, warm_up=warm_up
@@ -198,7 +205,7 @@ def _mala(config: SamplerConfig, position: np.ndarray) -> Method:
 
 
 def _hmc(config: SamplerConfig, position: np.ndarray) -> Method:
-    kernel = hmc.build_kernel(config.leapfrog, config.grad_clip, config.grad_clip_mode, config.bounds)
+    kernel = hmc.build_kernel(config.grad_clip, config.grad_clip_mode, config.bounds, config.leapfrog)
     return _metropolis(config, kernel, _HMC_TARGET)
 
 
@@ -244,7 +251,7 @@ def _tempering(config: SamplerConfig, position: np.ndarray) -> Method:
 
 def _surrogate(config: SamplerConfig, position: np.ndarray, energy: Energy) -> Method:
     temperatures = _temperatures_above_zero(config)
-    if not np.allclose(temperatures, temperatures[0], rtol=1e-6):
+    if not np.allclose(temperatures, temperatures[0], rtol=1e-6, atol=0):
         source = "temperature" if config.noise is None else "noise^2 / (2 * step_size)"
         raise UsageError(
             f"exact sampling needs one temperature for all steps, and {source} goes from {temperatures[0]:.6g} to "
@@ -278,7 +285,6 @@ def _surrogate(config: SamplerConfig, position: np.ndarray, energy: Energy) -> M
 
 _BUILDERS: dict[str, Callable[[SamplerConfig, np.ndarray], Method]] = {
     "langevin": _langevin,
-    "preconditioned": _preconditioned,
     "underdamped": _underdamped,
     "mala": _mala,
     "hmc": _hmc,

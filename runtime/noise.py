@@ -95,6 +95,30 @@ class NoiseSource:
         """
         return self._fill(self._generator.standard_normal, step, chains, shape, out)
 
+    def normals(self, first: int, chains: range, shape: tuple[int, ...], out: np.ndarray) -> None:
+        """Draws standard normals of consecutive steps, the numbers that `normal` gives for each.
+
+        Args:
+            first: number of the first step, at least 0.
+            chains: as for `normal`, like the shape.
+            shape: shape of one chain's state.
+            out: [steps, len(chains), *shape] float32, C-contiguous, to write into.
+        """
+        size = math.prod(shape)
+        block_chains = max(1, BLOCK_NUMBERS // max(1, size))
+        block, skipped = divmod(chains.start, block_chains)
+        if skipped or len(chains) > block_chains:
+            for row, numbers in enumerate(out):
+                self.normal(first + row, chains, shape, numbers)
+            return
+        # Few numbers at each step: then what is around the draw counts.
+        draw, bits, origin, counter = self._generator.standard_normal, self._bits, self._origin, self._counter
+        counter[1] = block
+        for step, numbers in enumerate(out.reshape(len(out), -1), start=first):
+            counter[2] = step
+            bits.state = origin
+            draw(None, np.float32, numbers)
+
     def uniform(self, step: int, chains: range, shape: tuple[int, ...], out: np.ndarray | None = None) -> np.ndarray:
         """Draws numbers uniformly from [0, 1); arguments and result are those of `normal`."""
         return self._fill(self._generator.random, step, chains, shape, out)

@@ -11,22 +11,26 @@ Every score is higher for samples that are less like the training data:
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from .arguments import check_choice
 from .ebm import Ebm
 from .errors import UsageError
 from .row_norms import square_sums
 
-__all__ = ["ood_scores"]
+__all__ = ["Kind", "ood_scores"]
+
+Kind = Literal["energy", "gradient", "typicality"]
+"""Which of the scores at the top of this file."""
 
 
 def ood_scores(
     ebm: Ebm,
     x: Any,
     /,
-    kind: Literal["energy", "gradient", "typicality"] = "energy",
+    kind: Kind = "energy",
     *,
     reference: Any = None,
     **cond: Any,
@@ -36,7 +40,7 @@ def ood_scores(
     Args:
         ebm: the energy.
         x: [B, *S].
-        kind: which of the scores at the top of this file.
+        kind: see `Kind`.
         reference: "typicality": [M] energies of data that is in the distribution, as `Ebm.score` gives them.
         **cond: conditioning arrays by name, as in `Ebm.score`.
 
@@ -46,8 +50,7 @@ def ood_scores(
     Raises:
         UsageError: an argument has a wrong name, type, shape or value.
     """
-    if kind not in ("energy", "gradient", "typicality"):
-        raise UsageError(f"kind: expected one of energy, gradient, typicality, got {kind!r}")
+    check_choice("kind", kind, get_args(Kind))
     if (reference is None) == (kind == "typicality"):
         raise UsageError(
             "reference: expected energies [M] of data in the distribution with kind='typicality', and nothing elsewhere, "
@@ -57,7 +60,7 @@ def ood_scores(
     if kind == "energy":
         return energy.astype(np.float64)
     if kind == "gradient":
-        return np.sqrt(square_sums(grad).astype(np.float64))
+        return np.sqrt(square_sums(grad))
     typical = np.asarray(reference, dtype=np.float64)
     if typical.ndim != 1 or not typical.size or not np.isfinite(typical).all():
         raise UsageError(f"reference: expected finite energies [M], M at least 1, got an array {list(typical.shape)}")

@@ -21,19 +21,32 @@ __all__ = ["ReplayBuffer"]
 class ReplayBuffer:
     """A store of states of one shape.
 
+    A ring: what is put writes over what is forgotten, so that a turn costs as much as its own chains, however many the buffer
+    holds.
+
     Args:
         capacity: most states that it holds.
         shape: shape S of one state.
 
     Attributes:
-        states: [M, *S] float32, those that it holds, M at most `capacity`.
         capacity: most states that it holds.
     """
 
     def __init__(self, capacity: int, shape: tuple[int, ...]) -> None:
         check_count("capacity", capacity)
         self.capacity = capacity
-        self.states = np.empty((0, *shape), dtype=np.float32)
+        self._shape = tuple(shape)
+        self._ring = np.empty((0, *shape), dtype=np.float32)  # grows up to the capacity; only then it is a ring
+        self._first = 0  # row of the state at place 0, the one that was added first
+        self._count = 0
+
+    @property
+    def states(self) -> np.ndarray:
+        """[M, *S] float32, those that it holds, the first added first, in a new array; M is at most `capacity`."""
+        return self._ring[self._rows(np.arange(self._count))]
+
+    def __len__(self) -> int:
+        return self._count
 
     def draw(self, fresh: Any, seed: int, share: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
         """Picks states to start from.
@@ -51,16 +64,16 @@ class ReplayBuffer:
         Raises:
             UsageError: wrong type, shape or value.
         """
-        starts = check_states("fresh", fresh, self.states.shape[1:]).copy()
+        starts = check_states("fresh", fresh, self._shape).copy()
         if not 0 <= share <= 1:
             raise UsageError(f"share: expected a number from 0 to 1, got {share!r}")
         places = np.full(len(starts), -1, dtype=np.int64)
-        if len(self.states):
+        if self._count:
             # Two numbers for each chain: whether it goes on, and from where.
             numbers = NoiseSource(seed, Stream.REPLAY).uniform(0, range(len(starts)), (2,)).astype(np.float64)
             goes_on = numbers[:, 0] >= share
-            places[goes_on] = (numbers[goes_on, 1] * len(self.states)).astype(np.int64)
-            starts[goes_on] = self.states[places[goes_on]]
+            places[goes_on] = (numbers[goes_on, 1] * self._count).astype(np.int64)
+            starts[goes_on] = self._ring[self._rows(places[goes_on])]
         return starts, places
 
     def put(self, states: Any, places: np.ndarray) -> None:
@@ -76,12 +89,18 @@ class ReplayBuffer:
         Raises:
             UsageError: wrong type, shape or value.
         """
-        ends = check_states("states", states, self.states.shape[1:])
+        ends = check_states("states", states, self._shape)
         if len(ends) != len(places):
             raise UsageError(f"places: expected {len(ends)}, one for each state, got {len(places)}")
         old = places >= 0
-        self.states[places[old]] = ends[old]
-        self.states = np.concatenate([self.states, ends[~old]])[-self.capacity :]
+        self._ring[self._rows(places[old])] = ends[old]
+        new = ends[~old][-self.capacity :]
+        total = self._count + len(new)
+        self._reserve(min(total, self.capacity))
+        self._ring[self._rows(np.arange(self._count, total))] = new
+        forgotten = max(total - self.capacity, 0)
+        self._first = (self._first + forgotten) % self.capacity
+        self._count = total - forgotten
 
     def save(self, path: str | Path) -> None:
         """Writes the states to a .npy file."""
@@ -102,5 +121,17 @@ class ReplayBuffer:
         if states.dtype != np.float32 or states.ndim == 0:
             raise LoadError(f"{path}: expected float32 states [M, *S], got {states.dtype} {list(states.shape)}")
         buffer = cls(capacity, states.shape[1:])
-        buffer.states = states[-capacity:]
+        buffer._ring = np.ascontiguousarray(states[-capacity:])
+        buffer._count = len(buffer._ring)
         return buffer
+
+    def _rows(self, places: np.ndarray) -> np.ndarray:
+        """Rows of the ring at places, counted from the state that was added first."""
+        return (self._first + places) % max(len(self._ring), 1)
+
+    def _reserve(self, count: int) -> None:
+        """Makes room for as many states, and for more to come, so that a growing buffer is not copied at every turn."""
+        if count > len(self._ring):
+            grown = np.empty((min(max(count, 2 * len(self._ring)), self.capacity), *self._shape), dtype=np.float32)
+            grown[: self._count] = self._ring[: self._count]  # it has not turned yet
+            self._ring = grown

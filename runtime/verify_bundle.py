@@ -53,7 +53,9 @@ def verify_bundle(
     chosen = [
         artifact
         for artifact in bundle.artifacts
-        if backend in (None, backend_of(artifact.target)) and precision in (None, artifact.precision)
+        if artifact.role == "score"
+        and backend in (None, backend_of(artifact.target))
+        and precision in (None, artifact.precision)
     ]
     if not chosen:
         raise UsageError(f"{path} has no engine for backend {backend or 'any'} and precision {precision or 'any'}")
@@ -87,7 +89,8 @@ def verify_bundle(
         # no gate has judged stays what it is.
         now = next(entry.status for entry in Bundle(path).artifacts if entry.path == artifact.path)
         if result == "passed" and now not in (VERIFIED, NOT_JUDGED) and os.access(bundle.path, os.W_OK):
-            set_status(bundle.path, artifact.path, VERIFIED)
+            for name in filter(None, (artifact.prologue, artifact.path)):
+                set_status(bundle.path, name, VERIFIED)
         note = "" if limits is None else f"{artifact.precision} is judged by its samples (ebm-compare)"
         if limits is not None and limits is not UNLIMITED:
             note += "; here it is as far off as where it was exported, or half as much again"

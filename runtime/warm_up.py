@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from .step_adaptation import StepAdaptation
+from .step_adaptation import AdaptationState, StepAdaptation
 
-__all__ = ["WarmUp"]
+__all__ = ["WarmUp", "WarmUpState"]
+
+
+class WarmUpState(NamedTuple):
+    """What a step leaves to the next one.
+
+    Attributes:
+        adaptation: of the step sizes.
+        log_scales: [B] float64, the sum of the logarithms of the gradient scales counted.
+        counted: number of steps whose scales are in it.
+    """
+
+    adaptation: AdaptationState
+    log_scales: np.ndarray
+    counted: int
 
 
 class WarmUp:
@@ -19,6 +35,8 @@ class WarmUp:
 
     Attributes:
         steps: number of steps that it lasts.
+        state: all that was learned; another one's may be put in its place, to go on from there. Its arrays are never
+            written to.
     """
 
     def __init__(self, steps: int, chains: int, target: float) -> None:
@@ -32,6 +50,15 @@ class WarmUp:
         """[B] float64, what to multiply the step size by at the next step."""
         return self._adaptation.factor
 
+    @property
+    def state(self) -> WarmUpState:
+        """See the class."""
+        return WarmUpState(self._adaptation.state, self._log_scales, self._counted)
+
+    @state.setter
+    def state(self, state: WarmUpState) -> None:
+        self._adaptation.state, self._log_scales, self._counted = state
+
     def update(self, step: int, acceptance: np.ndarray, scale: np.ndarray | None) -> None:
         """Learns from one step.
 
@@ -42,7 +69,7 @@ class WarmUp:
         """
         self._adaptation.update(acceptance)
         if 2 * step >= self.steps and scale is not None:  # in the first half a chain still comes from its start
-            self._log_scales += np.log(scale)
+            self._log_scales = self._log_scales + np.log(scale)
             self._counted += 1
 
     def settle(self, scale: np.ndarray | None) -> np.ndarray:

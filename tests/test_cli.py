@@ -154,6 +154,19 @@ class TestRun:
             assert command("ebm-run", "sample", "model.ebm", "-n", 4, "--out", name, cwd=folder).returncode == 0
         assert (folder / "a.npy").read_bytes() == (folder / "b.npy").read_bytes()
 
+    def test_fused_steps_draw_the_same_file(self, folder: Path) -> None:
+        run = command(
+            "ebm-export", "model.pt", "--target", "onnxruntime", "--fuse", 8, "--out", "fused.ebm", cwd=folder
+        )
+        assert run.returncode == 0, run.stderr
+        for flag in ("--fuse", "--no-fuse"):
+            run = command("ebm-run", "sample", "fused.ebm", "-n", 4, flag, "--out", f"{flag}.npy", cwd=folder)
+            assert run.returncode == 0, run.stderr
+        assert (folder / "--fuse.npy").read_bytes() == (folder / "--no-fuse.npy").read_bytes()
+        run = command("ebm-run", "sample", "model.ebm", "-n", 4, "--fuse", "--backend", "onnxruntime", cwd=folder)
+        assert run.returncode == 2
+        assert "export the model with --fuse K" in run.stderr
+
     def test_precisions_by_steps_and_exact_sampling(self, tmp_path: Path) -> None:
         write_two_precisions(tmp_path / "two.ebm")
         arguments = ("ebm-run", "sample", "two.ebm", "-n", 200, "--json", "--steps", 40, "--step-size", 0.3)
@@ -206,6 +219,18 @@ class TestRun:
             run = command(*arguments, "--diverged", diverged, cwd=tmp_path)
             assert run.returncode == 1 and 'pass diverged="restart"' in run.stderr
         assert not (tmp_path / "samples.npy").exists()
+
+    def test_chains_that_are_dropped_take_their_conditions_along(self, tmp_path: Path) -> None:
+        write_bundle(tmp_path / "b.ebm", cond=True)
+        centres = np.arange(15, dtype=np.float32).reshape(5, 3)
+        centres[[1, 3]] = 1e38  # whose energies are infinite
+        np.save(tmp_path / "centre.npy", centres)
+        arguments = ("ebm-run", "sample", "b.ebm", "-n", 5, "--cond", "centre=centre.npy", "--noise", 0, "--steps", 200)
+        run = command(*arguments, "--diverged", "drop", "--json", cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        result = json.loads(run.stdout)
+        assert result["dropped"] == [1, 3] and result["shape"] == [3, 3] and result["energy_max"] < 1e-6
+        np.testing.assert_allclose(np.load(tmp_path / "samples.npy"), centres[[0, 2, 4]], atol=1e-4)
 
     def test_build_replaces_the_plan(self, folder: Path) -> None:
         before = (folder / "model.ebm" / "manifest.json").read_text()

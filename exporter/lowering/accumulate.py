@@ -146,7 +146,9 @@ def _constant_places(context: Context, indices: Sequence[Node | None], parts: _P
         return None
     sizes = [size for d in parts.dims if isinstance(size := context.shape[d], int)]
     rows = [size for size in parts.rows if isinstance(size, int)]
-    whole = [np.broadcast_to(array % size, rows) for array, size in zip(known, sizes, strict=True)]
+    # An index may keep dimensions of size 1 in front, such as the batch's, that `rows` leaves out.
+    shaped = [array.reshape(array.shape[max(0, array.ndim - len(rows)) :]) for array in known]
+    whole = [np.broadcast_to(array % size, rows) for array, size in zip(shaped, sizes, strict=True)]
     return np.ravel_multi_index(whole, sizes).reshape(-1)
 
 

@@ -6,6 +6,7 @@ import onnx_ir as ir
 import torch
 from torch.fx import Node
 
+from ..score_graph import GIVEN
 from .table import Context
 
 __all__ = ["is_entry", "wrapped"]
@@ -23,9 +24,15 @@ _KEEPS = {
 
 
 def is_entry(node: Node) -> bool:
-    """Whether a node gives a graph input the type that the user's forward is given; such numbers are in its range."""
+    """Whether a node gives a graph input the type that the user's forward is given; such numbers are in its range.
+
+    `trace` puts that cast in front of the model where the two types differ, and notes the type on the placeholder; a
+    cast that the model makes itself of an input that it is given as it is truncates and wraps.
+    """
     source = node.args[0] if node.args else None
-    return node.target is aten._to_copy.default and isinstance(source, Node) and source.name.startswith("input_")
+    if node.target is not aten._to_copy.default or not isinstance(source, Node):
+        return False
+    return bool(source.meta.get(GIVEN) == node.meta["val"].dtype)
 
 
 def wrapped(context: Context, value: ir.Value) -> ir.Value:

@@ -8,9 +8,18 @@ from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnus
 from .affine import FoldAffineIntoConv
 from .expand import DropExpand
 from .pad import FusePadIntoConv
+from .part import PartProducts, SliceProducts
 from .reshape import MergeReshapes
 
-__all__ = ["DropExpand", "FoldAffineIntoConv", "FusePadIntoConv", "MergeReshapes", "optimize"]
+__all__ = [
+    "DropExpand",
+    "FoldAffineIntoConv",
+    "FusePadIntoConv",
+    "MergeReshapes",
+    "PartProducts",
+    "SliceProducts",
+    "optimize",
+]
 
 
 def optimize(model: ir.Model) -> None:
@@ -25,6 +34,8 @@ def optimize(model: ir.Model) -> None:
             CommonSubexpressionEliminationPass(),
             FoldAffineIntoConv(),
             FusePadIntoConv(),
+            PartProducts(),
+            SliceProducts(),
             RemoveUnusedNodesPass(),
         ],
         steps=10,

@@ -28,6 +28,12 @@ class Artifact(TypedDict):
         status: "built, not run"; the verification makes it "verified".
         note: what a reader of the manifest should know about this file, or nothing.
         schedule: precisions over the steps that a search found for it.
+        prologue: the entry of what makes the features that this one takes; the manifest has it beside this one, and its path here.
+        reads: of a prologue and of what takes its features, the names of their conditioning inputs.
+        sampler: the entry of what takes several of its steps in one call, as for the prologue.
+        standalone: the entry of a whole chain in one file.
+        steps: of a sampler, the steps of one call; a whole chain has no such entry.
+        settings: of a sampler, those it was made with.
     """
 
     path: str
@@ -40,3 +46,9 @@ class Artifact(TypedDict):
     status: str
     note: str
     schedule: NotRequired[str]
+    prologue: NotRequired[Artifact]
+    reads: NotRequired[list[str]]
+    sampler: NotRequired[Artifact]
+    standalone: NotRequired[Artifact]
+    steps: NotRequired[int]
+    settings: NotRequired[dict[str, Any]]

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..arguments import check_choice
 from ..engine import Engine
 from ..errors import UsageError
 
@@ -17,6 +18,9 @@ BACKENDS = ("tensorrt", "openvino", "onnxruntime")
 
 LOADABLE = {"tensorrt": ("tensorrt",), "openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx")}
 """The targets whose files each backend can load, the one written for it first."""
+
+_FLOAT32_RANGE = ("fp32", "bf16")
+"""Precisions whose numbers are as small as float32's at need, so that no gradient has to be scaled into their range."""
 
 
 def backend_of(target: str) -> str:
@@ -71,11 +75,11 @@ def open_engine(
     else:
         engine = module.TensorRtEngine
     opened: Engine = engine(Path(path), precision=precision, threads=threads, options=options or {})
+    opened.needs_scale = precision not in _FLOAT32_RANGE
     return opened
 
 
 def _module(backend: str) -> ModuleType:
     """Imports the backend's module of this package, which does not import the library itself."""
-    if backend not in BACKENDS:
-        raise UsageError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    check_choice("backend", backend, BACKENDS)
     return importlib.import_module(f".{backend}", __package__)

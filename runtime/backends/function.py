@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -32,6 +32,10 @@ class FunctionEngine(Engine):
 
     def close(self) -> None:
         """Does nothing."""
+
+    def prepare(self, cond: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """C-contiguous arrays that may be written to, since some libraries take no others."""
+        return {name: np.require(array, requirements=["C", "W"]) for name, array in cond.items()}
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Evaluates one batch; see `Engine.run`. The gradient is a new array at every call."""

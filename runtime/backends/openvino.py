@@ -42,6 +42,8 @@ class _Bound:
     request: Any
     inputs: list[np.ndarray]
     outputs: list[np.ndarray]
+    copied: list[np.ndarray | None]
+    """What was last copied into each input, where it cannot have changed since."""
 
 
 class OpenVinoEngine(Engine):
@@ -102,6 +104,10 @@ class OpenVinoEngine(Engine):
                 "backend 'openvino' needs the package openvino: pip install 'ebm-export[openvino]'"
             ) from error
         self._core = openvino.Core()
+        if self._hint == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            # On x86 the plugin then falls back to float32 by itself, but on ARM to FP16, in which what fitted BF16's
+            # range can overflow.
+            self._hint = "f32"
         try:
             self._model = self._core.read_model(self.path)
         except RuntimeError as error:
@@ -126,8 +132,11 @@ class OpenVinoEngine(Engine):
             bound = self._compile(shapes)
         else:
             self._bound.move_to_end(shapes)
-        for name, buffer in zip(self._inputs, bound.inputs, strict=True):
-            np.copyto(buffer, inputs[name])
+        for index, name in enumerate(self._inputs):
+            array = inputs[name]
+            if array is not bound.copied[index]:
+                np.copyto(bound.inputs[index], array)
+                bound.copied[index] = None if array.flags.writeable else array
         try:
             bound.request.infer()
         except RuntimeError as error:
@@ -165,6 +174,7 @@ class OpenVinoEngine(Engine):
             request=request,
             inputs=[request.get_input_tensor(index).data for index in range(len(self._inputs))],
             outputs=[request.get_output_tensor(index).data for index in range(len(self._outputs))],
+            copied=[None] * len(self._inputs),
         )
         self._bound[shapes] = bound
         if len(self._bound) > _KEPT_SHAPES:

@@ -52,7 +52,7 @@ def project(position: np.ndarray, bounds: tuple[float, float] | None) -> None:
 def reflect(position: np.ndarray, bounds: tuple[float, float] | None) -> np.ndarray | None:
     """Folds every number that lies outside the bounds back, as a ball between two walls, in place.
 
-    With w = high - low and z = (x - low) mod 2w a number becomes low + w - |w - z|. A number that is not finite
+    With w = high - low and z = (x - low) mod 2w, in float32, a number becomes low + w - |w - z|. A number that is not finite
     becomes NaN.
 
     Args:
@@ -69,9 +69,9 @@ def reflect(position: np.ndarray, bounds: tuple[float, float] | None) -> np.ndar
     if not outside.any():
         return None
     width = high - low
-    flight = position[outside].astype(np.float64) - low
+    flight = position[outside] - low
+    place = flight - np.floor(flight / (2 * width)) * (2 * width)
     turned = np.zeros(position.shape, dtype=bool)
-    turned[outside] = np.floor(flight / width) % 2 == 1
-    folded = low + width - np.abs(width - np.mod(flight, 2 * width))
-    position[outside] = np.clip(folded.astype(np.float32), low, high)
+    turned[outside] = place > width
+    position[outside] = np.clip((low + width) - np.abs(width - place), low, high)
     return turned

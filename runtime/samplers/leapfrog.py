@@ -3,8 +3,8 @@
 With E the energy, T the temperature, h the step size and p a momentum that is N(0, I) at every point, one step is
 
     p <- p - sqrt(h / (2 T)) * clip(dE/dx(x))
-    x <- x + sqrt(2 h T) * p                       p changes sign for each number of x that meets a wall
-    p <- p - sqrt(h / (2 T)) * clip(dE/dx(x))
+    x <- x + sqrt(2 h T) * p                       p changes sign for each number of x that a wall turns round
+    p <- p - sqrt(h / (2 T)) * clip(dE/dx(x))      between two steps of a flight, one change for this and the next
 
 which is the usual leapfrog with time step sqrt(2 h) and momentum sqrt(T) p. One step moves x by -h * dE/dx + sqrt(2 h T) * p,
 so h means the same here as in Langevin dynamics. Each line keeps volume, and the whole taken with -p leads back, also
@@ -38,8 +38,8 @@ class Flight(NamedTuple):
         momentum: [B, *S] float32, p there, a new array.
         energy: [B] float32, at `position`; the evaluation's own array.
         grad: [B, *S] float32, dE/dx at `position`; the evaluation's own array.
-        log_ratio: [B] float64, -(E'/T + |p'|^2 / 2) + (E/T + |p|^2 / 2); NaN where an energy or gradient on the way
-            was not finite.
+        log_ratio: [B] float64, -(E'/T + |p'|^2 / 2) + (E/T + |p|^2 / 2); NaN where the energy at the end or
+            a gradient on the way was not finite; energies on the way are not looked at.
         clipped: number of chains whose first gradient was changed by clipping.
     """
 

@@ -13,7 +13,8 @@ and their discrete approximations", Bernoulli 1996; with clipping, their truncat
 errors of the gradient change how fast a chain moves and not what it samples; errors of the energy do change that.
 
 The step is computed as one leapfrog step, which is the same proposal with the same ratio and which also knows walls: a
-proposal that would leave the bounds is reflected at them, and the chain keeps exp(-E / T) inside them.
+proposal that would leave the bounds is reflected at them, and the chain keeps exp(-E / T) inside them. A flight of several such
+steps is Hamiltonian Monte Carlo, see `hmc.py`.
 
 An energy or gradient that is not finite is a rejection.
 """
@@ -30,7 +31,7 @@ from .langevin import Evaluate
 from .leapfrog import Flight, build_integrator
 from .metropolis import accept, select
 
-__all__ = ["Info", "Kernel", "State", "build_kernel", "init", "move"]
+__all__ = ["Info", "Kernel", "State", "build_kernel", "init"]
 
 
 class State(NamedTuple):
@@ -82,13 +83,15 @@ def build_kernel(
     grad_clip: float | None = None,
     grad_clip_mode: Literal["value", "norm"] = "value",
     bounds: tuple[float, float] | None = None,
+    leapfrog: int = 1,
 ) -> Kernel:
-    """Builds the function that takes one step.
+    """Builds the function that takes one step, at the cost of `leapfrog` evaluations.
 
     Args:
         grad_clip: limit of `clip`, above 0; None leaves the gradient as it is.
         grad_clip_mode: see `clip_gradient`.
         bounds: (low, high) at which proposals are reflected; None for none.
+        leapfrog: number of leapfrog steps between two decisions, at least 1; 1 is MALA, more are HMC.
 
     Returns:
         kernel(random, state, evaluate, step_size, temperature) -> (new state, info), where `random` is a `ChainRandom`,
@@ -104,22 +107,14 @@ def build_kernel(
         step_size: float | np.ndarray,
         temperature: float | np.ndarray,
     ) -> tuple[State, Info]:
-        return move(random, state, integrate(random.normal(), *state, evaluate, step_size, temperature))
+        flight = integrate(random.normal(), *state, evaluate, step_size, temperature, leapfrog)
+        return _accepted(random, state, flight)
 
     return kernel
 
 
-def move(random: ChainRandom, state: State, flight: Flight) -> tuple[State, Info]:
-    """Accepts or rejects, chain by chain, where a flight from a state ended.
-
-    Args:
-        random: the chains' random numbers.
-        state: where it started.
-        flight: where it ended.
-
-    Returns:
-        The new state, in new arrays, and what happened.
-    """
+def _accepted(random: ChainRandom, state: State, flight: Flight) -> tuple[State, Info]:
+    """Accepts or rejects, chain by chain, where a flight from a state ended; the new state is in new arrays."""
     accepted, acceptance = accept(flight.log_ratio, random.uniform())
     new = State(
         select(accepted, flight.position, state.position),

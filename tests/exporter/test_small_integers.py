@@ -67,6 +67,28 @@ def test_overflow_is_that_of_the_type(tmp_path: Path, kind: str, dtype: torch.dt
         np.testing.assert_allclose(value, energy(x, image).numpy(), rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("given", "cast"),
+    [
+        (torch.tensor([[0.4, 1.6, -1.6, 2.9]]).repeat(8, 1), lambda obs: obs.long().float()),
+        (torch.tensor([[3, 200, 300, -1]]).repeat(8, 1), lambda obs: obs.to(torch.uint8).float() / 100),
+    ],
+    ids=["truncated", "wrapped"],
+)
+def test_a_cast_that_the_model_makes_itself_is_kept(
+    tmp_path: Path, given: torch.Tensor, cast: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    def energy(x: torch.Tensor, obs: torch.Tensor) -> torch.Tensor:
+        return (x - cast(obs)).square().sum(1)
+
+    path = export(energy, torch.randn(8, 4), cond={"obs": given}, out=tmp_path / "m.ebm", sampler=CONFIG)
+    x = torch.randn(8, 4)
+    with load(path, threads=1) as ebm:
+        value, grad = ebm.score(x.numpy(), obs=given.numpy())
+    np.testing.assert_allclose(value, energy(x, given).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(grad, (2 * (x - cast(given))).numpy(), rtol=1e-5)
+
+
 def test_an_image_that_becomes_float_costs_one_cast() -> None:
     energy = make_energy(
         lambda x, image: (x - image.float() / 255).square().sum(1),

@@ -60,6 +60,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return tried
 
 
+@pytest.mark.tensorrt
 def test_built_again_and_kept(tmp_path: Path, machine: list[bytes], caplog: pytest.LogCaptureFixture) -> None:
     path = bundle_with_plan(tmp_path / "m.ebm")
     with load(path, backend="tensorrt") as ebm:
@@ -75,6 +76,7 @@ def test_built_again_and_kept(tmp_path: Path, machine: list[bytes], caplog: pyte
         assert len(machine) == 3
 
 
+@pytest.mark.tensorrt
 def test_a_bundle_that_cannot_be_written_to(
     tmp_path: Path, machine: list[bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,11 +12,14 @@ from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 CENTRES = np.array([[0, 0, 0], [50, 50, 50]], np.float32)
 
 
-def ebm() -> Ebm:
-    def energy(x: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return 0.5 * ((x - centre) ** 2).sum(axis=1), x - centre
+CENTRE = TensorSpec("centre", (3,), "float32")
 
-    model = ModelSpec("bowl", TensorSpec("x", (3,), "float32"), cond=(TensorSpec("centre", (3,), "float32"),))
+
+def ebm(spec: TensorSpec = CENTRE) -> Ebm:
+    def energy(x: np.ndarray, **cond: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return 0.5 * ((x - cond[spec.name]) ** 2).sum(axis=1), x - cond[spec.name]
+
+    model = ModelSpec("bowl", TensorSpec("x", (3,), "float32"), cond=(spec,))
     return Ebm(FunctionEngine(energy), model, SamplerConfig(steps=60, step_size=0.2))
 
 
@@ -32,6 +35,13 @@ def test_is_the_lowest_of_its_own_candidates() -> None:
 def test_one_observation_for_all() -> None:
     x, energy = best_of(ebm(), 3, candidates=5, centre=CENTRES[:1])
     assert x.shape == (3, 3) and len(set(energy)) == 3
+
+
+def test_a_condition_goes_by_its_name_in_the_model_and_in_the_graph() -> None:
+    renamed = ebm(TensorSpec("energy_", (3,), "float32", parameter="energy"))
+    expected, _ = best_of(ebm(), 2, candidates=4, centre=CENTRES)
+    for name in ("energy", "energy_"):
+        np.testing.assert_array_equal(best_of(renamed, 2, candidates=4, **{name: CENTRES})[0], expected)
 
 
 def test_more_candidates_are_better() -> None:

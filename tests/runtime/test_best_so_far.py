@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
+from ebm_export.runtime import DivergenceError, Ebm, FunctionEngine, SamplerConfig, UsageError
 from ebm_export.runtime.best_so_far import BestSoFar
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
+from ebm_export.runtime.precision_schedule import Span
 
 MODEL = ModelSpec("bowl", TensorSpec("x", (3,), "float32"))
 START = np.full((4, 3), 2, np.float32)
@@ -20,23 +20,63 @@ def bowl(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return 0.5 * (x * x).sum(axis=1), x
 
 
-def slow(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    time.sleep(0.01)
-    return bowl(x)
-
-
 def ebm(energy: Any = bowl, **settings: Any) -> Ebm:
     return Ebm(FunctionEngine(energy), MODEL, SamplerConfig.from_dict({"steps": 50, "step_size": 0.1, **settings}))
 
 
+class Clock:
+    """A clock on which nothing takes time but energies, and these what they are told to."""
+
+    def __init__(self, *durations: float) -> None:
+        """Takes the time in ms of each evaluation; the last goes on for ever."""
+        self.now = 1000.0
+        self.calls = 0
+        self.durations = list(durations)
+
+    def __call__(self) -> float:
+        return self.now
+
+    def bowl(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.calls += 1
+        self.now += (self.durations.pop(0) if len(self.durations) > 1 else self.durations[0]) / 1000
+        return bowl(x)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock(10)
+    for module in ("best_so_far", "ebm"):
+        monkeypatch.setattr(f"ebm_export.runtime.{module}.perf_counter", clock)
+    return clock
+
+
 class TestDeadline:
-    def test_stops_before_it_with_the_steps_it_got(self) -> None:
-        before = time.perf_counter()
-        result = ebm(slow, steps=1000).refine(START, deadline_ms=300)
-        taken = time.perf_counter() - before
-        # A step takes 10 ms and a machine that does other things may add some to one of them.
-        assert taken < 0.5
-        assert 5 <= result.steps <= 29 and not result.complete
+    def test_stops_before_it_with_the_steps_it_got(self, clock: Clock) -> None:
+        result = ebm(clock.bowl, steps=1000).refine(START, deadline_ms=301)
+        # Two evaluations at the start and one for each step; a step begins while there are 15 ms.
+        assert clock.calls == 29
+        assert result.steps == 27 and not result.complete
+        assert clock.now == pytest.approx(1000.29)
+
+    @pytest.mark.parametrize(("deadline_ms", "steps"), [(129, 2), (131, 3), (138, 4)])
+    def test_leaves_time_for_a_step_as_slow_as_the_slowest_lately(
+        self, clock: Clock, deadline_ms: float, steps: int
+    ) -> None:
+        # The second step takes 40 ms and ends at 70 ms; the third ends at 80 ms, when 0.95 * 40 ms are expected.
+        clock.durations = [10, 10, 10, 40, 10]
+        result = ebm(clock.bowl).refine(START, deadline_ms=deadline_ms)
+        assert result.steps == steps
+
+    @pytest.mark.parametrize(("deadline_ms", "steps"), [(34, 0), (36, 1)])
+    def test_the_first_step_is_expected_to_take_as_long_as_an_evaluation(
+        self, clock: Clock, deadline_ms: float, steps: int
+    ) -> None:
+        assert ebm(clock.bowl).refine(START, deadline_ms=deadline_ms).steps == steps  # 20 ms are over then
+
+    @pytest.mark.parametrize(("deadline_ms", "steps"), [(64, 0), (66, 1)])
+    def test_a_step_of_several_evaluations(self, clock: Clock, deadline_ms: float, steps: int) -> None:
+        energy = ebm(clock.bowl, sampler="hmc", leapfrog=3)
+        assert energy.refine(START, deadline_ms=deadline_ms).steps == steps
 
     def test_gives_each_chains_lowest_energy(self) -> None:
         seen = []
@@ -50,8 +90,8 @@ class TestDeadline:
         np.testing.assert_array_equal(result.x, [seen[step][1][chain] for chain, step in enumerate(best)])
         assert result.steps == 50 and result.complete
 
-    def test_no_time_at_all_still_gives_the_start(self) -> None:
-        result = ebm(slow).refine(START, deadline_ms=1e-3)
+    def test_no_time_at_all_still_gives_the_start(self, clock: Clock) -> None:
+        result = ebm(clock.bowl).refine(START, deadline_ms=1e-3)
         assert result.steps == 0
         np.testing.assert_array_equal(result.x, START)
         np.testing.assert_allclose(result.energy, 6)
@@ -71,6 +111,95 @@ class TestDeadline:
     def test_refuses(self, arguments: dict[str, Any], message: str) -> None:
         with pytest.raises(UsageError, match=message):
             ebm().refine(START, **arguments)
+
+
+class TestDivergence:
+    """Beyond x = 1.5 the energy is NaN; all chains climb, the first from the lowest place."""
+
+    start = np.array([[-9, 0, 0], [1, 0, 0], [1.2, 0, 0]], np.float32)
+
+    @staticmethod
+    def cliff(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.where(x[:, 0] > 1.5, np.nan, -x[:, 0]), np.array([-1, 0, 0], np.float32) * np.ones_like(x)
+
+    def ebm(self, **settings: Any) -> Ebm:
+        return ebm(self.cliff, step_size=0.2, noise=0.0, **settings)
+
+    def test_a_chain_keeps_its_best_and_the_others_go_on(self) -> None:
+        result = self.ebm(steps=20).refine(self.start, deadline_ms=1e6)
+        assert result.complete and result.diverged.tolist() == [False, True, True]
+        np.testing.assert_allclose(result.x[:, 0], [-5, 1.4, 1.4], rtol=1e-5)
+        np.testing.assert_array_equal(result.energy, self.ebm().score(result.x)[0])
+
+    def test_where_all_diverge_it_ends(self) -> None:
+        result = self.ebm(steps=1000).refine(self.start[1:], deadline_ms=1e6)
+        assert result.steps == 3 and not result.complete and result.diverged.all()
+        np.testing.assert_allclose(result.x[:, 0], 1.4, rtol=1e-5)
+        assert [one.steps for one in self.ebm().stream(2, x0=self.start[1:])] == [0, 1, 2, 3]
+
+    def test_where_the_gradient_is_not_finite_there_is_no_best(self) -> None:
+        climber = ebm(lambda x: (-x[:, 0], np.where(x > 1.5, np.nan, [-1, 0, 0])), step_size=0.2, noise=0.0, steps=20)
+        np.testing.assert_allclose(climber.refine(self.start, deadline_ms=1e6).x[:, 0], [-5, 1.4, 1.4], rtol=1e-5)
+
+    def test_no_finite_energy_at_all_is_an_error(self) -> None:
+        with pytest.raises(
+            DivergenceError, match="none of 3 chains had a finite energy in 0 steps: look at the states"
+        ):
+            self.ebm().refine(self.start + 20, deadline_ms=1e6)
+        some = self.ebm(steps=2).refine(self.start + np.array([[0], [20], [0]]), deadline_ms=1e6)
+        assert np.isinf(some.energy).tolist() == [False, True, False] and some.diverged[1]
+
+
+class TestWarm:
+    def test_the_first_call_is_over_before_the_deadline(self, clock: Clock) -> None:
+        clock.durations = [5000, 10]
+        energy = ebm(clock.bowl)
+        energy.warm(4)
+        assert energy.refine(START, deadline_ms=101).steps == 7
+
+    def test_asks_every_engine_in_the_batches_of_the_chains(self) -> None:
+        asked: dict[str, list[tuple[int, ...]]] = {"low": [], "high": []}
+
+        def engine(name: str) -> FunctionEngine:
+            def energy(x: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+                assert label.dtype == np.int64 and label.shape == (len(x), 2)
+                asked[name].append(x.shape)
+                return bowl(x)
+
+            return FunctionEngine(energy)
+
+        low, high = engine("low"), engine("high")
+        model = ModelSpec("m", TensorSpec("x", (3,), "float32"), cond=(TensorSpec("label", (2,), "int64"),))
+        schedule = [(Span("low", 0, 1), low), (Span("high", 1, None), high)]
+        Ebm(high, model, schedule=schedule, max_batch=8).warm(11)
+        assert set(asked["low"]) == set(asked["high"]) == {(8, 3), (3, 3)}
+        asked["high"].clear()
+        Ebm(high, model).warm(5, SamplerConfig(sampler="tempering", ladder=(1, 2)))
+        assert set(asked["high"]) == {(10, 3)}
+
+    def test_refuses(self) -> None:
+        with pytest.raises(UsageError, match="n: expected a whole number of at least 1, got 0"):
+            ebm().warm(0)
+
+
+class TestPrecisionSwitch:
+    """An engine whose energies are 100 too low runs steps 0 to 9, and the one to be followed 10 to 49."""
+
+    def ebm(self) -> Ebm:
+        low = FunctionEngine(lambda x: (bowl(x)[0] - 100, x))
+        high = FunctionEngine(bowl)
+        schedule = [(Span("low", 0, 10), low), (Span("high", 10, None), high)]
+        return Ebm(high, MODEL, SamplerConfig(steps=50, step_size=0.1), schedule=schedule)
+
+    def test_the_best_begins_anew(self) -> None:
+        result = self.ebm().refine(START, seed=3, deadline_ms=1e6)
+        np.testing.assert_array_equal(result.energy, self.ebm().score(result.x)[0])
+
+    def test_a_stream_tells_of_it(self) -> None:
+        found = list(self.ebm().stream(4, seed=3, x0=START))
+        assert [one.steps for one in found if one.energy.max() < 0][-1] <= 10
+        first = next(one for one in found if one.steps == 11)
+        np.testing.assert_array_equal(first.energy, self.ebm().score(first.x)[0])
 
 
 class TestStream:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
-from ebm_export.runtime.composition import compose
+from ebm_export.runtime.composition import CompositeEngine, compose
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 
 X = np.random.default_rng(0).standard_normal((6, 2)).astype(np.float32) * 2
@@ -74,6 +74,43 @@ def test_takes_the_smallest_batch_and_closes_the_parts() -> None:
     assert len(closed) == 2
 
 
+def test_parts_that_are_refused_are_closed() -> None:
+    closed = []
+    parts = [bowl(0.0), bowl(1.0, shape=(3,))]
+    for part in parts:
+        part.engine.close = lambda: closed.append(1)  # type: ignore[method-assign]
+    with pytest.raises(UsageError, match="expected energies of states"):
+        compose(parts)
+    assert len(closed) == 2
+
+
+def test_where_one_part_does_not_open_those_before_it_are_closed() -> None:
+    told: list[str] = []
+
+    class Part(FunctionEngine):
+        def __init__(self, name: str) -> None:
+            super().__init__(lambda x: (x[:, 0], x))
+            self.name = name
+
+        def open(self) -> None:
+            if self.name == "bad":
+                raise RuntimeError("no memory")
+            told.append(f"{self.name} opened")
+
+        def close(self) -> None:
+            told.append(f"{self.name} closed")
+
+    with (
+        pytest.raises(RuntimeError, match="no memory"),
+        CompositeEngine([(Part("good"), ()), (Part("bad"), ())], [1, 1]),
+    ):
+        pass
+    assert told == ["good opened", "good closed"]
+    told.clear()
+    with CompositeEngine([(Part("one"), ()), (Part("two"), ())], [1, 1]):
+        assert told == ["one opened", "two opened"]
+
+
 @pytest.mark.parametrize(
     ("parts", "options", "message"),
     [
@@ -81,7 +118,7 @@ def test_takes_the_smallest_batch_and_closes_the_parts() -> None:
         ([bowl(0.0)], {"weights": [1, 2]}, "weights: expected 1, one for each energy, got 2"),
         ([bowl(0.0)], {"weights": [0], "kind": "mixture"}, "weights: expected finite numbers, above 0 in a mixture, got"),
         ([bowl(0.0)], {"weights": [np.nan]}, "weights: expected finite numbers, got [nan]"),
-        ([bowl(0.0)], {"kind": "product"}, "kind: expected sum or mixture, got 'product'"),
+        ([bowl(0.0)], {"kind": "product"}, "kind: expected one of sum, mixture, got 'product'"),
         ([bowl(0.0)], {"temperature": 0}, "temperature: expected a number above 0, got 0"),
         ([bowl(0.0), bowl(1.0, shape=(3,))], {}, "expected energies of states [2] as that of bowl at 0, and bowl at 1 takes [3]"),
         (

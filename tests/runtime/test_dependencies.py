@@ -18,6 +18,7 @@ SOURCES = sorted(FOLDER.rglob("*.py"))
 HEAVY = {"torch", "onnx", "onnx_ir", "typer", "rich", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "scipy"}
 
 
+@pytest.mark.native
 def test_a_fresh_interpreter_imports_it_without_torch_or_engines_in_half_a_second() -> None:
     script = (
         "import sys, time\n"

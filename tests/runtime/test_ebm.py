@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ebm_export.runtime import Ebm, FunctionEngine, LoadError, MissingBackend, SamplerConfig, UsageError, load
+from ebm_export.runtime import (
+    DivergenceError,
+    Ebm,
+    FunctionEngine,
+    LoadError,
+    MissingBackend,
+    SamplerConfig,
+    UsageError,
+    load,
+)
 from ebm_export.runtime.chain import Progress
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.precision_schedule import Span
@@ -159,6 +168,43 @@ class TestSample:
     def test_refuses(self, plain: Ebm, arguments: dict[str, Any], message: str) -> None:
         with pytest.raises(UsageError, match=re.escape(message)):
             plain.sample(**arguments)
+
+    @pytest.mark.parametrize("sampler", ["langevin", "preconditioned", "underdamped", "mala", "hmc", "tempering"])
+    def test_a_temperature_that_the_noise_overrules_is_refused(self, plain: Ebm, sampler: str) -> None:
+        noisy = SamplerConfig(steps=2, step_size=0.1, noise=0.1)
+        for given in ({"config": noisy}, {"noise": 0.1, "steps": 2, "step_size": 0.1}):
+            with pytest.raises(
+                UsageError, match=r"temperature=2 has no effect while noise=0.1 is set.*set noise=None as"
+            ):
+                plain.sample(2, sampler=sampler, temperature=2, **given)
+        plain.sample(2, sampler=sampler, temperature=2, noise=None, config=noisy)
+        plain.sample(2, sampler=sampler, config=noisy.replace(temperature=2))  # a bundle may say both
+
+
+class TestRestart:
+    """Beyond 2 the energy is NaN, and some starts lie there."""
+
+    def ebm(self) -> Ebm:
+        def cliff(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return np.where(abs(x).max(axis=1) > 2, np.nan, 0.5 * (x * x).sum(axis=1)), x
+
+        model = ModelSpec("cliff", TensorSpec("x", (3,), "float32"))
+        return Ebm(FunctionEngine(cliff), model, SamplerConfig(steps=3, step_size=0.05, temperature=0.2))
+
+    def test_a_start_that_was_drawn_is_drawn_anew(self, caplog: pytest.LogCaptureFixture) -> None:
+        samples = self.ebm().sample(40, seed=1, diverged="restart")
+        assert samples.shape == (40, 3) and abs(samples).max() <= 2
+        assert all("diverged and was started anew (" in message for message in caplog.messages)
+        anew = [int(message.split()[1]) for message in caplog.messages]
+        assert 0 < len(anew) < 40
+        others = self.ebm().sample(40, seed=1, diverged="drop")
+        np.testing.assert_array_equal(others, np.delete(samples, anew, axis=0))  # which are as ever
+
+    def test_a_start_that_was_given_stays(self) -> None:
+        start = np.zeros((40, 3), np.float32)
+        start[7] = 5
+        with pytest.raises(DivergenceError, match="1 of 1 chains have an energy"):
+            self.ebm().sample(40, seed=1, x0=start, diverged="restart")
 
 
 class TestRefine:

@@ -97,6 +97,17 @@ def test_finds_the_scale_of_an_engine_that_rounds_and_clips() -> None:
         assert relative < 0.1, slope  # 0.036 for the rounding at a size of 0.8, and what lies beyond 2.4 sigma at 1.25
 
 
+def test_a_chain_beside_one_that_never_settles_gets_the_scale_that_it_has_alone() -> None:
+    x = np.random.default_rng(3).standard_normal((3, 50)).astype(np.float32)
+    for engine in (Recorder(1e-3), Coarse(1e-3)):
+        together = ScaledScore(engine, {})
+        together(np.concatenate([np.zeros((1, 50), np.float32), x]))
+        alone = ScaledScore(engine, {})
+        alone(x)
+        assert together.scale is not None
+        np.testing.assert_array_equal(together.scale[1:], alone.scale)
+
+
 def test_a_zero_gradient_stays_zero_and_keeps_a_harmless_scale() -> None:
     engine = Recorder(slope=0.0)
     score = ScaledScore(engine, {})

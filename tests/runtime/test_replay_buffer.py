@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,34 @@ def test_ends_replace_what_they_came_from_and_new_ones_push_out_the_first() -> N
     buffer = filled()
     buffer.put([[70, 70], [80, 80], [90, 90]], np.array([4, -1, -1]))
     np.testing.assert_array_equal(buffer.states[:, 0], [2, 3, 70, 5, 6, 7, 8, 9, 80, 90])
+
+
+@pytest.mark.parametrize("capacity", [1, 7, 1000])
+def test_turns_like_a_list_that_loses_its_first(capacity: int) -> None:
+    rng = np.random.default_rng(0)
+    buffer, expected = ReplayBuffer(capacity, ()), np.empty(0, np.float32)
+    for turn in range(30):
+        ends = rng.standard_normal(rng.integers(1, 12)).astype(np.float32)
+        _, places = buffer.draw(np.zeros(len(ends)), seed=turn, share=0.5)
+        assert places.max() < len(buffer) == len(expected)
+        buffer.put(ends, places)
+        expected[places[places >= 0]] = ends[places >= 0]
+        expected = np.concatenate([expected, ends[places < 0]])[-capacity:]
+        np.testing.assert_array_equal(buffer.states, expected)
+
+
+def test_a_turn_does_not_copy_the_buffer() -> None:
+    count, size = 1000, 10_000  # 40 MB
+    buffer = ReplayBuffer(count, (size,))
+    fresh = np.zeros((count, size), np.float32)
+    buffer.put(fresh, np.full(count, -1))
+    tracemalloc.start()
+    for turn in range(3):
+        starts, places = buffer.draw(fresh[:10], seed=turn, share=0.5)
+        buffer.put(starts, places)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4e6  # ten states are 0.4 MB
 
 
 def test_draws_are_copies() -> None:

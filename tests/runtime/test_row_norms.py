@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ebm_export.runtime.row_norms import square_sums
+from ebm_export.runtime.row_norms import moderate_square_sums, square_sums
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-20, 1.0, 1e20, 1e30])
@@ -22,3 +22,19 @@ def test_is_not_finite_only_where_the_sample_is_not() -> None:
 
 def test_scalar_samples() -> None:
     np.testing.assert_array_equal(square_sums(np.array([2, 3], np.float32)), [4, 9])
+
+
+def test_a_sample_does_not_depend_on_those_beside_it() -> None:
+    batch = np.random.default_rng(1).standard_normal((4, 50)).astype(np.float32)
+    expected = square_sums(batch)[1:]
+    for other in (0.0, np.nan, 1e30):
+        batch[0] = other
+        np.testing.assert_array_equal(square_sums(batch)[1:], expected)
+
+
+def test_moderate_ones_alone() -> None:
+    batch = np.random.default_rng(2).standard_normal((3, 5)).astype(np.float32)
+    np.testing.assert_array_equal(moderate_square_sums(batch), square_sums(batch))
+    for other in (0.0, np.nan, np.inf, 1e16, 1e-16):
+        batch[1] = other
+        assert moderate_square_sums(batch) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -46,3 +48,20 @@ def test_the_frozen_scale_is_the_geometric_mean_of_the_second_half() -> None:
     for step, scale in enumerate([1e6, 1e6, 2.0, 8.0]):
         warm_up.update(step, np.ones(1), np.array([scale], np.float32))
     np.testing.assert_allclose(warm_up.settle(None), [4.0], rtol=1e-6)
+
+
+def test_another_goes_on_from_a_copy_of_the_state() -> None:
+    whole, first = WarmUp(6, 2, 0.6), WarmUp(6, 2, 0.6)
+
+    def learn(warm_up: WarmUp, steps: range) -> None:
+        for step in steps:
+            warm_up.update(step, np.array([0.2, 0.1 * step]), np.array([1, 2 + step], np.float32))
+
+    learn(whole, range(6))
+    learn(first, range(4))
+    second = WarmUp(6, 2, 0.6)
+    second.state = kept = copy.deepcopy(first.state)
+    learn(second, range(4, 6))
+    np.testing.assert_array_equal(second.settle(None), whole.settle(None))
+    np.testing.assert_array_equal(second.factor, whole.factor)
+    np.testing.assert_array_equal(kept.log_scales, first.state.log_scales)  # what was handed over is left as it is

@@ -143,6 +143,7 @@ def model(piece: Any, precision: str, *, symbolic: bool = True) -> bytes:
     return bytes(made.SerializeToString())
 
 
+@pytest.mark.tensorrt
 class TestBuildPlan:
     @pytest.mark.parametrize("precision", TYPES)
     @pytest.mark.parametrize("piece", PIECES, ids=lambda piece: piece.__name__)
@@ -238,6 +239,7 @@ class TestTimingCache:
         assert tensorrt_library._open_timing_cache(library, config, tmp_path / "none") == b""  # type: ignore[arg-type]
 
 
+@pytest.mark.tensorrt
 def test_load_plan_says_why_not() -> None:
     with pytest.raises(
         LoadError, match=r"cannot load the plan: .*A plan runs with the library version and the GPU it was built for"
@@ -245,6 +247,7 @@ def test_load_plan_says_why_not() -> None:
         load_plan(b"no plan")
 
 
+@pytest.mark.tensorrt
 def test_fingerprint_names_library_and_version() -> None:
     here = fingerprint()
     assert here.library in ("tensorrt", "tensorrt_rtx")
@@ -262,5 +265,6 @@ def test_neither_library_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         fingerprint()
 
 
+@pytest.mark.tensorrt
 def test_a_library_is_installed() -> None:
     assert missing_tensorrt() is None

@@ -182,6 +182,12 @@ def own_places(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return x[batch, places - 4, places.flip(1)] * x[batch, :, places[:, :1]].sum(2)
 
 
+def same_places(x: torch.Tensor) -> torch.Tensor:
+    """Constant places, the same in each sample, with a dimension of 1 where the batch's own numbers stand."""
+    batch = torch.arange(x.shape[0])[:, None]
+    return x[batch, torch.tensor([0, 2, 2])[None]].square() + x[batch, torch.tensor([[1, -1, 0]])]
+
+
 def pooled_by(reduce: str, include_self: bool) -> Case:
     """Rows pooled by cluster; nothing comes to one place, and the last column is not touched."""
 
@@ -293,6 +299,7 @@ CASES: dict[str, Case] = {
     "index_fill": op_case(lambda x: x.index_fill(2, torch.tensor([1, 3]), 0.4) * x.cos(), S),
     "index_put": op_case(lambda x: index_put(x, accumulate=False), S),
     "index_put_accumulate": op_case(lambda x: index_put(x, accumulate=True), S),
+    "index_constant_places_of_each_sample": op_case(same_places, S),
     "index_put_accumulate_own_places": Case(seeded(lambda: OnPlaces(add_at_own_places)), S, PLACES),
     "index_put_accumulate_scalar": op_case(
         lambda x: x.index_put((torch.arange(x.shape[0]), torch.tensor(2)), x.new_tensor(0.7), accumulate=True).sin(), S

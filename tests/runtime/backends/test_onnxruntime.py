@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,88 @@ def test_close_twice_and_use_afterwards(path: Path) -> None:
     engine.close()
     with pytest.raises(RuntimeError, match="the engine is not open: call it inside a with statement"):
         engine.run({})
+
+
+class TestBoundMemory:
+    """A batch size that comes again is bound; nothing but speed may tell."""
+
+    @staticmethod
+    def inputs(rng: np.random.Generator, rows: int, size: int = 3) -> dict[str, np.ndarray]:
+        names = {"x": (rows, size), "centre": (rows, size), "grad_scale": (rows,)}
+        return {name: rng.uniform(0.5, 2, shape).astype(np.float32) for name, shape in names.items()}
+
+    def test_every_call_answers_its_own_inputs(self, path: Path) -> None:
+        rng = np.random.default_rng(0)
+        with make(path) as engine:
+            for rows in (
+                4,
+                4,
+                4,
+                4,
+                2,
+                4,
+                4,
+                4,
+                4,
+                30_000,
+                30_000,
+                30_000,
+                30_000,
+            ):  # the last are too large to be copied
+                inputs = self.inputs(rng, rows)
+                kept = {name: array.copy() for name, array in inputs.items()}
+                answer = engine.run(inputs)
+                difference = kept["x"] - kept["centre"]
+                np.testing.assert_allclose(answer["grad"], kept["grad_scale"][:, None] * difference, rtol=1e-6)
+                np.testing.assert_allclose(answer["energy"], 0.5 * (difference**2).sum(axis=1), rtol=1e-5)
+                for name, array in inputs.items():
+                    np.testing.assert_array_equal(array, kept[name])
+
+    def test_is_to_the_bit_what_an_unbound_call_gives(self, path: Path) -> None:
+        rng = np.random.default_rng(1)
+        with make(path) as bound, make(path) as fresh:
+            for _ in range(5):
+                inputs = self.inputs(rng, 7)
+                fresh.run(self.inputs(rng, 6))  # another size in between: this engine never binds
+                expected, answer = fresh.run(inputs), bound.run(inputs)
+                for name in ("energy", "grad"):
+                    np.testing.assert_array_equal(answer[name], expected[name])
+
+    def test_answers_outlive_the_engine(self, path: Path) -> None:
+        inputs = self.inputs(np.random.default_rng(2), 5)
+        engine = make(path)
+        with engine:
+            answers = [engine.run(inputs) for _ in range(4)]
+            expected = answers[-1]["grad"].copy()
+        engine.open()
+        np.testing.assert_array_equal(answers[-1]["grad"], expected)
+        np.testing.assert_array_equal(engine.run(inputs)["grad"], expected)
+        engine.close()
+
+    def test_a_node_that_cannot_be_computed(self, tmp_path: Path) -> None:
+        model = onnx.parser.parse_model("""
+            <ir_version: 10, opset_import: ["" : 20]>
+            g (int64[B] label) => (float[B] energy) <float[2] table = {1, 2}> { energy = Gather (table, label) }
+        """)
+        onnx.save(model, tmp_path / "m.onnx")
+        with make(tmp_path / "m.onnx") as engine:
+            for label in (0, 1, 1, 0):
+                np.testing.assert_array_equal(engine.run({"label": np.array([label])})["energy"], [label + 1])
+            with pytest.raises(EbmExportError, match=r"onnxruntime cannot run m\.onnx: .*Gather"):
+                engine.run({"label": np.array([7])})
+            np.testing.assert_array_equal(engine.run({"label": np.array([1])})["energy"], [2])
+
+    def test_a_call_allocates_no_array(self, path: Path) -> None:
+        inputs = self.inputs(np.random.default_rng(3), 30_000)
+        with make(path) as engine:
+            for _ in range(3):
+                engine.run(inputs)
+            tracemalloc.start()
+            for _ in range(5):
+                engine.run(inputs)
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        assert peak < inputs["x"].nbytes / 20
 
 
 class TestProviders:

@@ -272,6 +272,7 @@ class TestErrors:
             TensorRtEngine(path, precision="fp16").open()
 
 
+@pytest.mark.tensorrt
 class TestAvailable:
     def test_with_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         use(monkeypatch, Cuda())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 
 from ebm_export.runtime import DivergenceError, FunctionEngine, SamplerConfig
 from ebm_export.runtime.chain import Progress, run_chains
+from ebm_export.runtime.chain_random import ChainRandom
+from ebm_export.runtime.gradient_scale import ScaledScore
+from ebm_export.runtime.method import build_method
 from ebm_export.runtime.start import start_states
 
 SAMPLERS: dict[str, dict[str, Any]] = {
@@ -119,6 +123,33 @@ def test_callback_hears_of_the_start_and_of_every_step(name: str) -> None:
         assert now.state.position.shape == now.state.grad.shape == (3, 3) and now.state.energy.shape == (3,)
         assert now.grad_scale is not None and now.grad_scale.shape == (3,)
     np.testing.assert_array_equal(kept[-1], samples)
+
+
+@every
+def test_a_state_alone_says_how_its_chain_goes_on(name: str) -> None:
+    """So that a copy of the state, with the gradient scale, can go on anywhere."""
+    config = settings(name, warmup=8) if name in (*REJECTING, "preconditioned") else settings(name)
+    start = np.full((5, 3), 2, np.float32)
+    random = ChainRandom(3, range(5), (3,), None, len(config.ladder) if name == "tempering" else 1)
+
+    def walk(renewed: bool) -> np.ndarray:
+        def fresh() -> tuple[Any, ScaledScore]:
+            energy = (lambda x: 1.3 * bowl(x)[0]) if name == "exact" else None
+            return build_method(config, start, energy), ScaledScore(FunctionEngine(bowl), {})
+
+        method, score = fresh()
+        state = method.init(random, start, score)
+        step = 0
+        while step < config.steps:
+            if renewed:
+                state, scales = copy.deepcopy((state, score.state))
+                method, score = fresh()
+                score.state = scales
+            state, _ = method.step(random.at(step), state, score, 0.1, step)
+            step += 1 if step < method.warm_up else method.stride
+        return np.array(state.position)
+
+    np.testing.assert_array_equal(walk(renewed=True), walk(renewed=False))
 
 
 @every
@@ -234,3 +265,11 @@ def test_another_engine_takes_over(name: str) -> None:
     config = settings(name, steps=300, temperature=0.01)
     samples = run(name, config, 4, switches={20: FunctionEngine(lambda x: bowl(x, -20.0))})
     assert (abs(samples + 20) < 1).all()
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "exact"])
+def test_an_engine_that_takes_over_where_its_energy_is_not_finite(name: str) -> None:
+    nowhere = FunctionEngine(lambda x: (np.full(len(x), np.nan), x))
+    for step in (2, 20):  # in the warm-up, where there is one, and after it
+        with pytest.raises(DivergenceError, match=f"4 of 4 chains .* not finite after step {step}; try"):
+            run(name, settings(name), 4, switches={step: nowhere})

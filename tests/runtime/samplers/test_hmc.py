@@ -7,7 +7,7 @@ import pytest
 
 from ebm_export.runtime import SamplerConfig
 from ebm_export.runtime.chain_random import ChainRandom
-from ebm_export.runtime.samplers import hmc, mala
+from ebm_export.runtime.samplers import hmc
 from ebm_export.runtime.samplers.leapfrog import build_integrator
 
 from .targets import PRECISION, assert_gaussian, assert_gumbel, draw, gaussian, gumbel
@@ -57,11 +57,12 @@ class TestIntegrator:
 
 
 class TestKernel:
-    def test_one_leapfrog_step_is_mala(self) -> None:
-        random, state = ChainRandom(0, range(5), (2,)), mala.init(X, gaussian)
-        one, _ = hmc.build_kernel(1, 0.5)(random, state, gaussian, 0.4, 0.7)
-        other, _ = mala.build_kernel(0.5)(random, state, gaussian, 0.4, 0.7)
-        np.testing.assert_array_equal(one.position, other.position)
+    def test_ends_where_the_flight_does_or_stays(self) -> None:
+        random, state = ChainRandom(0, range(5), (2,)), hmc.init(X, gaussian)
+        flight = build_integrator(0.5)(random.normal(), *state, gaussian, 0.9, 0.7, 4)
+        new, info = hmc.build_kernel(0.5, leapfrog=4)(random, state, gaussian, 0.9, 0.7)
+        assert 0 < info.accepted.sum() < 5
+        np.testing.assert_array_equal(new.position, np.where(info.accepted[:, None], flight.position, X))
 
     def test_costs_one_evaluation_for_each_leapfrog_step(self) -> None:
         calls = []
@@ -70,7 +71,7 @@ class TestKernel:
             calls.append(x)
             return gaussian(x)
 
-        hmc.build_kernel(6)(ChainRandom(0, range(5), (2,)), hmc.init(X, gaussian), counted, 0.1, 1.0)
+        hmc.build_kernel(leapfrog=6)(ChainRandom(0, range(5), (2,)), hmc.init(X, gaussian), counted, 0.1, 1.0)
         assert len(calls) == 6
 
 

@@ -165,3 +165,14 @@ class TestStationaryMoments:
         # The fourth central moment of these targets is at most 5.4 variances squared.
         assert abs(samples.var() - variance) < 4 * variance * math.sqrt(4.4 / n) + 2 * h * variance
         assert ((samples - samples.mean()) ** 3).mean() > 0
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 2, 3)])
+def test_counts_the_samples_that_are_not_finite(shape: tuple[int, ...]) -> None:
+    energy, grad = np.ones(4, np.float32), np.ones(shape, np.float32)
+    assert langevin.count_not_finite(energy, grad) == 0
+    grad[1] = 3e38  # whose square is infinite in float32, and which is finite
+    assert langevin.count_not_finite(-energy * np.float32(3e38), grad) == 0
+    energy[0] = np.nan
+    grad[2:3] = -np.inf
+    assert langevin.count_not_finite(energy, grad) == 2

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ebm_export.runtime import SamplerConfig
+from ebm_export.runtime import FunctionEngine, SamplerConfig
+from ebm_export.runtime.chain import run_chains
 from ebm_export.runtime.samplers import preconditioned
 
 from .targets import assert_gaussian, assert_gumbel, draw, gaussian, gumbel
@@ -22,12 +23,23 @@ def stretched(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def test_one_step_is_the_formula() -> None:
     precondition = np.random.default_rng(2).uniform(0.2, 3, (5, 2)).astype(np.float32)
-    state = preconditioned.init(X, gaussian)
-    new, info = preconditioned.build_kernel(0.7, "value", (-1, 1))(NOISE, state, gaussian, 0.1, 0.3, precondition)
+    state = preconditioned.init(X, gaussian)._replace(precondition=precondition)
+    new, info = preconditioned.build_kernel(0.7, "value", (-1, 1))(NOISE, state, gaussian, 0.1, 0.3)
     moved = X - 0.1 * precondition * np.clip(gaussian(X)[1], -0.7, 0.7) + 0.3 * np.sqrt(precondition) * NOISE
     np.testing.assert_allclose(new.position, np.clip(moved, -1, 1), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(new.grad, gaussian(new.position)[1])
     assert info.clipped > 0 and info.not_finite == 0
+
+
+def test_a_state_learns_and_settles_without_being_changed() -> None:
+    start = preconditioned.init(X, gaussian)
+    learned = preconditioned.learn(preconditioned.learn(start))
+    np.testing.assert_allclose(learned.squares, 2 * gaussian(X)[1].astype(np.float64) ** 2)
+    settled = preconditioned.settle(learned)
+    np.testing.assert_allclose(settled.precondition, preconditioned.preconditioner(gaussian(X)[1] ** 2), rtol=1e-5)
+    for state in (start, learned):
+        np.testing.assert_array_equal(state.precondition, 1)
+    np.testing.assert_array_equal(start.squares, 0)
 
 
 class TestPreconditioner:
@@ -41,6 +53,12 @@ class TestPreconditioner:
     def test_a_flat_direction_has_a_limit(self) -> None:
         result = preconditioned.preconditioner(np.array([[1.0, 0.0]]))
         assert 50 < result[0, 1] / result[0, 0] < 500
+
+    def test_numbers_that_stay_are_not_counted(self) -> None:
+        squares = np.array([[4.0, 0.0, 1.0, 0.0]])
+        result = preconditioned.preconditioner(squares, np.array([[1, 0, 1, 0]], np.float32))
+        np.testing.assert_allclose(result[:, [0, 2]], preconditioned.preconditioner(squares[:, [0, 2]]), rtol=1e-6)
+        np.testing.assert_array_equal(result[:, [1, 3]], 1)
 
     def test_no_gradient_at_all(self) -> None:
         np.testing.assert_array_equal(preconditioned.preconditioner(np.zeros((2, 3))), np.ones((2, 3)))
@@ -63,6 +81,23 @@ class TestStationaryMoments:
         assert (variance > 1 - noise).all() and (variance < 1.15 + noise).all()
         plain = draw(stretched, config.replace(sampler="langevin", steps=201, warmup=None), (2,), 100, at=start)
         assert abs(plain[:, 1].mean() - start * (1 - h) ** 201) < 4 / np.sqrt(100)
+
+    def test_numbers_that_stay_do_not_slow_down_the_others(self) -> None:
+        # 30 numbers stay and two move, whose chain is then the one in two dimensions, number by number.
+        config = SamplerConfig(sampler="preconditioned", steps=40, step_size=0.02, warmup=20)
+
+        def padded(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            energy, grad = stretched(x[:, :2])
+            return energy, np.concatenate([grad, x[:, 2:]], axis=1)
+
+        mask = (np.arange(32) < 2).astype(np.float32)[None]
+
+        def start(chains: range) -> np.ndarray:
+            return np.full((len(chains), 32), 8, np.float32)
+
+        samples = run_chains(FunctionEngine(padded), config, start, 500, free=mask)
+        alone = draw(stretched, config, (2,), 500, at=8.0)
+        assert abs(samples[:, 1].mean() - alone[:, 1].mean()) < 4 * np.sqrt(2 / 500)
 
     def test_isotropic_gaussian(self) -> None:
         h = 0.1

@@ -134,6 +134,8 @@ class TestRefusals:
             self.ebm(temperature=(2, 1)).sample(3)
         with pytest.raises(UsageError, match=r"noise\^2 / \(2 \* step_size\) goes from 0.05 to 0.1: set noise=None"):
             self.ebm(noise=0.1, step_size=(0.1, 0.05)).sample(3)
+        with pytest.raises(UsageError, match="temperature goes from 8e-09 to 4e-09"):  # as cold as published samplers
+            self.ebm(temperature=(8e-9, 4e-9)).sample(3)
 
     def test_cold_schedules_at_one_temperature_are_fine(self) -> None:
         samples = self.ebm(noise=(0.2, 0.1), step_size=(0.2, 0.05), steps=2).sample(3)

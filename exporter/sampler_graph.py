@@ -1,0 +1,66 @@
+"""Puts K steps of a sampler into one graph around the score graph, so that an engine takes them in one call.
+
+The steps are written out and not a Loop: engines compile across them, and with OpenVINO a step of a small perceptron took 4 us so.
+Inputs and outputs have the names of `runtime/fused_steps.py`.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from ..runtime.config import SamplerConfig
+from ..runtime.fused_steps import ports
+from .graph_builder import GraphBuilder
+from .passes.graph import dims
+from .sampler_steps import StepWriter
+
+__all__ = ["sampler_graph"]
+
+
+def sampler_graph(score: ir.Model, config: SamplerConfig, steps: int, *, scaled: bool) -> ir.Model:
+    """Builds the graph of K steps.
+
+    Args:
+        score: a score graph in any precision; the steps' part where it is split. Not changed.
+        config: its sampler without rejection, its clipping and its bounds become part of the graph. Everything that may change over
+            the steps is an input.
+        steps: K, at least 1.
+        scaled: whether the gradient scale goes on from step to step in the graph; else `grad_scale` is used as it is.
+
+    Returns:
+        A model with the inputs and outputs of `runtime.fused_steps.ports`, and the score graph's conditions and features.
+    """
+    made = GraphBuilder(score, "sampler")
+    wanted = ports(config.sampler, config.order)
+    sizes = dims(next(value for value in score.graph.inputs if value.name == "x")) or ()
+    batch = sizes[0]
+    position = made.input("x", sizes)
+    state = {name: made.input(f"sampler.{name}", sizes) for name in wanted.state}
+    series = {name: made.split(made.input(f"sampler.{name}", [steps]), steps) for name in wanted.series}
+    noise = made.input("sampler.noise", [steps, *sizes]) if wanted.noise else None
+    conditions = {
+        value.name or "": made.input_like(value)
+        for value in score.graph.inputs
+        if value.name not in ("x", "grad_scale")
+    }
+    scale = made.input("grad_scale", [batch])
+    writer = StepWriter(made, score.graph, config, sizes, conditions, scaled=scaled, scale=scale)
+    for step in range(steps):
+        given = {name: numbers[step] for name, numbers in series.items()}
+        if noise is not None:
+            given["noise"] = made.op("Gather", [noise, made.index(step)], axis=0)
+        position = writer.take(position, state, given)
+    made.output("sampler.next.x", position, sizes)
+    for name in ("grad", "velocity"):
+        if name in state:  # "grad" is, after an evaluation
+            made.output(f"sampler.next.{name}", state[name], sizes)
+    made.output("sampler.grad_scale", writer.last_scale, [batch])
+    made.output("sampler.next.grad_scale", writer.scale, [batch])
+    told = {"energies": writer.energies}
+    if scaled or config.grad_clip is not None or config.bounds is not None:
+        # Elsewhere a gradient that is not finite shows in the next energy.
+        told["squares"] = [writer.square_sum(grad) for grad in writer.grads]
+    for name, values in told.items():
+        rows = [made.op("Unsqueeze", [value, made.constant([0])]) for value in values]
+        made.output(f"sampler.{name}", made.op("Concat", rows, axis=0), [steps, batch])
+    return made.model()

@@ -1,0 +1,112 @@
+"""A whole chain in one ONNX file, noise included, for programs that have an ONNX runtime and nothing of ours.
+
+Inputs: `x` [B, *S] float32, where chains start, and the conditioning inputs. Outputs: `sample` [B, *S], and `energy` [B] of it. The
+bundle's sampler settings are constants of the graph. Its noise comes from the runtime's own generator (`RandomNormalLike`
+without a seed), so that samples follow the same distribution as ours and are other ones at every call.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from ..runtime.config import SamplerConfig
+from ..runtime.fused_steps import FUSABLE, ports, series_of
+from ..runtime.method import warm_up_steps
+from ..runtime.schedule import temperature_schedule
+from .graph_builder import GraphBuilder
+from .passes.graph import dims
+from .sampler_steps import StepWriter
+from .split import split
+
+__all__ = ["standalone_sampler", "why_not_standalone"]
+
+
+def why_not_standalone(config: SamplerConfig, precision: str) -> str | None:
+    """None where a sampler and a precision can be one file, else a sentence that says why not."""
+    if config.sampler not in FUSABLE:
+        return f"the sampler {config.sampler!r} accepts and rejects"
+    if config.sampler == "preconditioned" and warm_up_steps(config):
+        return "the sampler 'preconditioned' learns in its warm-up"
+    if precision == "bf16":
+        return "few ONNX runtimes compute in BF16"
+    if precision not in ("fp32", "fp16"):
+        return f"a chain in {precision} has to look for its first gradient scale"
+    return None
+
+
+def standalone_sampler(model: ir.Model, config: SamplerConfig, *, scaled: bool) -> ir.Model:
+    """Builds the graph: the prologue, the first evaluation, and a Loop over the steps.
+
+    Args:
+        model: the whole score graph; not changed.
+        config: the sampler's settings, for which `why_not_standalone` is None.
+        scaled: whether gradients need the running scale; it starts as that of a gradient that is computed with a scale of one.
+    """
+    made = GraphBuilder(model, "chain")
+    wanted = ports(config.sampler, config.order)
+    sizes = dims(next(value for value in model.graph.inputs if value.name == "x")) or ()
+    start = made.input("x", sizes)
+    conditions = {
+        value.name or "": made.input_like(value)
+        for value in model.graph.inputs
+        if value.name not in ("x", "grad_scale")
+    }
+    score = model.graph
+    halves = split(model)
+    if halves is not None:
+        features = made.inline(halves.prologue.graph, conditions)
+        conditions, score = {**conditions, **features}, halves.score.graph
+    first = {name: conditions[name] for name in (value.name or "" for value in score.inputs) if name in conditions}
+    batch = made.op("Shape", [start], start=0, end=1)
+    ones = made.op("Expand", [made.scalar(1.0), batch])
+    writer = StepWriter(made, score, config, sizes, first, scaled=False, scale=ones)
+    state: dict[str, ir.Value] = {}
+    scale = ones
+    if wanted.state or scaled:
+        writer.evaluate(start, state)
+        if scaled:
+            scale = writer.first_scale()
+    if "velocity" in wanted.state:
+        still = made.op("Mul", [start, made.scalar(0.0)])
+        heat = float(np.sqrt(temperature_schedule(config)[0])) if config.sampler == "underdamped" else 0.0
+        noise = made.op("RandomNormalLike", [start])
+        state["velocity"] = made.op("Mul", [noise, made.scalar(heat)]) if heat > 0 else still
+    if "precondition" in wanted.state:
+        state["precondition"] = made.op("Add", [made.op("Mul", [start, made.scalar(0.0)]), made.scalar(1.0)])
+    carried = [start, *(state[name] for name in wanted.state if name != "precondition")]
+    names = ["x", *(name for name in wanted.state if name != "precondition")]
+    if scaled:
+        carried.append(scale)
+        names.append("scale")
+
+    body = made.body("step")
+    index = body.input("step/index", [], ir.DataType.INT64)
+    going = body.input("step/going", [], ir.DataType.BOOL)
+    held = {name: body.input(f"step/{name}", [sizes[0]] if name == "scale" else sizes) for name in names}
+    inner = StepWriter(body, score, config, sizes, first, scaled=scaled, scale=held["scale"] if scaled else ones)
+    inner_state = {name: held[name] for name in wanted.state if name in held}
+    if "precondition" in wanted.state:
+        inner_state["precondition"] = state["precondition"]
+    given = {
+        name: body.op("Gather", [made.stored(numbers), index], axis=0)
+        for name, numbers in series_of(config, wanted.series).items()
+    }
+    if wanted.noise:
+        given["noise"] = body.op("RandomNormalLike", [held["x"]])
+    position = inner.take(held["x"], inner_state, given)
+    body.output("step/still_going", going, [], ir.DataType.BOOL)
+    body.output("step/next_x", position, sizes)
+    for name in names[1:]:
+        value = inner.scale if name == "scale" else inner_state[name]
+        body.output(f"step/next_{name}", value, [sizes[0]] if name == "scale" else sizes)
+
+    trips = made.stored(np.array(config.steps, np.int64))
+    always = made.stored(np.array(True))
+    results = made.ops("Loop", [trips, always, *carried], len(carried), body=body.graph)
+    sample = results[0]
+    last = StepWriter(made, score, config, sizes, first, scaled=False, scale=ones)
+    last.evaluate(sample, {})
+    made.output("sample", sample, sizes)
+    made.output("energy", last.energies[0], sizes[:1])
+    return made.model()

@@ -1,0 +1,96 @@
+"""Writes a score graph for a target, as one file or as a prologue and the steps' part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from ..split import split
+from . import target
+from .artifact import Artifact, Progress
+
+__all__ = ["companions", "files_of", "write_plan", "write_score"]
+
+
+def write_score(
+    name: str,
+    model: ir.Model,
+    folder: Path,
+    *,
+    precision: str,
+    batch: tuple[int, int, int],
+    splits: bool = True,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Writes the files of a target; what does not depend on x goes into a prologue's, where it is worth a file.
+
+    Args:
+        name: of the target.
+        model: the score graph, whole, in this precision; not changed.
+        folder: an existing folder.
+        precision: fp32, fp16, bf16 ...
+        batch: smallest, most frequent and largest batch.
+        splits: False keeps the graph whole.
+        progress: as for the target's `write`.
+
+    Returns:
+        The score graph's entry, with the prologue's in it.
+
+    Raises:
+        As the target's `write`.
+    """
+    halves = split(model) if splits else None
+    if halves is None:
+        return _write(name, ir.to_proto(model), folder, precision, batch, "score", progress)
+    prologue = _write(name, ir.to_proto(halves.prologue), folder, precision, batch, "prologue", progress)
+    score = _write(name, ir.to_proto(halves.score), folder, precision, batch, "score", progress)
+    score["reads"], prologue["reads"] = list(halves.keeps), list(halves.reads)
+    score["prologue"] = prologue
+    return score
+
+
+def write_plan(
+    source: Artifact, folder: Path, *, batch: tuple[int, int, int], progress: Progress | None = None
+) -> Artifact:
+    """Builds the TensorRT plans of what the target onnx wrote; arguments and result as for `write_score`."""
+
+    def built(part: Artifact) -> Artifact:
+        graph = onnx.load(folder / part["path"])
+        plan = _write("tensorrt", graph, folder, part["precision"], batch, part["role"], progress)
+        if "reads" in part:
+            plan["reads"] = part["reads"]
+        if "prologue" in part:
+            plan["prologue"] = built(part["prologue"])
+        return plan
+
+    return built(source)
+
+
+def files_of(artifact: Artifact) -> list[str]:
+    """Names of all files of an entry, those of its prologue and its samplers included."""
+    own = [artifact["path"], *artifact["files"]]
+    return own + [name for other in companions(artifact) for name in files_of(other)]
+
+
+def companions(artifact: Artifact) -> list[Artifact]:
+    """The entries that belong to a score graph's, in the order in which they are needed."""
+    return [artifact[name] for name in ("prologue", "sampler", "standalone") if name in artifact]  # type: ignore[literal-required]
+
+
+def _write(
+    name: str,
+    graph: onnx.ModelProto,
+    folder: Path,
+    precision: str,
+    batch: tuple[int, int, int],
+    role: str,
+    progress: Progress | None,
+) -> Artifact:
+    # A condition that all samples share is one row of a prologue, whatever the batch.
+    sizes = batch if role == "score" else (1, *batch[1:])
+    written: Artifact = target(name).write(
+        graph, folder, precision=precision, batch=sizes, role=role, progress=progress
+    )
+    return written

@@ -1,0 +1,43 @@
+"""The engine of an artifact that was just written and is in no manifest yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from ..runtime.backends import backend_of, open_engine
+from ..runtime.engine import Engine
+from ..runtime.split_engine import SplitEngine
+from .emulate import emulate
+from .targets import Artifact
+
+__all__ = ["written_engine"]
+
+
+def written_engine(artifact: Artifact, folder: Path, scratch: Path) -> Engine:
+    """Picks the engine of an artifact and its prologue; `with` loads it.
+
+    A file whose types no CPU library computes in is run with its roundings written out.
+
+    Args:
+        artifact: its entry, with paths relative to `folder`.
+        folder: where its files are.
+        scratch: a folder for files that are there until the engine is closed.
+    """
+    engine = _of_file(artifact, folder, scratch)
+    if "prologue" not in artifact:
+        return engine
+    prologue = artifact["prologue"]
+    return SplitEngine(_of_file(prologue, folder, scratch), engine, prologue["reads"], artifact["reads"])
+
+
+def _of_file(artifact: Artifact, folder: Path, scratch: Path) -> Engine:
+    path = folder / artifact["path"]
+    if artifact["target"] == "onnx" and artifact["precision"] not in ("fp32", "int8"):
+        emulated = emulate(onnx.load(path))
+        path = scratch / f"emulated.{path.name}"
+        onnx.save(emulated, path)
+    return open_engine(
+        backend_of(artifact["target"]), path, precision=artifact["precision"], options=artifact["options"]
+    )

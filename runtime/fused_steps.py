@@ -1,0 +1,183 @@
+"""Several steps of a sampler in one call of an engine.
+
+An export with `--fuse K` writes, beside the score graph, a graph that takes K steps (`exporter/sampler_graph.py`). Its engine
+has an input for the state, for the noise of K steps and for every number that may differ from step to step, so that chains are
+those of the step-by-step loop: the noise is the same, and so is the order of operations.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .chain_random import ChainRandom
+from .config import SamplerConfig
+from .engine import Engine
+from .gradient_scale import ScaledScore
+from .method import Method
+from .samplers.langevin import Evaluate, are_finite
+from .schedule import noise_schedule, spread, temperature_schedule
+
+__all__ = ["BAKED", "FUSABLE", "Fused", "FusedInfo", "Ports", "fuse", "ports", "series_of"]
+
+BAKED = ("sampler", "order", "grad_clip", "grad_clip_mode", "bounds", "bounds_mode")
+"""Settings that are part of the graph; all others may differ from call to call."""
+
+FUSABLE = ("langevin", "preconditioned", "underdamped", "optimize")
+"""Samplers without rejection: what they do next does not depend on what they found."""
+
+
+class Ports(NamedTuple):
+    """What a graph of fused steps takes beside `x`, `grad_scale` and what the score graph takes.
+
+    Inputs are called "sampler.NAME"; `sampler.noise` is [K, B, *S]. Outputs are `sampler.next.x`, `sampler.next.grad`,
+    `sampler.next.velocity` where there is one, `sampler.grad_scale` (of the last evaluation) and `sampler.next.grad_scale` [B],
+    and of each step `sampler.energies` [K, B]. Where clipping, bounds or a scale could hide a gradient that is not finite there is
+    `sampler.squares` [K, B] too, the sums of squares of the gradients as the score graph gives them.
+
+    Attributes:
+        state: arrays [B, *S] of the sampler's `State`.
+        series: numbers [K] of each step.
+        noise: whether there is noise.
+    """
+
+    state: tuple[str, ...]
+    series: tuple[str, ...]
+    noise: bool = True
+
+
+def ports(sampler: str, order: str) -> Ports:
+    """Returns the ports of one of the samplers of `FUSABLE`."""
+    if sampler == "langevin":
+        return Ports(() if order == "noise-drift" else ("grad",), ("step_size", "sigma"))
+    return {
+        "preconditioned": Ports(("grad", "precondition"), ("step_size", "sigma")),
+        "underdamped": Ports(("grad", "velocity"), ("half_step", "kept", "kick")),
+        "optimize": Ports(("grad", "velocity"), ("step_size", "momentum"), noise=False),
+    }[sampler]
+
+
+class Fused:
+    """A graph of fused steps.
+
+    Args:
+        engine: its engine, not open.
+        count: steps in one call, K.
+        settings: those that the graph was made with; the `BAKED` ones count.
+
+    Attributes:
+        engine: its engine.
+        count: steps in one call.
+    """
+
+    def __init__(self, engine: Engine, count: int, settings: SamplerConfig) -> None:
+        self.engine, self.count = engine, count
+        self._settings = settings
+        self._is_open = False
+
+    def open(self) -> None:
+        """Opens the engine, once; chains need it open."""
+        if not self._is_open:
+            self.engine.open()
+            self._is_open = True
+
+    def close(self) -> None:
+        """Frees the engine; safe to call twice."""
+        self._is_open = False
+        self.engine.close()
+
+    def fits(self, config: SamplerConfig) -> bool:
+        """Whether chains with these settings can be run on it."""
+        return config.steps >= self.count and all(
+            getattr(config, name) == getattr(self._settings, name) for name in BAKED
+        )
+
+
+class FusedInfo(NamedTuple):
+    """What a block of steps tells.
+
+    Attributes:
+        not_finite: number of chains whose energy or gradient was not finite at one of the steps.
+    """
+
+    not_finite: int
+
+
+def fuse(method: Method, fused: Fused, config: SamplerConfig, position: np.ndarray) -> Method:
+    """Lets a sampler take its steps in blocks, as far as there are whole ones.
+
+    A block in which a number is not finite is done again step by step, so that nothing is decided on sums that overflowed. Energies
+    of chains that were not finite on the way are NaN at its end.
+
+    Args:
+        method: what takes single steps.
+        fused: what takes K, open and with fitting settings.
+        config: the sampler's settings.
+        position: [B, *S] float32, in the shape of the batch; its numbers are not looked at.
+    """
+    count = fused.count
+    wanted = ports(config.sampler, config.order)
+    series = series_of(config, wanted.series)
+    noise = np.zeros((count, *position.shape), np.float32)
+    changing = ("position", "grad", "velocity") if "velocity" in wanted.state else ("position", "grad")
+    # A block reads the state of the one before, and engines write into the same memory at every call.
+    sets = [{name: np.empty_like(position) for name in changing} for _ in range(2)]
+
+    def step(random: ChainRandom, state: Any, score: Evaluate, step_size: Any, step: int) -> tuple[Any, FusedInfo]:
+        assert isinstance(score, ScaledScore)
+        number = 1 if step < method.warm_up else min(count, config.steps - step)
+        # At the end of a warm-up a sampler settles what it learned, and a scale that is not known yet is looked for.
+        if number < count or not score.ready or 0 < method.warm_up == step:
+            return singly(random, state, score, step, number)
+        before = score.state
+        inputs = {f"sampler.{name}": getattr(state, name) for name in wanted.state}
+        inputs |= {f"sampler.{name}": numbers[step : step + count] for name, numbers in series.items()}
+        if wanted.noise:
+            inputs["sampler.noise"] = random.at(step).normals(noise)
+        answer = score.take_steps(fused.engine, {"x": state.position, **inputs}, count)
+        energies = answer["sampler.energies"]
+        told = (energies, answer.get("sampler.squares", answer["sampler.next.grad"]))
+        if not all(math.isfinite(np.add.reduce(numbers, axis=None)) for numbers in told):
+            score.state = before
+            return singly(random, state, score, step, number)
+        sets.reverse()
+        for name, array in sets[0].items():
+            np.copyto(array, answer[f"sampler.next.{'x' if name == 'position' else name}"])
+        return state._replace(energy=energies[-1].copy(), **sets[0]), FusedInfo(0)
+
+    def singly(random: ChainRandom, state: Any, score: Evaluate, step: int, number: int) -> tuple[Any, FusedInfo]:
+        finite: np.ndarray = np.ones(len(position), dtype=bool)
+        for index in range(step, step + number):
+            state, info = method.step(random.at(index), state, score, step_sizes.item(index), index)
+            if info.not_finite:
+                finite &= are_finite(state.energy, state.grad)
+        lost = int(np.count_nonzero(~finite))
+        if lost:
+            state = state._replace(energy=np.where(finite, state.energy, np.float32(np.nan)))
+        return state, FusedInfo(lost)
+
+    step_sizes = spread(config.step_size, config.steps)
+    return method._replace(step=step, stride=count)
+
+
+def series_of(config: SamplerConfig, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Returns the numbers of every step, [steps] float32: what a kernel computes in float64 and multiplies float32 arrays by.
+
+    Args:
+        config: the sampler's settings.
+        names: those of `Ports.series`.
+    """
+    step_sizes = spread(config.step_size, config.steps)
+    found = {"step_size": step_sizes}
+    if "sigma" in names:
+        found["sigma"] = noise_schedule(config)
+    if "momentum" in names:
+        found["momentum"] = np.full(config.steps, config.momentum)
+    if "kept" in names:
+        time_steps = np.sqrt(2 * step_sizes)
+        kept = np.array([math.exp(-config.friction * time_step) for time_step in time_steps.tolist()])
+        temperatures = temperature_schedule(config)
+        found |= {"half_step": time_steps / 2, "kept": kept, "kick": np.sqrt((1 - kept**2) * temperatures)}
+    return {name: found[name].astype(np.float32) for name in names}

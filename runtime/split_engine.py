@@ -1,0 +1,88 @@
+"""An engine in two halves: the prologue runs once per chain, the score graph at each step."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .device_loop import DeviceLoop
+from .engine import Engine, read_only
+
+__all__ = ["SplitEngine"]
+
+_NUMBERS = 2**18
+"""Numbers of the conditioning inputs in one call of the prologue, as far as rows allow: 1 MiB of float32."""
+
+
+class SplitEngine(Engine):
+    """Runs a prologue (conditioning inputs -> features) and a score graph that takes the features.
+
+    `prepare` runs the prologue, for one row where all samples share the conditions that it reads, whatever the batch. A call
+    of `run` with conditioning inputs that were not prepared runs it too, so that the whole is an engine like any other.
+
+    Args:
+        prologue: the engine of the prologue.
+        score: the engine of the score graph.
+        reads: names of the conditioning inputs that the prologue reads.
+        keeps: names of those that the score graph reads.
+
+    Attributes:
+        score: the engine of the score graph.
+    """
+
+    def __init__(self, prologue: Engine, score: Engine, reads: Sequence[str], keeps: Sequence[str] = ()) -> None:
+        self.backend = score.backend
+        self.needs_scale = score.needs_scale
+        self.score = score
+        self._prologue = prologue
+        self._reads, self._keeps = tuple(reads), tuple(keeps)
+        self._features: tuple[str, ...] | None = None
+
+    def open(self) -> None:
+        """Opens both; where the second fails, the first is closed."""
+        with contextlib.ExitStack() as opened:
+            for engine in (self._prologue, self.score):
+                engine.open()
+                opened.callback(engine.close)
+            opened.pop_all()
+
+    def close(self) -> None:
+        """Closes both."""
+        self._prologue.close()
+        self.score.close()
+
+    def prepare(self, cond: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the prologue; see `Engine.prepare`. What the prologue alone reads is not there any more."""
+        read = {name: cond[name] for name in self._reads}
+        size = len(next(iter(read.values())))
+        if all(len(array) == 1 or array.strides[0] == 0 for array in read.values()):
+            features = self._ask({name: array[:1] for name, array in read.items()}, 1)
+            features = {name: np.broadcast_to(array, (size, *array.shape[1:])) for name, array in features.items()}
+        else:
+            features = self._ask(read, size)
+        self._features = tuple(features)
+        return self.score.prepare({**{name: cond[name] for name in self._keeps}, **features})
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Evaluates one batch; see `Engine.run`."""
+        if self._features is None or any(name not in inputs for name in self._features):
+            cond = {name: array for name, array in inputs.items() if name not in ("x", "grad_scale")}
+            inputs = {"x": inputs["x"], "grad_scale": inputs["grad_scale"], **self.prepare(cond)}
+        return self.score.run(inputs)
+
+    def device_loop(self) -> DeviceLoop | None:
+        """That of the score graph, in whose memory the features are after a call of `run`."""
+        return self.score.device_loop()
+
+    def _ask(self, read: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+        """Runs the prologue in calls of as many rows as fit; returns arrays of its own."""
+        numbers = sum(math.prod(array.shape[1:]) for array in read.values())
+        rows = max(1, _NUMBERS // max(1, numbers))
+        answers = []
+        for first in range(0, size, rows):
+            part = {name: read_only(array[first : first + rows]) for name, array in read.items()}
+            answers.append({name: array.copy() for name, array in self._prologue.run(part).items()})
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}

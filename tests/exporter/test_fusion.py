@@ -1,0 +1,180 @@
+"""Bundles with graphs of several steps, and what the runtime does with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from ebm_export.exporter import export
+from ebm_export.exporter.sampler_steps import StepWriter
+from ebm_export.runtime import DivergenceError, EngineMismatch, SamplerConfig, UsageError, load
+from ebm_export.runtime.chain import Progress
+
+from .test_sampler_graph import Net
+
+GOAL = np.random.default_rng(5).standard_normal((1, 3)).astype(np.float32)
+CONFIG = SamplerConfig(steps=22, step_size=0.05)
+COUNT = 4
+
+
+def write(folder: Path, config: SamplerConfig = CONFIG, **options: Any) -> Path:
+    return export(
+        Net().eval(),
+        torch.randn(4, 3),
+        cond={"goal": torch.randn(4, 3)},
+        out=folder / "m.ebm",
+        sampler=config,
+        **({"targets": ["onnxruntime", "openvino"], "fuse": COUNT} | options),
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("fused"))
+
+
+def test_the_manifest_names_every_sampler(bundle: Path) -> None:
+    entries = json.loads((bundle / "manifest.json").read_text())["artifacts"]
+    by_path = {entry["path"]: entry for entry in entries}
+    scores = [entry for entry in entries if entry["role"] == "score"]
+    assert len(scores) == 2
+    for score in scores:
+        sampler = by_path[score["sampler"]]
+        assert (sampler["role"], sampler["steps"], sampler["status"]) == ("sampler", COUNT, "verified")
+        assert sampler["settings"]["order"] == "drift-noise"
+    whole = by_path["standalone.fp32.onnxruntime.onnx"]
+    assert whole["role"] == "sampler"
+    assert "steps" not in whole
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("n", [1, 5])
+def test_the_same_samples_to_the_bit(bundle: Path, backend: str, n: int) -> None:
+    drawn = []
+    for fuse in (True, False):
+        with load(bundle, backend=backend, threads=1, fuse=fuse) as ebm:
+            drawn.append([ebm.sample(n, 3, goal=GOAL), ebm.sample(n, 3, goal=GOAL, max_batch=2, temperature=0.5)])
+    for one, other in zip(*drawn, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_callback_is_told_of_blocks(bundle: Path) -> None:
+    told: list[tuple[int, int]] = []
+
+    def tell(now: Progress) -> None:
+        told.append((now.done, now.calls))
+
+    with load(bundle, backend="onnxruntime", threads=1, fuse=True) as ebm:
+        ebm.sample(2, goal=GOAL, callback=tell)
+    assert told == [(done, 1 + done) for done in (0, 4, 8, 12, 16, 20, 22)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"sampler": "mala"}, {"grad_clip": 0.1}, {"steps": 3}, {"order": "noise-drift"}, {"bounds": (-1.0, 1.0)}],
+)
+def test_other_settings_go_step_by_step(bundle: Path, changes: dict[str, Any]) -> None:
+    calls: list[int] = []
+    with load(bundle, backend="onnxruntime", threads=1, fuse=True) as ebm:
+        ebm.sample(2, goal=GOAL, callback=lambda now: calls.append(now.done), **changes)
+    assert calls == list(range(len(calls)))
+
+
+def test_numbers_that_stay_go_step_by_step(bundle: Path) -> None:
+    keep = np.array([True, False, False])
+    drawn = []
+    for fuse in (True, False):
+        with load(bundle, backend="onnxruntime", threads=1, fuse=fuse) as ebm:
+            x0 = np.ones((2, 3), np.float32)
+            drawn.append(ebm.sample(2, x0=x0, keep=np.broadcast_to(keep, (2, 3)), goal=GOAL))
+    np.testing.assert_array_equal(*drawn)
+    assert (drawn[0][:, 0] == 1).all()
+
+
+def test_a_chain_that_diverges_is_found_in_a_block(bundle: Path) -> None:
+    with load(bundle, backend="onnxruntime", threads=1, fuse=True) as ebm:
+        with pytest.raises(DivergenceError, match="not finite after step"):
+            ebm.sample(2, goal=GOAL, step_size=1e30)
+        x0 = np.zeros((3, 3), np.float32)
+        x0[1] = 3e38
+        found = ebm.sample(3, x0=x0, goal=GOAL, diverged="drop")
+    assert found.shape == (2, 3)
+    with load(bundle, backend="onnxruntime", threads=1, fuse=False) as ebm:
+        np.testing.assert_array_equal(found, ebm.sample(3, x0=x0, goal=GOAL, diverged="drop"))
+
+
+def test_measurement_decides(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def measured(*arguments: Any) -> bool:
+        asked.append(arguments[4])
+        return True
+
+    monkeypatch.setattr("ebm_export.runtime.ebm.is_faster", measured)
+    told: list[int] = []
+    with load(bundle, backend="onnxruntime", threads=1) as ebm:
+        ebm.sample(2, goal=GOAL, callback=lambda now: told.append(now.done))
+        assert not asked, "a short run is not worth it"
+        assert len(told) == CONFIG.steps + 1
+        ebm.warm(2)
+        assert asked == [2]
+        told.clear()
+        ebm.sample(2, goal=GOAL, callback=lambda now: told.append(now.done))
+        assert told[1] == COUNT
+        ebm.sample(1, goal=GOAL, steps=5000)
+    assert asked == [2, 1], "a long run is"
+
+
+def test_it_is_timed_for_real(bundle: Path) -> None:
+    with load(bundle, backend="openvino", threads=1) as ebm:
+        ebm.warm(1)
+        assert set(ebm._faster) == {1}
+        ebm.sample(1, goal=GOAL)
+
+
+def test_nothing_to_fuse(tmp_path: Path, bundle: Path) -> None:
+    with pytest.raises(UsageError, match=r"there is no graph of several steps .* export the model with --fuse K"):
+        load(write(tmp_path, fuse=None, targets=["onnxruntime"]), fuse=True)
+    with pytest.raises(UsageError, match="fuse: the sampler 'mala' accepts and rejects"):
+        write(tmp_path, CONFIG.replace(sampler="mala"), targets=["onnxruntime"], force=True)
+    with pytest.raises(UsageError, match="at least 2, got 1"):
+        write(tmp_path, fuse=1, targets=["onnxruntime"], force=True)
+
+
+def test_a_graph_that_leaves_the_chain_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 % more drift than there should be."""
+    real = StepWriter._drifted
+
+    def bent(self: StepWriter, position: Any, state: Any, given: Any) -> Any:
+        more = self._made.op("Mul", [given["step_size"], self._made.scalar(1.02)])
+        return real(self, position, state, {**given, "step_size": more})
+
+    monkeypatch.setattr(StepWriter, "_drifted", bent)
+    with pytest.raises(EngineMismatch, match=r"sampler\.fp32\.onnxruntime\.onnx leaves the step-by-step chain"):
+        write(tmp_path, targets=["onnxruntime"])
+    entries = json.loads((tmp_path / "m.ebm" / "manifest.json").read_text())["artifacts"]
+    assert not any(path.name.startswith("sampler.") for path in (tmp_path / "m.ebm").iterdir())
+    assert all("sampler" not in entry for entry in entries)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precisions(tmp_path: Path, precision: str) -> None:
+    path = write(tmp_path, precisions=[precision], targets=["openvino"])
+    drawn = []
+    for fuse in (True, False):
+        with load(path, threads=1, precision=precision, fuse=fuse) as ebm:
+            drawn.append(ebm.sample(4, goal=GOAL))
+    # The scale of FP16 chains is summed up in another order; BF16 chains have none.
+    np.testing.assert_allclose(*drawn, rtol=0, atol=0 if precision == "bf16" else 1e-4)
+
+
+def test_the_files_are_checked_onnx(tmp_path: Path) -> None:
+    path = write(tmp_path, targets=["onnx"])
+    for name in ("sampler.fp32.onnx", "standalone.fp32.onnx", "score.fp32.onnx"):
+        onnx.checker.check_model(onnx.load(path / name), full_check=True)

@@ -1,0 +1,121 @@
+"""K steps in one graph against the step-by-step loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from torch import nn
+
+from ebm_export.exporter.energy import make_energy
+from ebm_export.exporter.precision import typed
+from ebm_export.exporter.sampler_graph import sampler_graph
+from ebm_export.runtime import SamplerConfig
+from ebm_export.runtime.backends import open_engine
+from ebm_export.runtime.chain import run_chains
+from ebm_export.runtime.engine import Engine
+from ebm_export.runtime.fused_steps import Fused
+
+from .referee import score_graph
+
+COUNT = 4
+
+
+class Net(nn.Module):
+    """A perceptron on x and a condition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(6, 16), nn.SiLU(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1))
+
+    def forward(self, x: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+        return 3 * self.net(torch.cat([x, goal], 1)).squeeze(1) + 0.3 * x.square().sum(1)
+
+
+GOAL = np.random.default_rng(3).standard_normal((5, 3)).astype(np.float32)
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "langevin": {},
+    "noise first": {"order": "noise-drift", "noise": 0.05},
+    "schedules": {"step_size": [0.2, 0.01], "noise": [0.3, 0.0], "grad_clip": 0.5},
+    "clipped norm": {"grad_clip": 0.5, "grad_clip_mode": "norm"},
+    "bounds": {"bounds": (-0.4, 0.5), "order": "noise-drift"},
+    "reflecting": {"bounds": (-0.4, 0.5), "bounds_mode": "reflect"},
+    "annealed": {"anneal": 20.0},
+    "preconditioned": {"sampler": "preconditioned", "warmup": 6},
+    "preconditioned, no warm-up": {"sampler": "preconditioned", "warmup": 0},
+    "underdamped": {"sampler": "underdamped", "friction": 2.0},
+    "underdamped, bounds": {"sampler": "underdamped", "bounds": (-0.4, 0.5)},
+    "underdamped, reflecting": {"sampler": "underdamped", "bounds": (-0.4, 0.5), "bounds_mode": "reflect"},
+    "optimize": {"sampler": "optimize", "momentum": 0.7, "bounds": (-0.4, 0.5)},
+}
+
+
+def config_of(name: str, **changes: Any) -> SamplerConfig:
+    return SamplerConfig(**({"steps": 18, "step_size": 0.05} | SETTINGS[name] | changes))
+
+
+def engines(
+    folder: Path, config: SamplerConfig, backend: str, precision: str = "fp32", count: int = COUNT
+) -> tuple[Engine, Fused]:
+    model = score_graph(make_energy(Net().eval(), torch.randn(4, 3), cond={"goal": torch.randn(4, 3)}))
+    model = model if precision == "fp32" else typed(model, precision)
+    scaled = precision == "fp16"
+    paths = {"score": model, "sampler": sampler_graph(model, config, count, scaled=scaled)}
+    opened = []
+    for name, graph in paths.items():
+        proto = ir.to_proto(graph)
+        onnx.checker.check_model(proto, full_check=True)
+        onnx.save(proto, folder / f"{name}.onnx")
+        opened.append(open_engine(backend, folder / f"{name}.onnx", precision=precision, threads=1))
+    fused = Fused(opened[1], count, config)
+    opened[0].open()
+    fused.open()
+    return opened[0], fused
+
+
+def both(
+    engine: Engine, fused: Fused, config: SamplerConfig, batch: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    start = np.random.default_rng(1).standard_normal((5, 3)).astype(np.float32) * 0.3
+    drawn = []
+    for steps in (None, fused):
+        drawn.append(
+            run_chains(
+                engine,
+                config,
+                lambda chains: start[chains.start : chains.stop],
+                5,
+                seed=7,
+                cond={"goal": GOAL},
+                max_batch=batch,
+                fused=steps,
+            )
+        )
+    return drawn[0], drawn[1]
+
+
+EXACT = sorted(set(SETTINGS) - {"clipped norm"})
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_the_bits_of_the_loop_with_onnxruntime(tmp_path: Path, name: str) -> None:
+    config = config_of(name)
+    engine, fused = engines(tmp_path, config, "onnxruntime")
+    one, many = both(engine, fused, config)
+    np.testing.assert_array_equal(one, many)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_the_loop_up_to_rounding(tmp_path: Path, name: str, backend: str) -> None:
+    config = config_of(name)
+    engine, fused = engines(tmp_path, config, backend)
+    one, many = both(engine, fused, config)
+    np.testing.assert_allclose(one, many, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,212 @@
+"""Cutting the prologue out of a score graph."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ebm_export.exporter import export
+from ebm_export.exporter.emulate import emulate
+from ebm_export.exporter.energy import make_energy
+from ebm_export.exporter.precision import typed
+from ebm_export.exporter.split import Split, split
+from ebm_export.exporter.trace import input_names
+from ebm_export.runtime import SamplerConfig, load
+
+from .cases import all_cases, draw
+from .referee import energy_of, per_sample, score_graph, session
+from .test_zoo_engines import REFUSED
+
+
+class Policy(nn.Module):
+    """An image encoder, and a perceptron that judges an action beside what the encoder saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 8 * 8, 16))
+        self.judge = nn.Sequential(nn.Linear(16 + 4, 32), nn.SiLU(), nn.Linear(32, 1))
+
+    def forward(self, action: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        return self.judge(torch.cat([self.encoder(image), action], 1)).squeeze(1)
+
+
+class Attending(nn.Module):
+    """A token made of x attends to tokens of a condition, and a scale for each channel comes from a class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.query, self.key, self.value = nn.Linear(4, 8), nn.Linear(6, 8), nn.Linear(6, 8)
+        self.table, self.scale = nn.Embedding(5, 6), nn.Linear(6, 8)
+
+    def forward(self, x: torch.Tensor, tokens: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
+        seen = F.scaled_dot_product_attention(self.query(x)[:, None], self.key(tokens), self.value(tokens))[:, 0]
+        return (seen * torch.tanh(self.scale(self.table(kind)))).sum(1) + 0.5 * x.square().sum(1)
+
+
+def randn(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+POLICY = {"x": randn(8, 4), "image": randn(8, 3, 16, 16)}
+ATTENDING = {"x": randn(8, 4), "tokens": randn(8, 7, 6), "kind": torch.arange(8) % 5}
+
+
+def graph_of(module: nn.Module, inputs: dict[str, torch.Tensor]) -> ir.Model:
+    x, *_ = inputs.values()
+    return score_graph(make_energy(module.eval(), x, cond={name: inputs[name] for name in list(inputs)[1:]}))
+
+
+def halves_of(module: nn.Module, inputs: dict[str, torch.Tensor]) -> Split:
+    found = split(graph_of(module, inputs))
+    assert found is not None
+    return found
+
+
+def run(model: ir.Model, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    opened = session(model)
+    wanted = {port.name: feeds[port.name] for port in opened.get_inputs()}
+    return dict(zip((port.name for port in opened.get_outputs()), opened.run(None, wanted), strict=True))
+
+
+def check_split(whole: ir.Model, halves: Split, feeds: dict[str, np.ndarray], rtol: float = 1e-6) -> None:
+    """The two halves give what the whole gives."""
+    expected = run(whole, feeds)
+    found = run(halves.score, feeds | run(halves.prologue, feeds))
+    for name in ("energy", "grad"):
+        assert per_sample(found[name] - expected[name], expected[name]).max() <= rtol, name
+
+
+def test_an_encoder_runs_once() -> None:
+    halves = halves_of(Policy(), POLICY)
+    assert halves.reads == ("image",)
+    assert {node.op_type for node in halves.prologue.graph} >= {"Conv", "Gemm"}
+    assert "Conv" not in {node.op_type for node in halves.score.graph}
+    assert [value.name for value in halves.score.graph.inputs] == ["x", "feature_0", "grad_scale"]
+    # The first layer's share of the encoder is in the prologue too: what is left of it reads the action alone.
+    first = next(node for node in halves.score.graph if node.op_type == "MatMul")
+    assert first.inputs[0] is halves.score.graph.inputs[0]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize(("module", "inputs"), [(Policy, POLICY), (Attending, ATTENDING)])
+def test_halves_give_what_the_whole_gives(module: type[nn.Module], inputs: dict[str, torch.Tensor], batch: int) -> None:
+    feeds = {name: tensor.numpy()[:batch] for name, tensor in inputs.items()}
+    feeds |= {"x": inputs["x"].numpy()[:batch], "grad_scale": np.linspace(0.5, 2, batch, dtype=np.float32)}
+    check_split(graph_of(module(), inputs), halves_of(module(), inputs), feeds)
+
+
+def test_keys_values_and_scales_are_features() -> None:
+    halves = halves_of(Attending(), ATTENDING)
+    assert set(halves.reads) == {"tokens", "kind"}
+    products = [node for node in halves.score.graph if node.op_type in ("MatMul", "Gemm")]
+    weights = {"key.weight", "value.weight", "scale.weight"}
+    assert not any((value.name or "").startswith(tuple(weights)) for node in products for value in node.inputs if value)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_features_of_a_low_type_are_float32_at_the_border(precision: str) -> None:
+    whole = typed(graph_of(Policy(), POLICY), precision)
+    halves = split(whole)
+    assert halves is not None
+    for ports in (halves.prologue.graph.outputs, halves.score.graph.inputs):
+        assert {value.dtype for value in ports} == {ir.DataType.FLOAT}
+    feeds = {name: tensor.numpy() for name, tensor in POLICY.items()} | {"grad_scale": np.ones(8, np.float32)}
+    emulated = [ir.from_proto(emulate(ir.to_proto(model))) for model in (whole, halves.prologue, halves.score)]
+    # Nothing is rounded at the border that is not rounded in the whole; sums may be done in another order.
+    check_split(
+        emulated[0],
+        Split(emulated[1], emulated[2], halves.reads, halves.keeps),
+        feeds,
+        rtol=1e-2 if precision == "bf16" else 2e-3,
+    )
+
+
+def no_condition(x: torch.Tensor) -> torch.Tensor:
+    return x.square().sum(1)
+
+
+def table_alone(x: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
+    return (x * F.one_hot(kind, 4).float()).square().sum(1)
+
+
+@pytest.mark.parametrize(
+    ("energy", "cond"), [(no_condition, {}), (table_alone, {"kind": torch.arange(8) % 4})], ids=["none", "table"]
+)
+def test_nothing_of_weight_is_left_where_it_is(energy: object, cond: dict[str, torch.Tensor]) -> None:
+    assert split(score_graph(make_energy(energy, randn(8, 4), cond=cond))) is None  # type: ignore[arg-type]
+
+
+def test_a_condition_that_both_halves_read() -> None:
+    class Near(Policy):
+        def forward(self, action: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+            return super().forward(action, image) + (action.sum(1) - image.mean((1, 2, 3))).square()
+
+    halves = halves_of(Near(), POLICY)
+    assert (halves.reads, halves.keeps) == (("image",), ("image",))
+    feeds = {name: tensor.numpy() for name, tensor in POLICY.items()} | {"grad_scale": np.ones(8, np.float32)}
+    check_split(graph_of(Near(), POLICY), halves, feeds)
+
+
+def test_a_name_that_is_taken() -> None:
+    class Named(Policy):
+        def forward(self, action: torch.Tensor, image: torch.Tensor, feature_0: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return super().forward(action, image) + (action * feature_0).sum(1)
+
+    halves = halves_of(Named(), POLICY | {"feature_0": randn(8, 4)})
+    assert [value.name for value in halves.score.graph.inputs] == ["x", "feature_0", "feature_1", "grad_scale"]
+
+
+@pytest.mark.parametrize("name", [name for name, case in all_cases().items() if case.cond and name not in REFUSED])
+def test_every_conditional_case_of_the_zoo(name: str) -> None:
+    case = all_cases()[name]
+    energy = energy_of(case)
+    whole = score_graph(energy)
+    halves = split(whole)
+    if halves is None:
+        return
+    names = input_names(energy)
+    feeds = {names[key]: array for key, array in draw(case, 1, 3).items()}
+    feeds["grad_scale"] = np.array([0.5, 1, 2], np.float32)
+    check_split(whole, halves, feeds, rtol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_a_bundle_of_two_halves(tmp_path: Path, target: str) -> None:
+    model = Policy().eval()
+    config = SamplerConfig(steps=5, step_size=0.1)
+    paths = {
+        whole: export(
+            model,
+            POLICY["x"],
+            cond={"image": POLICY["image"]},
+            out=tmp_path / f"{whole}.ebm",
+            targets=[target],
+            sampler=config,
+            split=not whole,
+        )
+        for whole in (False, True)
+    }
+    entries = json.loads((paths[False] / "manifest.json").read_text())["artifacts"]
+    assert [(entry["role"], entry["status"]) for entry in entries] == [("prologue", "verified"), ("score", "verified")]
+    assert (entries[0]["reads"], entries[1]["reads"], entries[1]["prologue"]) == (["image"], [], entries[0]["path"])
+    image = POLICY["image"].numpy()[:1]
+    with load(paths[False], threads=1) as split_ebm, load(paths[True], threads=1) as whole_ebm:
+        for shared in (image, np.repeat(image, 6, axis=0), POLICY["image"].numpy()[:6]):
+            np.testing.assert_allclose(
+                split_ebm.sample(6, image=shared), whole_ebm.sample(6, image=shared), rtol=1e-4, atol=1e-5
+            )
+            for found, expected in zip(
+                split_ebm.score(POLICY["x"].numpy()[:6], image=shared),
+                whole_ebm.score(POLICY["x"].numpy()[:6], image=shared),
+                strict=True,
+            ):
+                np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
