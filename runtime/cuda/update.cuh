@@ -15,11 +15,11 @@ __device__ inline float reflected(float value, double low, double high)
     const float from = static_cast<float>(low), to = static_cast<float>(high);
     if (!(value < from || value > to))
         return value;
-    const double width = high - low;
-    double flight = fmod(value - low, 2 * width);
-    if (flight < 0)
-        flight += 2 * width;
-    return limited(static_cast<float>(low + width - fabs(width - flight)), from, to);
+    const double wide = high - low;
+    const float width = static_cast<float>(wide), twice = static_cast<float>(2 * wide);
+    const float flight = value - from;
+    const float place = flight - floorf(flight / twice) * twice;
+    return limited(static_cast<float>(low + wide) - fabsf(width - place), from, to);
 }
 
 __device__ inline float confined(float value, int bounds, double low, double high)

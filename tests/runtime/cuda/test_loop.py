@@ -160,7 +160,7 @@ class TestWhatTheHostDoes:
     @pytest.mark.parametrize(
         "keywords",
         [{"callback": ignored}, {"sampler": "mala"}, {"sampler": "optimize"}, {"deadline_ms": 1e4}],
-        ids=str,
+        ids=["callback", "mala", "optimize", "deadline"],
     )
     def test_what_the_host_keeps(self, opened: Open, keywords: dict[str, Any]) -> None:
         with opened(config=SamplerConfig(steps=8, step_size=0.1)) as bench:
