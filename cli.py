@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -410,8 +411,25 @@ def sample(
         int | None, typer.Option("--best-of", help="Chains for each sample, of which the lowest is kept.", min=1)
     ] = None,
     diverged: Diverged = "stop",
+    energy_range: Annotated[
+        str | None, typer.Option(help="LOW,HIGH: energies of a chain that is well; one outside has diverged.")
+    ] = None,
     deadline_ms: DeadlineMs = None,
     max_batch: Annotated[int | None, typer.Option(help="Most chains in one engine call.", min=1)] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="FILE that the run is saved to every ten seconds. The same command goes on from there after a kill and ends with "
+            "the same bits; the file is removed once the samples are written."
+        ),
+    ] = None,
+    every: Annotated[
+        int | None, typer.Option(help="Write the states after every so many steps to --states as well.", min=1)
+    ] = None,
+    states: Annotated[
+        Path | None,
+        typer.Option(help="FILE.npy for --every, [steps // K, n, *S]; OUT with the ending .states.npy if left out."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw samples from noise with the bundle's sampler."""
@@ -429,6 +447,10 @@ def sample(
         known=None if known is None else _array(known),
         diverged=None if diverged == "stop" else diverged,
         deadline_ms=deadline_ms,
+        energy_range=None if energy_range is None else _numbers("--energy-range", energy_range),
+        checkpoint=checkpoint,
+        every=every,
+        out=states or (None if every is None else out.with_suffix(".states.npy")),
     )
     if candidates is not None and special:
         raise UsageError(f"--best-of cannot be combined with {', '.join(special)}: leave one of them out")
@@ -443,7 +465,7 @@ def sample(
             ebm.warm(n, ebm.sampler.replace(**settings))
         return ebm.sample(n, seed=seed, cond=inputs, **watched, **special, **options)
 
-    _draw(bundle, draw, out, cond, choice, settings, diverged == "drop", as_json)
+    _draw(bundle, draw, out, cond, choice, settings, diverged == "drop", as_json, checkpoint)
 
 
 @_run.command()
@@ -647,6 +669,7 @@ def _draw(
     settings: dict[str, Any],
     drops: bool,
     as_json: bool,
+    checkpoint: Path | None = None,
 ) -> None:
     from .runtime import load
     from .runtime.acceptance import AcceptanceMeter
@@ -671,6 +694,10 @@ def _draw(
                 # There is no acceptance to measure.
                 watch = ProgressOnly(lambda done, total: tell("sampling", done, total))
             drawn = draw(ebm, watch, inputs)
+        if drops and checkpoint is not None:  # batches that were done before a kill told nobody now
+            from .runtime.checkpoint import dropped_in
+
+            dropped = dropped_in(checkpoint)
         if isinstance(drawn, np.ndarray):
             states, taken = drawn, {"dropped": dropped} if drops else {}
             own = {name: rows if len(rows) == 1 else np.delete(rows, dropped, 0) for name, rows in inputs.items()}
@@ -681,6 +708,11 @@ def _draw(
         chosen = ebm.choice
     with out.open("wb") as file:
         np.save(file, states, allow_pickle=False)
+        if checkpoint is not None:
+            file.flush()
+            os.fsync(file.fileno())
+    if checkpoint is not None:
+        checkpoint.unlink()
     result = {
         "out": str(out),
         "shape": list(states.shape),

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from .chain_random import ChainRandom
+from .checkpoint import Checkpoint, Saved
 from .config import SamplerConfig
 from .device_loop import DeviceLoop, Handover
 from .engine import Engine
@@ -18,9 +19,11 @@ from .fused_steps import Fused, fuse
 from .gradient_scale import ScaledScore
 from .method import build_method, replicas
 from .noise import NoiseSource
+from .sample_file import SampleFile
 from .samplers.langevin import are_finite
 from .samplers.surrogate import Energy
 from .schedule import spread
+from .snapshot import Snapshot
 from .warm_up import WarmUp
 
 __all__ = ["Callback", "Divergence", "Progress", "ProgressOnly", "chain_steps", "largest_batch", "run_chains"]
@@ -50,6 +53,7 @@ class Progress(NamedTuple):
         warming_up: whether the step was one of the warm-up.
         diverged: [B] bool, chains whose numbers are no longer finite; None where there are none.
         calls: how often the engine was asked for these chains, the start included.
+        snapshot: makes a `Snapshot` of what the chains go on from.
     """
 
     done: int
@@ -62,6 +66,7 @@ class Progress(NamedTuple):
     warming_up: bool = False
     diverged: np.ndarray | None = None
     calls: int = 0
+    snapshot: Callable[[], Snapshot] | None = None
 
     @property
     def part(self) -> tuple[int, int]:
@@ -104,6 +109,9 @@ def run_chains(
     diverged: Divergence = "stop",
     restart: Callable[[range, int], np.ndarray] | None = None,
     fused: Fused | None = None,
+    energy_range: tuple[float, float] | None = None,
+    checkpoint: Checkpoint | None = None,
+    samples: SampleFile | None = None,
 ) -> np.ndarray:
     """Runs n chains from start to end, in batches where they are many.
 
@@ -128,6 +136,10 @@ def run_chains(
         restart: gives the start states of chain numbers at an attempt from 1 on; None takes those of `start` again.
         fused: takes several steps in one call, open and with the settings of `config`. It is left alone where engines switch,
             where there is an exact one, and where numbers stay.
+        energy_range: (lowest, highest) energy of a chain that is well; one outside has diverged. Looked at after each step.
+        checkpoint: where the run's state is saved now and then, and once at the end; one that is there already is gone on from.
+        samples: takes the states after every so many steps, or at the end of the block of steps that these fall into. Those of
+            chains that are dropped become NaN.
 
     Returns:
         [n, *S] float32, the final positions; fewer where chains were dropped.
@@ -137,8 +149,12 @@ def run_chains(
             cannot reject; with "restart", after the last attempt; with "drop", of all chains.
         UsageError: the settings leave the sampler nothing that it can sample.
     """
+    saved = None if checkpoint is None else checkpoint.load()
+    batch = largest_batch(config, n, max_batch)
 
-    def run(chains: range, attempt: int) -> tuple[np.ndarray, np.ndarray]:
+    def run(chains: range, attempt: int, where: Callable[[Snapshot], Saved]) -> tuple[np.ndarray, np.ndarray]:
+        nonlocal saved
+        resume, saved = (None if saved is None else saved.snapshot), None
         position = start(chains) if attempt == 0 or restart is None else restart(chains, attempt)
         stop = diverged == "stop" or (diverged == "restart" and attempt == RESTARTS)
         steps = chain_steps(
@@ -155,6 +171,8 @@ def run_chains(
             attempt=attempt,
             stop_if_diverged=stop,
             fused=fused,
+            energy_range=energy_range,
+            resume=resume,
         )
         loop = None
         if (
@@ -162,6 +180,9 @@ def run_chains(
             and config.sampler == "langevin"
             and exact is None
             and not switches
+            and energy_range is None
+            and checkpoint is None
+            and samples is None
         ):
             loop = engine.device_loop()
         if loop is not None:
@@ -169,37 +190,69 @@ def run_chains(
             key = NoiseSource(seed, attempt=attempt).key
             with contextlib.closing(steps):
                 return _finish_on_device(loop, steps, config, chains, key, free, engine.needs_scale, stop, told)
+        before = 0 if resume is None else resume.done
         with contextlib.closing(steps):  # at once, where the callback raises
             for now in steps:
                 if callback is not None and attempt == 0:
                     callback(now)
+                if samples is not None and now.done // samples.every > before // samples.every:
+                    samples.write(now.done // samples.every - 1, chains.start, now.state.position)
+                before = now.done
+                if checkpoint is not None and checkpoint.due and now.done < config.steps and now.snapshot is not None:
+                    checkpoint.save(where(now.snapshot()))
         return now.state.position, np.zeros(len(chains), dtype=bool) if now.diverged is None else now.diverged
 
-    batch = largest_batch(config, n, max_batch)
-    result: np.ndarray | None = None
-    dropped: list[int] = []
-    for first in range(0, n, batch):
+    result: np.ndarray | None = None if saved is None else saved.result
+    dropped: list[int] = [] if saved is None else saved.dropped.tolist()
+    lost: np.ndarray
+
+    def at(first: int, place: int = -1, attempt: int = 0) -> Callable[[Snapshot | None], Saved]:
+        """What a checkpoint says of this place."""
+
+        def where(snapshot: Snapshot | None) -> Saved:
+            so_far = result
+            if so_far is None:
+                assert snapshot is not None, "the first batch is not done"
+                so_far = np.zeros((n, *snapshot.state.position.shape[1:]), dtype=np.float32)
+            waiting = np.zeros(0, dtype=bool) if place < 0 else lost
+            return Saved(first, place, attempt, so_far, waiting, np.array(dropped, np.int64), snapshot)
+
+        return where
+
+    for first in range(0 if saved is None else saved.first, n, batch):
         chains = range(first, min(first + batch, n))
-        positions, lost = run(chains, 0)
-        if result is None:
-            result = np.empty((n, *positions.shape[1:]), dtype=np.float32)
-        result[first : chains.stop] = positions
+        begun = saved if saved is not None and saved.place >= 0 else None
+        if begun is None:
+            positions, lost = run(chains, 0, at(first))
+            if result is None:
+                result = np.empty((n, *positions.shape[1:]), dtype=np.float32)
+            result[first : chains.stop] = positions
+            lost = lost.copy()
+        else:  # a checkpoint of one of its chains that was started anew
+            lost = begun.lost
         if diverged == "drop":
             dropped += [chains[index] for index in np.flatnonzero(lost)]
-            continue
-        for index in np.flatnonzero(lost):
-            again = range(chains[index], chains[index] + 1)
-            attempt = 0
-            while lost[index]:
-                attempt += 1
-                positions, lost[index : index + 1] = run(again, attempt)
-            result[again.start] = positions[0]
-            _LOG.warning("chain %d diverged and was started anew (%d of %d)", again.start, attempt, RESTARTS)
+        else:
+            for index in np.flatnonzero(lost).tolist():
+                again = range(chains[index], chains[index] + 1)
+                attempt = begun.attempt - 1 if begun is not None else 0
+                begun = None
+                while lost[index]:
+                    attempt += 1
+                    positions, still = run(again, attempt, at(first, index, attempt))
+                    lost[index] = still[0]
+                assert result is not None
+                result[again.start] = positions[0]
+                _LOG.warning("chain %d diverged and was started anew (%d of %d)", again.start, attempt, RESTARTS)
+        if checkpoint is not None:
+            checkpoint.save(at(chains.stop)(None))
     assert result is not None, "run_chains needs at least one chain"
     if dropped:
-        _stop_if_diverged(n if len(dropped) == n else 0, config.steps, range(n))
+        _stop_if_diverged(n if len(dropped) == n else 0, config.steps, range(n), energy_range)
         _LOG.warning("%d of %d chains diverged and were dropped: %s", len(dropped), n, ", ".join(map(str, dropped)))
         result = np.delete(result, dropped, axis=0)
+        if samples is not None:
+            samples.blank(dropped)
     return result
 
 
@@ -276,6 +329,8 @@ def chain_steps(
     attempt: int = 0,
     stop_if_diverged: bool = True,
     fused: Fused | None = None,
+    energy_range: tuple[float, float] | None = None,
+    resume: Snapshot | None = None,
 ) -> Generator[Progress, None, None]:
     """Runs one batch of chains and tells of the start and of every step; whoever listens may stop at any of them.
 
@@ -293,6 +348,8 @@ def chain_steps(
         attempt: how often these chains were started anew.
         stop_if_diverged: whether a chain whose numbers are not finite is an error; else `Progress.diverged` tells.
         fused: takes several steps in one call, which are then told of together.
+        energy_range: energies of a chain that is well.
+        resume: what the chains go on from, in place of their start.
 
     Raises:
         DivergenceError: as in `run_chains`.
@@ -306,7 +363,22 @@ def chain_steps(
     if switches or exact is not None or free is not None:
         fused = None
     random.draw_ahead(config.steps, 1 if fused is None else fused.count)
-    steps = _steps(engine, config, start, rows, free, random, switches or {}, exact, chains, n, stop_if_diverged, fused)
+    steps = _steps(
+        engine,
+        config,
+        start,
+        rows,
+        free,
+        random,
+        switches or {},
+        exact,
+        chains,
+        n,
+        stop_if_diverged,
+        fused,
+        energy_range,
+        resume,
+    )
     with contextlib.closing(random):
         while True:
             # Numbers that leave float32's range are looked for; numpy need not warn of them as well.
@@ -330,6 +402,8 @@ def _steps(
     n: int,
     stop_if_diverged: bool,
     fused: Fused | None,
+    energy_range: tuple[float, float] | None,
+    resume: Snapshot | None,
 ) -> Iterator[Progress]:
     """`chain_steps` with the arrays of this batch alone."""
     energy = None if exact is None else _energy_of(exact, cond, len(chains))
@@ -341,31 +415,46 @@ def _steps(
     step_sizes = spread(config.step_size, config.steps)
     warm_up = WarmUp(method.warm_up, len(chains) * count, method.target)
     lost: np.ndarray | None = None
+    state: Any = None
 
-    state = method.init(random, position, score)
-
-    def check(finite: np.ndarray, step: int) -> None:
+    def check(well: np.ndarray, step: int) -> None:
         nonlocal lost
-        if finite.all():
+        if well.all():
             return
         if stop_if_diverged:
-            _stop_if_diverged(int(np.count_nonzero(~finite)), step, chains)
-        lost = ~finite if lost is None else lost | ~finite
+            _stop_if_diverged(int(np.count_nonzero(~well)), step, chains, energy_range)
+        lost = ~well if lost is None else lost | ~well
+
+    def in_range(energy: np.ndarray) -> np.ndarray:
+        low, high = energy_range or (-np.inf, np.inf)
+        # An energy that nobody asked for (in the warm-up of exact sampling) is NaN, which is looked for elsewhere.
+        return ~((energy < low) | (energy > high))
 
     def refresh(step: int) -> None:
         nonlocal state
         state = method.refresh(state, score)
         check(are_finite(state.energy, state.grad), step)
 
-    def tell(done: int, info: Any) -> Progress:
+    def snapshot() -> Snapshot:
+        return Snapshot(done, state, score.state, warm_up.state, lost, score.calls)
+
+    def tell(info: Any) -> Progress:
         scale = None if score.scale is None else score.scale[::count]
         warming_up = max(done - 1, 0) < warm_up.steps
-        return Progress(done, config.steps, chains, n, state, info, scale, warming_up, lost, score.calls)
+        return Progress(done, config.steps, chains, n, state, info, scale, warming_up, lost, score.calls, snapshot)
 
-    if score.scale is not None:  # something was evaluated
-        check(are_finite(state.energy, state.grad), 0)
-    yield tell(0, None)
-    done = 0
+    if resume is None:
+        done = 0
+        state = method.init(random, position, score)
+        if score.scale is not None:  # something was evaluated
+            check(are_finite(state.energy, state.grad) & in_range(state.energy), 0)
+    else:
+        for turn in sorted(switches):
+            if turn < resume.done:
+                score.switch(switches[turn])
+        done, state, lost = resume.done, resume.state, resume.lost
+        score.state, warm_up.state, score.calls = resume.scale, resume.warm_up, resume.calls
+    yield tell(None)
     while done < config.steps:
         step = done
         done = min(step + (1 if step < warm_up.steps else method.stride), config.steps)
@@ -384,10 +473,12 @@ def _steps(
                 warm_up.update(step, info.acceptance, score.scale)
         elif info.not_finite:
             check(are_finite(state.energy, state.grad), done)
+        if energy_range is not None:
+            check(in_range(state.energy), done)
         if done == config.steps:
             # The last drift of the order "noise-drift" is followed by no evaluation that would notice an overflow.
             check(np.isfinite(state.position).reshape(len(chains), -1).all(axis=1), done)
-        yield tell(done, info)
+        yield tell(info)
 
 
 def _energy_of(engine: Engine, rows: Mapping[str, np.ndarray], chains: int) -> Energy:
@@ -405,10 +496,11 @@ def _rows(array: np.ndarray, chains: range, count: int) -> np.ndarray:
     return rows if count == 1 else np.repeat(rows, count, axis=0)
 
 
-def _stop_if_diverged(hit: int, step: int, chains: range) -> None:
+def _stop_if_diverged(hit: int, step: int, chains: range, energy_range: tuple[float, float] | None = None) -> None:
     if hit:
         where = f"after step {step}" if step else "at the start"
+        outside = "" if energy_range is None else f", or an energy outside {energy_range[0]:g} to {energy_range[1]:g},"
         raise DivergenceError(
-            f"{hit} of {len(chains)} chains have an energy, gradient or position that is not finite {where}; "
+            f"{hit} of {len(chains)} chains have an energy, gradient or position that is not finite{outside} {where}; "
             'try a smaller step_size, grad_clip, or bounds; or pass diverged="restart" or "drop"'
         )

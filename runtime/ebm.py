@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 from typing import Any, NamedTuple, get_args, overload
@@ -13,6 +16,7 @@ import numpy as np
 from .arguments import check_choice, check_conditions, check_count, check_states, split_keywords
 from .best_so_far import BestSoFar, Steps, improvements, until
 from .chain import Callback, Divergence, chain_steps, largest_batch, run_chains
+from .checkpoint import Checkpoint
 from .config import SamplerConfig
 from .engine import Engine
 from .errors import UsageError
@@ -24,6 +28,7 @@ from .manifest import ModelSpec
 from .method import check_used, evaluations, replicas
 from .noise import normal
 from .precision_schedule import Span, check_steps
+from .sample_file import SampleFile
 from .start import start_states
 
 __all__ = ["Ebm"]
@@ -34,6 +39,9 @@ channels then holds 64 MiB for each activation that it keeps for the gradient.""
 
 _LONG_RUN = 4096
 """Engine calls of a run from which it is worth timing fused steps for it: that takes a hundred, and compiling an engine."""
+
+_LOOKED_AT = 64
+"""Starts that tell a checkpoint's run from another one."""
 
 
 class _Run(NamedTuple):
@@ -64,6 +72,7 @@ class Ebm:
             corrected (see `samplers/surrogate.py`); `score` asks the exact one.
         fused: takes several steps of the engine in one call; opened when it is first used, closed with the Ebm.
         fuse: whether it does; None lets measurement say, see `load`.
+        fingerprint: of the engines' files, so that a checkpoint is not gone on with on other ones.
 
     Attributes:
         model: what the energy takes.
@@ -84,6 +93,7 @@ class Ebm:
         exact: Engine | None = None,
         fused: Fused | None = None,
         fuse: bool | None = None,
+        fingerprint: str = "",
     ) -> None:
         if schedule and exact is not None:
             raise UsageError("exact sampling corrects one engine: give a schedule of engines or exact, not both")
@@ -95,6 +105,7 @@ class Ebm:
         self._exact = exact
         self._fused = fused
         self._fuse = fuse
+        self._fingerprint = fingerprint
         self._faster: dict[int, bool] = {}  # by number of chains
         self._data = None if data is None else check_states("data", data, model.x.shape)
         if max_batch is not None:
@@ -189,7 +200,12 @@ class Ebm:
         max_batch: int | None = None,
         callback: Callback | None = None,
         diverged: Divergence = "stop",
+        energy_range: tuple[float, float] | None = None,
         deadline_ms: float | None = None,
+        checkpoint: str | Path | None = None,
+        checkpoint_seconds: float = 10.0,
+        every: int | None = None,
+        out: str | Path | None = None,
         **keywords: Any,
     ) -> np.ndarray | BestSoFar:
         """Runs n chains and returns where they end.
@@ -214,9 +230,15 @@ class Ebm:
             callback: told about the start and every step, see `chain.Progress`.
             diverged: what happens to a chain whose numbers are no longer finite: "stop" raises, "restart" runs it again
                 with other noise (and another start, where it was drawn), "drop" leaves it out of the result.
+            energy_range: (lowest, highest) energy of a chain that is well; one outside counts as diverged.
             deadline_ms: return this many milliseconds after the call, or a little earlier, with each chain's best state so
                 far. All chains go into one engine call then, and one that diverges keeps its best from before. Call `warm`
                 beforehand, so that no engine is compiled in that time.
+            checkpoint: file that the run's state is saved to. The same call after a kill goes on from there and ends with the same
+                bits; after the end it returns the samples again. Remove the file when they are safe.
+            checkpoint_seconds: time between two savings.
+            every: write the states after every so many steps to `out`.
+            out: .npy file [steps // every, n, *S] float32, written as the chains go, in constant memory; see `SampleFile`.
             **keywords: any field of `SamplerConfig`, and conditioning arrays by name, each with n rows or 1. A name
                 that is both is the conditioning array; that setting can be changed through `config`.
 
@@ -229,7 +251,32 @@ class Ebm:
         """
         called = perf_counter()
         run = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
-        return self._draw(run, n, called, callback, diverged, deadline_ms, redraw=x0 is None)
+        if deadline_ms is not None:
+            long = {"checkpoint": checkpoint, "every": every, "out": out, "energy_range": energy_range}
+            for name, value in long.items():
+                if value is not None:
+                    raise UsageError(f"{name} has no effect with deadline_ms: leave it out")
+            return self._draw_by(run, n, called, callback, diverged, deadline_ms)
+        with contextlib.ExitStack() as stack:
+            samples = self._samples(run, n, every, out)
+            if samples is not None:
+                stack.enter_context(samples)
+            kept = None
+            if checkpoint is not None:
+                identity = self._identity(run, n, seed, diverged, energy_range, every)
+                kept = Checkpoint(
+                    checkpoint, identity, seconds=checkpoint_seconds, before=None if samples is None else samples.sync
+                )
+            return self._draw(
+                run,
+                n,
+                callback,
+                diverged,
+                redraw=x0 is None,
+                energy_range=_checked_range(energy_range),
+                checkpoint=kept,
+                samples=samples,
+            )
 
     def stream(
         self,
@@ -312,7 +359,9 @@ class Ebm:
         called = perf_counter()
         states = check_states("x0", x0, self.model.x.shape)
         run = self._prepare(len(states), seed, states, None, keep, None, config, cond, max_batch, keywords)
-        return self._draw(run, len(states), called, callback, diverged, deadline_ms, redraw=False)
+        if deadline_ms is not None:
+            return self._draw_by(run, len(states), called, callback, diverged, deadline_ms)
+        return self._draw(run, len(states), callback, diverged, redraw=False)
 
     def _prepare(
         self,
@@ -366,28 +415,49 @@ class Ebm:
         self,
         run: _Run,
         n: int,
+        callback: Callback | None,
+        diverged: Divergence,
+        *,
+        redraw: bool,
+        energy_range: tuple[float, float] | None = None,
+        checkpoint: Checkpoint | None = None,
+        samples: SampleFile | None = None,
+    ) -> np.ndarray:
+        """Runs the chains of `sample` to their end; `redraw` is whether a restart draws a new start."""
+        check_choice("diverged", diverged, get_args(Divergence))
+        batch = largest_batch(run.config, n, run.max_batch)
+        # What is measured may come out otherwise when a run is gone on with, and its blocks would be other ones.
+        worth = checkpoint is None and run.config.steps * n // batch >= _LONG_RUN
+        fused = None
+        if self._fuse or (checkpoint is None and samples is None):
+            fused = self._fused_for(run.config, batch, worth=worth)
+        return run_chains(
+            run.engine,
+            run.config,
+            run.start,
+            n,
+            max_batch=run.max_batch,
+            callback=callback,
+            diverged=diverged,
+            restart=run.start if redraw else None,
+            fused=fused,
+            energy_range=energy_range,
+            checkpoint=checkpoint,
+            samples=samples,
+            **run.options,
+        )
+
+    def _draw_by(
+        self,
+        run: _Run,
+        n: int,
         called: float,
         callback: Callback | None,
         diverged: Divergence,
-        deadline_ms: float | None,
-        redraw: bool,
-    ) -> np.ndarray | BestSoFar:
-        """Runs the chains of `sample`; `called` is when it was, and `redraw` whether a restart draws a new start."""
+        deadline_ms: float,
+    ) -> BestSoFar:
+        """Runs them until a deadline; `called` is when the caller called."""
         check_choice("diverged", diverged, get_args(Divergence))
-        if deadline_ms is None:
-            batch = largest_batch(run.config, n, run.max_batch)
-            return run_chains(
-                run.engine,
-                run.config,
-                run.start,
-                n,
-                max_batch=run.max_batch,
-                callback=callback,
-                diverged=diverged,
-                restart=run.start if redraw else None,
-                fused=self._fused_for(run.config, batch, worth=run.config.steps * n // batch >= _LONG_RUN),
-                **run.options,
-            )
         for name, value, left_out in (("callback", callback, None), ("diverged", diverged, "stop")):
             if value != left_out:
                 raise UsageError(f"{name} has no effect with deadline_ms: leave it out, or use stream()")
@@ -395,6 +465,38 @@ class Ebm:
             raise UsageError(f"deadline_ms: expected a number of milliseconds above 0, got {deadline_ms!r}")
         steps = self._in_one_batch(run, n, "deadline_ms")
         return until(steps, called + deadline_ms / 1000, evaluations(run.config), run.options["switches"])
+
+    def _samples(self, run: _Run, n: int, every: int | None, out: str | Path | None) -> SampleFile | None:
+        """The file of `every` and `out`, which go together."""
+        if every is None and out is None:
+            return None
+        if every is None or out is None:
+            raise UsageError("every and out: states are written to a file every so many steps, so give both or neither")
+        check_count("every", every)
+        if every > run.config.steps:
+            raise UsageError(f"every: expected at most the {run.config.steps} steps of the chain, got {every}")
+        return SampleFile(out, run.config.steps // every, n, self.model.x.shape, every)
+
+    def _identity(
+        self, run: _Run, n: int, seed: int, diverged: str, energy_range: Any, every: int | None
+    ) -> dict[str, Any]:
+        """What decides the numbers of a run, by the names that a caller knows."""
+        return {
+            "model": self.model.name,
+            "engine": self.choice,
+            "files": self._fingerprint,
+            "fuse": bool(self._fuse),
+            **run.config.to_dict(),
+            "seed": int(seed),
+            "n": n,
+            "max_batch": largest_batch(run.config, n, run.max_batch),
+            "diverged": diverged,
+            "energy_range": energy_range,
+            "every": every,
+            "start": _digest(run.start(range(min(n, _LOOKED_AT)))),
+            "cond": {name: _digest(array) for name, array in run.options["cond"].items()},
+            "keep": None if run.options["free"] is None else _digest(run.options["free"]),
+        }
 
     def _in_one_batch(self, run: _Run, n: int, what: str) -> Steps:
         batch = largest_batch(run.config, n, run.max_batch)
@@ -464,3 +566,20 @@ class Ebm:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _digest(array: np.ndarray) -> str:
+    """The beginning of an array's sha256."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+
+
+def _checked_range(energy_range: Any) -> tuple[float, float] | None:
+    if energy_range is None:
+        return None
+    try:
+        low, high = (float(end) for end in energy_range)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not low < high:
+        raise UsageError(f"energy_range: expected (lowest, highest) energy, got {energy_range!r}")
+    return low, high

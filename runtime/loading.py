@@ -139,5 +139,6 @@ def _on_artifacts(
         exact=engines[1] if exact is not None else None,
         fused=fused,
         fuse=fuse,
+        fingerprint=" ".join(dict.fromkeys(choice.artifact.sha256[:16] for choice in choices)),
     )
     return ebm, engines

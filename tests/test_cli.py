@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ebm_export.exporter import save_energy
-from ebm_export.runtime import SamplerConfig
+from ebm_export.runtime import SamplerConfig, load
 
 from .runtime.tiny_bundle import write_bundle, write_two_precisions
 
@@ -153,6 +153,36 @@ class TestRun:
         for name in ("a.npy", "b.npy"):
             assert command("ebm-run", "sample", "model.ebm", "-n", 4, "--out", name, cwd=folder).returncode == 0
         assert (folder / "a.npy").read_bytes() == (folder / "b.npy").read_bytes()
+
+    def test_a_long_run_is_gone_on_with(self, folder: Path) -> None:
+        arguments = (
+            "ebm-run",
+            "sample",
+            "model.ebm",
+            "-n",
+            4,
+            "--every",
+            10,
+            "--out",
+            "long.npy",
+            "--checkpoint",
+            "run.ckpt",
+        )
+        run = command(*arguments, cwd=folder)
+        assert run.returncode == 0, run.stderr
+        assert not (folder / "run.ckpt").exists(), "the samples are written"
+        rows = np.load(folder / "long.states.npy")
+        assert rows.shape == (3, 4, 3)
+        np.testing.assert_array_equal(rows[-1], np.load(folder / "long.npy"))
+        with load(folder / "model.ebm") as ebm:  # a run that was killed after its end leaves this
+            ebm.sample(4, seed=1, checkpoint=folder / "run.ckpt")
+        run = command(*arguments, cwd=folder)
+        assert run.returncode == 2
+        assert "run.ckpt is of another run: " in run.stderr
+        assert "seed was 1 and is 0" in run.stderr
+        run = command("ebm-run", "sample", "model.ebm", "-n", 4, "--energy-range", "0,0.001", cwd=folder)
+        assert run.returncode == 1
+        assert "or an energy outside 0 to 0.001" in run.stderr
 
     def test_fused_steps_draw_the_same_file(self, folder: Path) -> None:
         run = command(

@@ -1,0 +1,159 @@
+"""A long run's state on disk, so that one that was killed goes on where it was and ends with the same bits.
+
+One file, an .npz without pickles, replaced as a whole: a kill at any moment leaves the old one or the new one. It holds what run
+it is of, so that it is not gone on with under other settings by mistake.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .errors import LoadError, UsageError
+from .snapshot import Snapshot, from_arrays, to_arrays
+
+__all__ = ["Checkpoint", "Saved", "dropped_in"]
+
+_VERSION = 1
+
+
+class Saved(NamedTuple):
+    """Where a run of `run_chains` is.
+
+    Attributes:
+        first: number of the first chain of the batch that runs; n where all are done.
+        place: in that batch, of the chain that was started anew; -1 in the batch's own run.
+        attempt: how often that chain was.
+        result: [n, *S] float32, final positions as far as they are there.
+        lost: [B] bool, chains of the batch that diverged and are still to be started anew.
+        dropped: [D] int64, numbers of the chains that were dropped.
+        snapshot: of what runs; None between two runs.
+    """
+
+    first: int
+    place: int
+    attempt: int
+    result: np.ndarray
+    lost: np.ndarray
+    dropped: np.ndarray
+    snapshot: Snapshot | None
+
+
+class Checkpoint:
+    """The file of one run.
+
+    Args:
+        path: of the file; its folder exists.
+        identity: what decides the run's numbers, as JSON values by the name that a user knows; a file of another run is refused.
+        seconds: time between two savings.
+        before: called before each saving, to bring what was written elsewhere to disk.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        identity: Mapping[str, Any],
+        *,
+        seconds: float = 10.0,
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._identity = json.loads(json.dumps(dict(identity)))
+        self._seconds = seconds
+        self._before = before
+        self._next = time.monotonic() + seconds
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        return time.monotonic() >= self._next
+
+    def load(self) -> Saved | None:
+        """Returns where the run was; None where there is no file.
+
+        Raises:
+            UsageError: the file is of another run; the text names what differs.
+            LoadError: it cannot be read.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                arrays = dict(file)
+            identity, version = json.loads(str(arrays["identity"])), int(arrays["version"])
+            inner = {name.removeprefix("run."): array for name, array in arrays.items() if name.startswith("run.")}
+            saved = Saved(
+                int(arrays["first"]),
+                int(arrays["place"]),
+                int(arrays["attempt"]),
+                arrays["result"],
+                arrays["lost"],
+                arrays["dropped"],
+                from_arrays(inner) if inner else None,
+            )
+        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise LoadError(f"{self.path} is no checkpoint of a run ({error}): remove it to begin anew") from error
+        self._check(identity, version)
+        return saved
+
+    def save(self, saved: Saved) -> None:
+        """Writes where the run is, and waits until it is on disk."""
+        if self._before is not None:
+            self._before()
+        arrays = {name: np.asarray(value) for name, value in saved._asdict().items() if name != "snapshot"}
+        if saved.snapshot is not None:
+            arrays |= {f"run.{name}": array for name, array in to_arrays(saved.snapshot).items()}
+        partial = self.path.with_name(f"{self.path.name}.partial")
+        with partial.open("wb") as file:
+            np.savez(
+                file,
+                allow_pickle=False,
+                identity=np.array(json.dumps(self._identity)),
+                version=np.array(_VERSION),
+                **arrays,
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.path)
+        _sync_folder(self.path.parent)
+        self._next = time.monotonic() + self._seconds
+
+    def _check(self, found: Mapping[str, Any], version: int) -> None:
+        if version != _VERSION:
+            raise UsageError(
+                f"{self.path} was written by another version of ebm-export (form {version}, here {_VERSION}): go on with that "
+                "version, or remove the file to begin anew"
+            )
+        differing = [name for name in {**found, **self._identity} if found.get(name) != self._identity.get(name)]
+        if differing:
+            said = "; ".join(
+                f"{name} was {found.get(name)!r} and is {self._identity.get(name)!r}" for name in differing
+            )
+            raise UsageError(
+                f"{self.path} is of another run: {said}. Give the same again, another --checkpoint, or remove the file to begin anew"
+            )
+
+
+def dropped_in(path: str | Path) -> list[int]:
+    """Returns the numbers of the chains that the run of a checkpoint has dropped so far."""
+    with np.load(path, allow_pickle=False) as file:
+        return [int(chain) for chain in file["dropped"]]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Brings a renamed file's name to disk, where the system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,92 @@
+"""States along chains in a .npy file that is written as they come, in constant memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from .errors import LoadError
+
+__all__ = ["SampleFile"]
+
+
+class SampleFile:
+    """A file [rows, n, *S] float32: row r holds all chains after (r + 1) * every steps.
+
+    The file has its whole size from the start and is a .npy that can be opened at any time; what is not written yet is zero. Rows
+    are written through the file and not through mapped memory, which would count as the process's own. Writing a row again, after
+    a run was resumed, writes the same bits.
+
+    Args:
+        path: of the file; one that is there is gone on with where it has this shape, else refused.
+        rows: number of rows, at least 1.
+        n: number of chains.
+        shape: of one state.
+        every: steps between two rows.
+
+    Raises:
+        LoadError: there is a file of another shape.
+    """
+
+    def __init__(self, path: str | Path, rows: int, n: int, shape: tuple[int, ...], every: int) -> None:
+        self.path = Path(path)
+        self.every = every
+        self._shape = (rows, n, *shape)
+        if not self.path.exists():  # then all of it or nothing is there, whenever the process is killed
+            partial = self.path.with_name(f"{self.path.name}.partial")
+            np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=self._shape)  # type: ignore[no-untyped-call]
+            partial.replace(self.path)
+        self._offset = _offset_of(self.path, self._shape)
+        self._file = self.path.open("r+b")
+
+    def write(self, row: int, first: int, states: np.ndarray) -> None:
+        """Writes the states [B, *S] of chains first, first + 1 .. into a row; rows beyond the last are left out."""
+        rows, n, *sizes = self._shape
+        if not 0 <= row < rows:
+            return
+        each = 4 * int(np.prod(sizes, dtype=np.int64))
+        self._file.seek(self._offset + (row * n + first) * each)
+        self._file.write(np.ascontiguousarray(states, np.float32).data)
+
+    def blank(self, chains: Sequence[int]) -> None:
+        """Makes all states of some chains NaN."""
+        for chain in chains:
+            for row in range(self._shape[0]):
+                self.write(row, chain, np.full(self._shape[2:], np.nan, np.float32))
+
+    def sync(self) -> None:
+        """Waits until everything is on disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file; safe to call twice."""
+        self._file.close()
+
+    def __enter__(self) -> SampleFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _offset_of(path: Path, shape: tuple[int, ...]) -> int:
+    """Where the numbers begin in a file of this shape."""
+    try:
+        mapped = np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-untyped-call]
+    except (ValueError, OSError, EOFError) as error:
+        raise LoadError(
+            f"{path} is there and is no .npy file ({error}): remove it, or write to another file"
+        ) from error
+    if mapped.dtype != np.float32 or mapped.shape != shape:
+        raise LoadError(
+            f"{path} is there and holds {mapped.dtype} {list(mapped.shape)}, where this run writes float32 {list(shape)}: "
+            "remove it, or write to another file"
+        )
+    return int(mapped.offset)

@@ -1,0 +1,337 @@
+"""Runs that are cut off and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
+from ebm_export.runtime.chain import Progress
+from ebm_export.runtime.errors import DivergenceError, LoadError
+from ebm_export.runtime.manifest import ModelSpec, TensorSpec
+from ebm_export.runtime.precision_schedule import Span
+from ebm_export.runtime.sample_file import SampleFile
+
+SHAPE = (3,)
+MODEL = ModelSpec("bowl", TensorSpec("x", SHAPE, "float32"))
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "langevin": {},
+    "noise first": {"order": "noise-drift", "noise": 0.1},
+    "annealed": {"anneal": 10.0, "step_size": [0.2, 0.05]},
+    "preconditioned": {"sampler": "preconditioned"},
+    "mala": {"sampler": "mala"},
+    "hmc": {"sampler": "hmc", "leapfrog": 3},
+    "underdamped": {"sampler": "underdamped"},
+    "optimize": {"sampler": "optimize"},
+    "tempering": {"sampler": "tempering", "ladder": (1.0, 2.0, 4.0)},
+}
+
+
+class Cut(Exception):
+    """A kill, as far as a test in this process can have one."""
+
+
+def wavy(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return (0.5 * x**2 + np.cos(3 * x)).sum(axis=1), x - 3 * np.sin(3 * x)
+
+
+def ebm(name: str = "langevin", energy: Callable[..., Any] = wavy, **options: Any) -> Ebm:
+    return Ebm(
+        FunctionEngine(energy), MODEL, SamplerConfig(**({"steps": 40, "step_size": 0.1} | SETTINGS[name])), **options
+    )
+
+
+def cut_at(batch: int, step: int) -> Callable[[Progress], None]:
+    def callback(now: Progress) -> None:
+        if now.chains.start == batch and now.done >= step:
+            raise Cut
+
+    return callback
+
+
+def run_cut(make: Callable[[], Ebm], cuts: list[tuple[int, int]], n: int = 5, **options: Any) -> np.ndarray:
+    """Runs with a saving after every step and a cut at each of these (first chain, step), then to the end."""
+    for batch, step in cuts:
+        with pytest.raises(Cut):
+            make().sample(n, 7, checkpoint_seconds=0, callback=cut_at(batch, step), **options)
+    found = make().sample(n, 7, checkpoint_seconds=0, **options)
+    assert isinstance(found, np.ndarray)
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_every_sampler_ends_with_the_same_bits(tmp_path: Path, name: str) -> None:
+    whole = ebm(name).sample(5, 7)
+    # In the warm-up, at its end, after it, and in the second batch.
+    found = run_cut(lambda: ebm(name), [(0, 3), (0, 10), (0, 25)], checkpoint=tmp_path / "run")
+    np.testing.assert_array_equal(found, whole)
+
+
+def test_batches(tmp_path: Path) -> None:
+    whole = ebm("mala").sample(5, 7, max_batch=2)
+    cuts = [(0, 11), (2, 4), (2, 30), (4, 39)]
+    np.testing.assert_array_equal(run_cut(lambda: ebm("mala"), cuts, max_batch=2, checkpoint=tmp_path / "run"), whole)
+
+
+def test_after_the_end_the_samples_are_returned_again(tmp_path: Path) -> None:
+    whole = ebm().sample(5, 7, checkpoint=tmp_path / "run")
+
+    def never(x: np.ndarray) -> Any:
+        raise AssertionError("the energy is asked for nothing")
+
+    np.testing.assert_array_equal(ebm(energy=never).sample(5, 7, checkpoint=tmp_path / "run"), whole)
+
+
+def test_precisions_by_steps(tmp_path: Path) -> None:
+    def coarse(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        energy, grad = wavy(x)
+        return energy, np.round(8 * grad) / 8
+
+    def make() -> Ebm:
+        fine = FunctionEngine(wavy)
+        fine.needs_scale = False
+        spans = [(Span("int8", 0, 20), FunctionEngine(coarse)), (Span("fp32", 20, None), fine)]
+        return Ebm(fine, MODEL, SamplerConfig(steps=40, step_size=0.1), schedule=spans)
+
+    whole = make().sample(5, 7)
+    np.testing.assert_array_equal(
+        run_cut(make, [(0, 10), (0, 20), (0, 21), (0, 33)], checkpoint=tmp_path / "run"), whole
+    )
+
+
+def test_exact_sampling(tmp_path: Path) -> None:
+    def make() -> Ebm:
+        config = SamplerConfig(steps=60, step_size=0.1, block=5)
+        return Ebm(
+            FunctionEngine(lambda x: (0.4 * (x**2).sum(axis=1), 0.8 * x)), MODEL, config, exact=FunctionEngine(wavy)
+        )
+
+    whole = make().sample(5, 7)
+    np.testing.assert_array_equal(run_cut(make, [(0, 5), (0, 15), (0, 40)], checkpoint=tmp_path / "run"), whole)
+
+
+def cliff(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Not finite beyond 1.5, where some chains come."""
+    energy, grad = wavy(x)
+    off = (np.abs(x) > 1.5).any(axis=1)
+    return np.where(off, np.nan, energy), np.where(off[:, None], np.nan, grad)
+
+
+@pytest.mark.parametrize("diverged", ["drop", "restart"])
+def test_chains_that_diverge(tmp_path: Path, diverged: str) -> None:
+    settings = {"diverged": diverged, "init": "uniform", "bounds": (-1.6, 1.6), "step_size": 0.02, "temperature": 0.05}
+    whole = ebm(energy=cliff).sample(12, 7, max_batch=4, **settings)
+    assert len(whole) < 12 or diverged == "restart"
+    found = run_cut(
+        lambda: ebm(energy=cliff),
+        [(0, 20), (4, 1), (8, 30)],
+        n=12,
+        max_batch=4,
+        checkpoint=tmp_path / "run",
+        **settings,
+    )
+    np.testing.assert_array_equal(found, whole)
+
+
+def test_a_chain_that_is_started_anew_is_gone_on_with(tmp_path: Path) -> None:
+    """The cut comes while one chain runs again: a saving from there must be enough."""
+    settings = {"diverged": "restart", "init": "uniform", "bounds": (-1.6, 1.6), "step_size": 0.02, "temperature": 0.05}
+    whole = ebm(energy=cliff).sample(12, 7, **settings)
+
+    def cut_after(calls: int) -> Callable[[np.ndarray], Any]:
+        left = calls
+
+        def energy(x: np.ndarray) -> Any:
+            nonlocal left
+            left -= len(x) == 1
+            if left < 0:
+                raise Cut
+            return cliff(x)
+
+        return energy
+
+    for calls in (0, 10, 25):
+        with pytest.raises(Cut):
+            ebm(energy=cut_after(calls)).sample(12, 7, checkpoint=tmp_path / "run", checkpoint_seconds=0, **settings)
+    found = ebm(energy=cut_after(10**6)).sample(12, 7, checkpoint=tmp_path / "run", checkpoint_seconds=0, **settings)
+    np.testing.assert_array_equal(found, whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 8}, "seed was 7 and is 8"),
+        ({"n": 6}, "n was 5 and is 6"),
+        ({"step_size": 0.2}, "step_size was 0.1 and is 0.2"),
+        ({"x0": np.ones(SHAPE, np.float32)[None]}, "start was"),
+        ({"every": 4, "out": "more.npy"}, "every was None and is 4"),
+    ],
+)
+def test_another_run_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    given = {"n": 5, "seed": 7} | {key: tmp_path / value if key == "out" else value for key, value in changes.items()}
+    ebm().sample(5, 7, checkpoint=tmp_path / "run")
+    with pytest.raises(UsageError, match=f"is of another run: .*{said}"):
+        ebm().sample(given.pop("n"), given.pop("seed"), checkpoint=tmp_path / "run", **given)
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "run").write_bytes(b"no zip")
+    with pytest.raises(LoadError, match="is no checkpoint of a run .*remove it to begin anew"):
+        ebm().sample(5, 7, checkpoint=tmp_path / "run")
+
+
+class TestStates:
+    def test_rows_are_the_states(self, tmp_path: Path) -> None:
+        ebm().sample(5, 7, max_batch=2, every=6, out=tmp_path / "s.npy")
+        rows = np.load(tmp_path / "s.npy")
+        assert rows.shape == (6, 5, 3)
+        for row, states in enumerate(rows):
+            np.testing.assert_array_equal(states, ebm().sample(5, 7, steps=6 * (row + 1)))
+
+    def test_a_cut_loses_and_doubles_nothing(self, tmp_path: Path) -> None:
+        ebm().sample(5, 7, max_batch=2, every=6, out=tmp_path / "whole.npy")
+        run_cut(
+            ebm, [(0, 7), (2, 12), (2, 35)], max_batch=2, every=6, out=tmp_path / "cut.npy", checkpoint=tmp_path / "run"
+        )
+        assert (tmp_path / "cut.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+    def test_dropped_chains_are_nan(self, tmp_path: Path) -> None:
+        settings = {
+            "diverged": "drop",
+            "init": "uniform",
+            "bounds": (-1.6, 1.6),
+            "step_size": 0.02,
+            "temperature": 0.05,
+        }
+        kept = ebm(energy=cliff).sample(12, 7, every=20, out=tmp_path / "s.npy", **settings)
+        last = np.load(tmp_path / "s.npy")[-1]
+        assert np.isnan(last).all(axis=1).sum() == 12 - len(kept) > 0
+        np.testing.assert_array_equal(last[~np.isnan(last).all(axis=1)], kept)
+
+    def test_memory_is_constant(self, tmp_path: Path) -> None:
+        """A file of 40 MB is written; the states of one step are 0.4 MB."""
+        model = ModelSpec("wide", TensorSpec("x", (1000,), "float32"))
+        wide = Ebm(FunctionEngine(wavy), model, SamplerConfig(steps=100, step_size=0.01))
+        tracemalloc.start()
+        wide.sample(100, every=1, out=tmp_path / "s.npy", max_batch=100)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert (tmp_path / "s.npy").stat().st_size > 40e6
+        assert peak < 10e6  # a few arrays of one step, of float64 in this energy
+
+    def test_a_file_in_the_way(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "s.npy", np.zeros(4))
+        with pytest.raises(LoadError, match=r"holds float64 \[4\], where this run writes float32 \[6, 5, 3\]"):
+            ebm().sample(5, 7, every=6, out=tmp_path / "s.npy")
+        (tmp_path / "t.npy").write_text("text")
+        with pytest.raises(LoadError, match=r"is no \.npy file"):
+            SampleFile(tmp_path / "t.npy", 1, 1, SHAPE, 1)
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ({"every": 4}, "give both or neither"),
+            ({"every": 41, "out": "s"}, "at most the 40 steps"),
+            ({"every": 0, "out": "s"}, "every"),
+        ],
+    )
+    def test_wrong_arguments(self, given: dict[str, Any], said: str) -> None:
+        with pytest.raises(UsageError, match=said):
+            ebm().sample(2, **given)
+
+
+class TestEnergyRange:
+    def test_an_energy_outside_has_diverged(self) -> None:
+        with pytest.raises(DivergenceError, match="or an energy outside -10 to 2, at the start"):
+            ebm().sample(50, 7, energy_range=(-10, 2.0))
+        with pytest.raises(DivergenceError, match="or an energy outside -10 to 4, after step"):
+            ebm().sample(50, 7, x0=np.full(SHAPE, 0.5, np.float32)[None], energy_range=(-10, 4.0), temperature=3.0)
+        kept = ebm().sample(50, 7, energy_range=(-10, 5.0), diverged="drop")
+        assert 0 < len(kept) < 50
+        np.testing.assert_array_equal(ebm().sample(50, 7, energy_range=(-100, 100)), ebm().sample(50, 7))
+
+    def test_samplers_that_reject(self) -> None:
+        kept = ebm("mala").sample(50, 7, energy_range=(-10, 3.0), diverged="drop")
+        assert 0 < len(kept) < 50
+
+    @pytest.mark.parametrize("given", [(1, 0), 3, (0, 1, 2), ("a", "b")])
+    def test_wrong_ranges(self, given: Any) -> None:
+        with pytest.raises(UsageError, match="energy_range: expected"):
+            ebm().sample(2, energy_range=given)
+
+
+SCRIPT = """
+import sys, time
+import numpy as np
+sys.path.insert(0, {folder!r})
+from tests.runtime.test_checkpoint import ebm, wavy
+
+def slow(x):
+    time.sleep({pause})
+    return wavy(x)
+
+print("ready", flush=True)
+found = ebm({name!r}, slow).sample(
+    6, 7, max_batch=3, checkpoint="run", checkpoint_seconds=0.02, every=5, out="states.npy"
+)
+np.save("samples.npy", found)
+"""
+
+
+def killed_runs(folder: Path, name: str, kills: int, seed: int) -> None:
+    """Kills a run at random moments, and looks at what it ends with."""
+    whole = ebm(name).sample(6, 7, max_batch=3, every=5, out=folder / "whole.npy")
+    # 80 calls of the energy, longer together than the kills' waits: every kill comes before the end.
+    wait, pause = 0.08, 0.0012 * kills
+    (folder / "script.py").write_text(SCRIPT.format(folder=str(Path(__file__).parents[2]), name=name, pause=pause))
+    chance, done = random.Random(seed), 0
+    for attempt in range(kills + 1):
+        process = subprocess.Popen([sys.executable, "script.py"], cwd=folder, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        if attempt < kills:
+            time.sleep(chance.uniform(0.0, wait))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            done += not (folder / "samples.npy").exists()
+            if (folder / "states.npy").exists():
+                np.load(folder / "states.npy", mmap_mode="r")  # readable at any time
+        else:
+            assert process.wait(timeout=60) == 0
+        process.stdout.close()
+    assert done == kills
+    np.testing.assert_array_equal(np.load(folder / "samples.npy"), whole)
+    assert (folder / "states.npy").read_bytes() == (folder / "whole.npy").read_bytes()
+
+
+@pytest.mark.native
+@pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX")
+def test_kill_9(tmp_path: Path) -> None:
+    killed_runs(tmp_path, "mala", 3, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX")
+@pytest.mark.parametrize("name", ["langevin", "preconditioned", "tempering", "underdamped"])
+def test_kill_9_twenty_times(tmp_path: Path, name: str) -> None:
+    killed_runs(tmp_path, name, 20, 1)
+
+
+def test_the_identity_is_json(tmp_path: Path) -> None:
+    ebm().sample(5, 7, checkpoint=tmp_path / "run")
+    with np.load(tmp_path / "run") as file:
+        identity = json.loads(str(file["identity"]))
+    assert (identity["n"], identity["sampler"], identity["model"]) == (5, "langevin", "bowl")
