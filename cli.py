@@ -126,6 +126,12 @@ DeadlineMs = Annotated[
 ]
 Block = Annotated[int | None, typer.Option(help="Steps for each FP32 evaluation, with --exact.", min=1)]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)]
+Cpus = Annotated[
+    str | None, typer.Option(metavar="LIST", help="Keep to these CPUs, such as 0-3,6; give --threads to match.")
+]
+MemoryLimit = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Fail rather than take more memory, such as 512M or 2G.")
+]
 Fuse = Annotated[
     bool | None,
     typer.Option(
@@ -304,8 +310,17 @@ def export_command(
 
 
 @_run.command()
-def info(bundle: BundleArgument, as_json: JsonOption = False) -> None:
-    """Show what is in a bundle and which of it this device can run."""
+def info(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="Folder that ebm-export wrote; the device alone if left out.", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what this device has, or what is in a bundle and which of it this device can run."""
+    if bundle is None:
+        _device_info(as_json)
+        return
     from .runtime.bundle import Bundle
     from .runtime.method import settings_of
     from .runtime.runnable import why_not
@@ -317,6 +332,7 @@ def info(bundle: BundleArgument, as_json: JsonOption = False) -> None:
         rows.append(
             {
                 "file": artifact.path,
+                "role": artifact.role,
                 "target": artifact.target,
                 "precision": artifact.precision,
                 "status": artifact.status,
@@ -385,6 +401,8 @@ def sample(
     backend: Backend = None,
     precision: PrecisionName = None,
     threads: Threads = None,
+    cpus: Cpus = None,
+    memory_limit: MemoryLimit = None,
     fuse: Fuse = None,
     steps: Steps = None,
     step_size: StepSize = None,
@@ -433,6 +451,7 @@ def sample(
     as_json: JsonOption = False,
 ) -> None:
     """Draw samples from noise with the bundle's sampler."""
+    _limit(cpus, memory_limit)
     settings = _settings(locals())
     choice = {
         "backend": backend,
@@ -478,6 +497,8 @@ def refine(
     backend: Backend = None,
     precision: PrecisionName = None,
     threads: Threads = None,
+    cpus: Cpus = None,
+    memory_limit: MemoryLimit = None,
     fuse: Fuse = None,
     steps: Steps = None,
     step_size: StepSize = None,
@@ -504,6 +525,7 @@ def refine(
     as_json: JsonOption = False,
 ) -> None:
     """Run the bundle's sampler from given states."""
+    _limit(cpus, memory_limit)
     settings = _settings(locals())
     choice = {
         "backend": backend,
@@ -549,24 +571,77 @@ def score(
         print(f"{value:.6g}")
 
 
+def _device_info(as_json: bool) -> None:
+    from .runtime.backends import BACKENDS, available
+    from .runtime.device import describe_device, toolchain
+    from .runtime.measured import fingerprint
+
+    device, versions = describe_device(), toolchain()
+    rows = []
+    for backend in BACKENDS:
+        missing = available(backend)
+        rows.append({"backend": backend, "usable": "yes" if missing is None else "no", "note": missing or ""})
+    if as_json:
+        print(json.dumps({"device": device, "toolchain": versions, "fingerprint": fingerprint(), "backends": rows}))
+        return
+    table("this device", [{"": name, "found": value} for name, value in device.items()])
+    table("backends", rows)
+    print(f"versions: {', '.join(f'{name} {version}' for name, version in versions.items())}")
+    print(f"fingerprint: {fingerprint()}")
+
+
+def _limit(cpus: str | None, memory_limit: str | None) -> None:
+    """Sets what the process may use, before a library starts threads."""
+    from .runtime.limits import limit_memory, use_cpus
+
+    if cpus is not None:
+        use_cpus(cpus)
+    if memory_limit is not None:
+        limit_memory(memory_limit)
+
+
 @_run.command()
 def bench(
     bundle: BundleArgument,
     batch: Annotated[
         list[int] | None, typer.Option(help="Batch size; repeat for several. 1 and 8 if left out.")
     ] = None,
-    threads: Threads = None,
+    threads: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="CPU threads of the engine; repeat for several. The library's own number if left out.", min=1
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Time for each engine and batch.", min=0.05)] = 0.5,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep/--no-keep", help="Keep the result for this device, for load and the other commands to choose by."
+        ),
+    ] = True,
+    cpus: Cpus = None,
+    memory_limit: MemoryLimit = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Time one step of every engine that runs on this device."""
+    """Time a step of every engine that runs on this device: backends, precisions, batch sizes, threads, fused steps.
+
+    The result is kept in the user's cache folder; from then on `load`, sample, refine and score take the fastest backend, number of
+    threads and fused steps for fp32, or for the precision that they are asked for.
+    """
+    _limit(cpus, memory_limit)
     from .runtime.bench import time_bundle
+    from .runtime.bundle import Bundle
+    from .runtime.measured import keep_measurements
 
     with progress() as tell:
-        rows = time_bundle(bundle, batches=batch or [1, 8], threads=threads, progress=tell)
+        rows = time_bundle(bundle, batches=batch or [1, 8], threads=threads or [None], seconds=seconds, progress=tell)
+    kept = keep_measurements(Bundle(bundle), rows) if keep else None
     if as_json:
         print(json.dumps(rows))
-    else:
-        table(str(bundle), rows)
+        return
+    table(str(bundle), [{**row, "threads": row["threads"] or "-", "fused": row["fused"] or "-"} for row in rows])
+    if kept is not None:
+        LOG.print(f"kept for this device: {kept}", markup=False, soft_wrap=True)
 
 
 def compare_command(
@@ -784,6 +859,10 @@ def _main(app: Callable[[], None]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         app()
+    except MemoryError:
+        # With what is left, and nothing that would have to be imported.
+        os.write(2, b"error: out of memory; give a larger --memory-limit, or a smaller -n, --batch or --max-batch\n")
+        os._exit(EbmExportError.exit_code)
     except EbmExportError as error:
         LOG.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)

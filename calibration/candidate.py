@@ -87,7 +87,7 @@ class Candidate:
         """
         if self.external:
             return self._external(threads)
-        artifact, picked, _ = choose(self.bundle, self.backend, precision or self.precision)
+        artifact, picked, *_ = choose(self.bundle, self.backend, precision or self.precision)
         return engine_of(self.bundle, artifact, picked, threads=threads)
 
     def _external(self, threads: int | None) -> Engine:
@@ -118,7 +118,7 @@ def reference_of(bundle: Bundle, *, named: bool = False) -> Candidate:
         LoadError: the bundle has no FP32 engine that runs here.
     """
     try:
-        artifact, backend, _ = choose(bundle, None, REFERENCE_PRECISION)
+        artifact, backend, *_ = choose(bundle, None, REFERENCE_PRECISION)
     except LoadError as error:
         raise LoadError(
             f"{bundle.path}: a comparison needs an FP32 engine as its reference, and none runs here: {error}; export "

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..runtime.backends import open_engine
 from ..runtime.bundle import Bundle
+from ..runtime.device import describe_device, toolchain
 from ..runtime.ebm import Ebm
 from ..runtime.errors import DivergenceError, UsageError
 from ..runtime.precision_schedule import is_schedule
@@ -24,7 +25,6 @@ from .chain_plan import ChainPlan, fitted_plan, plan_chains
 from .compare_options import CompareOptions
 from .comparison import Comparison, EngineResult, ModelSummary
 from .conditions import conditions_for
-from .device import describe_device, toolchain
 from .draw import SampleStore
 from .energy_use import EnergyUse, idle_watts, measure_energy
 from .gate import GateResult

@@ -165,7 +165,8 @@ def _rows(report: Any, batch: int, progress: Progress) -> list[dict[str, Any]]:
     from ..runtime.bundle import Bundle
     from .targets.score import files_of
 
-    times = {row["file"]: row for row in time_bundle(report.path, batches=[batch], progress=progress)}
+    timed_rows = time_bundle(report.path, batches=[batch], fused=False, progress=progress)
+    times = {row["file"]: row for row in timed_rows}
     found = {verification.path: verification for verification in report.verifications}
     status = {entry.path: entry.status for entry in Bundle(report.path).artifacts}
     rows = []

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..calibration.device import describe_device, toolchain
 from ..calibration.gate_rules import GateRules
 from ..calibration.search import Assignment, search
 from ..calibration.search_log import SearchLog
 from ..calibration.verdict import GateResult
+from ..runtime.device import describe_device, toolchain
 from ..runtime.engine import Engine
 from ..runtime.errors import QualityGateError
 from ..runtime.precision_schedule import Span

@@ -1,46 +1,72 @@
-"""Times one step of the engines in a bundle."""
+"""Times a step of the engines in a bundle, on this device."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .artifact_engine import engine_of
+from .artifact_engine import engine_of, fused_of
 from .backends import backend_of
 from .bundle import Bundle
+from .chain import Progress, chain_steps
 from .engine import Engine
-from .manifest import Manifest, TensorSpec
+from .fused_steps import Fused
+from .manifest import Artifact, TensorSpec
+from .noise import normal
 from .runnable import why_not
 
 __all__ = ["time_bundle"]
 
 _SECONDS = 0.5
 """Time given to each engine and batch, after a warm-up."""
-_FEWEST, _MOST = 5, 500
+_TURN = 0.05
+"""Time of one turn; engines take turns, so that what slows the machine slows all of them."""
+_FEWEST, _MOST = 5, 2000
+_STEPS = 10000
+"""Steps of a chain that is never run to its end."""
+
+
+@dataclasses.dataclass
+class _Entry:
+    """One way to take steps."""
+
+    artifact: Artifact
+    backend: str
+    threads: int | None
+    engine: Engine
+    fused: Fused | None
+    times: list[float] = dataclasses.field(default_factory=list)
 
 
 def time_bundle(
     path: str | Path,
     *,
     batches: Sequence[int],
-    threads: int | None = None,
+    threads: Sequence[int | None] = (None,),
+    fused: bool = True,
+    seconds: float = _SECONDS,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Times the engine call of one Langevin step, which is nearly all of a step, for every engine that runs here.
+    """Times a step of the bundle's sampler on every engine that runs here: engine, noise and update together.
 
     Args:
         path: the bundle.
         batches: batch sizes.
-        threads: as for `load`.
+        threads: numbers of CPU threads to try; None leaves it to the library.
+        fused: whether graphs of several steps are timed as well.
+        seconds: time for each engine and batch.
         progress: called with (what is being done, done, in all).
 
     Returns:
-        A row for each engine and batch: file, backend, precision, batch, and the median, 10th and 90th percentile of the
-        time of one call in milliseconds.
+        A row for each engine, number of threads and batch: file, backend, precision, batch, threads (None for the library's own),
+        fused (steps in one engine call, 0 for one by one), and the median, 10th and 90th percentile of the time of one step in
+        milliseconds.
 
     Raises:
         LoadError: the bundle or a file of it cannot be read.
@@ -48,51 +74,105 @@ def time_bundle(
     bundle = Bundle(path)
     here = [artifact for artifact in bundle.artifacts if artifact.role == "score" and why_not(artifact) is None]
     rows = []
-    for index, artifact in enumerate(here):
-        if progress is not None:
-            progress(f"timing {artifact.path}", index, len(here))
-        backend = backend_of(artifact.target)
-        engine = engine_of(bundle, artifact, backend, threads=threads)
-        with engine:
-            for batch in batches:
-                low, median, high = _time(engine, _inputs(bundle.manifest, batch))
-                rows.append(
-                    {
-                        "file": artifact.path,
-                        "backend": backend,
-                        "precision": artifact.precision,
-                        "batch": batch,
-                        "median ms": round(median, 4),
-                        "p10 ms": round(low, 4),
-                        "p90 ms": round(high, 4),
-                    }
-                )
+    with ExitStack() as stack:
+        entries = []
+        for index, artifact in enumerate(here):
+            if progress is not None:
+                progress(f"opening {artifact.path}", index, len(here))
+            backend = backend_of(artifact.target)
+            for count in threads:
+                engine = stack.enter_context(engine_of(bundle, artifact, backend, threads=count))
+                entries.append(_Entry(artifact, backend, count, engine, None))
+                many = fused_of(bundle, artifact, backend, threads=count) if fused else None
+                if many is not None and many.fits(bundle.sampler):
+                    stack.callback(many.close)
+                    many.open()
+                    entries.append(_Entry(artifact, backend, count, engine, many))
+        for number, batch in enumerate(batches):
+            for entry in entries:
+                entry.times.clear()
+
+            def tell(done: int, total: int, number: int = number, batch: int = batch) -> None:
+                if progress is not None:
+                    progress(f"timing a batch of {batch}", number * total + done, len(batches) * total)
+
+            _take_turns(bundle, entries, batch, seconds, tell)
+            rows += [_row(entry, batch) for entry in entries]
     return rows
 
 
-def _inputs(manifest: Manifest, batch: int) -> dict[str, np.ndarray]:
+def _take_turns(
+    bundle: Bundle, entries: list[_Entry], batch: int, seconds: float, tell: Callable[[int, int], None]
+) -> None:
+    """Fills in the times of single steps."""
+    chains = [_chain(bundle, entry, batch) for entry in entries]
+    try:
+        for chain in chains:
+            for _ in range(4):  # the start, and calls in which libraries compile and bind memory
+                next(chain)
+        turns = max(1, round(seconds / _TURN))
+        for turn in range(turns):
+            for index, (entry, chain) in enumerate(zip(entries, chains, strict=True)):
+                tell(turn * len(entries) + index, turns * len(entries))
+                if len(entry.times) >= _FEWEST and sum(entry.times) > seconds:
+                    continue  # slow: it has had its time
+                _turn(entry, chain)
+                if len(entry.times) > _MOST:
+                    chains[index].close()
+                    chains[index] = _chain(bundle, entry, batch)
+                    for _ in range(4):
+                        next(chains[index])
+        for entry, chain in zip(entries, chains, strict=True):
+            while len(entry.times) < _FEWEST:
+                _turn(entry, chain)
+    finally:
+        for chain in chains:
+            chain.close()
+
+
+def _turn(entry: _Entry, chain: Iterator[Progress]) -> None:
+    count = 1 if entry.fused is None else entry.fused.count
+    begun = time.perf_counter()
+    last = begun
+    while last - begun < _TURN:
+        if next(chain, None) is None:
+            return
+        now = time.perf_counter()
+        entry.times.append((now - last) / count)
+        last = now
+
+
+def _chain(bundle: Bundle, entry: _Entry, batch: int) -> Any:
+    """Steps of the bundle's sampler from noise, as far as it is one that does not adapt: else Langevin dynamics."""
+    config = bundle.sampler.replace(steps=_STEPS, warmup=0)
+    if config.sampler not in ("langevin", "underdamped", "optimize", "preconditioned"):
+        config = config.replace(sampler="langevin")
     generator = np.random.default_rng(0)
-    x = generator.standard_normal((batch, *manifest.model.x.shape), dtype=np.float32)
-    inputs = {"x": x, "grad_scale": np.ones(batch, np.float32)}
-    return inputs | {spec.name: _condition(spec, batch, generator) for spec in manifest.model.cond}
+    cond = {spec.name: _condition(spec, generator) for spec in bundle.model.cond}
+    start = normal(0, 0, range(batch), bundle.model.x.shape)
+    return chain_steps(
+        entry.engine, config, start, range(batch), batch, cond=cond, stop_if_diverged=False, fused=entry.fused
+    )
 
 
-def _condition(spec: TensorSpec, batch: int, generator: np.random.Generator) -> np.ndarray:
-    shape = (batch, *spec.shape)
+def _condition(spec: TensorSpec, generator: np.random.Generator) -> np.ndarray:
+    """One row, which all samples share."""
+    shape = (1, *spec.shape)
     if spec.dtype == "float32":
         return generator.standard_normal(shape, dtype=np.float32)
     return np.zeros(shape, spec.dtype)  # any table has a row 0
 
 
-def _time(engine: Engine, inputs: dict[str, np.ndarray]) -> tuple[float, float, float]:
-    """10th percentile, median and 90th percentile of one call, in milliseconds."""
-    for _ in range(3):
-        engine.run(inputs)
-    times: list[float] = []
-    begun = time.perf_counter()
-    while len(times) < _FEWEST or (len(times) < _MOST and time.perf_counter() - begun < _SECONDS):
-        start = time.perf_counter()
-        engine.run(inputs)
-        times.append(1e3 * (time.perf_counter() - start))
-    low, median, high = np.percentile(times, [10, 50, 90])
-    return float(low), float(median), float(high)
+def _row(entry: _Entry, batch: int) -> dict[str, Any]:
+    low, median, high = 1e3 * np.percentile(entry.times, [10, 50, 90])
+    return {
+        "file": entry.artifact.path,
+        "backend": entry.backend,
+        "precision": entry.artifact.precision,
+        "batch": batch,
+        "threads": entry.threads,
+        "fused": 0 if entry.fused is None else entry.fused.count,
+        "median ms": round(float(median), 5),
+        "p10 ms": round(float(low), 5),
+        "p90 ms": round(float(high), 5),
+    }

@@ -2,45 +2,67 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 from .arguments import check_choice
 from .backends import BACKENDS, LOADABLE, available
 from .bundle import Bundle
-from .errors import LoadError, MissingBackend
+from .errors import LoadError, MissingBackend, UsageError
 from .manifest import VERIFIED, Artifact
+from .measured import kept_measurements
 from .runnable import why_not
 
-__all__ = ["Choice", "choose"]
+__all__ = ["FASTEST", "Choice", "choose"]
 
 _DEFAULT_PRECISION = "fp32"
+FASTEST = "fastest"
+"""In the place of a precision: the one that was measured to be the fastest, of those that were verified or judged."""
 
 
 class Choice(NamedTuple):
-    """An artifact, the backend to run it, and one line that says why."""
+    """What to run, and one line that says why.
+
+    Attributes:
+        artifact: the score graph.
+        backend: the library to run it.
+        reason: why.
+        threads: that were the fastest here; None where nothing was measured, or the library's own number was.
+        fuse: whether several steps in one call were faster here; None where nothing was measured.
+    """
 
     artifact: Artifact
     backend: str
     reason: str
+    threads: int | None = None
+    fuse: bool | None = None
 
 
-def choose(bundle: Bundle, backend: str | None = None, precision: str | None = None) -> Choice:
+def choose(
+    bundle: Bundle, backend: str | None = None, precision: str | None = None, threads: int | None = None
+) -> Choice:
     """Picks an artifact and a backend.
 
-    1. A precision that is left out is fp32 if an artifact of it can be picked, else that of the first that can.
-    2. A backend that is left out is the first of `BACKENDS` that is usable here and has a verified artifact.
+    1. A precision that is left out is fp32 if an artifact of it can be picked, else that of the first that can. A precision is
+       never changed for the sake of speed unless it is asked for as "fastest".
+    2. A backend that is left out is the one that `ebm-run bench` measured to be the fastest here, where it did; else the
+       first of `BACKENDS` that is usable here and has a verified artifact.
     3. A backend that is given is taken even where its artifact is not verified; the reason then says so.
 
     Args:
         bundle: the bundle.
         backend: one of `BACKENDS`, or None.
-        precision: as in the manifest, or None.
+        precision: as in the manifest, "fastest", or None.
+        threads: CPU threads, where the caller says; measurements with other numbers then do not count.
 
     Raises:
         UsageError: there is no such backend.
         MissingBackend: the backend given cannot be used here.
         LoadError: no artifact fits; the message goes through all of them.
+        UsageError: "fastest" is asked for and nothing was measured.
     """
+    fastest = precision == FASTEST
+    precision = None if fastest else precision
     if backend is not None:
         check_choice("backend", backend, BACKENDS)
         if (missing := available(backend)) is not None:
@@ -49,6 +71,21 @@ def choose(bundle: Bundle, backend: str | None = None, precision: str | None = N
     if not fitting:
         raise LoadError(_nothing_fits(bundle, backend, precision, passed_over))
     artifact, picked = next((pair for pair in fitting if pair[0].precision == _DEFAULT_PRECISION), fitting[0])
+    if not fastest:
+        fitting = [pair for pair in fitting if pair[0].precision == artifact.precision]
+    kept = kept_measurements(bundle)
+    best = None if kept is None else _fastest(kept.rows, {pair[0].path for pair in fitting}, threads)
+    if fastest and best is None:
+        raise UsageError(
+            f"precision {FASTEST!r}: nothing of {bundle.path} was measured on this device: run ebm-run bench {bundle.path}, or name "
+            "a precision"
+        )
+    if kept is not None and best is not None and (backend is None or fastest):
+        artifact, picked = next(pair for pair in fitting if pair[0].path == best["file"])
+        batches = ", ".join(map(str, sorted({row["batch"] for row in kept.rows})))
+        said = f"the fastest here at a batch of {batches}, measured by ebm-run bench on {kept.date}"
+        text = f"{picked} {artifact.precision} ({artifact.path}): {'; '.join([said, *passed_over])}"
+        return Choice(artifact, picked, text, best["threads"], best["fused"] > 0)
     why = []
     if backend is None:
         why.append(f"backend left out: the first of {', '.join(BACKENDS)} with a verified artifact that runs here")
@@ -60,6 +97,20 @@ def choose(bundle: Bundle, backend: str | None = None, precision: str | None = N
     why.extend(passed_over)
     text = f"{picked} {artifact.precision} ({artifact.path}): {'; '.join(why) or 'as asked for'}"
     return Choice(artifact, picked, text)
+
+
+def _fastest(rows: list[dict[str, Any]], files: set[str], threads: int | None) -> dict[str, Any] | None:
+    """The row of the way to run that is the fastest over all batch sizes: least mean time in units of the best at each."""
+    usable = [row for row in rows if row["file"] in files and threads in (None, row["threads"])]
+    ways: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in usable:
+        ways.setdefault((row["file"], row["threads"], row["fused"]), []).append(row)
+    least: dict[int, float] = {}
+    for row in usable:
+        least[row["batch"]] = min(row["median ms"], least.get(row["batch"], math.inf))
+    if not ways:
+        return None
+    return min(ways.values(), key=lambda way: sum(row["median ms"] / least[row["batch"]] for row in way) / len(way))[0]
 
 
 def _candidates(

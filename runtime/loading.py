@@ -31,17 +31,19 @@ def load(
 ) -> Ebm:
     """Loads a bundle and opens its engines.
 
-    What is left out is chosen: a backend that can be used here with a verified artifact, TensorRT before OpenVINO
-    before onnxruntime, and fp32. The choice and its reason are logged (logger "ebm_export") and kept as `Ebm.choice`.
+    What is left out is chosen: fp32, and on it the backend, the number of threads and fused steps that `ebm-run bench` measured to be
+    the fastest on this device; where nothing was measured, the first backend that can be used here with a verified artifact, TensorRT
+    before OpenVINO before onnxruntime. The choice and its reason are logged (logger "ebm_export") and kept as `Ebm.choice`.
     A TensorRT plan that does not fit this machine is built again from the ONNX file in the bundle, with a line that
     says so.
 
     Args:
         path: the bundle's folder.
         backend: onnxruntime, openvino or tensorrt.
-        precision: as in the manifest: fp32, fp16, bf16, int8 ... Or precisions by steps, such as
+        precision: as in the manifest: fp32, fp16, bf16, int8 ... "fastest" is the fastest that was measured of those that were
+            verified. Or precisions by steps, such as
             "int8:0-200,bf16:200-256" (see `precision_schedule.py`); each has one engine, opened here.
-        threads: threads that one engine call may use; None leaves it to the backend.
+        threads: threads that one engine call may use; None takes what was measured, or leaves it to the backend.
         engine: runs the model in place of the bundle's artifacts, for tests and for engines of one's own; it is opened
             here and closed with the Ebm.
         max_batch: most samples in one engine call; None takes what the artifacts were built for, or else
@@ -90,7 +92,7 @@ def _on_artifacts(
 ) -> tuple[Ebm, list[Engine]]:
     """Makes an Ebm of a bundle's artifacts; arguments as in `load`. Returns it and its engines, not open yet."""
     if precision is None or not is_schedule(precision):
-        alone = choose(bundle, backend, precision)
+        alone = choose(bundle, backend, precision, threads)
         # The export may have found that this precision is best left before the end.
         if alone.artifact.schedule and exact is None:
             backend, precision = alone.backend, alone.artifact.schedule
@@ -98,9 +100,9 @@ def _on_artifacts(
     if spans and exact is not None:
         raise UsageError(f"exact={exact!r} corrects one precision, and {precision} is several: leave one of them out")
     names: list[str | None] = [*dict.fromkeys(span.precision for span in spans)] or [precision]
-    choices = [choose(bundle, backend, name) for name in names]
+    choices = [choose(bundle, backend, name, threads) for name in names]
     if exact is not None:
-        choices.append(choose(bundle, backend, exact))
+        choices.append(choose(bundle, backend, exact, threads))
         if choices[0].artifact.precision == choices[1].artifact.precision:
             raise UsageError(
                 f"exact={exact!r} corrects a chain that moves in another precision, and it moves in "
@@ -108,14 +110,17 @@ def _on_artifacts(
                 'set sampler="mala"'
             )
     engines = []
-    for artifact, picked, _ in choices:
-        engines.append(engine_of(bundle, artifact, picked, threads=threads))
+    for artifact, picked, _, measured, _ in choices:
+        engines.append(engine_of(bundle, artifact, picked, threads=threads or measured))
         if "batch" in artifact.options:  # (smallest, most frequent, largest)
             largest = int(artifact.options["batch"][-1])
             max_batch = min(max_batch or largest, largest)
     fused = None
     if len(choices) == 1:
-        fused = fused_of(bundle, choices[0].artifact, choices[0].backend, threads=threads)
+        only = choices[0]
+        fused = fused_of(bundle, only.artifact, only.backend, threads=threads or only.threads)
+        if fuse is None and fused is not None:
+            fuse = only.fuse
     if fuse and fused is None:
         raise UsageError(
             "fuse: there is no graph of several steps for this choice (a schedule, exact sampling, or a bundle without one): "

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_measurements_of_this_device(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What somebody measured here must not choose the engines of tests, nor tests those of anybody."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True)

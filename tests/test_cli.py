@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -153,6 +154,28 @@ class TestRun:
         for name in ("a.npy", "b.npy"):
             assert command("ebm-run", "sample", "model.ebm", "-n", 4, "--out", name, cwd=folder).returncode == 0
         assert (folder / "a.npy").read_bytes() == (folder / "b.npy").read_bytes()
+
+    def test_what_was_measured_is_chosen(self, folder: Path) -> None:
+        run = command("ebm-run", "bench", "model.ebm", "--threads", 1, "--seconds", 0.05, "--json", cwd=folder)
+        assert run.returncode == 0, run.stderr
+        rows = json.loads(run.stdout)
+        assert {row["threads"] for row in rows} == {1}
+        run = command("ebm-run", "sample", "model.ebm", "-n", 2, cwd=folder)
+        assert "measured by ebm-run bench on" in run.stderr
+        (file,) = Path(os.environ["XDG_CACHE_HOME"]).rglob("bench/*.json")
+        file.unlink()
+
+    def test_what_the_device_has(self, tmp_path: Path) -> None:
+        run = command("ebm-run", "info", "--json", cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        said = json.loads(run.stdout)
+        assert said["device"]["cores"]
+        assert {row["backend"] for row in said["backends"]} == {"tensorrt", "openvino", "onnxruntime"}
+
+    def test_memory_that_is_not_enough(self, folder: Path) -> None:
+        run = command("ebm-run", "sample", "model.ebm", "--memory-limit", "30M", cwd=folder)
+        assert run.returncode == 1
+        assert "out of memory; give a larger --memory-limit" in run.stderr
 
     def test_a_long_run_is_gone_on_with(self, folder: Path) -> None:
         arguments = (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ebm_export.calibration.device import describe_device, toolchain
+from ebm_export.runtime.device import describe_device, toolchain
 
 
 def test_reads_a_boards_files(tmp_path: Path) -> None:
@@ -26,3 +26,16 @@ def test_leaves_out_what_is_not_known(tmp_path: Path) -> None:
 
 def test_versions_are_those_installed() -> None:
     assert toolchain()["numpy"] == np.__version__
+
+
+def test_what_the_process_may_use(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "proc/cpuinfo").write_text("Features\t: fp asimd evtstrm asimddp i8mm\n")
+    (tmp_path / "proc/meminfo").write_text("MemTotal:       16777216 kB\n")
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text("50000 100000\n")
+    (tmp_path / "sys/fs/cgroup/memory.max").write_text(f"{2**31}\n")
+    found = describe_device(tmp_path)
+    assert found["instructions"] == "asimd asimddp i8mm"
+    assert found["cores"].startswith("0.5 of ")
+    assert found["memory"] == "2.0 GiB of 16.0 GiB"

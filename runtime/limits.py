@@ -1,0 +1,56 @@
+"""What a process may use of the machine."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from .errors import UsageError
+
+__all__ = ["limit_memory", "use_cpus"]
+
+
+def use_cpus(text: str) -> None:
+    """Keeps this process, and every thread that it starts from now on, on some CPUs.
+
+    Args:
+        text: numbers and ranges, such as "0-3,6".
+
+    Raises:
+        UsageError: the text has another form, names a CPU that this process may not use, or the system has no such setting.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        raise UsageError("--cpus: this system cannot keep a process on some CPUs; Linux can")
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        raise UsageError(f"--cpus: expected numbers and ranges, such as 0-3,6, got {text!r}")
+    wanted: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        wanted |= set(range(int(first), int(last or first) + 1))
+    there = os.sched_getaffinity(0)
+    if not wanted or not wanted <= there:
+        raise UsageError(f"--cpus {text}: this process may use {', '.join(map(str, sorted(there)))}")
+    os.sched_setaffinity(0, wanted)
+
+
+def limit_memory(text: str) -> None:
+    """Makes this process fail rather than take more memory: what it writes to, not files that it maps.
+
+    Args:
+        text: bytes, or a number with K, M or G (of 1024) behind it.
+
+    Raises:
+        UsageError: the text has another form, or the system has no such setting.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)i?B?", text)
+    if found is None:
+        raise UsageError(
+            f"--memory-limit: expected bytes, or a number with K, M or G behind it, such as 512M, got {text!r}"
+        )
+    size = int(float(found[1]) * 2 ** {"": 0, "K": 10, "M": 20, "G": 30}[found[2]])
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+    except (ImportError, ValueError, OSError) as error:
+        raise UsageError(f"--memory-limit {text}: this system does not take it ({error})") from error

@@ -1,0 +1,87 @@
+"""What `ebm-run bench` measured on this device, kept for `load` to choose by.
+
+One JSON file for each device and bundle, in the user's cache folder. The device is what `device.describe_device` says of it,
+with the versions of the libraries: after an update, or on another board, the measurements are of another device.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .bundle import Bundle
+from .device import describe_device, toolchain
+
+__all__ = ["Kept", "fingerprint", "keep_measurements", "kept_measurements"]
+
+
+class Kept(NamedTuple):
+    """Measurements of one bundle.
+
+    Attributes:
+        date: when they were made, YYYY-MM-DD.
+        rows: as `bench.time_bundle` returns them.
+    """
+
+    date: str
+    rows: list[dict[str, Any]]
+
+
+def fingerprint() -> str:
+    """Returns 16 hexadecimal digits that stand for this device and its libraries."""
+    return _digest([describe_device(), toolchain()])
+
+
+def keep_measurements(bundle: Bundle, rows: Sequence[dict[str, Any]]) -> Path | None:
+    """Keeps measurements in place of earlier ones; returns the file, or None where the folder cannot be written to."""
+    path = _path(bundle)
+    said = {
+        "date": datetime.date.today().isoformat(),
+        "device": describe_device(),
+        "toolchain": toolchain(),
+        "bundle": str(bundle.path),
+        "rows": list(rows),
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        return None
+    return path
+
+
+def kept_measurements(bundle: Bundle) -> Kept | None:
+    """Returns what was measured here; None where nothing was, or where the file cannot be read."""
+    folder = _folder()
+    if not folder.is_dir():  # the usual case, and describing a device takes milliseconds
+        return None
+    try:
+        said = json.loads(_path(bundle).read_text(encoding="utf-8"))
+        rows = [row for row in said["rows"] if row.keys() >= _ROW]
+        return Kept(str(said["date"]), rows) if rows else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+_ROW = {"file", "batch", "threads", "fused", "median ms"}
+
+
+def _path(bundle: Bundle) -> Path:
+    files = sorted(artifact.sha256 for artifact in bundle.artifacts)
+    return _folder() / f"{fingerprint()}-{_digest(files)}.json"
+
+
+def _folder() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "ebm-export" / "bench"
+
+
+def _digest(said: Any) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]

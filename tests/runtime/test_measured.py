@@ -1,0 +1,105 @@
+"""Measurements, and what is chosen by them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ebm_export.runtime import UsageError, load
+from ebm_export.runtime.bench import time_bundle
+from ebm_export.runtime.bundle import Bundle
+from ebm_export.runtime.choice import choose
+from ebm_export.runtime.measured import keep_measurements, kept_measurements
+
+from .tiny_bundle import write_bundle, write_two_precisions
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ebm-export" / "bench"
+
+
+def row(precision: str, milliseconds: float, batch: int = 1, threads: int | None = 1, fused: int = 0) -> dict[str, Any]:
+    name = f"score.{precision}.onnxruntime.onnx"
+    return {"file": name, "batch": batch, "threads": threads, "fused": fused, "median ms": milliseconds}
+
+
+def test_nothing_was_measured(tmp_path: Path) -> None:
+    bundle = Bundle(write_two_precisions(tmp_path / "m.ebm"))
+    assert kept_measurements(bundle) is None
+    with pytest.raises(UsageError, match="nothing of .* was measured on this device: run ebm-run bench"):
+        choose(bundle, precision="fastest")
+
+
+def test_a_precision_is_not_changed_unasked(tmp_path: Path) -> None:
+    bundle = Bundle(write_two_precisions(tmp_path / "m.ebm"))
+    keep_measurements(bundle, [row("fp32", 2.0, threads=2), row("fp32", 3.0, threads=1), row("int8", 1.0)])
+    choice = choose(bundle)
+    assert (choice.artifact.precision, choice.threads, choice.fuse) == ("fp32", 2, False)
+    assert "the fastest here at a batch of 1, measured by ebm-run bench on 20" in choice.reason
+    assert choose(bundle, precision="fastest").artifact.precision == "int8"
+    assert choose(bundle, precision="int8").artifact.precision == "int8"
+    assert choose(bundle, threads=1).threads == 1
+    with load(tmp_path / "m.ebm", precision="fastest") as ebm:
+        assert ebm.choice.startswith("onnxruntime int8")
+
+
+def test_all_batch_sizes_have_a_say(tmp_path: Path) -> None:
+    bundle = Bundle(write_two_precisions(tmp_path / "m.ebm"))
+    one = [row("fp32", 1.0, 1, threads=1), row("fp32", 30.0, 8, threads=1)]
+    two = [row("fp32", 1.2, 1, threads=2), row("fp32", 10.0, 8, threads=2)]
+    keep_measurements(bundle, one + two)
+    assert choose(bundle).threads == 2  # 1.1 times the best on average, against 2
+
+
+def test_a_backend_that_is_given_is_taken(tmp_path: Path) -> None:
+    bundle = Bundle(write_two_precisions(tmp_path / "m.ebm"))
+    keep_measurements(bundle, [row("fp32", 1.0)])
+    assert "measured" not in choose(bundle, "onnxruntime").reason
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"rows": [1], "date": ""}', '{"rows": [{"file": "x"}], "date": "d"}'])
+def test_a_file_that_cannot_be_read_is_none(tmp_path: Path, cache: Path, content: str) -> None:
+    bundle = Bundle(write_two_precisions(tmp_path / "m.ebm"))
+    path = keep_measurements(bundle, [row("fp32", 1.0)])
+    assert path is not None
+    assert path.parent == cache
+    path.write_text(content)
+    assert kept_measurements(bundle) is None
+    assert choose(bundle).threads is None
+
+
+def test_another_bundle_and_another_device_have_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = (
+        Bundle(write_two_precisions(tmp_path / "m.ebm")),
+        Bundle(write_two_precisions(tmp_path / "n.ebm", coarse=1.2)),
+    )
+    keep_measurements(one, [row("fp32", 1.0)])
+    assert kept_measurements(other) is None
+    monkeypatch.setattr("ebm_export.runtime.measured.describe_device", lambda: {"processor": "another"})
+    assert kept_measurements(one) is None
+
+
+def test_rows_of_a_real_run(tmp_path: Path) -> None:
+    path = write_bundle(tmp_path / "m.ebm", cond=True)
+    told: list[tuple[int, int]] = []
+    rows = time_bundle(
+        path,
+        batches=[1, 3],
+        threads=[1, 2],
+        seconds=0.05,
+        progress=lambda what, done, total: told.append((done, total)),
+    )
+    assert [(entry["batch"], entry["threads"], entry["fused"]) for entry in rows] == [
+        (1, 1, 0),
+        (1, 2, 0),
+        (3, 1, 0),
+        (3, 2, 0),
+    ]
+    assert all(0 < entry["p10 ms"] <= entry["median ms"] <= entry["p90 ms"] < 1000 for entry in rows)
+    assert told[-1][0] < told[-1][1]
+    keep_measurements(Bundle(path), rows)
+    assert "measured by ebm-run bench" in choose(Bundle(path)).reason
