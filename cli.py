@@ -265,9 +265,6 @@ def export_command(
     settings = _settings({**locals(), "sampler": None})  # --sampler is a file here
     from .exporter.command import ExportOptions, run_export
 
-    if gate is not None and no_gate:
-        raise UsageError("--gate and --no-gate: leave one of them out")
-
     options = ExportOptions(
         model=model,
         targets=[entry.value for entry in target or []],

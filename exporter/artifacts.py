@@ -233,7 +233,9 @@ def write_artifacts(
     """
     with ExitStack() as stack:
         calibrated = stack.enter_context(
-            CalibratedArtifacts(models["fp32"], spec, config, scratch, gating.rules, cond, data, batch, splits, tell)
+            CalibratedArtifacts(
+                models["fp32"], spec, config, scratch, gating.rules, cond, data, batch, splits, golden, tell
+            )
         )
         fusion = None if fuse is None else Fusion(fuse, config, splits)
         writer = _Writer(models, traced, golden, batch, folder, tell, gating, calibrated, splits, fusion)

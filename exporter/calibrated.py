@@ -22,12 +22,13 @@ from ..calibration.verdict import GateResult
 from ..runtime.backends.openvino import OpenVinoEngine
 from ..runtime.config import SamplerConfig
 from ..runtime.engine import Engine
-from ..runtime.errors import QualityGateError
+from ..runtime.errors import EngineMismatch, QualityGateError
 from ..runtime.manifest import ModelSpec
 from ..runtime.split_engine import SplitEngine
 from .precision import typed
 from .targets import Artifact, Progress, target
 from .targets.score import files_of, write_score
+from .verify import verify_artifact
 from .written_engine import written_engine
 
 __all__ = ["Calibrated", "CalibratedArtifacts", "scheme_of"]
@@ -70,6 +71,7 @@ class CalibratedArtifacts:
         data: states [M, *S]: chains start there with init="data", and the calibration sees some of them in any case.
         batch: smallest, most frequent and largest batch; engines are timed at the second.
         splits: whether what does not depend on x becomes a prologue.
+        golden: PyTorch's answers; None where nothing is compared with them.
         tell: progress.
     """
 
@@ -82,6 +84,7 @@ class CalibratedArtifacts:
     data: np.ndarray | None
     batch: tuple[int, int, int]
     splits: bool
+    golden: dict[str, np.ndarray] | None
     tell: Progress
     _stack: ExitStack = field(default_factory=ExitStack)
     _quantizers: dict[Scheme, Quantizer] = field(default_factory=dict)
@@ -100,11 +103,23 @@ class CalibratedArtifacts:
 
     @property
     def fp32(self) -> Engine:
-        """The open float32 engine that everything is compared with: OpenVINO's where it is installed."""
+        """The open float32 engine that everything is compared with: OpenVINO's where it is installed and agrees with PyTorch.
+
+        Raises:
+            EngineMismatch: no backend's float32 engine agrees with PyTorch, so that there is nothing to compare with.
+        """
         if self._fp32 is None:
-            name = "openvino" if target("openvino").available() is None else "onnxruntime"
-            artifact = target(name).write(ir.to_proto(self.model), self.scratch, precision="fp32", batch=self.batch)
-            self._fp32 = self._stack.enter_context(self.open(artifact, self.scratch))
+            names = [name for name in ("openvino", "onnxruntime") if target(name).available() is None]
+            for name in names:
+                artifact = target(name).write(ir.to_proto(self.model), self.scratch, precision="fp32", batch=self.batch)
+                if self.golden is None or verify_artifact(artifact, self.scratch, self.golden).passed:
+                    self._fp32 = self._stack.enter_context(self.open(artifact, self.scratch))
+                    return self._fp32
+                self.tell(f"fp32 on {name} disagrees with PyTorch: it is no reference for other precisions", 0, 0)
+            raise EngineMismatch(
+                f"fp32 on {' and '.join(names)} disagrees with PyTorch, so there is nothing that lower precisions could be compared "
+                "with; export fp32 alone to see where it differs"
+            )
         return self._fp32
 
     @property

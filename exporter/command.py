@@ -110,6 +110,8 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
     from .input_spec import parse_cond, parse_shape
     from .load import load_model
 
+    if options.gate is not None and options.no_gate:
+        raise UsageError("--gate and --no-gate: leave one of them out")
     batch = parse_batch_range(options.batch or "1:8:64")
     progress(f"loading {options.model.name}", 0, 0)
     energy = load_model(
@@ -135,8 +137,10 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
         batch=batch,
         gating=gating_for(
             precisions,
-            None if options.no_gate else options.gate or _GATE,
-            smallest_difference=options.smallest_difference or _SMALLEST_DIFFERENCE,
+            None if options.no_gate else _GATE if options.gate is None else options.gate,
+            smallest_difference=_SMALLEST_DIFFERENCE
+            if options.smallest_difference is None
+            else options.smallest_difference,
             out=out,
             seconds=options.search_seconds,
             all_low=options.gate is not None,

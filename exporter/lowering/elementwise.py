@@ -205,7 +205,20 @@ def _expm1(context: Context, x: Node) -> ir.Value:
 
 @lowers(aten.log1p.default)
 def _log1p(context: Context, x: Node) -> ir.Value:
-    return context.op("Log", context.op("Add", context.value(x, context.dtype), context.value(1.0)))
+    if x.target is aten.exp.default:  # as PyTorch takes softplus apart
+        return context.op("Softplus", context.value(x.args[0], context.dtype))
+    # log(1 + x) loses what 1 + x rounds off; times x / ((1 + x) - 1) it is there again (Goldberg, "What every computer scientist
+    # should know about floating-point arithmetic", 1991, theorem 4).
+    value, one = context.value(x, context.dtype), context.value(1.0)
+    above = context.op("Add", value, one)
+    kept = context.op("Sub", above, one)
+    tiny = context.op("Equal", kept, context.value(0.0), dtype=BOOL)
+    large = context.op(
+        "Greater", value, context.value(1e6), dtype=BOOL
+    )  # nothing is lost there, and infinity / infinity is no number
+    ratio = context.op("Div", value, context.op("Where", tiny, one, kept))
+    factor = context.op("Where", large, one, ratio)
+    return context.op("Where", tiny, value, context.op("Mul", context.op("Log", above), factor))
 
 
 @lowers(aten.log2.default, aten.log10.default)

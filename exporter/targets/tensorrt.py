@@ -28,7 +28,6 @@ def write(
     batch: tuple[int, int, int],
     role: str = "score",
     progress: Progress | None = None,
-    timing_cache: Path | None = None,
 ) -> Artifact:
     """Writes `role.precision.tensorrt.plan`.
 
@@ -42,14 +41,13 @@ def write(
         batch: smallest, most frequent and largest batch that the plan takes.
         role: score, prologue or sampler.
         progress: called as the build goes on.
-        timing_cache: see `build_plan`.
 
     Raises:
         MissingBackend, UsageError, EbmExportError: as `build_plan`.
         UnsupportedOperation: as `build_plan`; the message names the operation, its module and its source line.
     """
     try:
-        plan = build_plan(graph.SerializeToString(), batch=batch, timing_cache=timing_cache, progress=progress)
+        plan = build_plan(graph.SerializeToString(), batch=batch, progress=progress)
     except UnsupportedOperation as error:
         raise placed(error, graph, "tensorrt") from error
     path = folder / f"{role}.{precision}.tensorrt.plan"
