@@ -19,6 +19,7 @@ from ebm_export.exporter.precision import typed
 from ebm_export.exporter.split import Split, split
 from ebm_export.exporter.trace import input_names
 from ebm_export.runtime import SamplerConfig, load
+from ebm_export.runtime.build import build_plans
 
 from .cases import all_cases, draw
 from .referee import energy_of, per_sample, score_graph, session
@@ -210,3 +211,31 @@ def test_a_bundle_of_two_halves(tmp_path: Path, target: str) -> None:
                 strict=True,
             ):
                 np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.tensorrt
+def test_plans_of_two_halves(tmp_path: Path) -> None:
+    path = export(
+        Policy().eval(),
+        POLICY["x"],
+        cond={"image": POLICY["image"]},
+        out=tmp_path / "m.ebm",
+        targets=["tensorrt"],
+        sampler=SamplerConfig(steps=5, step_size=0.1),
+        batch=(4, 8, 16),
+    )
+
+    def plans() -> dict[str, dict[str, object]]:
+        entries = json.loads((path / "manifest.json").read_text())["artifacts"]
+        return {entry["path"]: entry for entry in entries if entry["target"] == "tensorrt"}
+
+    written = plans()
+    assert set(written) == {"prologue.fp32.tensorrt.plan", "score.fp32.tensorrt.plan"}
+    assert written["score.fp32.tensorrt.plan"]["prologue"] == "prologue.fp32.tensorrt.plan"
+    # A condition that all chains share is one row, whatever the batch.
+    assert [entry["options"] for entry in written.values()] == [{"batch": [1, 8, 16]}, {"batch": [4, 8, 16]}]
+    rows = build_plans(path, batch=(2, 4, 8))
+    assert [row["file"] for row in rows] == ["prologue.fp32.tensorrt.plan", "score.fp32.tensorrt.plan"]
+    built = plans()
+    assert built["score.fp32.tensorrt.plan"]["prologue"] == "prologue.fp32.tensorrt.plan"
+    assert [entry["reads"] for entry in built.values()] == [["image"], []]
