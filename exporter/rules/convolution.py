@@ -54,6 +54,9 @@ def input_gradient(
     """
     rank = len(size)
     kernel = weight.shape[2:]
+    one_place = groups == 1 and all(n == 1 for n in (*grad.shape[2:], *dilation)) and math.prod(kernel) > 1
+    if one_place and all(p < k for p, k in zip(padding, kernel, strict=True)):
+        return _of_one_place(grad, weight, size, padding)
     # [O, C/g, *k] -> [g, O/g, C/g, *k] -> [C, O/g, *k]: the two channel dimensions change places inside each group.
     grouped = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:]).transpose(1, 2)
     swapped = grouped.reshape(groups * weight.shape[1], weight.shape[0] // groups, *kernel)
@@ -84,6 +87,23 @@ def input_gradient(
         if full.shape[2 + axis] != n:
             full = full.narrow(2 + axis, 0, n)
     return full
+
+
+def _of_one_place(
+    grad: torch.Tensor, weight: torch.Tensor, size: Sequence[int], padding: Sequence[int]
+) -> torch.Tensor:
+    """The gradient where the kernel lay in one place only, such as that of a last layer that sees the whole image.
+
+    gx[i] = w[i + p] g is a product with the kernel as a matrix. As a convolution it would be one over an image of one pixel and
+    wide borders of zeros: 16 times the work for a 4 x 4 kernel.
+    """
+    for axis, (n, p) in enumerate(zip(size, padding, strict=True)):
+        weight = weight.narrow(2 + axis, p, min(n, weight.shape[2 + axis] - p))
+    missing = [n - k for n, k in zip(size, weight.shape[2:], strict=True)]
+    if any(missing):  # the kernel ends before the input does
+        weight = F.pad(weight, [n for count in reversed(missing) for n in (0, count)])
+    product = grad.reshape(grad.shape[0], weight.shape[0]) @ weight.reshape(weight.shape[0], -1)
+    return product.reshape(grad.shape[0], weight.shape[1], *size)
 
 
 def _convolve(
