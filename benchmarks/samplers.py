@@ -380,6 +380,7 @@ def growth(folder: Path) -> dict[str, list[dict[str, float]]]:
             begun = time.perf_counter()
             opened.sample(chains, steps=16)
             rows["chains"].append({"chains": chains, "ms per step": 1e3 * (time.perf_counter() - begun) / 16})
+        opened.sample(8, steps=4)
         for steps in (16, 256, 4096):
             begun = time.perf_counter()
             opened.sample(8, steps=steps)
