@@ -21,6 +21,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 @LINUX
+@pytest.mark.native
 def test_keeps_to_cpus() -> None:
     first = min(os.sched_getaffinity(0))
     code = f"from ebm_export.runtime.limits import use_cpus; import os; use_cpus('{first}'); print(os.sched_getaffinity(0))"
