@@ -83,7 +83,7 @@ def build_method(
     if energy is not None:
         return _surrogate(config, position, energy)
     if config.sampler == "preconditioned":
-        return _preconditioned(config, free)
+        return _preconditioned(config, position, free)
     return _BUILDERS[config.sampler](config, position)
 
 
@@ -151,10 +151,12 @@ def _langevin(config: SamplerConfig, position: np.ndarray) -> Method:
     return Method(lambda random, start, evaluate: langevin.init(start, evaluate, config.order), step, refresh)
 
 
-def _preconditioned(config: SamplerConfig, free: np.ndarray | None) -> Method:
+def _preconditioned(config: SamplerConfig, position: np.ndarray, free: np.ndarray | None) -> Method:
     sigmas = noise_schedule(config)
     kernel = preconditioned.build_kernel(config.grad_clip, config.grad_clip_mode, config.bounds, config.bounds_mode)
     warm_up = warm_up_steps(config)
+    noise, scratch, clip = (np.empty_like(position) for _ in range(3))
+    buffers = [preconditioned.Buffers(np.empty_like(position), scratch, clip) for _ in range(2)]
 
     def step(
         random: ChainRandom, state: preconditioned.State, evaluate: Evaluate, step_size: float, step: int
@@ -163,7 +165,8 @@ def _preconditioned(config: SamplerConfig, free: np.ndarray | None) -> Method:
             state = preconditioned.learn(state)
         elif step == warm_up > 0:
             state = preconditioned.settle(state, free)
-        return kernel(random.normal(), state, evaluate, step_size, sigmas.item(step))
+        numbers = random.normal(out=noise)
+        return kernel(numbers, state, evaluate, step_size, sigmas.item(step), buffers[step % 2])
 
     return Method(
         lambda random, start, evaluate: preconditioned.init(start, evaluate), step, _evaluated, warm_up=warm_up
@@ -175,11 +178,13 @@ def _underdamped(config: SamplerConfig, position: np.ndarray) -> Method:
     kernel = underdamped.build_kernel(
         config.friction, config.grad_clip, config.grad_clip_mode, config.bounds, config.bounds_mode
     )
+    scratch, noise = np.empty_like(position), np.empty_like(position)
+    buffers = [underdamped.Buffers(np.empty_like(position), np.empty_like(position), scratch, noise) for _ in range(2)]
 
     def step(
         random: ChainRandom, state: underdamped.State, evaluate: Evaluate, step_size: float, step: int
     ) -> tuple[underdamped.State, underdamped.Info]:
-        return kernel(random, state, evaluate, step_size, temperatures.item(step))
+        return kernel(random, state, evaluate, step_size, temperatures.item(step), buffers[step % 2])
 
     return Method(
         lambda random, start, evaluate: underdamped.init(random, start, evaluate, temperatures.item(0)),
@@ -192,9 +197,11 @@ def _optimize(config: SamplerConfig, position: np.ndarray) -> Method:
     kernel = optimize.build_kernel(
         config.momentum, config.grad_clip, config.grad_clip_mode, config.bounds, config.bounds_mode
     )
+    scratch = np.empty_like(position)
+    buffers = [optimize.Buffers(np.empty_like(position), np.empty_like(position), scratch) for _ in range(2)]
     return Method(
         lambda random, start, evaluate: optimize.init(start, evaluate),
-        lambda random, state, evaluate, step_size, step: kernel(state, evaluate, step_size),
+        lambda random, state, evaluate, step_size, step: kernel(state, evaluate, step_size, buffers[step % 2]),
         _evaluated,
     )
 

@@ -22,7 +22,7 @@ from .boundary import build_confine
 from .clipping import clip_gradient
 from .langevin import Evaluate, Info, count_not_finite
 
-__all__ = ["Info", "Kernel", "State", "build_kernel", "init"]
+__all__ = ["Buffers", "Info", "Kernel", "State", "build_kernel", "init"]
 
 
 class State(NamedTuple):
@@ -39,6 +39,20 @@ class State(NamedTuple):
     energy: np.ndarray
     grad: np.ndarray
     velocity: np.ndarray
+
+
+class Buffers(NamedTuple):
+    """Arrays a step may write into, [B, *S] float32; none may overlap the state that the step starts from.
+
+    Attributes:
+        position: becomes the new state's position.
+        velocity: becomes its velocity.
+        scratch: anything.
+    """
+
+    position: np.ndarray
+    velocity: np.ndarray
+    scratch: np.ndarray
 
 
 Kernel = Callable[..., tuple[State, Info]]
@@ -72,15 +86,20 @@ def build_kernel(
         bounds_mode: what `confine` does, see `boundary.build_confine`.
 
     Returns:
-        kernel(state, evaluate, step_size) -> (new state, info), with step_size (h) a number. The state is left as it
-        is; the same one gives the same result.
+        kernel(state, evaluate, step_size, buffers=None) -> (new state, info), with step_size (h) a number, and arrays to write
+        into (None allocates). The state is left as it is; the same one gives the same result.
     """
     confine = build_confine(bounds, bounds_mode)
 
-    def kernel(state: State, evaluate: Evaluate, step_size: float) -> tuple[State, Info]:
-        pushed, clipped = clip_gradient(state.grad, grad_clip, grad_clip_mode, np.empty_like(state.grad))
-        velocity = momentum * state.velocity - step_size * pushed
-        position = state.position + velocity
+    def kernel(
+        state: State, evaluate: Evaluate, step_size: float, buffers: Buffers | None = None
+    ) -> tuple[State, Info]:
+        position, velocity, scratch = buffers or Buffers(*(np.empty_like(state.position) for _ in range(3)))
+        pushed, clipped = clip_gradient(state.grad, grad_clip, grad_clip_mode, scratch)
+        np.multiply(pushed, step_size, out=scratch)
+        np.multiply(state.velocity, momentum, out=velocity)
+        velocity -= scratch
+        np.add(state.position, velocity, out=position)
         confine(position, velocity)
         energy, grad = evaluate(position)
         return State(position, energy, grad, velocity), Info(clipped, count_not_finite(energy, grad))

@@ -31,7 +31,7 @@ from .boundary import build_confine
 from .clipping import clip_gradient
 from .langevin import Evaluate, Info, count_not_finite
 
-__all__ = ["Info", "Kernel", "State", "build_kernel", "init", "learn", "preconditioner", "settle"]
+__all__ = ["Buffers", "Info", "Kernel", "State", "build_kernel", "init", "learn", "preconditioner", "settle"]
 
 _DAMPING = 0.01
 
@@ -52,6 +52,20 @@ class State(NamedTuple):
     grad: np.ndarray
     squares: np.ndarray
     precondition: np.ndarray
+
+
+class Buffers(NamedTuple):
+    """Arrays a step may write into, [B, *S] float32; none may overlap the state that the step starts from.
+
+    Attributes:
+        position: becomes the new state's position.
+        scratch: anything.
+        clip: the clipped gradient.
+    """
+
+    position: np.ndarray
+    scratch: np.ndarray
+    clip: np.ndarray
 
 
 Kernel = Callable[..., tuple[State, Info]]
@@ -83,17 +97,29 @@ def build_kernel(
         bounds_mode: what `confine` does, see `boundary.build_confine`.
 
     Returns:
-        kernel(noise, state, evaluate, step_size, sigma) -> (new state, info), where `noise` is [B, *S] float32 standard
-        normal, and step_size (h) and sigma are numbers. Nothing given is changed; the same gives the same result.
+        kernel(noise, state, evaluate, step_size, sigma, buffers=None) -> (new state, info), where `noise` is [B, *S] float32
+        standard normal, step_size (h) and sigma are numbers, and `buffers` are arrays to write into (None allocates). Noise and
+        state are left as they are; the same ones give the same result.
     """
     confine = build_confine(bounds, bounds_mode)
 
     def kernel(
-        noise: np.ndarray, state: State, evaluate: Evaluate, step_size: float, sigma: float
+        noise: np.ndarray,
+        state: State,
+        evaluate: Evaluate,
+        step_size: float,
+        sigma: float,
+        buffers: Buffers | None = None,
     ) -> tuple[State, Info]:
-        precondition = state.precondition
-        drift, clipped = clip_gradient(state.grad, grad_clip, grad_clip_mode, np.empty_like(state.grad))
-        position = state.position - step_size * precondition * drift + sigma * np.sqrt(precondition) * noise
+        position, scratch, clip = buffers or Buffers(*(np.empty_like(state.position) for _ in range(3)))
+        drift, clipped = clip_gradient(state.grad, grad_clip, grad_clip_mode, clip)
+        np.multiply(state.precondition, step_size, out=scratch)
+        scratch *= drift
+        np.subtract(state.position, scratch, out=position)
+        np.sqrt(state.precondition, out=scratch)
+        scratch *= sigma
+        scratch *= noise
+        position += scratch
         confine(position, None)
         energy, grad = evaluate(position)
         new = state._replace(position=position, energy=energy, grad=grad)

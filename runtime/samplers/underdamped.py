@@ -30,7 +30,7 @@ from .boundary import build_confine
 from .clipping import clip_gradient
 from .langevin import Evaluate, Info, count_not_finite
 
-__all__ = ["Info", "Kernel", "State", "build_kernel", "init"]
+__all__ = ["Buffers", "Info", "Kernel", "State", "build_kernel", "init"]
 
 
 class State(NamedTuple):
@@ -47,6 +47,22 @@ class State(NamedTuple):
     energy: np.ndarray
     grad: np.ndarray
     velocity: np.ndarray
+
+
+class Buffers(NamedTuple):
+    """Arrays a step may write into, [B, *S] float32; none may overlap the state that the step starts from.
+
+    Attributes:
+        position: becomes the new state's position.
+        velocity: becomes its velocity.
+        scratch: anything.
+        noise: the step's noise.
+    """
+
+    position: np.ndarray
+    velocity: np.ndarray
+    scratch: np.ndarray
+    noise: np.ndarray
 
 
 Kernel = Callable[..., tuple[State, Info]]
@@ -84,31 +100,41 @@ def build_kernel(
         bounds_mode: what `confine` does, see `boundary.build_confine`.
 
     Returns:
-        kernel(random, state, evaluate, step_size, temperature) -> (new state, info), where `random` is a `ChainRandom`
-        and step_size (h) and temperature (T, at least 0) are numbers. The state is left as it is; the same random numbers
-        and state give the same result.
+        kernel(random, state, evaluate, step_size, temperature, buffers=None) -> (new state, info), where `random` is a
+        `ChainRandom`, step_size (h) and temperature (T, at least 0) are numbers, and `buffers` are arrays to write into (None
+        allocates). The state is left as it is; the same random numbers and state give the same result.
     """
     confine = build_confine(bounds, bounds_mode)
 
     def kernel(
-        random: ChainRandom, state: State, evaluate: Evaluate, step_size: float, temperature: float
+        random: ChainRandom,
+        state: State,
+        evaluate: Evaluate,
+        step_size: float,
+        temperature: float,
+        buffers: Buffers | None = None,
     ) -> tuple[State, Info]:
-        time_step = math.sqrt(2 * step_size)
-        kept = math.exp(-friction * time_step)
-        scratch = np.empty_like(state.position)
+        half = math.sqrt(2 * step_size) / 2
+        kept = math.exp(-friction * math.sqrt(2 * step_size))
+        position, velocity, scratch, noise = buffers or Buffers(*(np.empty_like(state.position) for _ in range(4)))
 
         pushed, clipped = clip_gradient(state.grad, grad_clip, grad_clip_mode, scratch)
-        velocity = state.velocity - time_step / 2 * pushed
-        position = state.position + time_step / 2 * velocity
+        np.multiply(pushed, half, out=scratch)
+        np.subtract(state.velocity, scratch, out=velocity)
+        np.multiply(velocity, half, out=position)
+        position += state.position
         confine(position, velocity)
         velocity *= kept
         if temperature > 0:
-            velocity += math.sqrt((1 - kept**2) * temperature) * random.normal()
-        position += time_step / 2 * velocity
+            np.multiply(random.normal(out=noise), math.sqrt((1 - kept**2) * temperature), out=scratch)
+            velocity += scratch
+        np.multiply(velocity, half, out=scratch)
+        position += scratch
         confine(position, velocity)
         energy, grad = evaluate(position)
         pushed, _ = clip_gradient(grad, grad_clip, grad_clip_mode, scratch)
-        velocity -= time_step / 2 * pushed
+        np.multiply(pushed, half, out=scratch)
+        velocity -= scratch
         return State(position, energy, grad, velocity), Info(clipped, count_not_finite(energy, grad))
 
     return kernel

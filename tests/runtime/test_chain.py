@@ -209,7 +209,18 @@ class Still(Engine):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("more", [{}, {"grad_clip": 0.5}, {"grad_clip": 5.0, "grad_clip_mode": "norm"}, {"noise": 0.0}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"grad_clip": 0.5},
+        {"grad_clip": 5.0, "grad_clip_mode": "norm"},
+        {"noise": 0.0},
+        {"sampler": "preconditioned", "warmup": 0},
+        {"sampler": "underdamped", "bounds": None},
+        {"sampler": "optimize", "bounds": None},
+    ],
+)
 @pytest.mark.parametrize("ahead", [True, False])
 def test_the_steady_loop_allocates_no_state(
     order: str, more: dict[str, object], ahead: bool, monkeypatch: pytest.MonkeyPatch
