@@ -37,7 +37,8 @@ test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m slow
 
 # The runtime's tests on an emulated ARM64 processor, with the wheels that a device would install, then what this
-# machine exports. It begins by naming the tests that are left out: those that need TensorRT, or a processor that keeps a time.
+# machine exports. It begins by naming the tests that are left out: those that need TensorRT or cuda-python, or a processor that keeps
+# a time.
 # ARM64_ONNXRUNTIME=1.23.2 takes another version of onnxruntime.
 ARM64_ONNXRUNTIME ?= $(shell sed -n 's/^onnxruntime==\([0-9.]*\).*/\1/p' constraints.txt)
 ARM64 := build/arm64/$(ARM64_ONNXRUNTIME)
@@ -49,8 +50,9 @@ $(ARM64)/.unpacked: tests/arm64/unpack.sh constraints.txt | $(VENV)/.installed
 	touch $@
 
 test-arm64: $(ARM64)/.unpacked $(VENV)/.installed
-	@echo "left out:" && $(ARM64_PYTHON) -m pytest -q tests/runtime --collect-only -m '$(NOT_ARM64)'
-	$(ARM64_PYTHON) -m pytest -n 2 tests/runtime -m 'not ($(NOT_ARM64))'
+	@echo "left out: tests/runtime/cuda, and" && \
+	  $(ARM64_PYTHON) -m pytest -q tests/runtime --ignore tests/runtime/cuda --collect-only -m '$(NOT_ARM64)'
+	$(ARM64_PYTHON) -m pytest -n 2 tests/runtime --ignore tests/runtime/cuda -m 'not ($(NOT_ARM64))'
 	ARM64_PYTHON=$(ARM64_PYTHON) $(BIN)/python -m pytest tests/arm64/same_samples.py
 
 lint: $(VENV)/.installed

@@ -68,11 +68,3 @@ def opened(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
                 yield Bench(gpu, plan, Ebm(engine, model, config))
 
     return opened
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The kernels are built for the processor of this machine."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.native)
