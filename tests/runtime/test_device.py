@@ -31,6 +31,10 @@ def test_versions_are_those_installed() -> None:
 def test_what_the_process_may_use(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "proc/driver/nvidia/gpus/0000:01:00.0").mkdir(parents=True)
+    (tmp_path / "proc/driver/nvidia/gpus/0000:01:00.0/information").write_text(
+        "Model: \t\t NVIDIA L4\nIRQ:   \t\t 42\n"
+    )
     (tmp_path / "proc/cpuinfo").write_text("Features\t: fp asimd evtstrm asimddp i8mm\n")
     (tmp_path / "proc/meminfo").write_text("MemTotal:       16777216 kB\n")
     (tmp_path / "sys/fs/cgroup/cpu.max").write_text("50000 100000\n")
@@ -39,3 +43,4 @@ def test_what_the_process_may_use(tmp_path: Path) -> None:
     assert found["instructions"] == "asimd asimddp i8mm"
     assert found["cores"].startswith("0.5 of ")
     assert found["memory"] == "2.0 GiB of 16.0 GiB"
+    assert found["GPUs"] == "NVIDIA L4"
