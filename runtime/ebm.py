@@ -118,6 +118,12 @@ class Ebm:
         return self._exact or self._engine
 
     @property
+    def _engines(self) -> list[Engine]:
+        """All engines that take single steps or correct them, each once."""
+        found = (self._engine, self._exact, *(engine for _, engine in self._schedule))
+        return list(dict.fromkeys(engine for engine in found if engine is not None))
+
+    @property
     def max_batch(self) -> int:
         """Most samples in one engine call."""
         return self._max_batch
@@ -169,15 +175,13 @@ class Ebm:
         check_count("n", n)
         settings = config or self.sampler
         batch = largest_batch(settings, n, self._max_batch)
-        engines = {engine: None for engine in (*(engine for _, engine in self._schedule), self._engine, self._exact)}
         for size in {batch, n % batch or batch}:
             rows = size * replicas(settings)
             cond = {spec.name: np.zeros((rows, *spec.shape), spec.dtype) for spec in self.model.cond}
             shared = {name: np.broadcast_to(array[:1], array.shape) for name, array in cond.items()}
-            for engine in engines:
-                if engine is not None:
-                    engine.prepare(shared)  # a prologue sees one row where all samples share it
-                    ScaledScore(engine, cond)(normal(0, 0, range(rows), self.model.x.shape))
+            for engine in self._engines:
+                engine.prepare(shared)  # a prologue sees one row where all samples share it
+                ScaledScore(engine, cond)(normal(0, 0, range(rows), self.model.x.shape))
             self._fused_for(settings, size, worth=True)
 
     @overload
@@ -483,7 +487,7 @@ class Ebm:
         """What decides the numbers of a run, by the names that a caller knows."""
         return {
             "model": self.model.name,
-            "engine": self.choice,
+            "engines": [f"{engine.backend} {getattr(engine, 'precision', '')}".strip() for engine in self._engines],
             "files": self._fingerprint,
             "fuse": bool(self._fuse),
             **run.config.to_dict(),
@@ -537,7 +541,7 @@ class Ebm:
 
     def close(self) -> None:
         """Frees the engines; safe to call twice."""
-        for engine in (self._engine, self._exact, self._fused, *(engine for _, engine in self._schedule)):
+        for engine in (*self._engines, self._fused):
             if engine is not None:
                 engine.close()
 
