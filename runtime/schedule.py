@@ -28,6 +28,8 @@ def spread(setting: Schedule, steps: int) -> np.ndarray:
         [steps] float64.
     """
     entries = np.atleast_1d(np.asarray(setting, dtype=np.float64))  # [m]
+    if len(entries) == 1:  # the usual case, and short chains are begun often
+        return np.full(steps, entries[0])
     if steps == 1:  # all entries would stand at position 0, where np.interp takes the last
         return np.array(entries[:1])
     return np.interp(np.arange(steps), np.linspace(0, steps - 1, num=len(entries)), entries)
@@ -79,5 +81,7 @@ def temperature_schedule(config: SamplerConfig) -> np.ndarray:
 
 def _heat(config: SamplerConfig) -> np.ndarray:
     """Returns the factor [steps] of the temperature: anneal^(1 - k / half) for k below half the steps, then 1."""
+    if config.anneal == 1:
+        return np.ones(config.steps)
     half = config.steps // 2
     return np.asarray(config.anneal ** np.maximum(1 - np.arange(config.steps) / max(half, 1), 0.0))
