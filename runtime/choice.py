@@ -137,6 +137,7 @@ def _candidates(
 
 def _nothing_fits(bundle: Bundle, backend: str | None, precision: str | None, passed_over: list[str]) -> str:
     wish = " ".join(word for word in (precision, f"for backend {backend!r}" if backend else None) if word)
-    holds = ", ".join(f"{artifact.target} {artifact.precision}" for artifact in bundle.artifacts) or "no artifact"
+    scores = [artifact for artifact in bundle.artifacts if artifact.role == "score"]
+    holds = ", ".join(f"{artifact.target} {artifact.precision}" for artifact in scores) or "no artifact"
     text = f"the bundle {bundle.path} has nothing {wish or 'that can run here'}; it holds {holds}"
     return f"{text}; {'; '.join(passed_over)}" if passed_over else text

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ebm_export.calibration.candidate import external_candidate
 from ebm_export.exporter import export
 from ebm_export.exporter.emulate import emulate
 from ebm_export.exporter.energy import make_energy
@@ -20,6 +21,7 @@ from ebm_export.exporter.split import Split, split
 from ebm_export.exporter.trace import input_names
 from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.build import build_plans
+from ebm_export.runtime.bundle import Bundle
 
 from .cases import all_cases, draw
 from .referee import energy_of, per_sample, score_graph, session
@@ -211,6 +213,27 @@ def test_a_bundle_of_two_halves(tmp_path: Path, target: str) -> None:
                 strict=True,
             ):
                 np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_graph_made_elsewhere_from_the_second_half(tmp_path: Path) -> None:
+    """It takes the features, so that it runs behind the bundle's own prologue; one of the whole takes the conditions."""
+    options = {
+        "cond": {"image": POLICY["image"]},
+        "targets": ["onnx"],
+        "sampler": SamplerConfig(steps=5, step_size=0.1),
+    }
+    split_path = export(Policy().eval(), POLICY["x"], out=tmp_path / "split.ebm", **options)  # type: ignore[arg-type]
+    whole_path = export(Policy().eval(), POLICY["x"], out=tmp_path / "whole.ebm", split=False, **options)  # type: ignore[arg-type]
+    bundle = Bundle(split_path)
+    x, image = POLICY["x"].numpy(), POLICY["image"].numpy()
+    inputs = {"x": x, "grad_scale": np.ones(8, np.float32), "image": image}
+    answers = []
+    for path in (split_path, whole_path):
+        candidate = external_candidate(f"other={path / 'score.fp32.onnx'}", bundle)
+        assert (candidate.prologue is not None) == (path == split_path)
+        with candidate.engine(1) as engine:
+            answers.append(engine.run(inputs)["grad"].copy())
+    np.testing.assert_allclose(answers[0], answers[1], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.tensorrt
