@@ -30,6 +30,7 @@ import torch
 import torchebm.core
 import torchebm.samplers
 from igebm import Igebm
+from resnet import Resnet18
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from wide_resnet import WideResNet
@@ -58,15 +59,15 @@ class Mlp(nn.Module):
 
 
 class Policy(nn.Module):
-    """A convolutional encoder of a 96x96 image, and a perceptron over its 256 features and 14 numbers of an action."""
+    """An encoder of a 96x96 image, and a perceptron over its features and 14 numbers of an action."""
 
-    def __init__(self) -> None:
+    def __init__(self, encoder: nn.Module | None = None, features: int = 256) -> None:
         super().__init__()
         convolutions: list[nn.Module] = []
         for inputs, outputs in ((3, 32), (32, 64), (64, 128), (128, 256)):
             convolutions += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.ReLU()]
-        self.encoder = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        layers = [nn.Linear(256 + 14, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 1)]
+        self.encoder = encoder or nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        layers = [nn.Linear(features + 14, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 1)]
         self.judge = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
@@ -95,12 +96,36 @@ class Case:
     config: dict[str, Any] = field(default_factory=dict)
     precisions: tuple[str, ...] = ("fp32", "bf16")
     rounds: int = 7
+    repeats: bool = False
+    """Whether PyTorch is also run with the condition repeated for each chain."""
 
 
 IMAGE = {"step_size": 10.0, "noise": 0.005, "bounds": (0.0, 1.0), "grad_clip": 0.01, "init": "uniform"}
 CASES = {
     "mlp": Case(Mlp, (2,), (1, 64, 1024), 512, 1, fuse=32, precisions=("fp32",), rounds=5),
-    "policy": Case(Policy, (14,), (512,), 16, 2, fuse=16, cond={"image": (3, 96, 96)}, config={"bounds": (-1.0, 1.0)}),
+    "policy": Case(
+        Policy,
+        (14,),
+        (512,),
+        16,
+        2,
+        fuse=16,
+        cond={"image": (3, 96, 96)},
+        config={"bounds": (-1.0, 1.0)},
+        repeats=True,
+    ),
+    "policy_resnet18": Case(
+        lambda: Policy(Resnet18(), 512),
+        (14,),
+        (512,),
+        16,
+        2,
+        fuse=16,
+        cond={"image": (3, 96, 96)},
+        config={"bounds": (-1.0, 1.0)},
+        precisions=("fp32",),
+        rounds=3,
+    ),
     "digits": Case(digits, (1, 8, 8), (64,), 16, 2, fuse=16, config={"step_size": 0.05, "temperature": 0.05}),
     "igebm_cifar": Case(Igebm, (3, 32, 32), (8,), 4, 2, config=IMAGE, rounds=5),
     "jem_wrn_28_10": Case(WideResNet, (3, 32, 32), (2,), 2, 2, config=IMAGE, rounds=3),
@@ -175,7 +200,7 @@ def contestants(stack: ExitStack, case: Case, batch: int, folder: Path) -> dict[
             found[f"PyTorch eager {said}{last}"] = torch_run(energy(net, low), given, config)
             if layout is layouts[-1]:
                 found[f"torch.compile {said}{last}"] = torch_run(energy(torch.compile(net), low), given, config)
-    if cond and batch > 1:
+    if case.repeats:
         rows = {name: tensor.expand(batch, *tensor.shape[1:]).contiguous() for name, tensor in cond.items()}
         found["PyTorch eager fp32, a condition for each chain"] = torch_run(
             lambda x: module(x, *rows.values()), start, config
@@ -394,7 +419,7 @@ def document(result: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `python benchmarks/samplers.py --docs docs/benchmarks.md`, in one run on one machine:",
+        "Written by `python benchmarks/samplers.py --docs docs/benchmarks.md`, each network in one run, on one machine:",
         f"{device}.",
         f"Versions: {', '.join(f'{name} {version}' for name, version in result['toolchain'].items())}.",
         "",
