@@ -94,7 +94,9 @@ BundleArgument = Annotated[Path, typer.Argument(help="The folder that ebm-export
 Backend = Annotated[str | None, typer.Option(help="onnxruntime, openvino or tensorrt; chosen if left out.")]
 PrecisionName = Annotated[
     str | None,
-    typer.Option(help="As ebm-run info lists them, or by steps: int8:0-200,bf16:200-256; fp32 if left out."),
+    typer.Option(
+        help="As ebm-run info lists them, or by steps: int8:0-200,bf16:200-256; fastest: what bench measured; fp32 if left out."
+    ),
 ]
 Sampler = Annotated[
     str | None,
