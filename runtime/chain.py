@@ -151,12 +151,21 @@ def run_chains(
     """
     saved = None if checkpoint is None else checkpoint.load()
     batch = largest_batch(config, n, max_batch)
+    on_device = False
+    if isinstance(callback, ProgressOnly | None):  # another one is promised every state
+        hindrance = _hindrance(
+            config, exact=exact, switches=switches, energy_range=energy_range, checkpoint=checkpoint, samples=samples
+        )
+        on_device = hindrance is None
+        if hindrance is not None:
+            engine.stays_on_host(hindrance)
 
     def run(chains: range, attempt: int, where: Callable[[Snapshot], Saved]) -> tuple[np.ndarray, np.ndarray]:
         nonlocal saved
         resume, saved = (None if saved is None else saved.snapshot), None
         position = start(chains) if attempt == 0 or restart is None else restart(chains, attempt)
         stop = diverged == "stop" or (diverged == "restart" and attempt == RESTARTS)
+        loop = engine.device_loop() if on_device else None
         steps = chain_steps(
             engine,
             config,
@@ -170,21 +179,10 @@ def run_chains(
             free=free,
             attempt=attempt,
             stop_if_diverged=stop,
-            fused=fused,
+            fused=None if loop is not None else fused,  # the loop goes on from what `engine` itself has in its memory
             energy_range=energy_range,
             resume=resume,
         )
-        loop = None
-        if (
-            isinstance(callback, ProgressOnly | None)
-            and config.sampler == "langevin"
-            and exact is None
-            and not switches
-            and energy_range is None
-            and checkpoint is None
-            and samples is None
-        ):
-            loop = engine.device_loop()
         if loop is not None:
             told = None if attempt else callback
             key = NoiseSource(seed, attempt=attempt).key
@@ -254,6 +252,20 @@ def run_chains(
         if samples is not None:
             samples.blank(dropped)
     return result
+
+
+def _hindrance(config: SamplerConfig, **asked: Any) -> str | None:
+    """What keeps chains from staying on the engine's device, in words; None where nothing does."""
+    if config.sampler != "langevin":
+        return f'the sampler "{config.sampler}" has no loop there, "langevin" does'
+    words = {
+        "exact": "exact sampling asks two engines",
+        "switches": "precisions change over the steps",
+        "energy_range": "energy_range is looked at after each step",
+        "checkpoint": "a checkpoint takes states on the way",
+        "samples": "states are written on the way",
+    }
+    return next((words[name] for name, value in asked.items() if value), None)
 
 
 def _finish_on_device(

@@ -513,6 +513,7 @@ class Ebm:
                 f'{what} compares energies, and the order "noise-drift" does not know those of its states: set '
                 'order="drift-noise"'
             )
+        run.engine.stays_on_host("a deadline and stream() look at the states of every step")
         # One chain's end is no reason to return nothing: it keeps its best.
         return chain_steps(
             run.engine, run.config, run.start(range(n)), range(n), n, stop_if_diverged=False, **run.options

@@ -64,6 +64,10 @@ class Engine(ABC):
         """Returns what runs Langevin chains on the engine's device, going on from its last `run`; None if nothing does."""
         return None
 
+    def stays_on_host(self, why: str) -> None:
+        """Is told why chains go through the host, each step; an engine with a `device_loop` says so once for each reason."""
+        return None
+
     def __enter__(self) -> Engine:
         self.open()
         return self

@@ -77,6 +77,9 @@ class SplitEngine(Engine):
         """That of the score graph, in whose memory the features are after a call of `run`."""
         return self.score.device_loop()
 
+    def stays_on_host(self, why: str) -> None:
+        self.score.stays_on_host(why)
+
     def _ask(self, read: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
         """Runs the prologue in calls of as many rows as fit; returns arrays of its own."""
         numbers = sum(math.prod(array.shape[1:]) for array in read.values())

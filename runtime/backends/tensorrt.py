@@ -94,6 +94,7 @@ class TensorRtEngine(Engine):
         self._shapes: dict[str, tuple[int, ...]] = {}  # input shapes that the context is set to
         self._loop: CudaLoop | None = None
         self._loopless = False  # it was tried, and cannot be had
+        self._told: set[str] = set()  # reasons for the loop on the host that have been logged
 
     def open(self) -> None:
         """Loads the plan and allocates.
@@ -191,8 +192,13 @@ class TensorRtEngine(Engine):
                 self._loop = self._make_loop()
             except (MissingBackend, EbmExportError) as error:
                 self._loopless = True
-                _LOG.warning("each step of a chain goes through the host, which costs two copies: %s", error)
+                self.stays_on_host(str(error))
         return self._loop
+
+    def stays_on_host(self, why: str) -> None:
+        if why not in self._told:
+            self._told.add(why)
+            _LOG.warning("each step of a chain goes through the host, which costs two copies: %s", why)
 
     def _make_loop(self) -> CudaLoop:
         capturable = getattr(self._context, "is_stream_capturable", None)  # TensorRT-RTX has it

@@ -6,6 +6,7 @@ plan are stand-ins that run on the host. What this cannot show is that a GPU and
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ import pytest
 
 from ebm_export.runtime import DivergenceError, Ebm, FunctionEngine, SamplerConfig
 from ebm_export.runtime.backends import tensorrt
-from ebm_export.runtime.chain import ProgressOnly
+from ebm_export.runtime.chain import ProgressOnly, run_chains
 from ebm_export.runtime.cuda import kernels
 from ebm_export.runtime.cuda.kernels import Kernels, load_kernels
 from ebm_export.runtime.cuda.loop import GRAPH_STEPS
 from ebm_export.runtime.errors import EbmExportError, MissingBackend
+from ebm_export.runtime.fused_steps import Fused
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 
 from .bench import SHAPE, Open, around, cliff, ignored, ripple
@@ -158,14 +160,46 @@ class TestWhatTheHostDoes:
                 assert "cudaMalloc" not in bench.gpu.log
 
     @pytest.mark.parametrize(
-        "keywords",
-        [{"callback": ignored}, {"sampler": "mala"}, {"sampler": "optimize"}, {"deadline_ms": 1e4}],
-        ids=["callback", "mala", "optimize", "deadline"],
+        ("keywords", "why"),
+        [
+            ({"sampler": "mala"}, 'the sampler "mala" has no loop there, "langevin" does'),
+            ({"sampler": "optimize"}, 'the sampler "optimize" has no loop there, "langevin" does'),
+            ({"every": 4, "out": "states.npy"}, "states are written on the way"),
+            ({"checkpoint": "run.npz"}, "a checkpoint takes states on the way"),
+            ({"deadline_ms": 1e4}, "a deadline and stream() look at the states of every step"),
+            ({"callback": ignored}, ""),
+        ],
+        ids=["mala", "optimize", "every", "checkpoint", "deadline", "callback"],
     )
-    def test_what_the_host_keeps(self, opened: Open, keywords: dict[str, Any]) -> None:
+    def test_what_the_host_keeps_is_said_once(
+        self, opened: Open, keywords: dict[str, Any], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        keywords = {
+            name: tmp_path / value if name in ("out", "checkpoint") else value for name, value in keywords.items()
+        }
         with opened(config=SamplerConfig(steps=8, step_size=0.1)) as bench:
-            bench.ebm.sample(3, **keywords)
+            for seed in range(1 if "checkpoint" in keywords else 2):
+                bench.ebm.sample(3, seed=seed, **keywords)
             assert set(bench.gpu.launched) == {"engine"}
+        # A callback is promised every step, so there is nothing to be told.
+        expected = [f"each step of a chain goes through the host, which costs two copies: {why}"] if why else []
+        assert [record.getMessage() for record in caplog.records] == expected
+
+    @pytest.mark.parametrize("order", ["drift-noise", "noise-drift"])
+    def test_fused_steps_are_left_alone(self, opened: Open, order: str) -> None:
+        config = SamplerConfig.from_dict({"steps": 6, "step_size": 0.1, "order": order})
+
+        def never(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            raise AssertionError("its answer would not be in the memory that the loop on the GPU goes on from")
+
+        with opened(config=config) as bench:
+            bench.ebm.engine.needs_scale = False  # else the first step is not a fused one
+            fused = Fused(FunctionEngine(never), 2, config)
+            fused.open()
+            start = np.ones((3, *SHAPE), np.float32)
+            device = run_chains(bench.ebm.engine, config, lambda chains: start, 3, fused=fused)
+            assert "move" in bench.gpu.launched
+            close(device, run_chains(bench.ebm.engine, config, lambda chains: start, 3, callback=ignored))
 
 
 class TestProgress:
