@@ -53,7 +53,7 @@ class TensorRtEngine(Engine):
 
     Device memory for every input and output, and page-locked host memory for the outputs, are allocated once, in
     `open`; a smaller batch uses the front of them. A call copies the inputs to the GPU, runs the plan and copies
-    the outputs back, all in one stream, and waits for the end.
+    the outputs back, all in one stream, and waits for the end. What `prepare` made is copied at the first call alone.
     """
 
     backend = "tensorrt"
@@ -92,6 +92,7 @@ class TensorRtEngine(Engine):
         self._pinned: list[int] = []  # addresses of page-locked host memory
         self._host: dict[str, np.ndarray] = {}  # the outputs' host memory, [largest batch, ...]
         self._shapes: dict[str, tuple[int, ...]] = {}  # input shapes that the context is set to
+        self._sent: dict[str, np.ndarray] = {}  # inputs on the GPU that cannot have changed since
         self._loop: CudaLoop | None = None
         self._loopless = False  # it was tried, and cannot be had
         self._told: set[str] = set()  # reasons for the loop on the host that have been logged
@@ -146,6 +147,7 @@ class TensorRtEngine(Engine):
             self._loop = None
         self._host.clear()
         self._shapes.clear()
+        self._sent.clear()
         self._context = self._engine = None
         for address in self._device.values():
             self._cuda.cudaFree(address)
@@ -177,6 +179,14 @@ class TensorRtEngine(Engine):
                 if not self._context.set_input_shape(name, array.shape):
                     raise UsageError(f"{self.path.name} does not take the shape {array.shape} for {name!r}")
                 self._shapes[name] = array.shape
+                if self._loop is not None:
+                    self._loop.forget_graph()  # it holds what the plan does at the shapes of before
+            if self._sent.get(name) is array:
+                continue
+            if array.flags.writeable:
+                self._sent.pop(name, None)
+            else:
+                self._sent[name] = array
             self._call("cudaMemcpyAsync", self._device[name], array.ctypes.data, array.nbytes, to_device, self._stream)
         self._execute()
         results = {name: self._host[name][:size] for name in self._outputs}

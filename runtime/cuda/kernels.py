@@ -79,6 +79,7 @@ def load_kernels(call: Callable[..., Any], cuda: Any) -> Kernels:
         MissingBackend: NVRTC is not installed.
         EbmExportError: NVRTC does not know this GPU, or the driver does not take what it made.
     """
+    call("cudaSetDevice", 0)  # the driver's calls need a current context, which a thread has after this
     major, minor = (
         call("cudaDeviceGetAttribute", getattr(cuda.cudaDeviceAttr, f"cudaDevAttrComputeCapability{part}"), 0)
         for part in ("Major", "Minor")

@@ -124,9 +124,15 @@ class CudaLoop(DeviceLoop):
         start.tell(start.config.steps)
         return position, lost
 
+    def forget_graph(self) -> None:
+        """Lets the next run capture anew: the engine was set to other shapes, for which its work is another."""
+        if self._graph is not None and self._graph[1] is not None:
+            self._cuda.cudaGraphExecDestroy(self._graph[1])
+        self._graph = None
+
     def close(self) -> None:
         """Frees everything on the GPU that is the loop's; safe to call twice."""
-        self._drop_graph()
+        self.forget_graph()
         for address, _ in self._memory.values():
             self._cuda.cudaFree(address)
         self._memory.clear()
@@ -184,7 +190,7 @@ class CudaLoop(DeviceLoop):
     def _graph_of(self, shape: _Shape) -> Any:
         """A graph of `shape.steps` steps; None where the engine's work cannot be captured."""
         if self._graph is None or self._graph[0] != shape:
-            self._drop_graph()
+            self.forget_graph()
             self._graph = (shape, self._capture(shape))
         return self._graph[1]
 
@@ -257,11 +263,6 @@ class CudaLoop(DeviceLoop):
             address = int(self._call("cudaMalloc", size))
             self._memory[name] = (address, size)
         return address
-
-    def _drop_graph(self) -> None:
-        if self._graph is not None and self._graph[1] is not None:
-            self._cuda.cudaGraphExecDestroy(self._graph[1])
-        self._graph = None
 
 
 def _shape(start: Handover, loop: Loop) -> _Shape:

@@ -16,6 +16,7 @@ import pytest
 from ebm_export.runtime import tensorrt_library
 from ebm_export.runtime.backends import tensorrt
 from ebm_export.runtime.backends.tensorrt import TensorRtEngine, available
+from ebm_export.runtime.engine import read_only
 from ebm_export.runtime.errors import EbmExportError, LoadError, MissingBackend, UsageError
 
 SHAPES = {"x": (-1, 3), "grad_scale": (-1,), "energy": (-1,), "grad": (-1, 3)}
@@ -186,6 +187,25 @@ class TestRun:
             for _ in range(3):
                 engine.run(batch_of(2))
         assert plan.context.shape_calls == 2
+
+    def test_what_cannot_have_changed_is_not_sent_again(
+        self, plan: Plan, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cuda = use(monkeypatch, Cuda())
+        inputs = batch_of(2)
+        x = inputs["x"]
+        frozen = read_only(x)
+        with TensorRtEngine(path, precision="fp16") as engine:
+            for given, sent in ((frozen, 2), (frozen, 1), (x, 2), (x, 2), (frozen, 2), (read_only(x + 1), 2)):
+                cuda.calls.clear()
+                result = engine.run({**inputs, "x": given})
+                assert cuda.calls.count("to device") == sent
+                np.testing.assert_allclose(result["energy"], (given**2).sum(1) / 2, rtol=1e-6)
+            engine.close()
+            engine.open()
+            cuda.calls.clear()
+            engine.run({**inputs, "x": given})
+            assert cuda.calls.count("to device") == 2
 
     @pytest.mark.parametrize("size", [1, 5])
     def test_a_batch_outside_the_profile(

@@ -190,6 +190,10 @@ class Gpu:
     def cudaGetErrorString(self, status: int) -> tuple[int, bytes]:
         return 0, f"error {status} in words".encode()
 
+    def cudaSetDevice(self, device: int) -> tuple[int]:
+        self.log.append(f"device {device}")
+        return (0,)
+
     def cudaDeviceGetAttribute(self, attribute: str, device: int) -> tuple[int, int]:
         return 0, {"major": 8, "minor": 7}[attribute]
 

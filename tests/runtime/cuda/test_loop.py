@@ -86,6 +86,16 @@ class TestSameSamples:
             close(device, host)
             np.testing.assert_array_equal(device[:, keep[0]], np.broadcast_to(known[:, keep[0]], (6, keep.sum())))
 
+    def test_conditions_are_sent_once_for_each_chain(self, opened: Open) -> None:
+        size = f"to device {4 * 15 * 4}"  # of x, and of the condition
+        with opened(around, SamplerConfig(steps=8, step_size=0.1)) as bench:
+            for centre in (np.zeros((4, *SHAPE)), np.ones((1, *SHAPE))):
+                bench.gpu.log.clear()
+                moved = bench.ebm.sample(4, centre=centre, callback=ignored)
+                # x at two evaluations that find the scale and one after each step, and the condition.
+                assert bench.gpu.log.count(size) == 2 + 8 + 1
+                close(moved, bench.ebm.sample(4, centre=centre))
+
     def test_a_plan_that_cannot_be_captured(self, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
         for options, reason in (
             ({"capturable": False}, "TensorRT says that it cannot be captured"),
@@ -150,6 +160,13 @@ class TestWhatTheHostDoes:
             for n, keywords in ((5, {}), (5, {"order": "noise-drift"}), (5, {"steps": 3})):
                 close(*bench.both(n, **keywords))
                 assert bench.gpu.log.count("begin capture") == 1
+
+    def test_a_graph_does_not_outlive_the_shapes_it_was_captured_at(self, opened: Open) -> None:
+        with opened(config=SamplerConfig(steps=GRAPH_STEPS, step_size=0.1)) as bench:
+            close(*bench.both(4))
+            bench.ebm.score(np.zeros((6, *SHAPE)))
+            close(*bench.both(4))
+            assert bench.gpu.log.count("begin capture") == 1
 
     def test_memory_is_kept(self, opened: Open) -> None:
         with opened(config=SamplerConfig(steps=GRAPH_STEPS, step_size=0.1)) as bench:
@@ -301,8 +318,8 @@ class TestWithoutKernels:
 
         monkeypatch.setattr(kernels, "compile_kernels", compiled)
         monkeypatch.setattr(kernels.importlib, "import_module", lambda name: Driver(gpu, emulator))
-        loaded = load_kernels(lambda name, *arguments: getattr(gpu, name)(*arguments)[1], gpu)
-        assert asked == ["sm_87"]
+        loaded = load_kernels(lambda name, *arguments: getattr(gpu, name)(*arguments)[-1], gpu)
+        assert asked == ["sm_87"] and gpu.log == ["device 0"]
         loaded.close()
         loaded.close()
         assert not gpu.blocks
