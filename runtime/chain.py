@@ -153,9 +153,7 @@ def run_chains(
     batch = largest_batch(config, n, max_batch)
     on_device = False
     if isinstance(callback, ProgressOnly | None):  # another one is promised every state
-        hindrance = _hindrance(
-            config, exact=exact, switches=switches, energy_range=energy_range, checkpoint=checkpoint, samples=samples
-        )
+        hindrance = _hindrance(config, exact=exact, switches=switches, checkpoint=checkpoint, samples=samples)
         on_device = hindrance is None
         if hindrance is not None:
             engine.stays_on_host(hindrance)
@@ -187,7 +185,9 @@ def run_chains(
             told = None if attempt else callback
             key = NoiseSource(seed, attempt=attempt).key
             with contextlib.closing(steps):
-                return _finish_on_device(loop, steps, config, chains, key, free, engine.needs_scale, stop, told)
+                return _finish_on_device(
+                    loop, steps, config, chains, key, free, engine.needs_scale, stop, energy_range, told
+                )
         before = 0 if resume is None else resume.done
         with contextlib.closing(steps):  # at once, where the callback raises
             for now in steps:
@@ -261,7 +261,6 @@ def _hindrance(config: SamplerConfig, **asked: Any) -> str | None:
     words = {
         "exact": "exact sampling asks two engines",
         "switches": "precisions change over the steps",
-        "energy_range": "energy_range is looked at after each step",
         "checkpoint": "a checkpoint takes states on the way",
         "samples": "states are written on the way",
     }
@@ -277,6 +276,7 @@ def _finish_on_device(
     free: np.ndarray | None,
     adapt: bool,
     stop: bool,
+    energy_range: tuple[float, float] | None,
     callback: Callback | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Takes the first evaluation from `chain_steps`, since it looks for the gradient's scale, and all else from the device.
@@ -298,13 +298,15 @@ def _finish_on_device(
                 callback(now._replace(done=done))
 
         tell(now.done)
-        position, hit = loop.run(Handover(config, position, now.done, key, chains, mask, adapt, stop, tell))
+        position, hit = loop.run(
+            Handover(config, position, now.done, key, chains, mask, adapt, stop, energy_range, tell)
+        )
         if stop and (hit >= 0).any():
             step = int(hit[hit >= 0].min())
-            _stop_if_diverged(int(np.count_nonzero(hit == step)), step, chains)
+            _stop_if_diverged(int(np.count_nonzero(hit == step)), step, chains, energy_range)
         finite = np.isfinite(position).reshape(len(chains), -1).all(axis=1)
         if stop:
-            _stop_if_diverged(int(np.count_nonzero(~finite)), config.steps, chains)
+            _stop_if_diverged(int(np.count_nonzero(~finite)), config.steps, chains, energy_range)
         lost = lost | (hit >= 0) | ~finite
     return position, lost
 

@@ -27,7 +27,8 @@ class Handover(NamedTuple):
         chains: numbers of these chains.
         free: [B, *S] float32, 1 where a number may move, else 0; None where all may.
         adapt: whether the gradient scale runs; else it stays.
-        stop: whether the loop may end once a chain is no longer finite.
+        stop: whether the loop may end once a chain is no longer well.
+        energy_range: (lowest, highest) energy of a chain that is well; None where any finite one is.
         tell: called now and then with the number of steps that are done, and at the end.
     """
 
@@ -39,6 +40,7 @@ class Handover(NamedTuple):
     free: np.ndarray | None
     adapt: bool
     stop: bool
+    energy_range: tuple[float, float] | None
     tell: Callable[[int], None]
 
 
@@ -57,6 +59,6 @@ class DeviceLoop(ABC):
 
         Returns:
             [B, *S] float32, the final positions, a new array; and [B] int32, after how many steps a chain's energy or
-            gradient was first not finite, -1 for those that stayed finite. With `stop`, positions mean nothing where one did
-            not.
+            gradient was first not finite, or its energy out of range, -1 for those that stayed well. With `stop`, positions
+            mean nothing where one did not.
         """

@@ -21,8 +21,9 @@ struct Loop {
     float *factor;                // [rows], by which clipping shortens the gradient
     float *noise;                 // [rows, size], for the step to come
     const float *free;            // [rows, size], 1 where a number may move, else 0; null where all may
-    int *lost;                    // [rows], number of steps after which a chain was not finite, or -1
+    int *lost;                    // [rows], number of steps after which a chain was first not well, or -1
     int *lost_count;              // rows that have such a number
+    volatile int *told;           // the same number in the host's memory
     const float *step_size;       // [steps]
     const float *sigma;           // [steps]
     const Tables *tables;
@@ -30,6 +31,7 @@ struct Loop {
     long long first_chain;
     double low, high;             // bounds
     double limit;                 // of clipping
+    double lowest, highest;       // energy of a chain that is well
     int step, steps;
     unsigned rows, size;          // chains here, and numbers in one
     unsigned block_chains;        // chains in a block of noise
@@ -137,7 +139,7 @@ extern "C" __global__ void move(const Loop *loop, int ahead, int parts)
     }
 }
 
-// Looks at the engine's answer, row by row: is it finite, how far is it clipped, and which scale comes next.
+// Looks at the engine's answer, row by row: is the chain well, how far is it clipped, and which scale comes next.
 extern "C" __global__ void measure(const Loop *loop, int ahead)
 {
     __shared__ double scaled[THREADS], plain[THREADS];
@@ -172,14 +174,17 @@ extern "C" __global__ void measure(const Loop *loop, int ahead)
         loop->scale[row] = next_scale(scale, scaled[thread] / size);
     if (loop->clip == CLIP_NORM)
         loop->factor[row] = norm_factor(plain[thread], loop->limit);
-    if (loop->lost[row] < 0 && !(isfinite(loop->energy[row]) && isfinite(plain[thread]))) {
+    const float energy = loop->energy[row];
+    const bool outside = energy < static_cast<float>(loop->lowest) || energy > static_cast<float>(loop->highest);
+    if (loop->lost[row] < 0 && (outside || !isfinite(energy) || !isfinite(plain[thread]))) {
         loop->lost[row] = loop->step + ahead;
         atomicAdd(loop->lost_count, 1);
     }
 }
 
-// Counts the steps of a CUDA graph once all of them are done.
+// Counts the steps of a CUDA graph once all of them are done, and tells the host how many chains are lost.
 extern "C" __global__ void advance(Loop *loop, int steps)
 {
     loop->step += steps;
+    *loop->told = *loop->lost_count;
 }

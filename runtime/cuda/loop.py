@@ -9,8 +9,8 @@ with the kernels of langevin.cu. While the engine works, a second stream draws t
 `GRAPH_STEPS` steps are captured into one CUDA graph that is launched again and again: it counts the steps itself, in device
 memory, and reads settings, seed and schedules from there, so that it also serves later calls with chains of the same number.
 
-Between two graphs one number comes back, how many chains are no longer finite, and the host reads it two graphs later, so
-that the GPU never waits for it. What the kernels compute is what runtime/noise.py, runtime/gradient_scale.py and
+Nothing is copied to the host before the end. Each graph writes one number into the host's memory, how many chains are no
+longer well, and the host looks at it two graphs later, so that the GPU never waits for it. What the kernels compute is what runtime/noise.py, runtime/gradient_scale.py and
 runtime/samplers/langevin.py do.
 
 This has not run on a GPU yet. The kernels have been compiled for sm_87, sm_90 and sm_110 and have run on a CPU, thread by
@@ -89,7 +89,7 @@ class CudaLoop(DeviceLoop):
         self._side: Any = None  # the stream that draws
         self._events: dict[str, Any] = {}
         self._memory: dict[str, tuple[int, int]] = {}  # address and size in bytes
-        self._flags = 0  # address of two int32 in page-locked memory
+        self._told = 0  # address of an int32 in the host's memory that the GPU writes to
         self._graph: tuple[_Shape, Any] | None = None  # None in the place of a graph that could not be had
 
     def run(self, start: Handover) -> tuple[np.ndarray, np.ndarray]:
@@ -113,7 +113,7 @@ class CudaLoop(DeviceLoop):
                     left = 0
                     break
             self._call("cudaGraphLaunch", graph, self._stream)
-            self._ask_lost(replay)
+            self._call("cudaEventRecord", self._events[f"graph{replay % 2}"], self._stream)
         for ahead in range(left):
             self._step(shape, ahead)
         position, lost = np.empty_like(start.position), np.empty(rows, dtype=np.int32)
@@ -139,9 +139,9 @@ class CudaLoop(DeviceLoop):
         for event in self._events.values():
             self._cuda.cudaEventDestroy(event)
         self._events.clear()
-        if self._flags:
-            self._cuda.cudaFreeHost(self._flags)
-            self._flags = 0
+        if self._told:
+            self._cuda.cudaFreeHost(self._told)
+            self._told = 0
         if self._side is not None:
             self._cuda.cudaStreamDestroy(self._side)
             self._side = None
@@ -151,9 +151,9 @@ class CudaLoop(DeviceLoop):
         """Copies a run's start and settings to the GPU, and returns what is being copied."""
         if self._side is None:
             self._side = self._call("cudaStreamCreate")
-            for name in ("fork", "join", "asked0", "asked1"):
+            for name in ("fork", "join", "graph0", "graph1"):
                 self._events[name] = self._call("cudaEventCreateWithFlags", self._cuda.cudaEventDisableTiming)
-            self._flags = int(self._call("cudaHostAlloc", 8, self._cuda.cudaHostAllocDefault))
+            self._told = int(self._call("cudaHostAlloc", 4, self._cuda.cudaHostAllocMapped))
         config, position = start.config, start.position
         loop = loop_settings(config, len(position), position[0].size)
         loop.seed, loop.stream = start.key
@@ -165,6 +165,9 @@ class CudaLoop(DeviceLoop):
         for name in ("answer_scale", "factor", "lost"):
             setattr(loop, name, self._reserve(name, 4 * loop.rows))
         loop.noise = self._reserve("noise", position.nbytes)
+        loop.told = int(self._call("cudaHostGetDevicePointer", self._told, 0))
+        if start.energy_range is not None:
+            loop.lowest, loop.highest = start.energy_range
         loop.lost_count = self._reserve("lost_count", 4)
         for address, byte, size in (
             (loop.noise, 0, position.nbytes),  # a step without noise multiplies what is there by zero
@@ -234,15 +237,10 @@ class CudaLoop(DeviceLoop):
             self._launch("move", shape.move_blocks, self._stream, ahead, _DRIFT)
         self._call("cudaStreamWaitEvent", self._stream, self._events["join"], 0)
 
-    def _ask_lost(self, replay: int) -> None:
-        """Copies the number of lost chains to the host once the graph is done."""
-        self._copy(self._flags + 4 * (replay % 2), self._memory["lost_count"][0], 4, to_host=True)
-        self._call("cudaEventRecord", self._events[f"asked{replay % 2}"], self._stream)
-
     def _lost_by(self, replay: int) -> bool:
-        """Waits for the answer of `_ask_lost`."""
-        self._call("cudaEventSynchronize", self._events[f"asked{replay % 2}"])
-        return ctypes.c_int32.from_address(self._flags + 4 * (replay % 2)).value > 0
+        """Waits for a graph, and says whether it or one after it lost chains."""
+        self._call("cudaEventSynchronize", self._events[f"graph{replay % 2}"])
+        return ctypes.c_int32.from_address(self._told).value > 0
 
     def _launch(self, name: str, blocks: int, stream: Any, *numbers: int) -> None:
         loop = ctypes.c_uint64(self._memory["loop"][0])

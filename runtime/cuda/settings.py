@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 
 from ..config import SamplerConfig
 from ..noise import BLOCK_NUMBERS
@@ -26,12 +27,12 @@ class Loop(ctypes.Structure):
             (name, ctypes.c_uint64)
             for name in (
                 *("position", "grad", "energy", "scale", "answer_scale", "factor", "noise", "free"),
-                *("lost", "lost_count", "step_size", "sigma", "tables"),
+                *("lost", "lost_count", "told", "step_size", "sigma", "tables"),
                 *("seed", "stream"),
             )
         ),
         ("first_chain", ctypes.c_int64),
-        *((name, ctypes.c_double) for name in ("low", "high", "limit")),
+        *((name, ctypes.c_double) for name in ("low", "high", "limit", "lowest", "highest")),
         *((name, ctypes.c_int32) for name in ("step", "steps")),
         *((name, ctypes.c_uint32) for name in ("rows", "size", "block_chains", "lanes")),
         *((name, ctypes.c_int32) for name in ("clip", "bounds", "adapt", "unused")),
@@ -54,6 +55,8 @@ def loop_settings(config: SamplerConfig, rows: int, size: int) -> Loop:
         low=low,
         high=high,
         limit=config.grad_clip or 0.0,
+        lowest=-math.inf,
+        highest=math.inf,
         steps=config.steps,
         rows=rows,
         size=size,

@@ -61,6 +61,7 @@ class Memory:
             "noise": np.full_like(position, np.nan),
             "lost": np.full(rows, -1, np.int32),
             "lost_count": np.zeros(1, np.int32),
+            "told": np.full(1, -1, np.int32),
             "step_size": np.full(config.steps, 0.1, np.float32),
             "sigma": np.ones(config.steps, np.float32),
             "tables": ziggurat_tables(),

@@ -45,7 +45,7 @@ class Gpu:
     cudaDeviceAttr = SimpleNamespace(
         cudaDevAttrComputeCapabilityMajor="major", cudaDevAttrComputeCapabilityMinor="minor"
     )
-    cudaHostAllocDefault = 0
+    cudaHostAllocDefault, cudaHostAllocMapped = 0, 2
     cudaEventDisableTiming = 2
 
     def __init__(self, *, side_first: bool = False, fails: str = "") -> None:
@@ -81,6 +81,10 @@ class Gpu:
         return (0,)
 
     cudaFreeHost = cudaFree
+
+    def cudaHostGetDevicePointer(self, address: int, flags: int) -> tuple[int, int]:
+        assert flags == 0 and address in self.blocks
+        return 0, address
 
     def cudaMemcpyAsync(self, to: int, source: int, size: int, kind: str, stream: int) -> tuple[int]:
         self.log.append(f"{kind} {size}")

@@ -215,9 +215,17 @@ class TestMeasure:
         measured(emulator, memory, 1)
         assert memory["lost"][0] == 1
 
+    def test_an_energy_out_of_range(self, emulator: Emulator) -> None:
+        arrays = batch(5, 3)
+        arrays["energy"] = np.array([-2, -1, 0, 0.1, 0.2], np.float32)
+        memory = Memory(SamplerConfig(), **arrays)
+        memory.loop.lowest, memory.loop.highest = -1.0, 0.1  # compared in float32, as numpy does
+        measured(emulator, memory, 7)
+        np.testing.assert_array_equal(memory["lost"], [7, -1, -1, -1, 7])
 
-def test_advance_counts(emulator: Emulator) -> None:
-    memory = Memory(SamplerConfig(), np.zeros((1, 1), np.float32))
+
+def test_advance_counts_and_tells(emulator: Emulator) -> None:
+    memory = Memory(SamplerConfig(), np.zeros((1, 1), np.float32), lost_count=np.array([2], np.int32))
     emulator.launch("advance", 1, memory.address, 16, threads=1)
     emulator.launch("advance", 1, memory.address, 3, threads=1)
-    assert memory.loop.step == 19
+    assert memory.loop.step == 19 and memory["told"][0] == 2
