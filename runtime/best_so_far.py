@@ -12,7 +12,7 @@ import numpy as np
 from .chain import Progress
 from .errors import DivergenceError
 
-__all__ = ["BestSoFar", "Steps", "improvements", "until"]
+__all__ = ["BestSoFar", "Pace", "Steps", "check_energies", "improvements", "until"]
 
 _FORGETTING = 0.95  # share of the longest step so far that a step keeps; one slow step in a hundred is forgotten soon
 _RESERVE = 1.5  # in such steps: what is kept free for the next one, for handing over, and for a machine that is busy
@@ -66,11 +66,7 @@ def improvements(steps: Steps, switches: Collection[int] = ()) -> Iterator[BestS
 
 
 def until(steps: Steps, deadline: float, evaluations: int = 1, switches: Collection[int] = ()) -> BestSoFar:
-    """Goes on as long as the next step should end before a deadline.
-
-    A step is expected to take as long as the longest of those before it, of which those long ago count for less, and half
-    as long again is kept in reserve. The first step is expected to take as long as the evaluations at the start did, each.
-    These are made in any case.
+    """Goes on as long as the next step should end before a deadline, see `Pace`. The start is evaluated in any case.
 
     Args:
         steps: as in `improvements`.
@@ -85,20 +81,60 @@ def until(steps: Steps, deadline: float, evaluations: int = 1, switches: Collect
         DivergenceError: no chain ever had a finite energy.
     """
     best = _Best(switches)
-    longest = 0.0
-    before = perf_counter()
+    pace = Pace(deadline)
     with contextlib.closing(steps):
         for now in steps:
             best.take(now)
-            clock = perf_counter()
             if now.done == 0:
-                longest = (clock - before) * evaluations / max(now.calls, 1)
-            else:
-                longest = max(clock - before, _FORGETTING * longest)
-            before = clock
-            if best.over or clock + _RESERVE * longest > deadline:
+                pace.started(now.calls, evaluations)
+            if not pace.has_time() or best.over:
                 break
     return best.copy()
+
+
+class Pace:
+    """Whether the next step should end before a deadline.
+
+    A step is expected to take as long as the longest of those before it, of which those long ago count for less, and half
+    as long again is kept in reserve. The first step is expected to take as long as the evaluations at the start did, each.
+
+    Args:
+        deadline: in seconds, on the clock of `time.perf_counter`.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._longest = 0.0
+        self._before = perf_counter()
+        self._step_begun = False
+
+    def started(self, calls: int, evaluations: int = 1) -> None:
+        """Is told that the start is evaluated.
+
+        Args:
+            calls: how often the engine was asked for it.
+            evaluations: how often one step asks the engine.
+        """
+        clock = perf_counter()
+        self._longest = (clock - self._before) * evaluations / max(calls, 1)
+        self._before = clock
+
+    def has_time(self) -> bool:
+        """Says it once after the start and after every step."""
+        clock = perf_counter()
+        if self._step_begun:
+            self._longest = max(clock - self._before, _FORGETTING * self._longest)
+        self._step_begun = True
+        self._before = clock
+        return clock + _RESERVE * self._longest <= self._deadline
+
+
+def check_energies(energy: np.ndarray, steps: int) -> None:
+    """Raises a DivergenceError where the best energy of no chain, [n], is finite after these steps."""
+    if not np.isfinite(energy).any():
+        raise DivergenceError(
+            f"none of {len(energy)} chains had a finite energy in {steps} steps: look at the states that they start from"
+        )
 
 
 class _Best:
@@ -135,9 +171,6 @@ class _Best:
     def copy(self) -> BestSoFar:
         now = self._now
         assert now is not None, "there is a start before there is a best"
-        if not np.isfinite(self._energy).any():
-            raise DivergenceError(
-                f"none of {now.n} chains had a finite energy in {now.done} steps: look at the states that they start from"
-            )
+        check_energies(self._energy, now.done)
         diverged = np.zeros(now.n, dtype=bool) if now.diverged is None else now.diverged.copy()
         return BestSoFar(self._x.copy(), self._energy.copy(), now.done, now.done == now.steps, diverged)

@@ -26,7 +26,17 @@ from .schedule import spread
 from .snapshot import Snapshot
 from .warm_up import WarmUp
 
-__all__ = ["Callback", "Divergence", "Progress", "ProgressOnly", "chain_steps", "largest_batch", "run_chains"]
+__all__ = [
+    "Callback",
+    "Divergence",
+    "Progress",
+    "ProgressOnly",
+    "chain_steps",
+    "hand_over",
+    "hindrance",
+    "largest_batch",
+    "run_chains",
+]
 
 _LOG = logging.getLogger("ebm_export")
 
@@ -153,10 +163,10 @@ def run_chains(
     batch = largest_batch(config, n, max_batch)
     on_device = False
     if isinstance(callback, ProgressOnly | None):  # another one is promised every state
-        hindrance = _hindrance(config, exact=exact, switches=switches, checkpoint=checkpoint, samples=samples)
-        on_device = hindrance is None
-        if hindrance is not None:
-            engine.stays_on_host(hindrance)
+        why = hindrance(config, exact=exact, switches=switches, checkpoint=checkpoint, samples=samples)
+        on_device = why is None
+        if why is not None:
+            engine.stays_on_host(why)
 
     def run(chains: range, attempt: int, where: Callable[[Snapshot], Saved]) -> tuple[np.ndarray, np.ndarray]:
         nonlocal saved
@@ -254,8 +264,13 @@ def run_chains(
     return result
 
 
-def _hindrance(config: SamplerConfig, **asked: Any) -> str | None:
-    """What keeps chains from staying on the engine's device, in words; None where nothing does."""
+def hindrance(config: SamplerConfig, **asked: Any) -> str | None:
+    """Returns what keeps chains from staying on the engine's device, in words; None where nothing does.
+
+    Args:
+        config: the sampler's settings.
+        **asked: arguments of `run_chains`.
+    """
     if config.sampler != "langevin":
         return f'the sampler "{config.sampler}" has no loop there, "langevin" does'
     words = {
@@ -265,6 +280,23 @@ def _hindrance(config: SamplerConfig, **asked: Any) -> str | None:
         "samples": "states are written on the way",
     }
     return next((words[name] for name, value in asked.items() if value), None)
+
+
+def hand_over(
+    now: Progress,
+    config: SamplerConfig,
+    key: tuple[int, int],
+    free: np.ndarray | None,
+    adapt: bool,
+    *,
+    stop: bool = False,
+    energy_range: tuple[float, float] | None = None,
+    tell: Callable[[int], None] = lambda done: None,
+) -> Handover:
+    """Returns what a device loop goes on from; `now` is of the engine's last call, and `free` as in `run_chains`."""
+    position = np.ascontiguousarray(now.state.position, dtype=np.float32)
+    mask = None if free is None else np.ascontiguousarray(_rows(free, now.chains, 1), dtype=np.float32)
+    return Handover(config, position, now.done, key, now.chains, mask, adapt, stop, energy_range, tell)
 
 
 def _finish_on_device(
@@ -290,8 +322,6 @@ def _finish_on_device(
     position: np.ndarray = now.state.position
     lost = np.zeros(len(chains), dtype=bool) if now.diverged is None else now.diverged
     if now.done < config.steps:
-        mask = None if free is None else np.ascontiguousarray(_rows(free, chains, 1), dtype=np.float32)
-        position = np.ascontiguousarray(position, dtype=np.float32)
 
         def tell(done: int) -> None:
             if callback is not None:
@@ -299,7 +329,7 @@ def _finish_on_device(
 
         tell(now.done)
         position, hit = loop.run(
-            Handover(config, position, now.done, key, chains, mask, adapt, stop, energy_range, tell)
+            hand_over(now, config, key, free, adapt, stop=stop, energy_range=energy_range, tell=tell)
         )
         if stop and (hit >= 0).any():
             step = int(hit[hit >= 0].min())

@@ -10,7 +10,7 @@ import numpy as np
 
 from .config import SamplerConfig
 
-__all__ = ["DeviceLoop", "Handover"]
+__all__ = ["BestOnDevice", "DeviceLoop", "Handover"]
 
 
 class Handover(NamedTuple):
@@ -44,6 +44,22 @@ class Handover(NamedTuple):
     tell: Callable[[int], None]
 
 
+class BestOnDevice(NamedTuple):
+    """Each chain's state of lowest energy among the start and those that were evaluated on the device.
+
+    Attributes:
+        x: [B, *S] float32, a new array.
+        energy: [B] float32, at `x`; infinite where no state had a finite one.
+        steps: steps that are done.
+        lost: [B] bool, chains whose numbers are no longer finite.
+    """
+
+    x: np.ndarray
+    energy: np.ndarray
+    steps: int
+    lost: np.ndarray
+
+
 class DeviceLoop(ABC):
     """Overdamped Langevin dynamics on the device of an engine, see `samplers/langevin.py` for the steps.
 
@@ -61,4 +77,14 @@ class DeviceLoop(ABC):
             [B, *S] float32, the final positions, a new array; and [B] int32, after how many steps a chain's energy or
             gradient was first not finite, or its energy out of range, -1 for those that stayed well. With `stop`, positions
             mean nothing where one did not.
+        """
+
+    @abstractmethod
+    def run_while(self, start: Handover, energy: np.ndarray, goes_on: Callable[[int, int], bool]) -> BestOnDevice:
+        """Runs the chains step by step, as long as somebody says so, and keeps the best state of each.
+
+        Args:
+            start: where they are; the order is "drift-noise".
+            energy: [B] float32, of the positions there, to be beaten; infinite or NaN where anything is better.
+            goes_on: asked before every step with the number of steps done and of chains lost.
         """

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple, get_args, overload
 import numpy as np
 
 from .arguments import check_choice, check_conditions, check_count, check_states, split_keywords
+from .best_on_device import until_on_device
 from .best_so_far import BestSoFar, Steps, improvements, until
-from .chain import Callback, Divergence, chain_steps, largest_batch, run_chains
+from .chain import Callback, Divergence, chain_steps, hindrance, largest_batch, run_chains
 from .checkpoint import Checkpoint
 from .config import SamplerConfig
 from .engine import Engine
-from .errors import UsageError
+from .errors import DivergenceError, UsageError
 from .fused_choice import is_faster
 from .fused_steps import Fused
 from .gradient_scale import ScaledScore
@@ -183,6 +184,11 @@ class Ebm:
                 engine.prepare(shared)  # a prologue sees one row where all samples share it
                 ScaledScore(engine, cond)(normal(0, 0, range(rows), self.model.x.shape))
             self._fused_for(settings, size, worth=True)
+        by_deadline = settings.sampler == "langevin" and settings.order == "drift-noise" and batch == n
+        if by_deadline and self._engine.device_loop() is not None:
+            # What stays on a device allocates there and captures a step; no time is left for taking one.
+            with contextlib.suppress(DivergenceError):
+                self.refine(normal(0, 0, range(n), self.model.x.shape), config=settings, cond=shared, deadline_ms=1e-3)
 
     @overload
     def sample(self, n: int, seed: int = 0, *, deadline_ms: None = None, **keywords: Any) -> np.ndarray: ...
@@ -317,7 +323,9 @@ class Ebm:
             DivergenceError: no chain ever had a finite energy.
         """
         run = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
-        return improvements(self._in_one_batch(run, n, "stream()"), run.options["switches"])
+        steps = self._in_one_batch(run, n, "stream()")
+        run.engine.stays_on_host("stream() looks at the states of every step")
+        return improvements(steps, run.options["switches"])
 
     @overload
     def refine(self, x0: Any, seed: int = 0, *, deadline_ms: None = None, **keywords: Any) -> np.ndarray: ...
@@ -468,7 +476,14 @@ class Ebm:
         if isinstance(deadline_ms, bool) or not isinstance(deadline_ms, (int, float)) or not deadline_ms > 0:
             raise UsageError(f"deadline_ms: expected a number of milliseconds above 0, got {deadline_ms!r}")
         steps = self._in_one_batch(run, n, "deadline_ms")
-        return until(steps, called + deadline_ms / 1000, evaluations(run.config), run.options["switches"])
+        deadline, options = called + deadline_ms / 1000, run.options
+        why = hindrance(run.config, exact=options["exact"], switches=options["switches"])
+        loop = run.engine.device_loop() if why is None else None
+        if why is not None:
+            run.engine.stays_on_host(why)
+        if loop is not None:
+            return until_on_device(loop, run.engine, steps, run.config, options["seed"], options["free"], deadline)
+        return until(steps, deadline, evaluations(run.config), options["switches"])
 
     def _samples(self, run: _Run, n: int, every: int | None, out: str | Path | None) -> SampleFile | None:
         """The file of `every` and `out`, which go together."""
@@ -513,7 +528,6 @@ class Ebm:
                 f'{what} compares energies, and the order "noise-drift" does not know those of its states: set '
                 'order="drift-noise"'
             )
-        run.engine.stays_on_host("a deadline and stream() look at the states of every step")
         # One chain's end is no reason to return nothing: it keeps its best.
         return chain_steps(
             run.engine, run.config, run.start(range(n)), range(n), n, stop_if_diverged=False, **run.options

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .chain import run_chains
+from .chain import Progress, run_chains
 from .config import SamplerConfig
 from .engine import Engine
 from .fused_steps import Fused
@@ -49,6 +49,7 @@ def is_faster(
             lambda chains: normal(0, 0, chains, shape),
             batch,
             cond=cond,
+            callback=_on_the_host,  # chains that stay on a device have no use for fused steps
             diverged="drop",
             fused=steps,
         )
@@ -61,3 +62,7 @@ def is_faster(
     seconds(fused)
     pairs = [(seconds(None), seconds(fused)) for _ in range(_ROUNDS)]
     return statistics.median(one / many for one, many in pairs) > 1
+
+
+def _on_the_host(progress: Progress) -> None:
+    """A callback that may look at states keeps the chains on the host; this one does not."""

@@ -180,7 +180,7 @@ class TensorRtEngine(Engine):
                     raise UsageError(f"{self.path.name} does not take the shape {array.shape} for {name!r}")
                 self._shapes[name] = array.shape
                 if self._loop is not None:
-                    self._loop.forget_graph()  # it holds what the plan does at the shapes of before
+                    self._loop.forget_graphs()  # they hold what the plan does at the shapes of before
             if self._sent.get(name) is array:
                 continue
             if array.flags.writeable:

@@ -21,6 +21,8 @@ struct Loop {
     float *factor;                // [rows], by which clipping shortens the gradient
     float *noise;                 // [rows, size], for the step to come
     const float *free;            // [rows, size], 1 where a number may move, else 0; null where all may
+    float *best;                  // [rows, size], position of lowest energy so far; null where nobody asks
+    float *best_energy;           // [rows]
     int *lost;                    // [rows], number of steps after which a chain was first not well, or -1
     int *lost_count;              // rows that have such a number
     volatile int *told;           // the same number in the host's memory
@@ -139,10 +141,12 @@ extern "C" __global__ void move(const Loop *loop, int ahead, int parts)
     }
 }
 
-// Looks at the engine's answer, row by row: is the chain well, how far is it clipped, and which scale comes next.
+// Looks at the engine's answer, row by row: is the chain well, how far is it clipped, which scale comes next, and is it the
+// best position so far.
 extern "C" __global__ void measure(const Loop *loop, int ahead)
 {
     __shared__ double scaled[THREADS], plain[THREADS];
+    __shared__ int better[THREADS];  // by the row's place in the block
     const unsigned thread = threadIdx.x, lanes = loop->lanes, size = loop->size;
     const unsigned row = blockIdx.x * (THREADS / lanes) + thread / lanes, lane = thread % lanes;
     const bool here = row < loop->rows;
@@ -167,18 +171,30 @@ extern "C" __global__ void measure(const Loop *loop, int ahead)
         }
         __syncthreads();
     }
-    if (!here || lane != 0)
+    if (here && lane == 0) {
+        loop->answer_scale[row] = scale;
+        if (loop->adapt)
+            loop->scale[row] = next_scale(scale, scaled[thread] / size);
+        if (loop->clip == CLIP_NORM)
+            loop->factor[row] = norm_factor(plain[thread], loop->limit);
+        const float energy = loop->energy[row];
+        const bool outside = energy < static_cast<float>(loop->lowest) || energy > static_cast<float>(loop->highest);
+        if (loop->lost[row] < 0 && (outside || !isfinite(energy) || !isfinite(plain[thread]))) {
+            loop->lost[row] = loop->step + ahead;
+            atomicAdd(loop->lost_count, 1);
+        }
+        better[thread / lanes] = loop->best && loop->lost[row] < 0 && energy < loop->best_energy[row];
+        if (better[thread / lanes])
+            loop->best_energy[row] = energy;
+    }
+    if (!loop->best)
         return;
-    loop->answer_scale[row] = scale;
-    if (loop->adapt)
-        loop->scale[row] = next_scale(scale, scaled[thread] / size);
-    if (loop->clip == CLIP_NORM)
-        loop->factor[row] = norm_factor(plain[thread], loop->limit);
-    const float energy = loop->energy[row];
-    const bool outside = energy < static_cast<float>(loop->lowest) || energy > static_cast<float>(loop->highest);
-    if (loop->lost[row] < 0 && (outside || !isfinite(energy) || !isfinite(plain[thread]))) {
-        loop->lost[row] = loop->step + ahead;
-        atomicAdd(loop->lost_count, 1);
+    __syncthreads();
+    if (!here || !better[thread / lanes])
+        return;
+    for (unsigned i = lane; i < size; i += lanes) {
+        const unsigned long long at = static_cast<unsigned long long>(row) * size + i;
+        loop->best[at] = loop->position[at];
     }
 }
 

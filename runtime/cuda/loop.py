@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..device_loop import DeviceLoop, Handover
+from ..device_loop import BestOnDevice, DeviceLoop, Handover
 from ..errors import EbmExportError
 from ..schedule import noise_schedule, spread
 from .kernels import Kernels
@@ -90,26 +90,21 @@ class CudaLoop(DeviceLoop):
         self._events: dict[str, Any] = {}
         self._memory: dict[str, tuple[int, int]] = {}  # address and size in bytes
         self._told = 0  # address of an int32 in the host's memory that the GPU writes to
-        self._graph: tuple[_Shape, Any] | None = None  # None in the place of a graph that could not be had
+        self._graphs: dict[_Shape, Any] = {}  # None in the place of one that could not be had
 
     def run(self, start: Handover) -> tuple[np.ndarray, np.ndarray]:
         rows = len(start.position)
         sent = self._send(start)  # what is copied from must live until the stream is waited for, below
         shape = _shape(start, sent[0])
         remaining = start.config.steps - start.done
-        # The last two do nothing: CUDA loads a kernel at its first launch, which it may not do while it captures.
-        self._launch("draw", shape.draw_blocks, self._stream, 0)
-        self._launch("measure", shape.measure_blocks, self._stream, 0)
-        self._launch("move", 1, self._stream, 0, 0)
-        self._launch("advance", 1, self._stream, 0)
-        graph = self._graph_of(shape)
+        graph = self._begin(shape)
         replays = 0 if graph is None else remaining // shape.steps
         left = remaining - replays * shape.steps
         for replay in range(replays):
             if replay >= 2:
-                lost_some = self._lost_by(replay - 2)
+                count = self._lost_by(f"graph{replay % 2}")
                 start.tell(start.done + (replay - 1) * shape.steps)
-                if lost_some and start.stop:
+                if count and start.stop:
                     left = 0
                     break
             self._call("cudaGraphLaunch", graph, self._stream)
@@ -117,22 +112,46 @@ class CudaLoop(DeviceLoop):
         for ahead in range(left):
             self._step(shape, ahead)
         position, lost = np.empty_like(start.position), np.empty(rows, dtype=np.int32)
-        for array, address in ((position, self._addresses["x"]), (lost, self._memory["lost"][0])):
-            self._copy(array.ctypes.data, address, array.nbytes, to_host=True)
-        self._call("cudaStreamSynchronize", self._stream)
+        self._fetch((position, self._addresses["x"]), (lost, self._memory["lost"][0]))
         del sent
         start.tell(start.config.steps)
         return position, lost
 
-    def forget_graph(self) -> None:
+    def run_while(self, start: Handover, energy: np.ndarray, goes_on: Callable[[int, int], bool]) -> BestOnDevice:
+        best, best_energy = start.position.copy(), np.where(np.isfinite(energy), energy, np.float32(np.inf))
+        sent = self._send(start, best_energy)
+        shape = _shape(start, sent[0])._replace(
+            steps=1
+        )  # the host waits for each step: whoever has a deadline looks at a clock
+        graph = self._begin(shape)
+        lost = np.empty(len(best), dtype=np.int32)
+        done = start.done
+        while True:
+            self._call("cudaEventRecord", self._events["graph0"], self._stream)
+            count = self._lost_by("graph0")
+            if done == start.config.steps or not goes_on(done, count):
+                break
+            if graph is None:
+                self._step(shape, 0)
+                self._launch("advance", 1, self._stream, 1)
+            else:
+                self._call("cudaGraphLaunch", graph, self._stream)
+            done += 1
+        addresses = (self._memory[name][0] for name in ("best", "best_energy", "lost"))
+        self._fetch(*zip((best, best_energy, lost), addresses, strict=True))
+        del sent
+        return BestOnDevice(best, best_energy, done, lost >= 0)
+
+    def forget_graphs(self) -> None:
         """Lets the next run capture anew: the engine was set to other shapes, for which its work is another."""
-        if self._graph is not None and self._graph[1] is not None:
-            self._cuda.cudaGraphExecDestroy(self._graph[1])
-        self._graph = None
+        for graph in self._graphs.values():
+            if graph is not None:
+                self._cuda.cudaGraphExecDestroy(graph)
+        self._graphs.clear()
 
     def close(self) -> None:
         """Frees everything on the GPU that is the loop's; safe to call twice."""
-        self.forget_graph()
+        self.forget_graphs()
         for address, _ in self._memory.values():
             self._cuda.cudaFree(address)
         self._memory.clear()
@@ -147,8 +166,22 @@ class CudaLoop(DeviceLoop):
             self._side = None
         self._kernels.close()
 
-    def _send(self, start: Handover) -> tuple[Loop, list[np.ndarray]]:
-        """Copies a run's start and settings to the GPU, and returns what is being copied."""
+    def _begin(self, shape: _Shape) -> Any:
+        """Draws the first step's noise and looks at the start; returns the graph, as `_graph_of` does."""
+        self._launch("draw", shape.draw_blocks, self._stream, 0)
+        self._launch("measure", shape.measure_blocks, self._stream, 0)
+        # These do nothing: CUDA loads a kernel at its first launch, which it may not do while it captures.
+        self._launch("move", 1, self._stream, 0, 0)
+        self._launch("advance", 1, self._stream, 0)
+        return self._graph_of(shape)
+
+    def _send(self, start: Handover, best_energy: np.ndarray | None = None) -> tuple[Loop, list[np.ndarray]]:
+        """Copies a run's start and settings to the GPU, and returns what is being copied.
+
+        Args:
+            start: the start.
+            best_energy: [B] float32 to beat, where the best positions are to be kept.
+        """
         if self._side is None:
             self._side = self._call("cudaStreamCreate")
             for name in ("fork", "join", "graph0", "graph1"):
@@ -182,6 +215,8 @@ class CudaLoop(DeviceLoop):
         }
         if start.free is not None:
             copies["free"] = start.free
+        if best_energy is not None:
+            copies |= {"best": position, "best_energy": best_energy}
         for name, array in copies.items():
             setattr(loop, name, self._reserve(name, array.nbytes))
             self._copy(getattr(loop, name), array.ctypes.data, array.nbytes)
@@ -192,10 +227,9 @@ class CudaLoop(DeviceLoop):
 
     def _graph_of(self, shape: _Shape) -> Any:
         """A graph of `shape.steps` steps; None where the engine's work cannot be captured."""
-        if self._graph is None or self._graph[0] != shape:
-            self.forget_graph()
-            self._graph = (shape, self._capture(shape))
-        return self._graph[1]
+        if shape not in self._graphs:
+            self._graphs[shape] = self._capture(shape)
+        return self._graphs[shape]
 
     def _capture(self, shape: _Shape) -> Any:
         refused = "TensorRT says that it cannot be captured"
@@ -237,10 +271,16 @@ class CudaLoop(DeviceLoop):
             self._launch("move", shape.move_blocks, self._stream, ahead, _DRIFT)
         self._call("cudaStreamWaitEvent", self._stream, self._events["join"], 0)
 
-    def _lost_by(self, replay: int) -> bool:
-        """Waits for a graph, and says whether it or one after it lost chains."""
-        self._call("cudaEventSynchronize", self._events[f"graph{replay % 2}"])
-        return ctypes.c_int32.from_address(self._told).value > 0
+    def _lost_by(self, event: str) -> int:
+        """Waits for an event, and says how many chains were lost by then, or a little later."""
+        self._call("cudaEventSynchronize", self._events[event])
+        return ctypes.c_int32.from_address(self._told).value
+
+    def _fetch(self, *arrays: tuple[np.ndarray, int]) -> None:
+        """Copies into arrays from addresses on the GPU, once all work is done."""
+        for array, address in arrays:
+            self._copy(array.ctypes.data, address, array.nbytes, to_host=True)
+        self._call("cudaStreamSynchronize", self._stream)
 
     def _launch(self, name: str, blocks: int, stream: Any, *numbers: int) -> None:
         loop = ctypes.c_uint64(self._memory["loop"][0])

@@ -27,7 +27,7 @@ class Loop(ctypes.Structure):
             (name, ctypes.c_uint64)
             for name in (
                 *("position", "grad", "energy", "scale", "answer_scale", "factor", "noise", "free"),
-                *("lost", "lost_count", "told", "step_size", "sigma", "tables"),
+                *("best", "best_energy", "lost", "lost_count", "told", "step_size", "sigma", "tables"),
                 *("seed", "stream"),
             )
         ),

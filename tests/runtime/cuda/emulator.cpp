@@ -140,7 +140,7 @@ extern "C" size_t offset_of(const char *field)
     if (!strcmp(field, #name))     \
         return offsetof(Loop, name);
     FIELD(position) FIELD(grad) FIELD(energy) FIELD(scale) FIELD(answer_scale) FIELD(factor) FIELD(noise) FIELD(free)
-    FIELD(lost) FIELD(lost_count) FIELD(told) FIELD(step_size) FIELD(sigma) FIELD(tables) FIELD(seed) FIELD(stream)
+    FIELD(best) FIELD(best_energy) FIELD(lost) FIELD(lost_count) FIELD(told) FIELD(step_size) FIELD(sigma) FIELD(tables) FIELD(seed) FIELD(stream)
     FIELD(first_chain) FIELD(low) FIELD(high) FIELD(limit) FIELD(lowest) FIELD(highest) FIELD(step) FIELD(steps) FIELD(rows) FIELD(size)
     FIELD(block_chains) FIELD(lanes) FIELD(clip) FIELD(bounds) FIELD(adapt) FIELD(unused)
     return sizeof(Loop);

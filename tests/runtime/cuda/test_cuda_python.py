@@ -100,9 +100,12 @@ def test_every_call(opened: Open, emulator: Emulator, monkeypatch: pytest.Monkey
         bench.ebm.engine.close()
         bench.ebm.engine.open()
         bench.ebm.sample(3, seed=1)
+        if order == "drift-noise":
+            bench.ebm.sample(3, seed=1, deadline_ms=1e6)
         assert "graph" in bench.gpu.log
     called = typed[0].seen | typed[1].seen
     assert {"cudaGraphInstantiate", "cudaStreamWaitEvent", "cudaEventSynchronize", "cudaMemsetAsync"} <= called
+    assert {"cudaHostGetDevicePointer", "cudaGraphExecDestroy"} <= called
     assert {"cuModuleLoadData", "cuModuleGetFunction", "cuLaunchKernel", "cuModuleUnload"} <= called
 
 

@@ -21,7 +21,7 @@ from ebm_export.runtime.noise import normal
 from ebm_export.runtime.tensorrt_library import build_plan
 
 REASON = available()
-pytestmark = pytest.mark.skipif(REASON is not None, reason=f"needs a GPU: {REASON}")
+pytestmark = [pytest.mark.tensorrt, pytest.mark.skipif(REASON is not None, reason=f"needs a GPU: {REASON}")]
 
 SHAPE = (784,)
 TAIL = 3.6541528853610088
@@ -98,6 +98,16 @@ def test_chains_end_where_those_on_the_host_do(engine: TensorRtEngine, order: st
     start = np.random.default_rng(0).standard_normal((1, 8, *SHAPE)).astype(np.float32)
     gap = check_device_loop(engine, MODEL, config, {"x": start})
     assert gap is not None and gap < 1e-4
+
+
+def test_the_best_by_a_deadline_is_the_hosts(engine: TensorRtEngine) -> None:
+    ebm = Ebm(engine, MODEL, SamplerConfig(steps=60, step_size=0.05))
+    ebm.warm(8)
+    device = ebm.sample(8, seed=1, deadline_ms=1e6)
+    *_, host = ebm.stream(8, seed=1)
+    assert device.steps == host.steps == 60
+    np.testing.assert_allclose(device.energy, host.energy, rtol=1e-4)
+    np.testing.assert_allclose(device.x, host.x, atol=1e-2)
 
 
 def test_steps_are_captured(engine: TensorRtEngine, caplog: pytest.LogCaptureFixture) -> None:

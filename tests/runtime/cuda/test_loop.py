@@ -6,14 +6,17 @@ plan are stand-ins that run on the host. What this cannot show is that a GPU and
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ebm_export.runtime import DivergenceError, Ebm, FunctionEngine, SamplerConfig
+from ebm_export.runtime import DivergenceError, Ebm, FunctionEngine, SamplerConfig, best_so_far
 from ebm_export.runtime.backends import tensorrt
+from ebm_export.runtime.best_so_far import BestSoFar
 from ebm_export.runtime.chain import ProgressOnly, run_chains
 from ebm_export.runtime.cuda import kernels
 from ebm_export.runtime.cuda.kernels import Kernels, load_kernels
@@ -22,7 +25,7 @@ from ebm_export.runtime.errors import EbmExportError, MissingBackend
 from ebm_export.runtime.fused_steps import Fused
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 
-from .bench import SHAPE, Open, around, cliff, ignored, ripple
+from .bench import SHAPE, Bench, Open, around, cliff, ignored, ripple
 from .emulator import SHUFFLED, Emulator
 from .stand_in import Driver, Gpu
 
@@ -182,7 +185,7 @@ class TestWhatTheHostDoes:
             ({"sampler": "optimize"}, 'the sampler "optimize" has no loop there, "langevin" does'),
             ({"every": 4, "out": "states.npy"}, "states are written on the way"),
             ({"checkpoint": "run.npz"}, "a checkpoint takes states on the way"),
-            ({"deadline_ms": 1e4}, "a deadline and stream() look at the states of every step"),
+            ({"sampler": "mala", "deadline_ms": 1e4}, 'the sampler "mala" has no loop there, "langevin" does'),
             ({"callback": ignored}, ""),
         ],
         ids=["mala", "optimize", "every", "checkpoint", "deadline", "callback"],
@@ -200,6 +203,12 @@ class TestWhatTheHostDoes:
         # A callback is promised every step, so there is nothing to be told.
         expected = [f"each step of a chain goes through the host, which costs two copies: {why}"] if why else []
         assert [record.getMessage() for record in caplog.records] == expected
+
+    def test_a_stream_is_the_hosts(self, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
+        with opened(config=SamplerConfig(steps=3, step_size=0.1)) as bench:
+            assert list(bench.ebm.stream(3))[-1].complete
+            assert set(bench.gpu.launched) == {"engine"}
+        assert "stream() looks at the states of every step" in caplog.text
 
     @pytest.mark.parametrize("order", ["drift-noise", "noise-drift"])
     def test_fused_steps_are_left_alone(self, opened: Open, order: str) -> None:
@@ -237,6 +246,105 @@ class TestProgress:
             ebm = Ebm(engine, model, SamplerConfig(steps=3, step_size=0.1))
             ebm.sample(2, callback=ProgressOnly(lambda done, total: told.append(done)))
         assert told == [0, 2, 4, 6]
+
+
+class TestDeadline:
+    CONFIG = SamplerConfig(steps=25, step_size=0.1, noise=0.4)
+
+    @staticmethod
+    def both(bench: Bench, n: int, **keywords: Any) -> tuple[BestSoFar, BestSoFar]:
+        """The best states of the loop on the GPU and of that on the host, with all the time there is."""
+        bench.gpu.launched.clear()
+        device = bench.ebm.sample(n, deadline_ms=1e6, **keywords)
+        assert bench.gpu.launched.count("move") == 1 + bench.ebm.sampler.steps
+        bench.gpu.launched.clear()
+        *_, host = bench.ebm.stream(n, **keywords)
+        assert set(bench.gpu.launched) == {"engine"}
+        return device, host
+
+    def check(self, device: BestSoFar, host: BestSoFar) -> None:
+        close(device.x, host.x)
+        close(device.energy, host.energy)
+        np.testing.assert_array_equal(device.diverged, host.diverged)
+        assert (device.steps, device.complete) == (host.steps, host.complete) == (25, True)
+
+    @pytest.mark.parametrize("capturable", [True, False])
+    def test_the_best_is_the_hosts(self, opened: Open, capturable: bool) -> None:
+        with opened(config=self.CONFIG, capturable=capturable) as bench:
+            self.check(*self.both(bench, 7, seed=3))
+
+    def test_conditions_and_numbers_that_stay(self, opened: Open) -> None:
+        rng = np.random.default_rng(0)
+        with opened(around, self.CONFIG) as bench:
+            keep = rng.uniform(size=(1, *SHAPE)) < 0.5
+            known = rng.standard_normal((1, *SHAPE)).astype(np.float32)
+            self.check(*self.both(bench, 6, keep=keep, known=known, centre=rng.standard_normal((6, *SHAPE))))
+
+    def test_chains_that_diverge_keep_their_best(self, opened: Open) -> None:
+        with opened(cliff, self.CONFIG.replace(noise=0.9)) as bench:
+            device, host = self.both(bench, 9, seed=1)
+            assert 0 < device.diverged.sum() < 9
+            self.check(device, host)
+
+    def test_a_start_that_is_lost(self, opened: Open) -> None:
+        start = np.zeros((2, *SHAPE))
+        start[1, 0, 0] = 3
+        with opened(cliff, self.CONFIG.replace(steps=3, noise=0.0)) as bench:
+            result = bench.ebm.refine(start, deadline_ms=1e6)
+            assert result.diverged.tolist() == [False, True] and result.steps == 3
+            assert np.isfinite(result.energy[0]) and result.energy[1] == np.inf
+            np.testing.assert_array_equal(result.x[1], start[1])
+
+    def test_it_ends_when_all_are_lost(self, opened: Open) -> None:
+        start = np.zeros((2, *SHAPE))
+        start[:, 0, 0] = 3
+        with opened(cliff, self.CONFIG) as bench:
+            with pytest.raises(DivergenceError, match="none of 2 chains had a finite energy in 0 steps"):
+                bench.ebm.refine(start, deadline_ms=1e6)
+            assert "graph" not in bench.gpu.log
+
+    def test_nothing_is_copied_on_the_way(self, opened: Open) -> None:
+        with opened(config=self.CONFIG) as bench:
+            bench.ebm.sample(4, deadline_ms=1e6)
+            log = bench.gpu.log[bench.gpu.log.index("instantiate") + 1 :]
+        steps = ["wait for event", *["graph", "wait for event"] * 25]
+        assert log == [*steps, f"to host {4 * 15 * 4}", "to host 16", "to host 16", "synchronize"]
+
+    def test_it_stops_in_time(self, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+        with opened(config=self.CONFIG) as bench:
+            # Whoever looks at the clock finds it a second later: at 0 the call begins, at 1 the start is evaluated, at 2 the
+            # first step begins. At 8 the next one is expected to be done by 9.5, at 9 too late.
+            ticks = itertools.count()
+            begun = perf_counter()
+            monkeypatch.setattr(best_so_far, "perf_counter", lambda: begun + next(ticks))
+            result = bench.ebm.sample(4, deadline_ms=10e3)
+            assert (result.steps, result.complete) == (7, False)
+            seen: list[np.ndarray] = []
+            bench.ebm.sample(4, callback=lambda now: seen.append(now.state.energy.copy()))
+            close(result.energy, np.min(seen[: 1 + 7], axis=0))
+
+    def test_no_time_gives_the_start(self, opened: Open) -> None:
+        start = np.ones((3, *SHAPE), np.float32)
+        with opened(config=self.CONFIG) as bench:
+            result = bench.ebm.refine(start, deadline_ms=1e-3)
+            assert result.steps == 0 and not result.complete
+            np.testing.assert_array_equal(result.x, start)
+            np.testing.assert_allclose(result.energy, bench.ebm.score(start)[0], rtol=1e-6)
+
+    def test_a_warm_one_allocates_and_captures_nothing(self, opened: Open) -> None:
+        with opened(config=self.CONFIG) as bench:
+            bench.ebm.warm(5)
+            bench.gpu.log.clear()
+            bench.ebm.sample(5, deadline_ms=1e6)
+            assert "graph" in bench.gpu.log and not {"cudaMalloc", "begin capture"} & set(bench.gpu.log)
+
+    def test_runs_with_and_without_one_keep_their_graphs(self, opened: Open) -> None:
+        with opened(config=self.CONFIG) as bench:
+            for captured in (2, 0):
+                bench.gpu.log.clear()
+                bench.ebm.sample(5, deadline_ms=1e6)
+                bench.ebm.sample(5)
+                assert bench.gpu.log.count("begin capture") == captured
 
 
 class TestDivergence:

@@ -215,6 +215,25 @@ class TestMeasure:
         measured(emulator, memory, 1)
         assert memory["lost"][0] == 1
 
+    # As many lanes for a row as one, several and all; rows that share a block must not share an answer.
+    @pytest.mark.parametrize(("rows", "size"), [(300, 3), (7, 50), (2, 3000)])
+    @pytest.mark.parametrize("order", [FIRST, LAST, SHUFFLED])
+    def test_the_best_position_is_kept(self, emulator: Emulator, rows: int, size: int, order: int) -> None:
+        emulator.order = order
+        arrays = batch(rows, size)
+        before = np.full((rows, size), 7, np.float32)
+        to_beat = np.zeros(rows, np.float32)
+        arrays["energy"][0] = -1
+        arrays["grad"][0, size - 1] = np.inf  # lost, whatever its energy
+        arrays["energy"][1] = -2
+        memory = Memory(SamplerConfig(), **arrays, best=before, best_energy=to_beat)
+        measured(emulator, memory)
+        better = arrays["energy"] < 0
+        better[0] = False
+        assert better.any()
+        np.testing.assert_array_equal(memory["best"], np.where(better[:, None], arrays["position"], np.float32(7)))
+        np.testing.assert_array_equal(memory["best_energy"], np.where(better, arrays["energy"], np.float32(0)))
+
     def test_an_energy_out_of_range(self, emulator: Emulator) -> None:
         arrays = batch(5, 3)
         arrays["energy"] = np.array([-2, -1, 0, 0.1, 0.2], np.float32)

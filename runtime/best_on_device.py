@@ -1,0 +1,56 @@
+"""The best states by a deadline, of chains that stay on the engine's device."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+
+from .best_so_far import BestSoFar, Pace, Steps, check_energies
+from .chain import hand_over
+from .config import SamplerConfig
+from .device_loop import DeviceLoop
+from .engine import Engine
+from .noise import NoiseSource
+
+__all__ = ["until_on_device"]
+
+
+def until_on_device(
+    loop: DeviceLoop,
+    engine: Engine,
+    steps: Steps,
+    config: SamplerConfig,
+    seed: int,
+    free: np.ndarray | None,
+    deadline: float,
+) -> BestSoFar:
+    """What `best_so_far.until` gives: the start is evaluated on the host, all that follows on the device.
+
+    Args:
+        loop: of the engine.
+        engine: what evaluates.
+        steps: all chains in one batch, not begun; order "drift-noise", whose states have the energy of their position.
+        config: the sampler's settings.
+        seed: of the noise.
+        free: [n, *S] or [1, *S] float32, 1 where a number may move; None where all may.
+        deadline: in seconds, on the clock of `time.perf_counter`.
+
+    Raises:
+        DivergenceError: no chain ever had a finite energy.
+    """
+    with contextlib.closing(steps):
+        pace = Pace(deadline)
+        now = next(steps)
+        pace.started(now.calls)
+        start = hand_over(now, config, NoiseSource(seed).key, free, engine.needs_scale)
+
+        def goes_on(done: int, lost: int) -> bool:
+            return pace.has_time() and lost < now.n
+
+        energy = np.asarray(now.state.energy, dtype=np.float32)
+        if now.diverged is not None:
+            energy = np.where(now.diverged, np.float32(np.inf), energy)
+        best = loop.run_while(start, energy, goes_on)
+    check_energies(best.energy, best.steps)
+    return BestSoFar(best.x, best.energy, best.steps, best.steps == config.steps, best.lost)
