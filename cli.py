@@ -747,7 +747,7 @@ def _draw(
 ) -> None:
     from .runtime import load
     from .runtime.acceptance import AcceptanceMeter
-    from .runtime.chain import ProgressOnly
+    from .runtime.progress import ProgressOnly
     from .runtime.schedule import temperature_schedule
 
     inputs = _conditions(cond)

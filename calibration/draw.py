@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime.chain import Progress
 from ..runtime.ebm import Ebm
+from ..runtime.progress import Progress
 from .candidate import Candidate
 
 __all__ = ["SampleStore"]

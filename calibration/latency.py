@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.chain import Progress
 from ..runtime.ebm import Ebm
+from ..runtime.progress import Progress
 
 __all__ = ["Latency", "time_steps"]
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ..runtime.chain import Progress
 from ..runtime.config import SamplerConfig
 from ..runtime.ebm import Ebm
 from ..runtime.engine import Engine
 from ..runtime.errors import DivergenceError
 from ..runtime.manifest import ModelSpec
 from ..runtime.precision_schedule import Span
+from ..runtime.progress import Progress
 from .chain_plan import plan_chains
 from .gate import GateResult
 from .gate_rules import GateRules

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime.chain import Progress, run_chains
 from ..runtime.config import SamplerConfig
 from ..runtime.engine import Engine
 from ..runtime.gradient_scale import ScaledScore
+from ..runtime.progress import Progress
+from ..runtime.run import run_chains
 from ..runtime.start import start_states
 from .trajectory import Watched
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..runtime.chain import Progress, run_chains
 from ..runtime.config import SamplerConfig
 from ..runtime.engine import Engine
+from ..runtime.progress import Progress
+from ..runtime.run import run_chains
 from ..runtime.start import start_states
 
 __all__ = ["Trajectory", "Watched", "record_trajectory"]

@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ..runtime.backends import available, backend_of
-from ..runtime.chain import run_chains
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import UsageError
 from ..runtime.fused_steps import BAKED, FUSABLE, Fused
+from ..runtime.run import run_chains
 from .sampler_graph import sampler_graph
 from .split import split
 from .standalone_sampler import standalone_sampler, why_not_standalone

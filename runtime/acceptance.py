@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .chain import Progress
+from .progress import Progress
 
 __all__ = ["AcceptanceMeter"]
 

@@ -14,11 +14,12 @@ import numpy as np
 from .artifact_engine import engine_of, fused_of
 from .backends import backend_of
 from .bundle import Bundle
-from .chain import Progress, chain_steps
+from .chain import chain_steps
 from .engine import Engine
 from .fused_steps import Fused
 from .manifest import Artifact, TensorSpec
 from .noise import normal
+from .progress import Progress
 from .runnable import why_not
 
 __all__ = ["time_bundle"]
@@ -151,7 +152,7 @@ def _chain(bundle: Bundle, entry: _Entry, batch: int) -> Any:
     cond = {spec.name: _condition(spec, generator) for spec in bundle.model.cond}
     start = normal(0, 0, range(batch), bundle.model.x.shape)
     return chain_steps(
-        entry.engine, config, start, range(batch), batch, cond=cond, stop_if_diverged=False, fused=entry.fused
+        entry.engine, config, start, range(batch), batch, cond=cond, stop_when_diverged=False, fused=entry.fused
     )
 
 

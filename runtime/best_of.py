@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from .arguments import check_conditions, check_count, split_keywords
-from .chain import Callback
 from .ebm import Ebm
+from .progress import Callback
 
 __all__ = ["best_of"]
 

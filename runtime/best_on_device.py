@@ -7,11 +7,11 @@ import contextlib
 import numpy as np
 
 from .best_so_far import BestSoFar, Pace, Steps, check_energies
-from .chain import hand_over
 from .config import SamplerConfig
 from .device_loop import DeviceLoop
 from .engine import Engine
 from .noise import NoiseSource
+from .on_device import hand_over
 
 __all__ = ["until_on_device"]
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .chain import Progress
 from .errors import DivergenceError
+from .progress import Progress
 
 __all__ = ["BestSoFar", "Pace", "Steps", "check_energies", "improvements", "until"]
 

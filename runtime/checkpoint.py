@@ -25,7 +25,7 @@ _VERSION = 1
 
 
 class Saved(NamedTuple):
-    """Where a run of `run_chains` is.
+    """Where a run of `run.run_chains` is.
 
     Attributes:
         first: number of the first chain of the batch that runs; n where all are done.
@@ -44,6 +44,16 @@ class Saved(NamedTuple):
     lost: np.ndarray
     dropped: np.ndarray
     snapshot: Snapshot | None
+
+    @classmethod
+    def beginning(cls, n: int, shape: tuple[int, ...]) -> Saved:
+        """Where a run of n chains begins, whose states have this shape."""
+        nobody, nothing = np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64)
+        return cls(0, -1, 0, np.zeros((n, *shape), dtype=np.float32), nobody, nothing, None)
+
+    def after(self, first: int) -> Saved:
+        """The same run where a batch is done; chain `first` is the next."""
+        return self._replace(first=first, place=-1, attempt=0, lost=np.zeros(0, dtype=bool), snapshot=None)
 
 
 class Checkpoint:

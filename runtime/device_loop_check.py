@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .chain import Progress
 from .config import SamplerConfig
 from .ebm import Ebm
 from .engine import Engine
 from .errors import DivergenceError
 from .manifest import ModelSpec
+from .progress import on_the_host
 
 __all__ = ["LARGEST_GAP", "check_device_loop"]
 
@@ -48,7 +48,7 @@ def check_device_loop(
     cond = {name.removeprefix("cond."): array[0][rows] for name, array in golden.items() if name.startswith("cond.")}
     ebm = Ebm(engine, model, config.replace(sampler="langevin", steps=STEPS, warmup=None))
     try:
-        host = ebm.refine(start, cond=cond, callback=_on_the_host)
+        host = ebm.refine(start, cond=cond, callback=on_the_host)
     except DivergenceError:
         return None
     moved = float(np.linalg.norm(host.astype(np.float64) - start))
@@ -59,7 +59,3 @@ def check_device_loop(
     except DivergenceError:
         return float("inf")
     return float(np.linalg.norm(device.astype(np.float64) - host)) / moved
-
-
-def _on_the_host(progress: Progress) -> None:
-    """A callback that may look at states keeps the chains on the host; this one does not."""

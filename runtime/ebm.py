@@ -16,9 +16,10 @@ import numpy as np
 from .arguments import check_choice, check_conditions, check_count, check_states, split_keywords
 from .best_on_device import until_on_device
 from .best_so_far import BestSoFar, Steps, improvements, until
-from .chain import Callback, Divergence, chain_steps, hindrance, largest_batch, run_chains
+from .chain import chain_steps
 from .checkpoint import Checkpoint
 from .config import SamplerConfig
+from .divergence import Divergence
 from .engine import Engine
 from .errors import DivergenceError, UsageError
 from .fused_choice import is_faster
@@ -28,7 +29,10 @@ from .kept import check_kept
 from .manifest import ModelSpec
 from .method import check_used, evaluations, replicas
 from .noise import normal
+from .on_device import hindrance
 from .precision_schedule import Span, check_steps
+from .progress import Callback
+from .run import largest_batch, run_chains
 from .sample_file import SampleFile
 from .start import start_states
 
@@ -237,7 +241,7 @@ class Ebm:
             config: settings to start from in place of the bundle's.
             cond: conditioning arrays by name, for a name that is taken by one of these parameters.
             max_batch: most samples in one engine call; never more than the engine takes.
-            callback: told about the start and every step, see `chain.Progress`.
+            callback: told about the start and every step, see `progress.Progress`.
             diverged: what happens to a chain whose numbers are no longer finite: "stop" raises, "restart" runs it again
                 with other noise (and another start, where it was drawn), "drop" leaves it out of the result.
             energy_range: (lowest, highest) energy of a chain that is well; one outside counts as diverged.
@@ -530,7 +534,7 @@ class Ebm:
             )
         # One chain's end is no reason to return nothing: it keeps its best.
         return chain_steps(
-            run.engine, run.config, run.start(range(n)), range(n), n, stop_if_diverged=False, **run.options
+            run.engine, run.config, run.start(range(n)), range(n), n, stop_when_diverged=False, **run.options
         )
 
     def _fused_for(self, config: SamplerConfig, batch: int, *, worth: bool) -> Fused | None:

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .chain import Progress, run_chains
 from .config import SamplerConfig
 from .engine import Engine
 from .fused_steps import Fused
 from .noise import normal
+from .progress import on_the_host
+from .run import run_chains
 
 __all__ = ["is_faster"]
 
@@ -49,7 +50,7 @@ def is_faster(
             lambda chains: normal(0, 0, chains, shape),
             batch,
             cond=cond,
-            callback=_on_the_host,  # chains that stay on a device have no use for fused steps
+            callback=on_the_host,  # chains that stay on a device have no use for fused steps
             diverged="drop",
             fused=steps,
         )
@@ -62,7 +63,3 @@ def is_faster(
     seconds(fused)
     pairs = [(seconds(None), seconds(fused)) for _ in range(_ROUNDS)]
     return statistics.median(one / many for one, many in pairs) > 1
-
-
-def _on_the_host(progress: Progress) -> None:
-    """A callback that may look at states keeps the chains on the host; this one does not."""

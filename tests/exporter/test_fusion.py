@@ -14,7 +14,7 @@ import torch
 from ebm_export.exporter import export
 from ebm_export.exporter.sampler_steps import StepWriter
 from ebm_export.runtime import DivergenceError, EngineMismatch, SamplerConfig, UsageError, load
-from ebm_export.runtime.chain import Progress
+from ebm_export.runtime.progress import Progress
 
 from .test_sampler_graph import Net
 

@@ -17,9 +17,9 @@ from ebm_export.exporter.precision import typed
 from ebm_export.exporter.sampler_graph import sampler_graph
 from ebm_export.runtime import SamplerConfig
 from ebm_export.runtime.backends import open_engine
-from ebm_export.runtime.chain import run_chains
 from ebm_export.runtime.engine import Engine
 from ebm_export.runtime.fused_steps import Fused
+from ebm_export.runtime.run import run_chains
 
 from .referee import score_graph
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from ebm_export.runtime import DivergenceError, Engine, FunctionEngine, SamplerConfig
-from ebm_export.runtime.chain import Progress, chain_steps, run_chains
+from ebm_export.runtime.chain import chain_steps
+from ebm_export.runtime.progress import Progress
+from ebm_export.runtime.run import run_chains
 from ebm_export.runtime.start import start_states
 
 ORDERS = ["drift-noise", "noise-drift"]

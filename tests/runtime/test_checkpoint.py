@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
-from ebm_export.runtime.chain import Progress
 from ebm_export.runtime.errors import DivergenceError, LoadError
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.precision_schedule import Span
+from ebm_export.runtime.progress import Progress
 from ebm_export.runtime.sample_file import SampleFile
 
 SHAPE = (3,)

@@ -21,9 +21,9 @@ from ebm_export.runtime import (
     UsageError,
     load,
 )
-from ebm_export.runtime.chain import Progress
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.precision_schedule import Span
+from ebm_export.runtime.progress import Progress
 
 from .tiny_bundle import (
     artifact_entry,

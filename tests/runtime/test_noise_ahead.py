@@ -13,10 +13,11 @@ import pytest
 from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig
 from ebm_export.runtime import chain_random as chain_random_module
 from ebm_export.runtime import noise_ahead as noise_ahead_module
-from ebm_export.runtime.chain import chain_steps, run_chains
+from ebm_export.runtime.chain import chain_steps
 from ebm_export.runtime.chain_random import ChainRandom
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.noise_ahead import NoiseAhead, pays
+from ebm_export.runtime.run import run_chains
 
 from .samplers.test_contract import SAMPLERS, bowl, run, settings
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
-from ebm_export.runtime.chain import run_chains
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.precision_schedule import Span, check_steps, is_schedule, parse_precision_schedule
+from ebm_export.runtime.run import run_chains
 
 MODEL = ModelSpec("bowl", TensorSpec("x", (3,), "float32"))
 

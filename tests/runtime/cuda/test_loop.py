@@ -17,13 +17,14 @@ import pytest
 from ebm_export.runtime import DivergenceError, Ebm, FunctionEngine, SamplerConfig, best_so_far
 from ebm_export.runtime.backends import tensorrt
 from ebm_export.runtime.best_so_far import BestSoFar
-from ebm_export.runtime.chain import ProgressOnly, run_chains
 from ebm_export.runtime.cuda import kernels
 from ebm_export.runtime.cuda.kernels import Kernels, load_kernels
 from ebm_export.runtime.cuda.loop import GRAPH_STEPS
 from ebm_export.runtime.errors import EbmExportError, MissingBackend
 from ebm_export.runtime.fused_steps import Fused
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
+from ebm_export.runtime.progress import ProgressOnly
+from ebm_export.runtime.run import run_chains
 
 from .bench import SHAPE, Bench, Open, around, cliff, ignored, ripple
 from .emulator import SHUFFLED, Emulator

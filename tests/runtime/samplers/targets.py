@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ebm_export.runtime import FunctionEngine, SamplerConfig
-from ebm_export.runtime.chain import Callback, run_chains
+from ebm_export.runtime.progress import Callback
+from ebm_export.runtime.run import run_chains
 
 PRECISION = np.array([[2.0, 0.8], [0.8, 1.0]])
 """Inverse covariance of the Gaussian target."""

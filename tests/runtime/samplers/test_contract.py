@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from ebm_export.runtime import DivergenceError, FunctionEngine, SamplerConfig
-from ebm_export.runtime.chain import Progress, run_chains
 from ebm_export.runtime.chain_random import ChainRandom
 from ebm_export.runtime.gradient_scale import ScaledScore
 from ebm_export.runtime.method import build_method
+from ebm_export.runtime.progress import Progress
+from ebm_export.runtime.run import run_chains
 from ebm_export.runtime.start import start_states
 
 SAMPLERS: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ebm_export.runtime import FunctionEngine, SamplerConfig
-from ebm_export.runtime.chain import run_chains
+from ebm_export.runtime.run import run_chains
 from ebm_export.runtime.samplers import langevin
 
 ORDERS: list[langevin.Order] = ["drift-noise", "noise-drift"]

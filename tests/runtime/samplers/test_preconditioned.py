@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ebm_export.runtime import FunctionEngine, SamplerConfig
-from ebm_export.runtime.chain import run_chains
+from ebm_export.runtime.run import run_chains
 from ebm_export.runtime.samplers import preconditioned
 
 from .targets import assert_gaussian, assert_gumbel, draw, gaussian, gumbel

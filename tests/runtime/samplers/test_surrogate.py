@@ -7,8 +7,8 @@ import pytest
 
 from ebm_export.runtime import DivergenceError, Ebm, FunctionEngine, SamplerConfig, UsageError
 from ebm_export.runtime.acceptance import AcceptanceMeter
-from ebm_export.runtime.chain import run_chains
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
+from ebm_export.runtime.run import run_chains
 
 from .targets import PRECISION, assert_gaussian, assert_gumbel, draw, gaussian, gumbel, left_mass, two_modes
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ebm_export.runtime import FunctionEngine, SamplerConfig, UsageError
-from ebm_export.runtime.chain import run_chains
 from ebm_export.runtime.chain_random import ChainRandom
 from ebm_export.runtime.noise import Stream
+from ebm_export.runtime.run import run_chains
 from ebm_export.runtime.samplers import mala, tempering
 
 from .targets import PRECISION, assert_gaussian, assert_gumbel, draw, gaussian, gumbel, left_mass, two_modes

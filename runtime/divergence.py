@@ -1,0 +1,33 @@
+"""Chains whose numbers are no longer finite, or whose energy left its range."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .errors import DivergenceError
+
+__all__ = ["RESTARTS", "Divergence", "stop_if_diverged"]
+
+RESTARTS = 3
+"""How often a chain that diverges is started anew before that is an error."""
+
+Divergence = Literal["stop", "restart", "drop"]
+"""What happens to such a chain, see `run.run_chains`."""
+
+
+def stop_if_diverged(hit: int, step: int, chains: range, energy_range: tuple[float, float] | None = None) -> None:
+    """Raises a DivergenceError where `hit`, the number of chains that diverged, is above 0.
+
+    Args:
+        hit: number of chains.
+        step: after which that was seen; 0 for the start.
+        chains: all that were looked at.
+        energy_range: (lowest, highest) energy of a chain that is well; None where any finite one is.
+    """
+    if hit:
+        where = f"after step {step}" if step else "at the start"
+        outside = "" if energy_range is None else f", or an energy outside {energy_range[0]:g} to {energy_range[1]:g},"
+        raise DivergenceError(
+            f"{hit} of {len(chains)} chains have an energy, gradient or position that is not finite{outside} {where}; "
+            'try a smaller step_size, grad_clip, or bounds; or pass diverged="restart" or "drop"'
+        )

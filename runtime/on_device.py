@@ -1,0 +1,93 @@
+"""Chains that leave the host after their first evaluation; what runs them there is a `DeviceLoop`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from .chain import rows_of
+from .config import SamplerConfig
+from .device_loop import DeviceLoop, Handover
+from .divergence import stop_if_diverged
+from .progress import Callback, Progress
+
+__all__ = ["finish_on_device", "hand_over", "hindrance"]
+
+
+def hindrance(config: SamplerConfig, **asked: Any) -> str | None:
+    """Returns what keeps chains from staying on the engine's device, in words; None where nothing does.
+
+    Args:
+        config: the sampler's settings.
+        **asked: arguments of `run_chains`.
+    """
+    if config.sampler != "langevin":
+        return f'the sampler "{config.sampler}" has no loop there, "langevin" does'
+    words = {
+        "exact": "exact sampling asks two engines",
+        "switches": "precisions change over the steps",
+        "checkpoint": "a checkpoint takes states on the way",
+        "samples": "states are written on the way",
+    }
+    return next((words[name] for name, value in asked.items() if value), None)
+
+
+def hand_over(
+    now: Progress,
+    config: SamplerConfig,
+    key: tuple[int, int],
+    free: np.ndarray | None,
+    adapt: bool,
+    *,
+    stop: bool = False,
+    energy_range: tuple[float, float] | None = None,
+    tell: Callable[[int], None] = lambda done: None,
+) -> Handover:
+    """Returns what a device loop goes on from; `now` is of the engine's last call, and `free` as in `run_chains`."""
+    position = np.ascontiguousarray(now.state.position, dtype=np.float32)
+    mask = None if free is None else np.ascontiguousarray(rows_of(free, now.chains, 1), dtype=np.float32)
+    return Handover(config, position, now.done, key, now.chains, mask, adapt, stop, energy_range, tell)
+
+
+def finish_on_device(
+    loop: DeviceLoop,
+    steps: Iterator[Progress],
+    config: SamplerConfig,
+    chains: range,
+    key: tuple[int, int],
+    free: np.ndarray | None,
+    adapt: bool,
+    stop: bool,
+    energy_range: tuple[float, float] | None,
+    callback: Callback | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Takes the first evaluation from `chain_steps`, since it looks for the gradient's scale, and all else from the device.
+
+    Returns:
+        Final positions [B, *S] float32, and [B] bool, chains whose numbers are no longer finite.
+    """
+    now = next(steps)
+    if config.order == "noise-drift":  # which evaluates nothing before its first step
+        now = next(steps)
+    position: np.ndarray = now.state.position
+    lost = np.zeros(len(chains), dtype=bool) if now.diverged is None else now.diverged
+    if now.done < config.steps:
+
+        def tell(done: int) -> None:
+            if callback is not None:
+                callback(now._replace(done=done))
+
+        tell(now.done)
+        position, hit = loop.run(
+            hand_over(now, config, key, free, adapt, stop=stop, energy_range=energy_range, tell=tell)
+        )
+        if stop and (hit >= 0).any():
+            step = int(hit[hit >= 0].min())
+            stop_if_diverged(int(np.count_nonzero(hit == step)), step, chains, energy_range)
+        finite = np.isfinite(position).reshape(len(chains), -1).all(axis=1)
+        if stop:
+            stop_if_diverged(int(np.count_nonzero(~finite)), config.steps, chains, energy_range)
+        lost = lost | (hit >= 0) | ~finite
+    return position, lost

@@ -1,0 +1,184 @@
+"""Chains from start to end: batch by batch, with those that diverge started anew, and gone on with after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from .chain import chain_steps
+from .checkpoint import Checkpoint, Saved
+from .config import SamplerConfig
+from .divergence import RESTARTS, Divergence, stop_if_diverged
+from .engine import Engine
+from .errors import UsageError
+from .fused_steps import Fused
+from .method import replicas
+from .noise import NoiseSource
+from .on_device import finish_on_device, hindrance
+from .progress import Callback, ProgressOnly
+from .sample_file import SampleFile
+
+__all__ = ["largest_batch", "run_chains"]
+
+_LOG = logging.getLogger("ebm_export")
+
+
+def run_chains(
+    engine: Engine,
+    config: SamplerConfig,
+    start: Callable[[range], np.ndarray],
+    n: int,
+    *,
+    seed: int = 0,
+    cond: Mapping[str, np.ndarray] | None = None,
+    max_batch: int | None = None,
+    callback: Callback | None = None,
+    switches: Mapping[int, Engine] | None = None,
+    exact: Engine | None = None,
+    free: np.ndarray | None = None,
+    diverged: Divergence = "stop",
+    restart: Callable[[range, int], np.ndarray] | None = None,
+    fused: Fused | None = None,
+    energy_range: tuple[float, float] | None = None,
+    checkpoint: Checkpoint | None = None,
+    samples: SampleFile | None = None,
+) -> np.ndarray:
+    """Runs n chains from start to end, in batches where they are many.
+
+    Neither the batches nor n change what a chain's noise and start are.
+
+    Args:
+        engine: an open engine.
+        config: the sampler's settings.
+        start: gives the start states [len(chains), *S] float32 of the chain numbers it is asked for.
+        n: number of chains, at least 1.
+        seed: as in `NoiseSource`.
+        cond: conditioning arrays by graph name, each [n, ...], or [1, ...] where all chains share it.
+        max_batch: most samples in one engine call; None means all.
+        callback: told about every step, see `progress.Progress`.
+        switches: open engines of the same energy that take over at a step, by its number. Where the step uses an energy
+            or gradient of its starting point, the new engine evaluates that point again; the gradient scale goes on.
+        exact: an open engine of the energy to be sampled; `engine` is then its surrogate, see `samplers/surrogate.py`.
+        free: [n, *S] or [1, *S] float32, 1 where a number of x may move and 0 where it stays at its start; None lets all
+            move. What moves is sampled given what stays.
+        diverged: "stop" raises as soon as a chain has numbers that are not finite. "drop" runs the others to the end and
+            leaves it out of the result. "restart" then runs it again with other noise, up to `RESTARTS` times.
+        restart: gives the start states of chain numbers at an attempt from 1 on; None takes those of `start` again.
+        fused: takes several steps in one call, open and with the settings of `config`. It is left alone where engines switch,
+            where there is an exact one, and where numbers stay.
+        energy_range: (lowest, highest) energy of a chain that is well; one outside has diverged. Looked at after each step.
+        checkpoint: where the run's state is saved now and then, and once at the end; one that is there already is gone on from.
+        samples: takes the states after every so many steps, or at the end of the block of steps that these fall into. Those of
+            chains that are dropped become NaN.
+
+    Returns:
+        [n, *S] float32, the final positions; fewer where chains were dropped.
+
+    Raises:
+        DivergenceError: a final position is not finite, or an energy or gradient, at the start or where the sampler
+            cannot reject; with "restart", after the last attempt; with "drop", of all chains.
+        UsageError: the settings leave the sampler nothing that it can sample.
+    """
+    batch = largest_batch(config, n, max_batch)
+    on_device = False
+    if isinstance(callback, ProgressOnly | None):  # another one is promised every state
+        why = hindrance(config, exact=exact, switches=switches, checkpoint=checkpoint, samples=samples)
+        on_device = why is None
+        if why is not None:
+            engine.stays_on_host(why)
+    saved = None if checkpoint is None else checkpoint.load()
+    at = Saved.beginning(n, start(range(1)).shape[1:]) if saved is None else saved
+
+    def run(chains: range, attempt: int) -> tuple[np.ndarray, np.ndarray]:
+        """Runs these chains to their end; returns their positions and which of them diverged."""
+        nonlocal at
+        resume, at = at.snapshot, at._replace(snapshot=None)
+        position = start(chains) if attempt == 0 or restart is None else restart(chains, attempt)
+        stop = diverged == "stop" or (diverged == "restart" and attempt == RESTARTS)
+        loop = engine.device_loop() if on_device else None
+        steps = chain_steps(
+            engine,
+            config,
+            position,
+            chains,
+            n,
+            seed=seed,
+            cond=cond,
+            switches=switches,
+            exact=exact,
+            free=free,
+            attempt=attempt,
+            stop_when_diverged=stop,
+            fused=None if loop is not None else fused,  # the loop goes on from what `engine` itself has in its memory
+            energy_range=energy_range,
+            resume=resume,
+        )
+        told = None if attempt else callback
+        with contextlib.closing(steps):  # at once, where the callback raises
+            if loop is not None:
+                key = NoiseSource(seed, attempt=attempt).key
+                return finish_on_device(
+                    loop, steps, config, chains, key, free, engine.needs_scale, stop, energy_range, told
+                )
+            before = 0 if resume is None else resume.done
+            for now in steps:
+                if told is not None:
+                    told(now)
+                if samples is not None and now.done // samples.every > before // samples.every:
+                    samples.write(now.done // samples.every - 1, chains.start, now.state.position)
+                before = now.done
+                if checkpoint is not None and checkpoint.due and now.done < config.steps and now.snapshot is not None:
+                    checkpoint.save(at._replace(snapshot=now.snapshot()))
+        return now.state.position, np.zeros(len(chains), dtype=bool) if now.diverged is None else now.diverged
+
+    while at.first < n:
+        chains = range(at.first, min(at.first + batch, n))
+        if at.place < 0:  # else a checkpoint of one of its chains that was started anew
+            at.result[chains.start : chains.stop], lost = run(chains, 0)
+            at = at._replace(lost=lost.copy())
+        lost = at.lost
+        if diverged == "drop":
+            at = at._replace(dropped=np.append(at.dropped, chains.start + np.flatnonzero(lost)))
+        else:
+            for index in np.flatnonzero(lost).tolist():
+                again = range(chains[index], chains[index] + 1)
+                at = at._replace(place=index, attempt=max(at.attempt, 1))
+                while True:
+                    at.result[again.start], still = run(again, at.attempt)
+                    lost[index] = still[0]
+                    if not lost[index]:
+                        break
+                    at = at._replace(attempt=at.attempt + 1)
+                _LOG.warning("chain %d diverged and was started anew (%d of %d)", again.start, at.attempt, RESTARTS)
+                at = at._replace(attempt=0)
+        at = at.after(chains.stop)
+        if checkpoint is not None:
+            checkpoint.save(at)
+    dropped = at.dropped.tolist()
+    if not dropped:
+        return at.result
+    stop_if_diverged(n if len(dropped) == n else 0, config.steps, range(n), energy_range)
+    _LOG.warning("%d of %d chains diverged and were dropped: %s", len(dropped), n, ", ".join(map(str, dropped)))
+    if samples is not None:
+        samples.blank(dropped)
+    return np.delete(at.result, dropped, axis=0)
+
+
+def largest_batch(config: SamplerConfig, n: int, max_batch: int | None) -> int:
+    """Returns how many of n chains run together where an engine call takes at most `max_batch` samples.
+
+    Raises:
+        UsageError: not even one does.
+    """
+    if max_batch is not None:
+        count = replicas(config)  # each is a sample of the engine call
+        if max_batch < count:
+            raise UsageError(
+                f"ladder: its {count} replicas go into one engine call, which takes {max_batch} samples: give a shorter "
+                "ladder or a larger max_batch"
+            )
+        max_batch //= count
+    return min(n, max_batch or n)
