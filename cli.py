@@ -11,18 +11,62 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
-from enum import Enum
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 
+from .options import (
+    Anneal,
+    Backend,
+    Block,
+    Bounds,
+    BoundsMode,
+    BundleArgument,
+    CondFiles,
+    Cpus,
+    DeadlineMs,
+    Diverged,
+    Divergence,
+    EnergyForm,
+    Exact,
+    Friction,
+    Fuse,
+    GradClip,
+    InitOption,
+    JsonOption,
+    Keep,
+    Ladder,
+    Leapfrog,
+    MemoryLimit,
+    Momentum,
+    Noise,
+    OrderOption,
+    Precision,
+    PrecisionName,
+    Sampler,
+    Seed,
+    Steps,
+    StepSize,
+    Target,
+    TargetAccept,
+    Temperature,
+    Threads,
+    WarmUp,
+    array_of,
+    array_or_none,
+    conditions_of,
+    numbers_of,
+    sampler_settings,
+)
 from .runtime.batch_range import parse_batch_range
-from .runtime.config import SamplerConfig
-from .runtime.errors import EbmExportError, QualityGateError, UsageError
+from .runtime.errors import EbmExportError, QualityGateError
 from .terminal import LOG, progress, table
+
+if TYPE_CHECKING:
+    from .runtime.command import DrawOptions
 
 __all__ = ["ebm_compare", "ebm_export", "ebm_run"]
 
@@ -34,118 +78,6 @@ _run = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # it would swallow the brackets of a shape
 )
-
-
-class Target(str, Enum):
-    """What the exporter writes."""
-
-    onnx = "onnx"
-    onnxruntime = "onnxruntime"
-    openvino = "openvino"
-    tensorrt = "tensorrt"
-
-
-class Precision(str, Enum):
-    """In what an engine computes."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    bf16 = "bf16"
-    int8 = "int8"
-    mixed = "mixed"
-
-
-class EnergyForm(str, Enum):
-    """How a model's output becomes an energy."""
-
-    energy = "energy"
-    negative = "negative"
-    logsumexp = "logsumexp"
-
-
-class Order(str, Enum):
-    """Which half of a step comes first."""
-
-    drift_noise = "drift-noise"
-    noise_drift = "noise-drift"
-
-
-class Init(str, Enum):
-    """Where chains start."""
-
-    normal = "normal"
-    uniform = "uniform"
-    data = "data"
-
-
-# Options that several commands share.
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-Steps = Annotated[int | None, typer.Option(help="Number of Langevin steps.", min=1)]
-StepSize = Annotated[str | None, typer.Option(help="Step size; 'a,b,..' is a schedule over the steps.")]
-Noise = Annotated[
-    str | None, typer.Option(help="Noise per step (sd); none, the default, is sqrt(2 * step size * temperature).")
-]
-Temperature = Annotated[str | None, typer.Option(help="Temperature; 'a,b,..' is a schedule.")]
-GradClip = Annotated[float | None, typer.Option(help="Limit of the gradient before it is multiplied by the step.")]
-Bounds = Annotated[str | None, typer.Option(help="LOW,HIGH that every number of x stays in.")]
-InitOption = Annotated[Init | None, typer.Option(help="Where chains start: N(0, I), uniform over the bounds, or data.")]
-OrderOption = Annotated[Order | None, typer.Option(help="Which comes first in a step.")]
-BundleArgument = Annotated[Path, typer.Argument(help="The folder that ebm-export wrote.", show_default=False)]
-Backend = Annotated[str | None, typer.Option(help="onnxruntime, openvino or tensorrt; chosen if left out.")]
-PrecisionName = Annotated[
-    str | None,
-    typer.Option(
-        help="As ebm-run info lists them, or by steps: int8:0-200,bf16:200-256; fastest: what bench measured; fp32 if left out."
-    ),
-]
-Sampler = Annotated[
-    str | None,
-    typer.Option(
-        help="langevin, preconditioned, underdamped, mala, hmc, tempering or optimize; the bundle's if left out."
-    ),
-]
-BoundsMode = Annotated[str | None, typer.Option(help="What happens at the bounds: project or reflect.")]
-Anneal = Annotated[
-    float | None, typer.Option(help="Factor of the first temperature; it falls to 1 by half of the steps.")
-]
-WarmUp = Annotated[
-    int | None, typer.Option("--warmup", help="First steps that adapt step sizes; a quarter if left out.", min=0)
-]
-TargetAccept = Annotated[float | None, typer.Option(help="Acceptance that step sizes are adapted to.")]
-Leapfrog = Annotated[int | None, typer.Option(help="hmc: leapfrog steps in one step.", min=1)]
-Friction = Annotated[float | None, typer.Option(help="underdamped: one over the time that velocities last.")]
-Momentum = Annotated[float | None, typer.Option(help="optimize: share of the last move that is made again.")]
-Ladder = Annotated[str | None, typer.Option(help="tempering: factors of the temperature, rising from 1: '1,2,4,8'.")]
-Exact = Annotated[
-    bool, typer.Option("--exact", help="Correct the chains of --precision, so that samples follow the FP32 energy.")
-]
-Keep = Annotated[
-    Path | None, typer.Option(help="FILE.npy of bool, [n, *S] or [1, *S]: true where a number of x stays as it is.")
-]
-Diverged = Annotated[str, typer.Option(help="What happens to a chain that diverges: stop, restart or drop.")]
-DeadlineMs = Annotated[
-    float | None, typer.Option("--deadline-ms", help="Write the best states that are found in this time.", min=0)
-]
-Block = Annotated[int | None, typer.Option(help="Steps for each FP32 evaluation, with --exact.", min=1)]
-Threads = Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)]
-Cpus = Annotated[
-    str | None, typer.Option(metavar="LIST", help="Keep to these CPUs, such as 0-3,6; give --threads to match.")
-]
-MemoryLimit = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Fail rather than take more memory, such as 512M or 2G.")
-]
-Fuse = Annotated[
-    bool | None,
-    typer.Option(
-        "--fuse/--no-fuse",
-        help="Take several steps in one engine call, where the bundle was exported with --fuse. If left out, long runs time both "
-        "ways and take the faster one. The samples are the same.",
-    ),
-]
-Seed = Annotated[int, typer.Option(help="Same seed, same samples.")]
-CondFiles = Annotated[
-    list[str] | None, typer.Option("--cond", help="NAME=FILE.npy, a conditioning input [B, ..] or [1, ..].")
-]
 
 
 def export_command(
@@ -264,7 +196,7 @@ def export_command(
 
     ebm-export weights.pt --model mypkg.nets:Energy --shape 3,32,32 --target openvino --precision fp32 --precision bf16
     """
-    settings = _settings({**locals(), "sampler": None})  # --sampler is a file here
+    settings = sampler_settings({**locals(), "sampler": None})  # --sampler is a file here
     from .exporter.command import ExportOptions, run_export
 
     options = ExportOptions(
@@ -427,7 +359,7 @@ def sample(
     candidates: Annotated[
         int | None, typer.Option("--best-of", help="Chains for each sample, of which the lowest is kept.", min=1)
     ] = None,
-    diverged: Diverged = "stop",
+    diverged: Diverged = Divergence.stop,
     energy_range: Annotated[
         str | None, typer.Option(help="LOW,HIGH: energies of a chain that is well; one outside has diverged.")
     ] = None,
@@ -450,40 +382,36 @@ def sample(
     as_json: JsonOption = False,
 ) -> None:
     """Draw samples from noise with the bundle's sampler."""
+    settings = sampler_settings(locals())
     _limit(cpus, memory_limit)
-    settings = _settings(locals())
-    choice = {
-        "backend": backend,
-        "precision": precision,
-        "threads": threads,
-        "exact": "fp32" if exact else None,
-        "fuse": fuse,
-    }
-    options = {"max_batch": max_batch, **settings}
-    special = _given(
-        keep=None if keep is None else _array(keep),
-        known=None if known is None else _array(known),
-        diverged=None if diverged == "stop" else diverged,
-        deadline_ms=deadline_ms,
-        energy_range=None if energy_range is None else _numbers("--energy-range", energy_range),
-        checkpoint=checkpoint,
-        every=every,
-        out=states or (None if every is None else out.with_suffix(".states.npy")),
+    from .runtime.command import DrawOptions
+
+    _report(
+        DrawOptions(
+            bundle=bundle,
+            out=out,
+            seed=seed,
+            settings=settings,
+            cond=conditions_of(cond),
+            n=n,
+            backend=backend,
+            precision=precision,
+            threads=threads,
+            exact=exact,
+            fuse=fuse,
+            keep=array_or_none(keep),
+            known=array_or_none(known),
+            candidates=candidates,
+            diverged=diverged.value,
+            energy_range=None if energy_range is None else numbers_of("--energy-range", energy_range),  # type: ignore[arg-type]
+            deadline_ms=deadline_ms,
+            max_batch=max_batch,
+            checkpoint=checkpoint,
+            every=every,
+            states=states,
+        ),
+        as_json,
     )
-    if candidates is not None and special:
-        raise UsageError(f"--best-of cannot be combined with {', '.join(special)}: leave one of them out")
-
-    def draw(ebm: Any, callback: Callable[[Any], None], inputs: dict[str, np.ndarray]) -> Any:
-        if candidates is not None:
-            from .runtime.best_of import best_of
-
-            return best_of(ebm, n, candidates, seed, callback=callback, cond=inputs, **options)[0]
-        watched = {} if deadline_ms is not None else {"callback": callback}
-        if deadline_ms is not None:
-            ebm.warm(n, ebm.sampler.replace(**settings))
-        return ebm.sample(n, seed=seed, cond=inputs, **watched, **special, **options)
-
-    _draw(bundle, draw, out, cond, choice, settings, diverged == "drop", as_json, checkpoint)
 
 
 @_run.command()
@@ -518,31 +446,36 @@ def refine(
     exact: Exact = False,
     block: Block = None,
     keep: Keep = None,
-    diverged: Diverged = "stop",
+    diverged: Diverged = Divergence.stop,
     deadline_ms: DeadlineMs = None,
     max_batch: Annotated[int | None, typer.Option(help="Most chains in one engine call.", min=1)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the bundle's sampler from given states."""
+    settings = sampler_settings(locals())
     _limit(cpus, memory_limit)
-    settings = _settings(locals())
-    choice = {
-        "backend": backend,
-        "precision": precision,
-        "threads": threads,
-        "exact": "fp32" if exact else None,
-        "fuse": fuse,
-    }
-    states = _array(start)
-    options = {"keep": None if keep is None else _array(keep), "diverged": diverged, "max_batch": max_batch, **settings}
+    from .runtime.command import DrawOptions
 
-    def draw(ebm: Any, callback: Callable[[Any], None], inputs: dict[str, np.ndarray]) -> Any:
-        watched = {"callback": callback} if deadline_ms is None else {"deadline_ms": deadline_ms}
-        if deadline_ms is not None:
-            ebm.warm(len(states), ebm.sampler.replace(**settings))
-        return ebm.refine(states, seed=seed, cond=inputs, **watched, **options)
-
-    _draw(bundle, draw, out, cond, choice, settings, diverged == "drop", as_json)
+    _report(
+        DrawOptions(
+            bundle=bundle,
+            out=out,
+            seed=seed,
+            settings=settings,
+            cond=conditions_of(cond),
+            start=array_of(start),
+            backend=backend,
+            precision=precision,
+            threads=threads,
+            exact=exact,
+            fuse=fuse,
+            keep=array_or_none(keep),
+            diverged=diverged.value,
+            deadline_ms=deadline_ms,
+            max_batch=max_batch,
+        ),
+        as_json,
+    )
 
 
 @_run.command()
@@ -560,7 +493,7 @@ def score(
     from .runtime import load
 
     with load(bundle, backend=backend, precision=precision, threads=threads) as ebm:
-        energy, grad = ebm.score(_array(x), **_conditions(cond))
+        energy, grad = ebm.score(array_of(x), **conditions_of(cond))
     if out is not None:
         np.savez(out, energy=energy, grad=grad)
     if as_json:
@@ -711,9 +644,9 @@ def compare_command(
         smallest_difference=smallest_difference,
         chains=chains,
         features=features,
-        data=None if data is None else _array(data),
-        ood=None if ood is None else _array(ood),
-        cond=_conditions(cond),
+        data=None if data is None else array_of(data),
+        ood=None if ood is None else array_of(ood),
+        cond=conditions_of(cond),
         seed=seed,
         threads=threads,
         batches=batch or [1, 8],
@@ -734,124 +667,24 @@ def compare_command(
         )
 
 
-def _draw(
-    bundle: Path,
-    draw: Callable[..., Any],
-    out: Path,
-    cond: list[str] | None,
-    choice: dict[str, Any],
-    settings: dict[str, Any],
-    drops: bool,
-    as_json: bool,
-    checkpoint: Path | None = None,
-) -> None:
-    from .runtime import load
-    from .runtime.acceptance import AcceptanceMeter
-    from .runtime.progress import ProgressOnly
-    from .runtime.schedule import temperature_schedule
+def _report(options: DrawOptions, as_json: bool) -> None:
+    """Draws, and prints what came of it."""
+    from .runtime.command import run_draw
 
-    inputs = _conditions(cond)
-    dropped: list[int] = []
-    with load(bundle, **choice) as ebm:
-        sampler = ebm.sampler.replace(**settings)
-        meter = AcceptanceMeter()
-        with progress() as tell:
-
-            def callback(now: Any) -> None:
-                meter(now)
-                tell("sampling", *now.part)
-                if drops and now.done == now.steps and now.diverged is not None:
-                    dropped.extend(now.chains[index] for index in np.flatnonzero(now.diverged))
-
-            watch: Callable[[Any], None] = callback
-            if sampler.sampler == "langevin" and choice["exact"] is None and not drops:
-                # There is no acceptance to measure.
-                watch = ProgressOnly(lambda done, total: tell("sampling", done, total))
-            drawn = draw(ebm, watch, inputs)
-        if drops and checkpoint is not None:  # batches that were done before a kill told nobody now
-            from .runtime.checkpoint import dropped_in
-
-            dropped = dropped_in(checkpoint)
-        if isinstance(drawn, np.ndarray):
-            states, taken = drawn, {"dropped": dropped} if drops else {}
-            own = {name: rows if len(rows) == 1 else np.delete(rows, dropped, 0) for name, rows in inputs.items()}
-            energy, _ = ebm.score(states, **own)
-        else:  # what there was at the deadline
-            states, energy = drawn.x, drawn.energy
-            taken = {"steps": drawn.steps, "complete": drawn.complete}
-        chosen = ebm.choice
-    with out.open("wb") as file:
-        np.save(file, states, allow_pickle=False)
-        if checkpoint is not None:
-            file.flush()
-            os.fsync(file.fileno())
-    if checkpoint is not None:
-        checkpoint.unlink()
-    result = {
-        "out": str(out),
-        "shape": list(states.shape),
-        "energy_mean": float(energy.mean()),
-        "energy_min": float(energy.min()),
-        "energy_max": float(energy.max()),
-        "engine": chosen,
-        **taken,
-    }
-    if meter.acceptance is not None:
-        result["temperature"] = float(temperature_schedule(sampler)[-1])
-        result["acceptance"] = meter.acceptance
-    if meter.block_acceptance is not None:
-        result["block_acceptance"] = meter.block_acceptance
+    with progress() as tell:
+        drawn = run_draw(options, tell)
+    result = drawn.result
     if as_json:
         print(json.dumps(result))
         return
-    LOG.print(chosen, markup=False, soft_wrap=True)
-    print(f"{out}: {states.shape[0]} samples {list(states.shape[1:])}, energy {energy.mean():.4g} on average")
-    if "steps" in taken:
-        print(f"{taken['steps']} of {sampler.steps} steps")
-    if meter.acceptance is not None:
-        blocks = f", and {meter.block_acceptance:.3f} of blocks" if meter.block_acceptance is not None else ""
-        print(f"temperature {result['temperature']:.4g}; accepted {meter.acceptance:.3f} of steps{blocks}")
-
-
-def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The sampler settings among the options of a command, as SamplerConfig takes them; those not given are left out."""
-    given = {name: options[name] for name in SamplerConfig.field_names() if options.get(name) is not None}
-    for name in ("step_size", "noise", "temperature", "bounds", "ladder"):
-        if name in given:
-            given[name] = _numbers(f"--{name.replace('_', '-')}", given[name])
-    return {name: value.value if isinstance(value, Enum) else value for name, value in given.items()}
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """The options that were given."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _numbers(option: str, text: str) -> float | tuple[float, ...] | None:
-    if option == "--noise" and text == "none":  # what the temperature says, in place of the bundle's own noise
-        return None
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"{option}: expected a number, or numbers with commas between them, got {text!r}") from error
-    return numbers[0] if len(numbers) == 1 else numbers
-
-
-def _array(path: Path) -> np.ndarray:
-    try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: expected a .npy file with numbers: {error}") from error
-
-
-def _conditions(texts: list[str] | None) -> dict[str, np.ndarray]:
-    found = {}
-    for text in texts or []:
-        name, equals, path = text.partition("=")
-        if not equals:
-            raise UsageError(f"--cond: expected NAME=FILE.npy, got {text!r}")
-        found[name] = _array(Path(path))
-    return found
+    LOG.print(result["engine"], markup=False, soft_wrap=True)
+    count, *shape = result["shape"]
+    print(f"{result['out']}: {count} samples {shape}, energy {result['energy_mean']:.4g} on average")
+    if "steps" in result:
+        print(f"{result['steps']} of {drawn.steps} steps")
+    if "acceptance" in result:
+        blocks = f", and {result['block_acceptance']:.3f} of blocks" if "block_acceptance" in result else ""
+        print(f"temperature {result['temperature']:.4g}; accepted {result['acceptance']:.3f} of steps{blocks}")
 
 
 def _main(app: Callable[[], None]) -> None:

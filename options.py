@@ -1,0 +1,223 @@
+"""The options that commands share, and what becomes of their texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from .runtime.config import SamplerConfig
+from .runtime.errors import UsageError
+
+__all__ = [
+    "Anneal",
+    "Backend",
+    "Block",
+    "Bounds",
+    "BoundsMode",
+    "BundleArgument",
+    "CondFiles",
+    "Cpus",
+    "DeadlineMs",
+    "Diverged",
+    "Divergence",
+    "EnergyForm",
+    "Exact",
+    "Friction",
+    "Fuse",
+    "GradClip",
+    "Init",
+    "InitOption",
+    "JsonOption",
+    "Keep",
+    "Ladder",
+    "Leapfrog",
+    "MemoryLimit",
+    "Momentum",
+    "Noise",
+    "Order",
+    "OrderOption",
+    "Precision",
+    "PrecisionName",
+    "Sampler",
+    "Seed",
+    "StepSize",
+    "Steps",
+    "Target",
+    "TargetAccept",
+    "Temperature",
+    "Threads",
+    "WarmUp",
+    "array_of",
+    "array_or_none",
+    "conditions_of",
+    "numbers_of",
+    "sampler_settings",
+]
+
+
+class Target(str, Enum):
+    """What the exporter writes."""
+
+    onnx = "onnx"
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
+    tensorrt = "tensorrt"
+
+
+class Precision(str, Enum):
+    """In what an engine computes."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+    int8 = "int8"
+    mixed = "mixed"
+
+
+class EnergyForm(str, Enum):
+    """How a model's output becomes an energy."""
+
+    energy = "energy"
+    negative = "negative"
+    logsumexp = "logsumexp"
+
+
+class Order(str, Enum):
+    """Which half of a step comes first."""
+
+    drift_noise = "drift-noise"
+    noise_drift = "noise-drift"
+
+
+class Init(str, Enum):
+    """Where chains start."""
+
+    normal = "normal"
+    uniform = "uniform"
+    data = "data"
+
+
+class Divergence(str, Enum):
+    """What happens to a chain that diverges."""
+
+    stop = "stop"
+    restart = "restart"
+    drop = "drop"
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Steps = Annotated[int | None, typer.Option(help="Number of Langevin steps.", min=1)]
+StepSize = Annotated[str | None, typer.Option(help="Step size; 'a,b,..' is a schedule over the steps.")]
+Noise = Annotated[
+    str | None, typer.Option(help="Noise per step (sd); none, the default, is sqrt(2 * step size * temperature).")
+]
+Temperature = Annotated[str | None, typer.Option(help="Temperature; 'a,b,..' is a schedule.")]
+GradClip = Annotated[float | None, typer.Option(help="Limit of the gradient before it is multiplied by the step.")]
+Bounds = Annotated[str | None, typer.Option(help="LOW,HIGH that every number of x stays in.")]
+InitOption = Annotated[Init | None, typer.Option(help="Where chains start: N(0, I), uniform over the bounds, or data.")]
+OrderOption = Annotated[Order | None, typer.Option(help="Which comes first in a step.")]
+BundleArgument = Annotated[Path, typer.Argument(help="The folder that ebm-export wrote.", show_default=False)]
+Backend = Annotated[str | None, typer.Option(help="onnxruntime, openvino or tensorrt; chosen if left out.")]
+PrecisionName = Annotated[
+    str | None,
+    typer.Option(
+        help="As ebm-run info lists them, or by steps: int8:0-200,bf16:200-256; fastest: what bench measured; fp32 if left out."
+    ),
+]
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        help="langevin, preconditioned, underdamped, mala, hmc, tempering or optimize; the bundle's if left out."
+    ),
+]
+BoundsMode = Annotated[str | None, typer.Option(help="What happens at the bounds: project or reflect.")]
+Anneal = Annotated[
+    float | None, typer.Option(help="Factor of the first temperature; it falls to 1 by half of the steps.")
+]
+WarmUp = Annotated[
+    int | None, typer.Option("--warmup", help="First steps that adapt step sizes; a quarter if left out.", min=0)
+]
+TargetAccept = Annotated[float | None, typer.Option(help="Acceptance that step sizes are adapted to.")]
+Leapfrog = Annotated[int | None, typer.Option(help="hmc: leapfrog steps in one step.", min=1)]
+Friction = Annotated[float | None, typer.Option(help="underdamped: one over the time that velocities last.")]
+Momentum = Annotated[float | None, typer.Option(help="optimize: share of the last move that is made again.")]
+Ladder = Annotated[str | None, typer.Option(help="tempering: factors of the temperature, rising from 1: '1,2,4,8'.")]
+Exact = Annotated[
+    bool, typer.Option("--exact", help="Correct the chains of --precision, so that samples follow the FP32 energy.")
+]
+Keep = Annotated[
+    Path | None, typer.Option(help="FILE.npy of bool, [n, *S] or [1, *S]: true where a number of x stays as it is.")
+]
+Diverged = Annotated[Divergence, typer.Option(help="What happens to a chain that diverges.")]
+DeadlineMs = Annotated[
+    float | None, typer.Option("--deadline-ms", help="Write the best states that are found in this time.", min=0)
+]
+Block = Annotated[int | None, typer.Option(help="Steps for each FP32 evaluation, with --exact.", min=1)]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)]
+Cpus = Annotated[
+    str | None, typer.Option(metavar="LIST", help="Keep to these CPUs, such as 0-3,6; give --threads to match.")
+]
+MemoryLimit = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Fail rather than take more memory, such as 512M or 2G.")
+]
+Fuse = Annotated[
+    bool | None,
+    typer.Option(
+        "--fuse/--no-fuse",
+        help="Take several steps in one engine call, where the bundle was exported with --fuse. If left out, long runs time both "
+        "ways and take the faster one. The samples are the same.",
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Same seed, same samples.")]
+CondFiles = Annotated[
+    list[str] | None, typer.Option("--cond", help="NAME=FILE.npy, a conditioning input [B, ..] or [1, ..].")
+]
+
+
+def sampler_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampler settings among the options of a command, as SamplerConfig takes them; those not given are left out."""
+    given = {name: options[name] for name in SamplerConfig.field_names() if options.get(name) is not None}
+    for name in ("step_size", "noise", "temperature", "bounds", "ladder"):
+        if name in given:
+            given[name] = numbers_of(f"--{name.replace('_', '-')}", given[name])
+    return {name: value.value if isinstance(value, Enum) else value for name, value in given.items()}
+
+
+def numbers_of(option: str, text: str) -> float | tuple[float, ...] | None:
+    """Reads a number, or numbers with commas between them; None stands for the noise of the temperature."""
+    if option == "--noise" and text == "none":  # what the temperature says, in place of the bundle's own noise
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{option}: expected a number, or numbers with commas between them, got {text!r}") from error
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def array_of(path: Path) -> np.ndarray:
+    """Reads FILE.npy."""
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: expected a .npy file with numbers: {error}") from error
+
+
+def array_or_none(path: Path | None) -> np.ndarray | None:
+    """Reads FILE.npy where one was given."""
+    return None if path is None else array_of(path)
+
+
+def conditions_of(texts: list[str] | None) -> dict[str, np.ndarray]:
+    """Reads the arrays of NAME=FILE.npy, by name."""
+    found = {}
+    for text in texts or []:
+        name, equals, path = text.partition("=")
+        if not equals:
+            raise UsageError(f"--cond: expected NAME=FILE.npy, got {text!r}")
+        found[name] = array_of(Path(path))
+    return found

@@ -1,0 +1,176 @@
+"""What `ebm-run sample` and `ebm-run refine` do with their options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .acceptance import AcceptanceMeter
+from .best_of import best_of
+from .checkpoint import dropped_in
+from .divergence import Divergence
+from .ebm import Ebm
+from .errors import UsageError
+from .loading import load
+from .progress import Callback, Progress, ProgressOnly
+from .schedule import temperature_schedule
+
+__all__ = ["DrawOptions", "Drawn", "run_draw"]
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """The options of both commands; see their --help. Files that are read are read already.
+
+    Attributes:
+        n: number of chains to draw; None where `start` says where chains begin.
+        start: [n, *S], the states to refine; None draws them.
+    """
+
+    bundle: Path
+    out: Path
+    seed: int
+    settings: Mapping[str, Any]
+    cond: Mapping[str, np.ndarray]
+    n: int | None = None
+    start: np.ndarray | None = None
+    backend: str | None = None
+    precision: str | None = None
+    threads: int | None = None
+    exact: bool = False
+    fuse: bool | None = None
+    keep: np.ndarray | None = None
+    known: np.ndarray | None = None
+    candidates: int | None = None
+    diverged: Divergence = "stop"
+    energy_range: tuple[float, float] | None = None
+    deadline_ms: float | None = None
+    max_batch: int | None = None
+    checkpoint: Path | None = None
+    every: int | None = None
+    states: Path | None = None
+
+    @property
+    def special(self) -> dict[str, Any]:
+        """What was given of the arguments that `Ebm.sample` has beside seed, settings and conditions."""
+        given = {
+            "keep": self.keep,
+            "known": self.known,
+            "diverged": None if self.diverged == "stop" else self.diverged,
+            "deadline_ms": self.deadline_ms,
+            "energy_range": self.energy_range,
+            "checkpoint": self.checkpoint,
+            "every": self.every,
+            "out": self.states or (None if self.every is None else self.out.with_suffix(".states.npy")),
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a command has to say.
+
+    Attributes:
+        result: what --json prints.
+        steps: steps that were asked for.
+    """
+
+    result: dict[str, Any]
+    steps: int
+
+
+@dataclass
+class _Watch:
+    """Shows progress, and notes what is told of nowhere else."""
+
+    tell: Callable[[str, int, int], None]
+    drops: bool
+    meter: AcceptanceMeter = field(default_factory=AcceptanceMeter)
+    dropped: list[int] = field(default_factory=list)
+
+    def __call__(self, now: Progress) -> None:
+        self.meter(now)
+        self.tell("sampling", *now.part)
+        if self.drops and now.done == now.steps and now.diverged is not None:
+            self.dropped += [now.chains[index] for index in np.flatnonzero(now.diverged)]
+
+
+def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Drawn:
+    """Draws samples and writes them to `options.out`; a checkpoint is removed once they are on disk.
+
+    Args:
+        options: what to draw.
+        tell: called with (what is being done, done, in all).
+
+    Raises:
+        UsageError: an option cannot be right.
+        LoadError: a file cannot be read.
+        DivergenceError: chains diverge.
+    """
+    if options.candidates is not None and options.special:
+        raise UsageError(f"--best-of cannot be combined with {', '.join(options.special)}: leave one of them out")
+    exact = "fp32" if options.exact else None
+    with load(
+        options.bundle, options.backend, options.precision, options.threads, exact=exact, fuse=options.fuse
+    ) as ebm:
+        sampler = ebm.sampler.replace(**options.settings)
+        watch = _Watch(tell, options.diverged == "drop")
+        callback: Callback = watch
+        if sampler.sampler == "langevin" and not options.exact and not watch.drops:
+            # There is no acceptance to measure.
+            callback = ProgressOnly(lambda done, total: tell("sampling", done, total))
+        drawn = _draw(ebm, options, callback)
+        dropped = watch.dropped
+        if watch.drops and options.checkpoint is not None:  # batches that were done before a kill told nobody now
+            dropped = dropped_in(options.checkpoint)
+        if isinstance(drawn, np.ndarray):
+            states, taken = drawn, {"dropped": dropped} if watch.drops else {}
+            own = {name: rows if len(rows) == 1 else np.delete(rows, dropped, 0) for name, rows in options.cond.items()}
+            energy, _ = ebm.score(states, **own)
+        else:  # what there was at the deadline
+            states, energy = drawn.x, drawn.energy
+            taken = {"steps": drawn.steps, "complete": drawn.complete}
+        chosen = ebm.choice
+    with options.out.open("wb") as file:
+        np.save(file, states, allow_pickle=False)
+        if options.checkpoint is not None:
+            file.flush()
+            os.fsync(file.fileno())
+    if options.checkpoint is not None:
+        options.checkpoint.unlink()
+    result = {
+        "out": str(options.out),
+        "shape": list(states.shape),
+        "energy_mean": float(energy.mean()),
+        "energy_min": float(energy.min()),
+        "energy_max": float(energy.max()),
+        "engine": chosen,
+        **taken,
+    }
+    if watch.meter.acceptance is not None:
+        result["temperature"] = float(temperature_schedule(sampler)[-1])
+        result["acceptance"] = watch.meter.acceptance
+    if watch.meter.block_acceptance is not None:
+        result["block_acceptance"] = watch.meter.block_acceptance
+    return Drawn(result, sampler.steps)
+
+
+def _draw(ebm: Ebm, options: DrawOptions, callback: Callback) -> Any:
+    """Asks the Ebm: for samples, for the best of several, or for what there is at a deadline."""
+    common = {"cond": options.cond, "max_batch": options.max_batch, **options.settings}
+    if options.candidates is not None:
+        return best_of(ebm, options.n or 1, options.candidates, options.seed, callback=callback, **common)[0]
+    common |= options.special
+    if options.deadline_ms is None:
+        common["callback"] = callback
+    else:  # what is done once is not to be done in that time
+        count = options.n if options.start is None else len(options.start)
+        ebm.warm(count or 1, ebm.sampler.replace(**options.settings))
+    if options.start is not None:
+        return ebm.refine(options.start, options.seed, **common)
+    return ebm.sample(options.n or 1, options.seed, **common)
