@@ -6,47 +6,36 @@ import dataclasses
 import datetime
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..runtime.backends import open_engine
 from ..runtime.bundle import Bundle
 from ..runtime.device import describe_device, toolchain
 from ..runtime.ebm import Ebm
 from ..runtime.errors import DivergenceError, UsageError
-from ..runtime.precision_schedule import is_schedule
-from .candidate import Candidate, bundle_candidates, external_candidate, precision_at, precisions_in, reference_of
+from .candidate import Candidate, precision_at, precisions_in
 from .chain_plan import ChainPlan, fitted_plan, plan_chains
-from .compare_options import CompareOptions
+from .compare_options import CompareOptions, Tell
 from .comparison import Comparison, EngineResult, ModelSummary
 from .conditions import conditions_for
-from .draw import SampleStore
-from .energy_use import EnergyUse, idle_watts, measure_energy
-from .gate import GateResult
 from .gate_rules import GateRules
 from .histogram import histograms
-from .latency import Latency, time_steps
 from .layer_precisions import read_layers
+from .line_up import line_up
 from .metrics.auroc import ood_auroc
-from .metrics.features import OnnxFeatures, score_graph_features
 from .metrics.score_fidelity import StageFidelity
 from .mode_shares import mode_shares
 from .model_identity import holds_model
-from .pareto import pareto_front
-from .power import find_sensors
-from .rounds import Rounds
-from .sample_set import SampleSet, score_samples
+from .sample_set import SampleSet
+from .sampling import Sampling
 from .score_check import ScoreCheck
-from .temperature import final_temperature
+from .speed import measure_speed, with_front
 
 __all__ = ["compare"]
-
-Tell = Callable[[str, int, int], None]
 
 _SHOWN_IMAGES, _SHOWN_POINTS = 32, 400
 
@@ -70,13 +59,13 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
     begun = time.perf_counter()
     tell = progress or (lambda what, done, total: None)
     bundles = [Bundle(path) for path in options.bundles]
-    engines, not_run = _engines(bundles, options)
+    engines, not_run = line_up(bundles, options)
     reference = engines[0]
-    plan, rules = _plan(options), _rules(options)
+    plan, rules = _plan(options), options.rules()
     outliers = _outliers(options, bundles[0])
     with ExitStack() as stack:
         fp32 = stack.enter_context(reference.open(options.threads))
-        sampling = _Sampling(options, rules, reference, fp32, plan, tell)
+        sampling = Sampling(options, rules, reference, fp32, plan, tell)
         same = [True, *(_same_model(reference, bundle, options.threads) for bundle in bundles[1:])]
         score = _score_check(options, rules, reference, bundles[0], tell)
         base = sampling.reference()
@@ -106,7 +95,7 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
                     same_noise_distance=_apart(shown, pictures.get(candidate.name)),
                 ))  # fmt: skip
     ran = [engine for engine, result in zip(engines, results, strict=True) if not result.failure]
-    times, use, power = _speed(ran, options, tell)
+    times, use, power = measure_speed(ran, options, tell)
     results = [
         dataclasses.replace(result, latency=times.get(result.name, ()), energy=use.get(result.name))
         for result in results
@@ -120,7 +109,7 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
         seconds=time.perf_counter() - begun,
         models=tuple(_summary(bundle, alike) for bundle, alike in zip(bundles, same, strict=True)),
         reference=reference.name,
-        engines=_with_front(results, batches[-1]),
+        engines=with_front(results, batches[-1]),
         not_run=tuple(not_run),
         plan=plan,
         seeds={
@@ -139,50 +128,6 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
         pictures=pictures,
         mode_pictures=None if modes is None else modes[1],
     )
-
-
-class _Sampling:
-    """Draws and judges sample sets; FP32's own are drawn once for all candidates."""
-
-    def __init__(
-        self, options: CompareOptions, rules: GateRules, reference: Candidate, fp32: Ebm, plan: ChainPlan, tell: Tell
-    ) -> None:
-        self._options = options
-        self._reference = reference
-        self._fp32 = fp32
-        self._plan = plan
-        self._tell = tell
-        self._store = SampleStore(options.cache)
-        self._features = _features(options, reference)
-        self._rounds = Rounds(
-            _rules(options), lambda seed: self._scored(reference, fp32, seed, "samples of FP32"), tell
-        )
-
-    def reference(self) -> SampleSet:
-        """FP32's samples of the first round."""
-        return self._rounds.reference()
-
-    def judged(self, candidate: Candidate, ebm: Ebm, fidelity: Sequence[StageFidelity]) -> tuple[GateResult, SampleSet]:
-        """Judges a candidate, with more chains where that could change the verdict; FP32 can be one too."""
-        return self._rounds.judge(
-            candidate.name,
-            lambda seed: self._scored(candidate, ebm, seed, f"samples of {candidate.name}"),
-            fidelity,
-            final_temperature(self._reference.bundle.sampler),  # what the Stein discrepancy holds samples against
-        )
-
-    def same_noise(self, candidate: Candidate, ebm: Ebm, count: int) -> np.ndarray:
-        """The first samples under FP32's own seed, [count, *S]."""
-        cond = conditions_for(self._reference.bundle, count, self._options.cond)
-        told = partial(self._tell, f"samples of {candidate.name} under the same noise")
-        return self._store.draw(candidate, lambda: ebm, count, seed=self._options.seed, cond=cond, progress=told)
-
-    def _scored(self, candidate: Candidate, ebm: Ebm, seed: int, what: str) -> SampleSet:
-        count = self._plan.pool
-        cond = conditions_for(self._reference.bundle, count, self._options.cond)
-        x = self._store.draw(candidate, lambda: ebm, count, seed=seed, cond=cond, progress=partial(self._tell, what))
-        self._tell(f"scoring {what}", 0, 0)
-        return score_samples(self._fp32, x, cond=cond, features=self._features)
 
 
 def _score_check(
@@ -211,73 +156,6 @@ def _fidelity(score: ScoreCheck, candidate: Candidate, threads: int | None, tell
             lambda step: engines[precision_at(candidate.precision, step)],
             progress=partial(tell, f"gradients of {candidate.name}"),
         )
-
-
-def _features(options: CompareOptions, reference: Candidate) -> Callable[[np.ndarray], np.ndarray] | None:
-    """What samples are compared by; None for x itself. Asked once at zero, so that an error comes before the sampling."""
-    if options.features == "pixels":
-        return None
-    shape = reference.bundle.model.x.shape
-    if options.features == "model":
-        artifact = next(
-            (
-                entry
-                for entry in reference.bundle.artifacts
-                if entry.role == "score" and entry.precision == "fp32" and entry.path.endswith(".onnx")
-            ),
-            None,
-        )
-        if artifact is None:
-            raise UsageError(
-                f"--features model: {reference.bundle.path} holds no fp32 ONNX graph; export it with --target onnx too"
-            )
-        rows = conditions_for(reference.bundle, 1, options.cond)
-        if (prologue := reference.bundle.prologue_of(artifact)) is not None:
-            with open_engine("onnxruntime", reference.bundle.file_of(prologue), precision="fp32") as engine:
-                made = {name: array.copy() for name, array in engine.run(rows).items()}
-            rows = {name: array for name, array in rows.items() if name not in prologue.reads} | made
-        network = score_graph_features(reference.bundle.file_of(artifact), cond=rows, threads=options.threads)
-    else:
-        network = OnnxFeatures(options.features, threads=options.threads)
-    network(np.zeros((2, *shape), np.float32))
-    return network
-
-
-def _engines(bundles: Sequence[Bundle], options: CompareOptions) -> tuple[list[Candidate], list[Any]]:
-    """The reference first, then the candidates; and what cannot run."""
-    first = bundles[0].model
-    for bundle in bundles[1:]:
-        if (bundle.model.x.shape, bundle.model.cond) != (first.x.shape, first.cond):
-            raise UsageError(
-                f"{bundle.path} takes {_inputs(bundle)} and {bundles[0].path} takes {_inputs(bundles[0])}: only models "
-                "with the same inputs can be compared"
-            )
-    paths = [bundle.path.resolve() for bundle in bundles]
-    if len(set(paths)) < len(paths) or len({path.stem for path in paths}) < len(paths):
-        raise UsageError("the bundles need different names, since the report calls them by name")
-    reference = reference_of(bundles[0], named=len(bundles) > 1)
-    found, not_run = bundle_candidates(bundles, backends=options.backends, precisions=options.precisions)
-    engines = [reference, *(entry for entry in found if entry.name != reference.name)]
-    engines += [external_candidate(text, bundles[0]) for text in options.candidates]
-    names = [engine.name for engine in engines]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"--candidate {name}: there is an engine of this name already; give it another")
-    if len(engines) == 1:
-        raise UsageError(
-            f"there is nothing to compare with {reference.name}: give a bundle with another precision or backend, "
-            "a second bundle, or --candidate NAME=FILE.onnx"
-        )
-    return engines, not_run
-
-
-def _rules(options: CompareOptions) -> GateRules:
-    return GateRules(
-        gate=options.gate,
-        smallest_difference=options.smallest_difference,
-        extra_rounds=options.extra_rounds,
-        seed=options.seed,
-    )
 
 
 def _plan(options: CompareOptions) -> ChainPlan:
@@ -314,48 +192,6 @@ def _auroc(
     if not np.isfinite(inside).all() or not np.isfinite(outside).all():
         return None
     return ood_auroc(inside, outside)
-
-
-def _speed(
-    engines: Sequence[Candidate], options: CompareOptions, tell: Tell
-) -> tuple[dict[str, tuple[Latency, ...]], dict[str, EnergyUse], str]:
-    """Times all engines in turns, then reads the power sensors; returns both by name, and a sentence on the sensors."""
-    sensors, said = find_sensors(options.sysfs)
-    by_name = {engine.name: engine for engine in engines}
-    schedules = frozenset(name for name, engine in by_name.items() if is_schedule(engine.precision))
-
-    def cond(name: str, count: int) -> dict[str, np.ndarray]:
-        return conditions_for(by_name[name].bundle, count, options.cond)
-
-    times: dict[str, list[Latency]] = {name: [] for name in by_name}
-    use: dict[str, EnergyUse] = {}
-    with ExitStack() as stack:
-        ebms = {name: stack.enter_context(engine.open(options.threads)) for name, engine in by_name.items()}
-        batches = sorted(set(options.batches))
-        for batch in batches:
-            told = partial(tell, f"timing batches of {batch}")
-            found = time_steps(ebms, cond, batch=batch, rounds=options.rounds, whole_chains=schedules, progress=told)
-            for name, latency in found.items():
-                times[name].append(latency)
-        if sensors:
-            idle = idle_watts(sensors)
-            for index, (name, ebm) in enumerate(ebms.items()):
-                tell("reading power sensors", index, len(ebms))
-                use[name] = measure_energy(ebm, sensors, cond(name, batches[-1]), batch=batches[-1], idle=idle)
-    return {name: tuple(own) for name, own in times.items()}, use, said
-
-
-def _with_front(results: Sequence[EngineResult], batch: int) -> tuple[EngineResult, ...]:
-    """Marks the Pareto front of time and quality; the reference is the first of the results."""
-    # FP32 itself, judged with another seed, is so far off by chance: to be nearer than that is chance too.
-    chance = max(results[0].quality or 1.0, 1.0)
-    costs: list[tuple[float, ...] | None] = []
-    for result in results:
-        step, off = result.step_time(batch), result.quality
-        costs.append(None if step is None or off is None else (step.median, max(off, chance)))
-    return tuple(
-        dataclasses.replace(result, front=front) for result, front in zip(results, pareto_front(costs), strict=True)
-    )
 
 
 def _result(candidate: Candidate) -> EngineResult:
@@ -400,7 +236,3 @@ def _apart(reference: np.ndarray, own: np.ndarray | None) -> float | None:
 def _features_said(features: str) -> str:
     named = {"pixels": "x itself", "model": "the score graph's own features"}
     return named.get(features, f"the features of {Path(features).name}")
-
-
-def _inputs(bundle: Bundle) -> str:
-    return ", ".join(f"{spec.name} {list(spec.shape)}" for spec in (bundle.model.x, *bundle.model.cond))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["CompareOptions"]
+from .gate_rules import GateRules
+
+__all__ = ["CompareOptions", "Tell"]
+
+Tell = Callable[[str, int, int], None]
+"""Is called with (what is being done, done, in all)."""
 
 
 @dataclass(frozen=True)
@@ -54,3 +59,12 @@ class CompareOptions:
     rounds: int = 9
     cache: Path | None = None
     sysfs: str | Path = "/sys"
+
+    def rules(self) -> GateRules:
+        """The gate's."""
+        return GateRules(
+            gate=self.gate,
+            smallest_difference=self.smallest_difference,
+            extra_rounds=self.extra_rounds,
+            seed=self.seed,
+        )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from ..runtime.backends import available, backend_of
+from ..runtime.backends import available, backend_of, needs_scale
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import UsageError
 from ..runtime.fused_steps import BAKED, FUSABLE, Fused
@@ -71,7 +71,7 @@ class Fusion(NamedTuple):
         """
         halves = split(model) if self.splits else None
         score = model if halves is None else halves.score
-        graph = sampler_graph(score, self.config, self.steps, scaled=_needs_scale(artifact["precision"]))
+        graph = sampler_graph(score, self.config, self.steps, scaled=needs_scale(artifact["precision"]))
         made = self._written(artifact, ir.to_proto(graph), folder, batch, "sampler", tell)
         made["steps"] = self.steps
         return made
@@ -82,7 +82,7 @@ class Fusion(NamedTuple):
         """Writes a whole chain with noise of its own; None where there can be none. Arguments are those of `write`."""
         if why_not_standalone(self.config, artifact["precision"]) is not None:
             return None
-        graph = standalone_sampler(model, self.config, scaled=_needs_scale(artifact["precision"]))
+        graph = standalone_sampler(model, self.config, scaled=needs_scale(artifact["precision"]))
         made = self._written(artifact, ir.to_proto(graph), folder, batch, "standalone", tell)
         made["role"] = "sampler"
         made["note"] = "; ".join(
@@ -146,7 +146,3 @@ def _ends(
 
 def _norms(rows: np.ndarray) -> np.ndarray:
     return np.asarray(np.linalg.norm(rows.reshape(len(rows), -1), axis=1))
-
-
-def _needs_scale(precision: str) -> bool:
-    return precision not in ("fp32", "bf16")

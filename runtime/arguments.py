@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,15 @@ from .config import SamplerConfig
 from .errors import UsageError
 from .manifest import TensorSpec
 
-__all__ = ["check_choice", "check_conditions", "check_count", "check_mask", "check_states", "split_keywords"]
+__all__ = [
+    "check_choice",
+    "check_conditions",
+    "check_count",
+    "check_mask",
+    "check_range",
+    "check_states",
+    "split_keywords",
+]
 
 # Kinds of numpy dtype that become each type of a graph without a change of meaning. Rounding float64 to
 # float32 is none: everything here is float32 in the end. Cutting floats to whole numbers would be one.
@@ -38,6 +47,23 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """
     if value not in choices:
         raise UsageError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def check_range(name: str, value: Any) -> tuple[float, float] | None:
+    """Returns (lowest, highest) as floats; None where None is given.
+
+    Raises:
+        UsageError: these are not two numbers in order.
+    """
+    if value is None:
+        return None
+    try:
+        low, high = (float(end) for end in value)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not low < high:
+        raise UsageError(f"{name}: expected (lowest, highest), got {value!r}")
+    return low, high
 
 
 def check_states(name: str, states: Any, shape: tuple[int, ...], count: int | None = None) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, get_args, overload
 
 import numpy as np
 
-from .arguments import check_choice, check_conditions, check_count, check_states, split_keywords
+from .arguments import check_choice, check_conditions, check_count, check_range, check_states, split_keywords
 from .best_on_device import until_on_device
 from .best_so_far import BestSoFar, Steps, improvements, until
 from .chain import chain_steps
@@ -287,7 +287,7 @@ class Ebm:
                 callback,
                 diverged,
                 redraw=x0 is None,
-                energy_range=_checked_range(energy_range),
+                energy_range=check_range("energy_range", energy_range),
                 checkpoint=kept,
                 samples=samples,
             )
@@ -594,15 +594,3 @@ class Ebm:
 def _digest(array: np.ndarray) -> str:
     """The beginning of an array's sha256."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
-
-
-def _checked_range(energy_range: Any) -> tuple[float, float] | None:
-    if energy_range is None:
-        return None
-    try:
-        low, high = (float(end) for end in energy_range)
-    except (TypeError, ValueError):
-        low, high = math.nan, math.nan
-    if not low < high:
-        raise UsageError(f"energy_range: expected (lowest, highest) energy, got {energy_range!r}")
-    return low, high

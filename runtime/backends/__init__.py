@@ -11,16 +11,13 @@ from ..arguments import check_choice
 from ..engine import Engine
 from ..errors import UsageError
 
-__all__ = ["BACKENDS", "LOADABLE", "available", "backend_of", "open_engine"]
+__all__ = ["BACKENDS", "LOADABLE", "available", "backend_of", "needs_scale", "open_engine"]
 
 BACKENDS = ("tensorrt", "openvino", "onnxruntime")
 """Every backend that reads files, fastest first where several can run here (DESIGN, section 8)."""
 
 LOADABLE = {"tensorrt": ("tensorrt",), "openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx")}
 """The targets whose files each backend can load, the one written for it first."""
-
-_FLOAT32_RANGE = ("fp32", "bf16")
-"""Precisions whose numbers are as small as float32's at need, so that no gradient has to be scaled into their range."""
 
 
 def backend_of(target: str) -> str:
@@ -33,6 +30,14 @@ def backend_of(target: str) -> str:
         if target in targets:
             return backend
     raise UsageError(f"no backend runs files of the target {target!r}; the targets are onnx and {', '.join(BACKENDS)}")
+
+
+def needs_scale(precision: str) -> bool:
+    """Whether gradients need the running scale in a precision; see `Engine.needs_scale`.
+
+    Numbers of FP32 and BF16 are as small as float32's at need, so that no gradient has to be scaled into their range.
+    """
+    return precision not in ("fp32", "bf16")
 
 
 def available(backend: str) -> str | None:
@@ -75,7 +80,7 @@ def open_engine(
     else:
         engine = module.TensorRtEngine
     opened: Engine = engine(Path(path), precision=precision, threads=threads, options=options or {})
-    opened.needs_scale = precision not in _FLOAT32_RANGE
+    opened.needs_scale = needs_scale(precision)
     return opened
 
 

@@ -221,7 +221,7 @@ def test_more_chains_are_drawn_where_the_gate_is_undecided(tmp_path: Path, monke
 
 
 def test_energy_is_measured_where_there_are_sensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ebm_export.calibration import compare as module
+    from ebm_export.calibration import speed as module
 
     zone = tmp_path / "class/powercap/intel-rapl:0"
     zone.mkdir(parents=True)

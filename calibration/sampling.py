@@ -1,0 +1,107 @@
+"""Draws and judges the sample sets of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from ..runtime.backends import open_engine
+from ..runtime.ebm import Ebm
+from ..runtime.errors import UsageError
+from .candidate import Candidate
+from .chain_plan import ChainPlan
+from .compare_options import CompareOptions, Tell
+from .conditions import conditions_for
+from .draw import SampleStore
+from .gate import GateResult
+from .gate_rules import GateRules
+from .metrics.features import OnnxFeatures, score_graph_features
+from .metrics.score_fidelity import StageFidelity
+from .rounds import Rounds
+from .sample_set import SampleSet, score_samples
+from .temperature import final_temperature
+
+__all__ = ["Sampling"]
+
+
+class Sampling:
+    """Draws and judges sample sets; FP32's own are drawn once for all candidates.
+
+    Args:
+        options: of the comparison.
+        rules: of the gate.
+        reference: FP32.
+        fp32: its model, loaded; it scores all samples.
+        plan: how many chains.
+        tell: progress.
+    """
+
+    def __init__(
+        self, options: CompareOptions, rules: GateRules, reference: Candidate, fp32: Ebm, plan: ChainPlan, tell: Tell
+    ) -> None:
+        self._options = options
+        self._reference = reference
+        self._fp32 = fp32
+        self._plan = plan
+        self._tell = tell
+        self._store = SampleStore(options.cache)
+        self._features = _features(options, reference)
+        self._rounds = Rounds(rules, lambda seed: self._scored(reference, fp32, seed, "samples of FP32"), tell)
+
+    def reference(self) -> SampleSet:
+        """FP32's samples of the first round."""
+        return self._rounds.reference()
+
+    def judged(self, candidate: Candidate, ebm: Ebm, fidelity: Sequence[StageFidelity]) -> tuple[GateResult, SampleSet]:
+        """Judges a candidate, with more chains where that could change the verdict; FP32 can be one too."""
+        return self._rounds.judge(
+            candidate.name,
+            lambda seed: self._scored(candidate, ebm, seed, f"samples of {candidate.name}"),
+            fidelity,
+            final_temperature(self._reference.bundle.sampler),  # what the Stein discrepancy holds samples against
+        )
+
+    def same_noise(self, candidate: Candidate, ebm: Ebm, count: int) -> np.ndarray:
+        """The first samples under FP32's own seed, [count, *S]."""
+        cond = conditions_for(self._reference.bundle, count, self._options.cond)
+        told = partial(self._tell, f"samples of {candidate.name} under the same noise")
+        return self._store.draw(candidate, lambda: ebm, count, seed=self._options.seed, cond=cond, progress=told)
+
+    def _scored(self, candidate: Candidate, ebm: Ebm, seed: int, what: str) -> SampleSet:
+        count = self._plan.pool
+        cond = conditions_for(self._reference.bundle, count, self._options.cond)
+        x = self._store.draw(candidate, lambda: ebm, count, seed=seed, cond=cond, progress=partial(self._tell, what))
+        self._tell(f"scoring {what}", 0, 0)
+        return score_samples(self._fp32, x, cond=cond, features=self._features)
+
+
+def _features(options: CompareOptions, reference: Candidate) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What samples are compared by; None for x itself. Asked once at zero, so that an error comes before the sampling."""
+    if options.features == "pixels":
+        return None
+    shape = reference.bundle.model.x.shape
+    if options.features == "model":
+        artifact = next(
+            (
+                entry
+                for entry in reference.bundle.artifacts
+                if entry.role == "score" and entry.precision == "fp32" and entry.path.endswith(".onnx")
+            ),
+            None,
+        )
+        if artifact is None:
+            raise UsageError(
+                f"--features model: {reference.bundle.path} holds no fp32 ONNX graph; export it with --target onnx too"
+            )
+        rows = conditions_for(reference.bundle, 1, options.cond)
+        if (prologue := reference.bundle.prologue_of(artifact)) is not None:
+            with open_engine("onnxruntime", reference.bundle.file_of(prologue), precision="fp32") as engine:
+                made = {name: array.copy() for name, array in engine.run(rows).items()}
+            rows = {name: array for name, array in rows.items() if name not in prologue.reads} | made
+        network = score_graph_features(reference.bundle.file_of(artifact), cond=rows, threads=options.threads)
+    else:
+        network = OnnxFeatures(options.features, threads=options.threads)
+    network(np.zeros((2, *shape), np.float32))
+    return network

@@ -1,0 +1,64 @@
+"""Times the engines of a comparison, and marks those that no other beats in both time and quality."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+
+import numpy as np
+
+from ..runtime.precision_schedule import is_schedule
+from .candidate import Candidate
+from .compare_options import CompareOptions, Tell
+from .comparison import EngineResult
+from .conditions import conditions_for
+from .energy_use import EnergyUse, idle_watts, measure_energy
+from .latency import Latency, time_steps
+from .pareto import pareto_front
+from .power import find_sensors
+
+__all__ = ["measure_speed", "with_front"]
+
+
+def measure_speed(
+    engines: Sequence[Candidate], options: CompareOptions, tell: Tell
+) -> tuple[dict[str, tuple[Latency, ...]], dict[str, EnergyUse], str]:
+    """Times all engines in turns, then reads the power sensors; returns both by name, and a sentence on the sensors."""
+    sensors, said = find_sensors(options.sysfs)
+    by_name = {engine.name: engine for engine in engines}
+    schedules = frozenset(name for name, engine in by_name.items() if is_schedule(engine.precision))
+
+    def cond(name: str, count: int) -> dict[str, np.ndarray]:
+        return conditions_for(by_name[name].bundle, count, options.cond)
+
+    times: dict[str, list[Latency]] = {name: [] for name in by_name}
+    use: dict[str, EnergyUse] = {}
+    with ExitStack() as stack:
+        ebms = {name: stack.enter_context(engine.open(options.threads)) for name, engine in by_name.items()}
+        batches = sorted(set(options.batches))
+        for batch in batches:
+            told = partial(tell, f"timing batches of {batch}")
+            found = time_steps(ebms, cond, batch=batch, rounds=options.rounds, whole_chains=schedules, progress=told)
+            for name, latency in found.items():
+                times[name].append(latency)
+        if sensors:
+            idle = idle_watts(sensors)
+            for index, (name, ebm) in enumerate(ebms.items()):
+                tell("reading power sensors", index, len(ebms))
+                use[name] = measure_energy(ebm, sensors, cond(name, batches[-1]), batch=batches[-1], idle=idle)
+    return {name: tuple(own) for name, own in times.items()}, use, said
+
+
+def with_front(results: Sequence[EngineResult], batch: int) -> tuple[EngineResult, ...]:
+    """Marks the Pareto front of time and quality; the reference is the first of the results."""
+    # FP32 itself, judged with another seed, is so far off by chance: to be nearer than that is chance too.
+    chance = max(results[0].quality or 1.0, 1.0)
+    costs: list[tuple[float, ...] | None] = []
+    for result in results:
+        step, off = result.step_time(batch), result.quality
+        costs.append(None if step is None or off is None else (step.median, max(off, chance)))
+    return tuple(
+        dataclasses.replace(result, front=front) for result, front in zip(results, pareto_front(costs), strict=True)
+    )
