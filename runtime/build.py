@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,21 +58,17 @@ def build_plans(
     rows = []
     toolchain = {key: value for key, value in made_by.to_dict().items() if value is not None}
     for precision in wanted:
-        prologue = bundle.prologue_of(sources[precision])
-        for source in filter(
-            None, (prologue, sources[precision])
-        ):  # a score graph is entered when its prologue is there
+        score = sources[precision]
+        # A score graph is entered when what belongs to it is there.
+        for source in filter(None, (bundle.prologue_of(score), bundle.sampler_of(score), score)):
             # A condition that all chains share is one row.
-            sizes = batch if source.role == "score" else (1, *batch[1:])
+            sizes = (1, *batch[1:]) if source.role == "prologue" else batch
             plan = build_plan(bundle.file_of(source), batch=sizes, timing_cache=cache, progress=progress)
             name = _plan_of(source)
             partial = bundle.path / f"{name}.partial"
             partial.write_bytes(plan)
             partial.replace(bundle.path / name)
-            entry = _entry(bundle.path, name, source, toolchain, sizes)
-            if prologue is not None and source.role == "score":
-                entry["prologue"] = _plan_of(prologue)
-            enter_artifact(bundle.path, entry)
+            enter_artifact(bundle.path, _entry(bundle, name, source, toolchain, sizes))
             rows.append({"file": name, "precision": precision, **toolchain})
     return rows
 
@@ -81,15 +78,17 @@ def _plan_of(source: Artifact) -> str:
 
 
 def _entry(
-    folder: Path, name: str, source: Artifact, toolchain: dict[str, Any], batch: tuple[int, int, int]
+    bundle: Bundle, name: str, source: Artifact, toolchain: dict[str, Any], batch: tuple[int, int, int]
 ) -> dict[str, Any]:
+    """The plan's entry: what the graph is for is what the plan is for."""
+    prologue, sampler = bundle.prologue_of(source), bundle.sampler_of(source)
     return {
+        **dataclasses.asdict(source),
         "path": name,
         "target": "tensorrt",
-        "precision": source.precision,
-        "role": source.role,
-        "reads": list(source.reads),
-        "sha256": sha256_of(folder / name),
+        "prologue": "" if prologue is None else _plan_of(prologue),
+        "sampler": "" if sampler is None else _plan_of(sampler),
+        "sha256": sha256_of(bundle.path / name),
         "files": {},
         "toolchain": toolchain,
         "options": {"batch": list(batch)},

@@ -195,17 +195,24 @@ def _network_flags(library: ModuleType) -> int:
 
 
 def _profile(builder: Any, network: Any, batch: tuple[int, int, int]) -> Any:
-    """One optimization profile: every input's first dimension is the batch."""
+    """One optimization profile: the dimension that is symbolic in an input is the batch.
+
+    It is the first in all but the noise of several steps, [K, B, *S], and the numbers of each step, [K], have none.
+    """
     profile = builder.create_optimization_profile()
+    shapes = {}
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        first, *rest = tuple(tensor.shape)
-        if first != -1 or -1 in rest:
+        shapes[tensor.name] = tuple(tensor.shape)
+        if shapes[tensor.name].count(-1) > 1:
             raise UsageError(
-                f"a plan needs inputs whose first dimension alone is symbolic; {tensor.name!r} has the shape "
-                f"{tuple(tensor.shape)} (-1 is symbolic)"
+                f"a plan needs inputs in which the batch alone is symbolic; {tensor.name!r} has the shape "
+                f"{shapes[tensor.name]} (-1 is symbolic)"
             )
-        profile.set_shape(tensor.name, *((size, *rest) for size in batch))
+    if all(-1 not in shape for shape in shapes.values()):
+        raise UsageError(f"a plan needs inputs with a symbolic batch; these have the shapes {shapes}")
+    for name, shape in shapes.items():
+        profile.set_shape(name, *(tuple(size if number == -1 else number for number in shape) for size in batch))
     return profile
 
 

@@ -59,10 +59,12 @@ def write_plan(
     def built(part: Artifact) -> Artifact:
         graph = onnx.load(folder / part["path"])
         plan = _write("tensorrt", graph, folder, part["precision"], batch, part["role"], progress)
-        if "reads" in part:
-            plan["reads"] = part["reads"]
-        if "prologue" in part:
-            plan["prologue"] = built(part["prologue"])
+        for name in ("reads", "schedule", "steps", "settings"):  # what the graph is for is the plan's too
+            if name in part:
+                plan[name] = part[name]  # type: ignore[literal-required]
+        for name in ("prologue", "sampler"):
+            if name in part:
+                plan[name] = built(part[name])  # type: ignore[literal-required]
         return plan
 
     return built(source)
@@ -89,7 +91,7 @@ def _write(
     progress: Progress | None,
 ) -> Artifact:
     # A condition that all samples share is one row of a prologue, whatever the batch.
-    sizes = batch if role == "score" else (1, *batch[1:])
+    sizes = (1, *batch[1:]) if role == "prologue" else batch
     written: Artifact = target(name).write(
         graph, folder, precision=precision, batch=sizes, role=role, progress=progress
     )

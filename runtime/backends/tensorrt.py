@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import importlib.util
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ class TensorRtEngine(Engine):
         self._stream: Any = None
         self._device: dict[str, int] = {}  # address of each input and output on the GPU
         self._pinned: list[int] = []  # addresses of page-locked host memory
-        self._host: dict[str, np.ndarray] = {}  # the outputs' host memory, [largest batch, ...]
+        self._host: dict[str, np.ndarray] = {}  # the outputs' host memory, flat, for the largest batch
+        self._sizes: dict[str, tuple[int, ...]] = {}  # shapes of inputs and outputs; -1 is the batch
         self._shapes: dict[str, tuple[int, ...]] = {}  # input shapes that the context is set to
         self._sent: dict[str, np.ndarray] = {}  # inputs on the GPU that cannot have changed since
         self._loop: CudaLoop | None = None
@@ -126,16 +128,18 @@ class TensorRtEngine(Engine):
             mode = library.TensorIOMode
             self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == mode.INPUT]
             self._outputs = [name for name in names if self._engine.get_tensor_mode(name) == mode.OUTPUT]
-            smallest, _, largest = self._engine.get_tensor_profile_shape(self._inputs[0], 0)
+            self._sizes = {name: tuple(map(int, tuple(self._engine.get_tensor_shape(name)))) for name in names}
+            # Of the inputs of several steps only some have the batch in front.
+            self._led = next(name for name in self._inputs if self._sizes[name][:1] == (-1,))
+            smallest, _, largest = self._engine.get_tensor_profile_shape(self._led, 0)
             self.batch = (int(smallest[0]), int(largest[0]))
             for name in names:
-                shape = (self.batch[1], *(int(size) for size in tuple(self._engine.get_tensor_shape(name))[1:]))
                 dtype = np.dtype(library.nptype(self._engine.get_tensor_dtype(name)))
-                size = int(np.prod(shape)) * dtype.itemsize
+                size = math.prod(self._shape(name, self.batch[1])) * dtype.itemsize
                 self._device[name] = int(self._call("cudaMalloc", size))
                 self._context.set_tensor_address(name, self._device[name])
                 if name in self._outputs:
-                    self._host[name] = self._page_locked(shape, dtype, size)
+                    self._host[name] = self._page_locked(dtype, size)
         except BaseException:
             self.close()
             raise
@@ -165,7 +169,7 @@ class TensorRtEngine(Engine):
         Raises:
             UsageError: the batch is outside what the plan was built for.
         """
-        size = inputs[self._inputs[0]].shape[0]
+        size = inputs[self._led].shape[0]
         if not self.batch[0] <= size <= self.batch[1]:
             raise UsageError(
                 f"{self.path.name} takes batches of {self.batch[0]} to {self.batch[1]}, not {size}: split the batch, "
@@ -189,7 +193,10 @@ class TensorRtEngine(Engine):
                 self._sent[name] = array
             self._call("cudaMemcpyAsync", self._device[name], array.ctypes.data, array.nbytes, to_device, self._stream)
         self._execute()
-        results = {name: self._host[name][:size] for name in self._outputs}
+        results = {}
+        for name in self._outputs:
+            shape = self._shape(name, size)
+            results[name] = self._host[name][: math.prod(shape)].reshape(shape)
         for name, array in results.items():
             self._call("cudaMemcpyAsync", array.ctypes.data, self._device[name], array.nbytes, to_host, self._stream)
         self._call("cudaStreamSynchronize", self._stream)
@@ -227,12 +234,16 @@ class TensorRtEngine(Engine):
         if not self._context.execute_async_v3(int(self._stream)):
             raise EbmExportError(f"TensorRT could not run {self.path.name}")
 
-    def _page_locked(self, shape: tuple[int, ...], dtype: np.dtype[Any], size: int) -> np.ndarray:
+    def _shape(self, name: str, batch: int) -> tuple[int, ...]:
+        """The shape of an input or output for a batch."""
+        return tuple(batch if size == -1 else size for size in self._sizes[name])
+
+    def _page_locked(self, dtype: np.dtype[Any], size: int) -> np.ndarray:
         """An array in host memory that the GPU copies into directly."""
         address = int(self._call("cudaHostAlloc", size, self._cuda.cudaHostAllocDefault))
         self._pinned.append(address)
         memory = (ctypes.c_byte * size).from_address(address)
-        return np.frombuffer(memoryview(memory), dtype=dtype).reshape(shape)
+        return np.frombuffer(memoryview(memory), dtype=dtype)
 
     def _call(self, function: str, *arguments: Any) -> Any:
         """Calls the CUDA runtime, which returns (error, result) or (error,)."""

@@ -119,3 +119,15 @@ def test_the_loop_up_to_rounding(tmp_path: Path, name: str, backend: str) -> Non
     engine, fused = engines(tmp_path, config, backend)
     one, many = both(engine, fused, config)
     np.testing.assert_allclose(one, many, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_tensorrt_builds_it(name: str, precision: str) -> None:
+    from ebm_export.runtime.tensorrt_library import build_plan
+
+    model = score_graph(make_energy(Net().eval(), torch.randn(4, 3), cond={"goal": torch.randn(4, 3)}))
+    model = model if precision == "fp32" else typed(model, precision)
+    graph = sampler_graph(model, config_of(name), COUNT, scaled=precision == "fp16")
+    assert len(build_plan(ir.to_proto(graph).SerializeToString(), batch=(1, 2, 4))) > 1000

@@ -18,6 +18,8 @@ from ebm_export.exporter.emulate import emulate
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.precision import typed
 from ebm_export.exporter.split import Split, split
+from ebm_export.exporter.targets import target
+from ebm_export.exporter.targets.score import write_plan
 from ebm_export.exporter.trace import input_names
 from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.build import build_plans
@@ -237,7 +239,7 @@ def test_a_graph_made_elsewhere_from_the_second_half(tmp_path: Path) -> None:
 
 
 @pytest.mark.tensorrt
-def test_plans_of_two_halves(tmp_path: Path) -> None:
+def test_plans_of_what_belongs_together(tmp_path: Path) -> None:
     path = export(
         Policy().eval(),
         POLICY["x"],
@@ -246,6 +248,7 @@ def test_plans_of_two_halves(tmp_path: Path) -> None:
         targets=["tensorrt"],
         sampler=SamplerConfig(steps=5, step_size=0.1),
         batch=(4, 8, 16),
+        fuse=2,
     )
 
     def plans() -> dict[str, dict[str, object]]:
@@ -253,12 +256,24 @@ def test_plans_of_two_halves(tmp_path: Path) -> None:
         return {entry["path"]: entry for entry in entries if entry["target"] == "tensorrt"}
 
     written = plans()
-    assert set(written) == {"prologue.fp32.tensorrt.plan", "score.fp32.tensorrt.plan"}
-    assert written["score.fp32.tensorrt.plan"]["prologue"] == "prologue.fp32.tensorrt.plan"
+    names = [f"{role}.fp32.tensorrt.plan" for role in ("prologue", "sampler", "score")]
+    assert list(written) == names
     # A condition that all chains share is one row, whatever the batch.
-    assert [entry["options"] for entry in written.values()] == [{"batch": [1, 8, 16]}, {"batch": [4, 8, 16]}]
+    assert [entry["options"] for entry in written.values()] == [{"batch": [smallest, 8, 16]} for smallest in (1, 4, 4)]
     rows = build_plans(path, batch=(2, 4, 8))
-    assert [row["file"] for row in rows] == ["prologue.fp32.tensorrt.plan", "score.fp32.tensorrt.plan"]
+    assert [row["file"] for row in rows] == names
     built = plans()
-    assert built["score.fp32.tensorrt.plan"]["prologue"] == "prologue.fp32.tensorrt.plan"
-    assert [entry["reads"] for entry in built.values()] == [["image"], []]
+    assert [entry["options"] for entry in built.values()] == [{"batch": [smallest, 4, 8]} for smallest in (1, 2, 2)]
+    for name in names:
+        for key in ("prologue", "sampler", "reads", "steps", "settings"):
+            assert (built[name].get(key) or None) == (written[name].get(key) or None), (name, key)
+    assert built["score.fp32.tensorrt.plan"]["prologue"] == names[0]
+    assert built["score.fp32.tensorrt.plan"]["sampler"] == names[1]
+    assert built["sampler.fp32.tensorrt.plan"]["steps"] == 2
+
+
+@pytest.mark.tensorrt
+def test_a_plan_is_run_as_its_graph_was_judged(tmp_path: Path) -> None:
+    graph = target("onnx").write(ir.to_proto(graph_of(Policy(), POLICY)), tmp_path, precision="fp32", batch=(1, 2, 4))
+    graph["schedule"] = "mixed:0-3,fp32:3-"
+    assert write_plan(graph, tmp_path, batch=(1, 2, 4))["schedule"] == "mixed:0-3,fp32:3-"

@@ -84,7 +84,8 @@ class Cuda:
 class Context:
     """Runs E = |x|^2 / 2 on the memory behind the addresses."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: dict[str, tuple[int, ...]]) -> None:
+        self.sizes = sizes
         self.addresses: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.shape_calls = 0
@@ -96,7 +97,7 @@ class Context:
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shape_calls += 1
         self.shapes[name] = shape
-        return shape[1:] == SHAPES[name][1:]
+        return all(own in (-1, size) for own, size in zip(self.sizes[name], shape, strict=True))
 
     def _view(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         size = int(np.prod(shape))
@@ -113,29 +114,29 @@ class Context:
 class Plan:
     """The part of ICudaEngine that the engine asks."""
 
-    num_io_tensors = 4
-
-    def __init__(self) -> None:
-        self.context = Context()
+    def __init__(self, sizes: dict[str, tuple[int, ...]] = SHAPES) -> None:
+        self.sizes = sizes
+        self.num_io_tensors = len(sizes)
+        self.context = Context(sizes)
 
     def create_execution_context(self) -> Context:
         return self.context
 
     def get_tensor_name(self, index: int) -> str:
-        return list(SHAPES)[index]
+        return list(self.sizes)[index]
 
     def get_tensor_mode(self, name: str) -> str:
-        return "in" if name in ("x", "grad_scale") else "out"
+        return "in" if name in ("noise", "step", "x", "grad_scale") else "out"
 
     def get_tensor_dtype(self, name: str) -> str:
         return "float"
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return SHAPES[name]
+        return self.sizes[name]
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         assert profile == 0
-        return [(size, *SHAPES[name][1:]) for size in (SMALLEST, 3, LARGEST)]
+        return [tuple(size if own == -1 else own for own in self.sizes[name]) for size in (SMALLEST, 3, LARGEST)]
 
 
 @pytest.fixture
@@ -164,6 +165,41 @@ def batch_of(size: int) -> dict[str, np.ndarray]:
         "x": rng.standard_normal((size, 3)).astype(np.float32),
         "grad_scale": rng.uniform(1, 2, size).astype(np.float32),
     }
+
+
+class TwoSteps(Context):
+    """Adds noise twice, and gives the energies of both steps."""
+
+    def execute_async_v3(self, stream: int) -> bool:
+        x, noise = self._view("x", self.shapes["x"]).copy(), self._view("noise", self.shapes["noise"])
+        steps = self._view("step", (2,))
+        energies = self._view("energies", (2, len(x)))
+        for index in range(2):
+            x += steps[index] * noise[index]
+            energies[index] = (x**2).sum(1) / 2
+        self._view("next", x.shape)[:] = x
+        return True
+
+
+class TestSeveralSteps:
+    def test_batch_is_not_always_in_front(self, plan: Plan, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        sizes = {"noise": (2, -1, 3), "step": (2,), "x": (-1, 3), "energies": (2, -1), "next": (-1, 3)}
+        made = Plan(sizes)
+        made.context = TwoSteps(sizes)
+        monkeypatch.setattr(tensorrt_library, "load_plan", lambda data: made)
+        cuda = use(monkeypatch, Cuda())
+        random = np.random.default_rng(0)
+        with TensorRtEngine(path, precision="fp16") as engine:
+            assert engine.batch == (SMALLEST, LARGEST)
+            for size in (3, 4, 2):
+                x, noise = (random.standard_normal(shape, dtype=np.float32) for shape in ((size, 3), (2, size, 3)))
+                answer = engine.run({"x": x, "noise": noise, "step": np.array([1, 2], np.float32)})
+                first = x + noise[0]
+                last = first + 2 * noise[1]
+                expected = np.stack([(first**2).sum(1), (last**2).sum(1)]) / 2
+                np.testing.assert_allclose(answer["energies"], expected, rtol=1e-5)
+                np.testing.assert_allclose(answer["next"], last, rtol=1e-6)
+        assert not cuda.blocks
 
 
 class TestRun:
