@@ -7,6 +7,7 @@ Inputs and outputs have the names of `runtime/fused_steps.py`.
 from __future__ import annotations
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ..runtime.config import SamplerConfig
 from ..runtime.fused_steps import ports
@@ -56,11 +57,12 @@ def sampler_graph(score: ir.Model, config: SamplerConfig, steps: int, *, scaled:
             made.output(f"sampler.next.{name}", state[name], sizes)
     made.output("sampler.grad_scale", writer.last_scale, [batch])
     made.output("sampler.next.grad_scale", writer.scale, [batch])
-    told = {"energies": writer.energies}
+    assert writer.energy is not None
+    made.output("sampler.energy", writer.energy, [batch])
     if scaled or config.grad_clip is not None or config.bounds is not None:
-        # Elsewhere a gradient that is not finite shows in the next energy.
-        told["squares"] = [writer.square_sum(grad) for grad in writer.grads]
-    for name, values in told.items():
-        rows = [made.op("Unsqueeze", [value, made.constant([0])]) for value in values]
-        made.output(f"sampler.{name}", made.op("Concat", rows, axis=0), [steps, batch])
-    return made.model()
+        # Elsewhere a gradient that is not finite leads to a position that is not.
+        rows = [made.op("Unsqueeze", [writer.square_sum(grad), made.constant([0])]) for grad in writer.grads]
+        made.output("sampler.squares", made.op("Concat", rows, axis=0), [steps, batch])
+    model = made.model()
+    RemoveUnusedNodesPass()(model)  # nobody reads the energies on the way
+    return model

@@ -33,7 +33,7 @@ class StepWriter:
     Attributes:
         scale: [B], the scale of the next evaluation.
         last_scale: [B], that of the last one.
-        energies: [B] of each evaluation.
+        energy: [B] of the last evaluation.
         grads: [B, *S] of each, the gradient as the score graph gives it.
     """
 
@@ -53,7 +53,7 @@ class StepWriter:
         self._axes = list(range(1, len(sizes)))
         self._numbers = math.prod(int(size) for size in sizes[1:])
         self.scale = self.last_scale = scale
-        self.energies: list[ir.Value] = []
+        self.energy: ir.Value | None = None
         self.grads: list[ir.Value] = []
 
     def take(self, position: ir.Value, state: dict[str, ir.Value], given: Mapping[str, ir.Value]) -> ir.Value:
@@ -88,7 +88,7 @@ class StepWriter:
             self.scale = self._next_scale(self.scale, squares)
             grad = made.op("Div", [grad, each])
         state["grad"] = grad
-        self.energies.append(answer["energy"])
+        self.energy = answer["energy"]
 
     def square_sum(self, grad: ir.Value) -> ir.Value:
         """[B]: the sum of squares of each sample."""

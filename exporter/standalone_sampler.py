@@ -108,5 +108,6 @@ def standalone_sampler(model: ir.Model, config: SamplerConfig, *, scaled: bool) 
     last = StepWriter(made, score, config, sizes, first, scaled=False, scale=ones)
     last.evaluate(sample, {})
     made.output("sample", sample, sizes)
-    made.output("energy", last.energies[0], sizes[:1])
+    assert last.energy is not None
+    made.output("energy", last.energy, sizes[:1])
     return made.model()

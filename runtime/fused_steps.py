@@ -33,9 +33,9 @@ class Ports(NamedTuple):
     """What a graph of fused steps takes beside `x`, `grad_scale` and what the score graph takes.
 
     Inputs are called "sampler.NAME"; `sampler.noise` is [K, B, *S]. Outputs are `sampler.next.x`, `sampler.next.grad`,
-    `sampler.next.velocity` where there is one, `sampler.grad_scale` (of the last evaluation) and `sampler.next.grad_scale` [B],
-    and of each step `sampler.energies` [K, B]. Where clipping, bounds or a scale could hide a gradient that is not finite there is
-    `sampler.squares` [K, B] too, the sums of squares of the gradients as the score graph gives them.
+    `sampler.next.velocity` where there is one, and of the last evaluation `sampler.energy` and `sampler.grad_scale`, with
+    `sampler.next.grad_scale` of the next one, all [B]. Where clipping, bounds or a scale could hide a gradient that is not finite
+    there is `sampler.squares` [K, B] too, the sums of squares of the gradients as the score graph gives them.
 
     Attributes:
         state: arrays [B, *S] of the sampler's `State`.
@@ -119,9 +119,11 @@ def fuse(method: Method, fused: Fused, config: SamplerConfig, position: np.ndarr
     """
     count = fused.count
     wanted = ports(config.sampler, config.order)
-    series = series_of(config, wanted.series)
+    given = [(f"sampler.{name}", name) for name in wanted.state]
+    series = [(f"sampler.{name}", numbers) for name, numbers in series_of(config, wanted.series).items()]
     noise = np.zeros((count, *position.shape), np.float32)
     changing = ("position", "grad", "velocity") if "velocity" in wanted.state else ("position", "grad")
+    taken = [("sampler.next.x" if name == "position" else f"sampler.next.{name}", name) for name in changing]
     # A block reads the state of the one before, and engines write into the same memory at every call.
     sets = [{name: np.empty_like(position) for name in changing} for _ in range(2)]
 
@@ -132,20 +134,24 @@ def fuse(method: Method, fused: Fused, config: SamplerConfig, position: np.ndarr
         if number < count or not score.ready or 0 < method.warm_up == step:
             return singly(random, state, score, step, number)
         before = score.state
-        inputs = {f"sampler.{name}": getattr(state, name) for name in wanted.state}
-        inputs |= {f"sampler.{name}": numbers[step : step + count] for name, numbers in series.items()}
+        inputs = {"x": state.position}
+        for port, name in given:
+            inputs[port] = getattr(state, name)
+        for port, numbers in series:
+            inputs[port] = numbers[step : step + count]
         if wanted.noise:
-            inputs["sampler.noise"] = random.at(step).normals(noise)
-        answer = score.take_steps(fused.engine, {"x": state.position, **inputs}, count)
-        energies = answer["sampler.energies"]
-        told = (energies, answer.get("sampler.squares", answer["sampler.next.grad"]))
-        if not all(math.isfinite(np.add.reduce(numbers, axis=None)) for numbers in told):
+            inputs["sampler.noise"] = random.normals(noise)
+        answer = score.take_steps(fused.engine, inputs, count)
+        energy = answer["sampler.energy"]
+        # A gradient that is not finite shows in the sum of its squares, and where these are not told in the position.
+        told = (energy, answer["sampler.next.x"], answer.get("sampler.squares", answer["sampler.next.grad"]))
+        if not all([math.isfinite(np.add.reduce(numbers, axis=None)) for numbers in told]):
             score.state = before
             return singly(random, state, score, step, number)
         sets.reverse()
-        for name, array in sets[0].items():
-            np.copyto(array, answer[f"sampler.next.{'x' if name == 'position' else name}"])
-        return state._replace(energy=energies[-1].copy(), **sets[0]), FusedInfo(0)
+        for port, name in taken:
+            np.copyto(sets[0][name], answer[port])
+        return state._replace(energy=energy.copy(), **sets[0]), FusedInfo(0)
 
     def singly(random: ChainRandom, state: Any, score: Evaluate, step: int, number: int) -> tuple[Any, FusedInfo]:
         finite: np.ndarray = np.ones(len(position), dtype=bool)
