@@ -299,5 +299,6 @@ class CalibratedArtifacts:
 
 
 def scheme_of(name: str) -> Scheme:
-    """How a target wants its grids: TensorRT, which builds from the ONNX file, takes symmetric ones only."""
-    return Scheme(asymmetric=name not in ("onnx", "tensorrt"))
+    """How a target wants its grids: TensorRT, which builds from the ONNX file, takes symmetric ones only, and fuses sums."""
+    for_tensorrt = name in ("onnx", "tensorrt")
+    return Scheme(asymmetric=not for_tensorrt, fuses_sums=for_tensorrt)

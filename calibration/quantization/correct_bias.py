@@ -28,6 +28,7 @@ def correct_bias(
     weights: Mapping[str, IntWeights],
     states: States,
     *,
+    fuses_sums: bool = True,
     batch: int = 8,
     threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -49,6 +50,7 @@ def correct_bias(
         grids: by name of the value that a layer reads.
         weights: by name of the layer; corrections that they have already are kept and added to.
         states: where the graph is asked along trajectories.
+        fuses_sums: as for `insert_int8`.
         batch: states in one call.
         threads: threads of one call.
         progress: called with (what is being done, done, in all).
@@ -59,7 +61,7 @@ def correct_bias(
     exact = Taps(ir.to_proto(model), [layer.output for layer in layers], threads)
     for turn in range(_ROUNDS):
         rough = Taps(
-            ir.to_proto(insert_int8(model, layers, grids, corrected)),
+            ir.to_proto(insert_int8(model, layers, grids, corrected, fuses_sums=fuses_sums)),
             [layer.output for layer in layers],
             threads,
         )

@@ -30,7 +30,12 @@ class IntWeights:
 
 
 def insert_int8(
-    model: ir.Model, layers: Collection[Layer], grids: Mapping[str, Grid], weights: Mapping[str, IntWeights]
+    model: ir.Model,
+    layers: Collection[Layer],
+    grids: Mapping[str, Grid],
+    weights: Mapping[str, IntWeights],
+    *,
+    fuses_sums: bool = True,
 ) -> ir.Model:
     """A copy of a float32 score graph in which some layers read INT8 inputs and INT8 weights.
 
@@ -39,7 +44,7 @@ def insert_int8(
        float ones leave the file where no other node reads them.
     3. An Add that joins the result of such a layer with a tensor that is quantized anyway reads that tensor on its
        grid as well, so that an engine can add inside the convolution. The addition is then as coarse as the layer
-       beside it, no coarser.
+       beside it, no coarser. Where engines do not add there, this gains nothing and is left out.
     4. Biases stay float32: TensorRT takes no INT32 ones. A correction becomes part of the bias.
     5. Everything else is left alone.
 
@@ -48,6 +53,7 @@ def insert_int8(
         layers: those to write in INT8, as `find_layers` gives them.
         grids: by name of the value that a layer reads.
         weights: by name of the layer.
+        fuses_sums: whether engines add inside an INT8 layer.
 
     Returns:
         The copy; inputs and outputs stay float32.
@@ -69,7 +75,7 @@ def insert_int8(
         correction = weights[layer.name].correction
         results.add(node if correction is None else _correct(graph, node, correction))
     for node in list(graph):
-        if node.op_type == "Add":
+        if fuses_sums and node.op_type == "Add":
             _quantize_beside(node, results, pairs)
     for name in floats:
         if not graph.initializers[name].uses():

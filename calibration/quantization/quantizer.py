@@ -12,6 +12,7 @@ from ..metrics.score_fidelity import StageFidelity
 from ..states import States
 from .calibrate import Calibration, Scheme, calibrate
 from .correct_bias import correct_bias
+from .equalize import channel_factors, equalized
 from .insert import insert_int8
 from .layers import Layer, find_layers
 from .score_error import gradients, score_error
@@ -62,8 +63,20 @@ class Quantizer:
         self.default = frozenset(layer.name for layer in self.layers if self._why_float(layer) is None)
         self._model = model
         candidates = [layer for layer in self.layers if layer.macs]
+        self._factors = channel_factors(
+            model, candidates, states, fuses_sums=scheme.fuses_sums, batch=batch, threads=threads
+        )
+        self._even_model = equalized(model, candidates, self._factors)
+        self._even = {layer.name: layer for layer in find_layers(self._even_model)}
         self._calibration = calibrate(
-            model, candidates, states, scheme, batch=batch, threads=threads, seed=seed, progress=progress
+            self._even_model,
+            [self._even[layer.name] for layer in candidates],
+            states,
+            scheme,
+            batch=batch,
+            threads=threads,
+            seed=seed,
+            progress=progress,
         )
         self._weights = self._calibration.weights
         self.corrected = self._try_corrections(states, batch, threads, progress)
@@ -81,7 +94,9 @@ class Quantizer:
     def model(self, int8: Collection[str]) -> ir.Model:
         """Returns a copy of the graph with these layers, by name, in INT8."""
         chosen = [layer for layer in self.layers if layer.name in int8]
-        return insert_int8(self._model, chosen, self._calibration.grids, self._weights)
+        model = equalized(self._model, chosen, self._factors)
+        even = [self._even[layer.name] for layer in chosen]
+        return insert_int8(model, even, self._calibration.grids, self._weights, fuses_sums=self.scheme.fuses_sums)
 
     def describe(self, int8: Collection[str], kept: dict[str, str], other: str = "fp32") -> list[dict[str, Any]]:
         """Returns what calibration.json says of each layer.
@@ -93,9 +108,10 @@ class Quantizer:
         """
         entries = []
         for layer in self.layers:
-            grid = self._calibration.grids.get(layer.activation)
+            read = self._even[layer.name].activation
+            grid = self._calibration.grids.get(read)
             inside = layer.name in int8
-            reason = f"range {_said(self._calibration.ranges[layer.activation])}" if inside else kept.get(layer.name)
+            reason = f"range {_said(self._calibration.ranges[read])}" if inside else kept.get(layer.name)
             entry: dict[str, Any] = {
                 "name": layer.name,
                 "op": layer.op,
@@ -133,16 +149,17 @@ class Quantizer:
         threads: int | None,
         progress: Callable[[str, int, int], None] | None,
     ) -> bool:
-        chosen = [layer for layer in self.layers if layer.name in self.default]
+        chosen = [self._even[layer.name] for layer in self.layers if layer.name in self.default]
         held_out = np.arange(len(states)) % _HELD_OUT == 0
         if not chosen or not held_out[1:].any():
             return False
         corrected = correct_bias(
-            self._model,
+            self._even_model,
             chosen,
             self._calibration.grids,
             self._weights,
             states.part(np.flatnonzero(~held_out)),
+            fuses_sums=self.scheme.fuses_sums,
             batch=batch,
             threads=threads,
             progress=progress,
