@@ -14,6 +14,10 @@ from .layers import Layer
 __all__ = ["IntWeights", "corrected_name", "insert_int8"]
 
 
+_NO_BIAS = 1e-30
+"""Zeros would be taken out of the graph again."""
+
+
 @dataclass(frozen=True)
 class IntWeights:
     """A layer's weights on their grid.
@@ -45,7 +49,9 @@ def insert_int8(
     3. An Add that joins the result of such a layer with a tensor that is quantized anyway reads that tensor on its
        grid as well, so that an engine can add inside the convolution. The addition is then as coarse as the layer
        beside it, no coarser. Where engines do not add there, this gains nothing and is left out.
-    4. Biases stay float32: TensorRT takes no INT32 ones. A correction becomes part of the bias.
+    4. Biases stay float32: TensorRT takes no INT32 ones. A correction becomes part of the bias. A convolution without one gets
+       a bias that is as good as zero: without any, OpenVINO 2026.4.1 computes something else where a product with a
+       computed tensor (the mask of a ReLU's gradient) follows and elementwise operations are not fused.
     5. Everything else is left alone.
 
     Args:
@@ -73,6 +79,8 @@ def insert_int8(
         node.replace_input_with(0, pairs[source.name])
         node.replace_input_with(1, _weights(graph, node, layer, weights[layer.name]))
         correction = weights[layer.name].correction
+        if correction is None and layer.op == "Conv" and (len(node.inputs) < 3 or node.inputs[2] is None):
+            correction = np.full(len(weights[layer.name].scales), _NO_BIAS, np.float32)
         results.add(node if correction is None else _correct(graph, node, correction))
     for node in list(graph):
         if fuses_sums and node.op_type == "Add":
