@@ -1,9 +1,10 @@
 """The fastest way to run a model whose samples pass the gate.
 
-Three things are chosen: which layers run in INT8, what the rest of the graph runs in, and how many of a chain's last steps
-run in float32. Layers that do the most harm for the time they save come first in `order`, and a choice keeps the first
-k of them out of INT8; a longer tail of float32 steps mends what INT8 steps before it left. Both only ever
-help the samples and cost time, so for each the smallest that passes is looked for by halving, instead of all subsets.
+What is chosen is what each layer runs in (INT8, a low float type or float32), what the rest of the graph runs in, and how many
+of a chain's last steps run in float32. Layers that do the most harm for the time they save come first in `order`. A choice keeps
+the first k of them out of INT8, and of these the first j in float32 where the rest is in a low type; a longer tail of float32 steps
+mends what INT8 steps before it left. All of these only ever help the samples and cost time, so for each the smallest that passes
+is looked for by halving, instead of all subsets.
 The time of a step is measured on the engine itself; it is no count of bits.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from .search_log import SearchLog
@@ -30,18 +31,20 @@ class Assignment:
 
     Attributes:
         kept: number of layers, from the front of the order, that are not in INT8.
-        other: precision of everything that is not in INT8.
+        other: precision of everything that is neither in INT8 nor in float32.
         tail: number of last steps in float32.
+        wide: number of layers, from the front of the order, that are in float32 whatever `other` is; at most `kept`.
     """
 
     kept: int
     other: str
     tail: int = 0
+    wide: int = 0
 
     @property
     def key(self) -> str:
         """Names it in the log."""
-        return f"kept={self.kept} other={self.other} tail={self.tail}"
+        return f"kept={self.kept} other={self.other} tail={self.tail} wide={self.wide}"
 
 
 class Trials(Protocol):
@@ -85,8 +88,10 @@ def search(
     """Looks for the fastest assignment that passes.
 
     1. For each precision of the rest, fastest first: the smallest number of layers out of INT8 that passes, by halving.
-    2. With all layers in INT8, where that does not pass: the shortest float32 tail that does, by halving.
-    3. What is not faster than the best that passed, or than float32, is not judged.
+    2. Where the rest is in a low type: the same with these layers in float32, and for the number that is found the smallest
+       number of them that has to be.
+    3. With all layers in INT8, where that does not pass: the shortest float32 tail that does, by halving.
+    4. What is not faster than the best that passed, or than float32, is not judged.
 
     Everything measured goes into the log, and what is in the log is not measured again: a search that was killed goes
     through the same trials with the same numbers and ends with the same choice.
@@ -106,7 +111,13 @@ def search(
     try:
         ordered = sorted(others, key=lambda other: run.milliseconds(Assignment(0, other)))
         for other in ordered:
-            _halve([Assignment(kept, other) for kept in _ladder(layers)], run, best)
+            ladder = _ladder(layers)
+            _halve([Assignment(kept, other) for kept in ladder], run, best)
+            if other == "fp32" or run.passed(Assignment(0, other)):
+                continue
+            found = _halve([Assignment(kept, other, wide=kept) for kept in ladder if kept], run, best)
+            if found is not None:
+                _halve([replace(found, wide=wide) for wide in ladder if 0 < wide < found.kept], run, best)
         tails = [max(1, steps // part) for part in _TAILS if steps > 1]
         for other in ordered[:1]:
             if not run.passed(Assignment(0, other)):  # else there is nothing for a tail to mend
@@ -196,9 +207,10 @@ def _ladder(layers: int) -> list[int]:
     return steps
 
 
-def _halve(rungs: Sequence[Assignment], run: _Run, best: _Best) -> None:
-    """Finds the first rung that passes: everything above it passes as well, and is slower."""
+def _halve(rungs: Sequence[Assignment], run: _Run, best: _Best) -> Assignment | None:
+    """Finds the first rung that passes and is faster than the best: everything above it passes as well, and is slower."""
     low, high = 0, len(rungs)
+    found = None
     while low < high:
         middle = (low + high) // 2 if low else 0  # the fastest is tried first: it is what one hopes for
         rung = rungs[middle]
@@ -209,7 +221,8 @@ def _halve(rungs: Sequence[Assignment], run: _Run, best: _Best) -> None:
         passed, reason = run.passes(rung)
         if passed:
             best.enter(rung, milliseconds)
-            high = middle
+            found, high = rung, middle
         else:
             best.refuse(reason)
             low = middle + 1
+    return found

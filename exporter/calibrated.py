@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..calibration.quality_gate import QualityGate
 from ..calibration.quantization.calibrate import Scheme
 from ..calibration.quantization.correct_score import correct_score
 from ..calibration.quantization.quantizer import Quantizer
+from ..calibration.quantization.score_error import gradients
 from ..calibration.sensitivity import Sensitivity, measure_sensitivity
 from ..calibration.states import States, record_states
 from ..calibration.verdict import GateResult
@@ -25,13 +27,13 @@ from ..runtime.engine import Engine
 from ..runtime.errors import EngineMismatch, QualityGateError
 from ..runtime.manifest import ModelSpec
 from ..runtime.split_engine import SplitEngine
-from .precision import typed
+from .precision import keep_in_float32, typed
 from .targets import Artifact, Progress, target
 from .targets.score import files_of, write_score
 from .verify import verify_artifact
 from .written_engine import written_engine
 
-__all__ = ["Calibrated", "CalibratedArtifacts", "scheme_of"]
+__all__ = ["Calibrated", "CalibratedArtifacts"]
 
 _STATES, _STATE_NUMBERS = (1024, 8192), 2**17
 """States that grids and weights come from: as many as make up 2**17 numbers of x, within these limits."""
@@ -41,6 +43,12 @@ chains leaves a mean of 0.5 % with so many, which is what a correction of the me
 _LEAST_SHARE = 0.3
 """Share of the multiplications in INT8 below which a graph is not called INT8 any more."""
 _SENSITIVITY_STATES = 128
+_EVENS = (("forward", "gradient"), ("forward",), ())
+"""Ways to even out channels, in the order in which they are tried."""
+_AGREEMENT_STATES = 64
+_FARTHER, _LEAST = 1.5, 0.01
+"""An engine that is farther from float32 than this many times its graph, and than 1 %, does not compute what its graph says. Rounding
+a number to the other neighbour makes two right ones differ by a fraction of what both are off by."""
 
 
 @dataclass
@@ -87,6 +95,7 @@ class CalibratedArtifacts:
     golden: dict[str, np.ndarray] | None
     tell: Progress
     _stack: ExitStack = field(default_factory=ExitStack)
+    _schemes: dict[str, Scheme] = field(default_factory=dict)
     _quantizers: dict[Scheme, Quantizer] = field(default_factory=dict)
     _sensitivities: dict[Scheme, list[Sensitivity]] = field(default_factory=dict)
     _fp32: Engine | None = None
@@ -157,7 +166,7 @@ class CalibratedArtifacts:
         Raises:
             QualityGateError: nothing passes with at least 30 % of the work in INT8.
         """
-        scheme = scheme_of(name)
+        scheme = self.scheme(name)
         quantizer = self.quantizer(scheme)
         if not quantizer.default:
             raise QualityGateError(
@@ -215,11 +224,20 @@ class CalibratedArtifacts:
         return "" if result.passed else result.reason, result
 
     def write(
-        self, name: str, folder: Path, quantizer: Quantizer, int8: Collection[str], precision: str, other: str
+        self,
+        name: str,
+        folder: Path,
+        quantizer: Quantizer,
+        int8: Collection[str],
+        precision: str,
+        other: str,
+        wide: Collection[str] = (),
     ) -> Artifact:
-        """Writes these layers in INT8 and the rest in another precision; returns its entry."""
+        """Writes these layers in INT8, `wide` in float32, and the rest in another precision; returns its entry."""
         model = quantizer.model(int8)
         correct_score(self.model, model, quantizer.layers, self.states, batch=self.batch[1])
+        if other != "fp32":
+            keep_in_float32(model, wide)
         options: dict[str, Any] = {}
         if other != "fp32":
             if name == "openvino":
@@ -263,6 +281,35 @@ class CalibratedArtifacts:
             )
         return self._states
 
+    def scheme(self, name: str) -> Scheme:
+        """How a target wants its grids, found once: the first way to even out channels in which its engine computes what its graph says.
+
+        Backends have got INT8 graphs wrong (see `insert_int8`). The gate would see it, and blame the layers.
+        """
+        if name not in self._schemes:
+            for evens in _EVENS:
+                scheme = self._schemes[name] = replace(_scheme_of(name), evens=evens)
+                if not evens or self._agrees(name, self.quantizer(scheme)):
+                    break
+                self.tell(f"{name} computes something else than its INT8 graph: trying another form", 0, 0)
+        return self._schemes[name]
+
+    def _agrees(self, name: str, quantizer: Quantizer) -> bool:
+        """Whether a target's engine is as close to float32 as the graph that it was made from, with all layers in INT8."""
+        if not quantizer.default:
+            return True
+        model = quantizer.model(quantizer.default)
+        asked = self.states.part(np.unique(np.linspace(0, len(self.states) - 1, _AGREEMENT_STATES).round().astype(int)))
+        batch = self.batch[1]
+        with tempfile.TemporaryDirectory(dir=self.scratch) as scratch:
+            folder = Path(scratch)
+            artifact = target(name).write(ir.to_proto(model), folder, precision="int8", batch=self.batch)
+            with self.open(artifact, folder) as engine:
+                scaled = np.concatenate([engine.run(inputs)["grad"].copy() for inputs in asked.batches(batch)])
+        exact, graph = (gradients(own, asked, batch=batch) for own in (self.model, model))
+        found = scaled / np.reshape(asked.grad_scale, (-1, *[1] * (scaled.ndim - 1)))
+        return _apart(found, exact) <= max(_LEAST, _FARTHER * _apart(graph, exact))
+
     def quantizer(self, scheme: Scheme) -> Quantizer:
         """The calibration for a scheme, made once."""
         if scheme not in self._quantizers:
@@ -298,7 +345,13 @@ class CalibratedArtifacts:
         return {entry.layer.name: f"alone it moves the gradient by {entry.error:.1%}" for entry in chosen}
 
 
-def scheme_of(name: str) -> Scheme:
+def _apart(found: np.ndarray, exact: np.ndarray) -> float:
+    """rms over states of the distance relative to the exact gradient's length."""
+    off, length = (np.linalg.norm(array.reshape(len(array), -1), axis=1) for array in (found - exact, exact))
+    return float(np.sqrt(np.mean(np.square(off[length > 0] / length[length > 0])))) if length.any() else 0.0
+
+
+def _scheme_of(name: str) -> Scheme:
     """How a target wants its grids: TensorRT, which builds from the ONNX file, takes symmetric ones only, and fuses sums."""
     for_tensorrt = name in ("onnx", "tensorrt")
     return Scheme(asymmetric=not for_tensorrt, fuses_sums=for_tensorrt)

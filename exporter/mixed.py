@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..runtime.device import describe_device, toolchain
 from ..runtime.engine import Engine
 from ..runtime.errors import QualityGateError
 from ..runtime.precision_schedule import Span
-from .calibrated import Calibrated, CalibratedArtifacts, scheme_of
+from .calibrated import Calibrated, CalibratedArtifacts
 from .targets import Artifact
 
 __all__ = ["Mixed", "write_mixed"]
@@ -43,8 +43,8 @@ def write_mixed(
 ) -> Mixed:
     """Searches for and writes the mixed artifact of a target.
 
-    Where engines of the target run here, the choice is by their measured time. TensorRT's do not: its graph has the INT8
-    layers that pass in float32 surroundings, and FP16 for the rest.
+    Where engines of the target run here, the choice is by their measured time. TensorRT's do not: as few layers as pass are
+    out of INT8, and as few of these in float32; the rest is in FP16.
 
     Args:
         artifacts: of this export, with a gate.
@@ -60,7 +60,7 @@ def write_mixed(
         raise QualityGateError(
             "mixed needs the quality gate, which is what chooses its layers: leave --no-gate out, or export int8 with it"
         )
-    scheme = scheme_of(name)
+    scheme = artifacts.scheme(name)
     quantizer = artifacts.quantizer(scheme)
     order = [entry.layer.name for entry in artifacts.sensitivities(scheme)]
     if not order:
@@ -104,8 +104,8 @@ def write_mixed(
         entry.layer.name: f"alone it moves the gradient by {entry.error:.1%}; the search kept {choice.kept} of {len(order)}"
         for entry in artifacts.sensitivities(scheme)[: choice.kept]
     }
-    int8 = [layer for layer in order if layer not in out]
-    artifact = artifacts.write(name, folder, quantizer, int8, "mixed", choice.other)
+    int8, wide = order[choice.kept :], trials.wide(choice)
+    artifact = artifacts.write(name, folder, quantizer, int8, "mixed", choice.other, wide)
     artifacts.note_int8(artifact, folder)
     schedule = ""
     if choice.tail:
@@ -117,7 +117,7 @@ def write_mixed(
     artifact["note"] = "; ".join(
         filter(None, [artifact["note"], f"{found.reason}{share}", "" if found.complete else "time ran out"])
     )
-    made = Calibrated(artifact, quantizer.describe(int8, out, choice.other), trials.results.get(choice.key))
+    made = Calibrated(artifact, quantizer.describe(int8, out, choice.other, wide), trials.results.get(choice.key))
     return Mixed(made, schedule)
 
 
@@ -130,8 +130,8 @@ class _Trials:
         self._name = name
         self._order = order
         self._scratch = scratch
-        self._built: dict[tuple[int, str], tuple[Artifact, Path]] = {}
-        self._times: dict[tuple[int, str], float] = {}
+        self._built: dict[Assignment, tuple[Artifact, Path]] = {}
+        self._times: dict[Assignment, float] = {}
         self._inputs = artifacts.states.inputs(
             np.resize(np.arange(len(artifacts.states)), artifacts.batch[1])  # one batch, as often as states last
         )
@@ -139,8 +139,9 @@ class _Trials:
 
     def milliseconds(self, assignment: Assignment) -> float:
         if self._name == "onnx":
-            return float(assignment.kept)  # no engine of TensorRT runs here: fewer layers in float32 are faster
-        key = (assignment.kept, assignment.other)
+            # No engine of TensorRT runs here: fewer layers out of INT8 are faster, and fewer of these in float32.
+            return assignment.kept + 0.5 * assignment.wide
+        key = replace(assignment, tail=0)
         if key not in self._times:
             with self._artifacts.open(*self._artifact(assignment)) as engine:
                 own, other = _milliseconds(engine, self._artifacts.fp32, self._inputs)
@@ -168,14 +169,23 @@ class _Trials:
         self.results[assignment.key] = result
         return result.passed, result.reason, {each.metric: each.ratio for each in result.verdicts}
 
+    def wide(self, assignment: Assignment) -> list[str]:
+        """The layers in float32 beside a low type. OpenVINO's CPU plugin lowers matrix products in any case."""
+        chosen = self._order[: assignment.wide]
+        if self._name != "openvino":
+            return chosen
+        layers = self._artifacts.quantizer(self._artifacts.scheme(self._name)).layers
+        products = {layer.name for layer in layers if layer.op != "Conv"}
+        return [name for name in chosen if name not in products]
+
     def _artifact(self, assignment: Assignment) -> tuple[Artifact, Path]:
-        key = (assignment.kept, assignment.other)
+        key = replace(assignment, tail=0)
         if key not in self._built:
-            folder = self._scratch / f"{assignment.kept}.{assignment.other}"
+            folder = self._scratch / str(len(self._built))
             folder.mkdir()
-            int8 = self._order[assignment.kept :]
-            quantizer = self._artifacts.quantizer(scheme_of(self._name))
-            artifact = self._artifacts.write(self._name, folder, quantizer, int8, "mixed", assignment.other)
+            int8, wide = self._order[assignment.kept :], self.wide(assignment)
+            quantizer = self._artifacts.quantizer(self._artifacts.scheme(self._name))
+            artifact = self._artifacts.write(self._name, folder, quantizer, int8, "mixed", assignment.other, wide)
             self._built[key] = artifact, folder
         return self._built[key]
 

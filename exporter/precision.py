@@ -1,6 +1,8 @@
-"""Typed FP16 and BF16 versions of a float32 score graph."""
+"""Typed FP16 and BF16 versions of a float32 score graph, and which of its layers stay in float32."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import ml_dtypes
 import numpy as np
@@ -9,10 +11,13 @@ from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnus
 
 from .passes.graph import content
 
-__all__ = ["LOW_TYPES", "typed"]
+__all__ = ["LOW_TYPES", "keep_in_float32", "kept_in_float32", "typed"]
 
 LOW_TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 """Low precisions and their ONNX types."""
+
+_KEPT = "ebm_export.keeps"
+"""Metadata of a node that stays in float32, whatever the rest of its graph is lowered to."""
 
 _NUMPY = {ir.DataType.FLOAT16: np.dtype(np.float16), ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16)}
 
@@ -34,6 +39,18 @@ _TAIL = {
 _FIXED_INPUTS = {"Resize": {1, 2, 3}}
 
 
+def keep_in_float32(model: ir.Model, names: Collection[str]) -> None:
+    """Marks nodes, by name, that no lowering is to touch; whoever writes a graph in a low precision looks at the marks."""
+    for node in model.graph:
+        if node.name in names:
+            node.metadata_props[_KEPT] = "fp32"
+
+
+def kept_in_float32(graph: ir.Graph) -> list[str]:
+    """Returns the names of the nodes that are marked."""
+    return [node.name or "" for node in graph if _is_kept(node)]
+
+
 def typed(model: ir.Model, precision: str) -> ir.Model:
     """A copy of a float32 score graph with its work in FP16 or BF16 and float32 at the border.
 
@@ -42,7 +59,7 @@ def typed(model: ir.Model, precision: str) -> ir.Model:
        every node that only the energy needs.
     3. What is computed from float32 values alone (the state before the first layer, the statistics of a norm, the
        gradient scale before the last layer's weights) stays float32; nothing is rounded before it meets a layer.
-    4. The last additions before `grad` run in float32.
+    4. The last additions before `grad` run in float32, and so do nodes that `keep_in_float32` marked.
 
     The graph is strongly typed: every change of type is a Cast, as TensorRT wants it.
 
@@ -76,7 +93,7 @@ def _is_data(node: ir.Node) -> bool:
 def _float32_nodes(graph: ir.Graph) -> set[ir.Node]:
     """The nodes that run in float32, by the rules of `typed`."""
     gradient = _ancestors(next(output for output in graph.outputs if output.name == "grad"))
-    wide: set[ir.Node] = {node for node in graph if node not in gradient or _reduces(node)}
+    wide: set[ir.Node] = {node for node in graph if node not in gradient or _reduces(node) or _is_kept(node)}
     tail: set[ir.Node] = set()
     nodes = list(graph)
     for node in reversed(nodes):
@@ -95,6 +112,10 @@ def _float32_nodes(graph: ir.Graph) -> set[ir.Node]:
         if all(value.producer() is None or value.producer() in wide for value in computed):
             wide.add(node)
     return wide
+
+
+def _is_kept(node: ir.Node) -> bool:
+    return _KEPT in node.metadata_props
 
 
 def _reduces(node: ir.Node) -> bool:

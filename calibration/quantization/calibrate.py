@@ -41,6 +41,7 @@ class Scheme:
         asymmetric: grids of the forward half are uint8 with a zero point. Gradients are around zero in any case.
         observer: how ranges are chosen: a name in `OBSERVERS`.
         fit_weights: weights are rounded to the layer's inputs; False rounds each to nearest.
+        evens: the halves of the graph in which channels are evened out (see `equalize.py`).
         fuses_sums: its engines add inside an INT8 convolution what is on the convolution's grid, as TensorRT's do.
             OpenVINO's (2026.4.1) and onnxruntime's add in float32 in any case.
     """
@@ -48,6 +49,7 @@ class Scheme:
     asymmetric: bool = True
     observer: str = "mse"
     fit_weights: bool = True
+    evens: tuple[str, ...] = ("forward", "gradient")
     fuses_sums: bool = False
 
 

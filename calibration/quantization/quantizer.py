@@ -63,10 +63,11 @@ class Quantizer:
         self.default = frozenset(layer.name for layer in self.layers if self._why_float(layer) is None)
         self._model = model
         candidates = [layer for layer in self.layers if layer.macs]
+        evened = [layer for layer in candidates if layer.half in scheme.evens]
         self._factors = channel_factors(
-            model, candidates, states, fuses_sums=scheme.fuses_sums, batch=batch, threads=threads
+            model, evened, states, fuses_sums=scheme.fuses_sums, batch=batch, threads=threads
         )
-        self._even_model = equalized(model, candidates, self._factors)
+        self._even_model = equalized(model, evened, self._factors)
         self._even = {layer.name: layer for layer in find_layers(self._even_model)}
         self._calibration = calibrate(
             self._even_model,
@@ -94,17 +95,20 @@ class Quantizer:
     def model(self, int8: Collection[str]) -> ir.Model:
         """Returns a copy of the graph with these layers, by name, in INT8."""
         chosen = [layer for layer in self.layers if layer.name in int8]
-        model = equalized(self._model, chosen, self._factors)
+        model = equalized(self._model, [layer for layer in chosen if layer.half in self.scheme.evens], self._factors)
         even = [self._even[layer.name] for layer in chosen]
         return insert_int8(model, even, self._calibration.grids, self._weights, fuses_sums=self.scheme.fuses_sums)
 
-    def describe(self, int8: Collection[str], kept: dict[str, str], other: str = "fp32") -> list[dict[str, Any]]:
+    def describe(
+        self, int8: Collection[str], kept: dict[str, str], other: str = "fp32", wide: Collection[str] = ()
+    ) -> list[dict[str, Any]]:
         """Returns what calibration.json says of each layer.
 
         Args:
             int8: names of the layers in INT8.
             kept: why a layer is not, for those where the reason is not their place in the graph.
             other: precision of the layers that are not in INT8.
+            wide: names of those that are in float32 all the same.
         """
         entries = []
         for layer in self.layers:
@@ -118,7 +122,7 @@ class Quantizer:
                 "module": layer.module,
                 "half": layer.half,
                 "macs": layer.macs,
-                "precision": "int8" if inside else other,
+                "precision": "int8" if inside else "fp32" if layer.name in wide else other,
                 "reason": reason or self._why_float(layer) or "not chosen",
             }
             if inside and grid is not None:

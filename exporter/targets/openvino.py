@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx
@@ -13,6 +15,7 @@ import onnx_ir as ir
 from ...runtime.backends.openvino_error import failed_node, in_one_sentence
 from ...runtime.errors import EbmExportError, MissingBackend, UnsupportedOperation
 from ..passes.reduce import KeepReducedDims
+from ..precision import kept_in_float32
 from .artifact import Artifact, Progress
 from .refusal import placed
 
@@ -20,6 +23,12 @@ __all__ = ["available", "write"]
 
 # How OpenVINO's ONNX reader names an operation that it lacks.
 _LACKS = re.compile(r"No conversion rule found for operations: (?P<operator>\w+)-")
+
+
+_LAYERS = ("Convolution", "GroupConvolution")
+_PRECISE = {"name": "precise", "version": "0"}
+"""OpenVINO's mark for an operation that an inference precision is not to lower. On a matrix product it is lost: the plugin puts
+another operation in its place."""
 
 
 def available() -> str | None:
@@ -43,7 +52,8 @@ def write(
     The typed graph is converted as it is, and the backend is told to lower nothing further (`inference_precision`
     f32), so each operation runs in the type that the graph gives it. The other way, a float32 file that the plugin
     lowers to BF16 by a hint, is no faster (43 ms both, residual network of 34 convolutions, batch 8, one thread) and
-    lowers the reductions and the energy head too: the energy, about 830, was off by 2.5 instead of 0.4. FP16 means
+    lowers the reductions and the energy head too: the energy, about 830, was off by 2.5 instead of 0.4. Layers that
+    `keep_in_float32` marked are marked in the file, for graphs that do run with a hint. FP16 means
     FP16 weights and float32 arithmetic on a CPU without FP16 instructions, where a hint of f16 silently means BF16.
 
     Args:
@@ -75,6 +85,7 @@ def write(
         # The default would store float32 weights as FP16.
         openvino.save_model(model, folder / f"{stem}.xml", compress_to_fp16=False)
         del model  # it may map the ONNX file
+        _keep_in_float32(folder / f"{stem}.xml", kept_in_float32(model_ir.graph))
     except RuntimeError as error:
         text = str(error)
         what = f"OpenVINO cannot convert the {precision} {role} graph"
@@ -97,3 +108,27 @@ def write(
         status="built, not run",
         note="weights in FP16; computed in float32 on CPUs without FP16 arithmetic" if precision == "fp16" else "",
     )
+
+
+def _keep_in_float32(file: Path, names: Collection[str]) -> None:
+    """Marks convolutions in an .xml file by the names that they had in the ONNX graph."""
+    if not names:
+        return
+    tree = ElementTree.parse(file)
+    missing = set(names)
+    for layer in tree.iter("layer"):
+        if layer.get("type") not in _LAYERS:
+            continue
+        # A convolution with a bias becomes two operations under its name.
+        own = next((name for name in names if layer.get("name", "").removesuffix("/WithoutBiases") == name), None)
+        if own is None:
+            continue
+        missing.discard(own)
+        info = layer.find("rt_info")
+        if info is None:
+            info = ElementTree.Element("rt_info")
+            layer.insert(1 if layer.find("data") is not None else 0, info)
+        ElementTree.SubElement(info, "attribute", _PRECISE)
+    if missing:
+        raise EbmExportError(f"OpenVINO's file has no layer {', '.join(sorted(missing))}, which was to stay in float32")
+    tree.write(file)

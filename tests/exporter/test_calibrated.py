@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,14 +19,18 @@ from ebm_export.calibration.gate_rules import GateRules
 from ebm_export.calibration.quality_gate import QualityGate
 from ebm_export.calibration.verdict import GateResult
 from ebm_export.exporter import calibrated, export
+from ebm_export.exporter.calibrated import CalibratedArtifacts
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.export import export_energy, gating_for
+from ebm_export.exporter.manifest import model_spec
 from ebm_export.exporter.mixed import _Trials
 from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.errors import QualityGateError
 from ebm_export.runtime.verify_bundle import verify_bundle
+
+from .referee import score_graph
 
 SHAPE = (2, 8, 8)
 CONFIG = SamplerConfig(steps=8, step_size=0.1, temperature=0.1)
@@ -186,7 +191,58 @@ class TestRefused:
         ]
 
 
+class TestScheme:
+    def artifacts(self, folder: Path, told: list[str]) -> CalibratedArtifacts:
+        energy = make_energy(Residual().eval(), torch.randn(4, *SHAPE), sampler=CONFIG)
+        return CalibratedArtifacts(
+            score_graph(energy), model_spec(energy), CONFIG, folder, None, {}, None, (1, 8, 8), True, None,
+            lambda what, done, total: told.append(what),
+        )  # fmt: skip
+
+    def test_the_first_where_the_engine_is_right(self, tmp_path: Path) -> None:
+        told: list[str] = []
+        with self.artifacts(tmp_path, told) as made:
+            for name in ("openvino", "onnxruntime", "onnx"):
+                assert made.scheme(name).evens == ("forward", "gradient")
+            assert made.scheme("onnx").fuses_sums and not made.scheme("openvino").fuses_sums
+        assert not [what for what in told if "something else" in what]
+
+    def test_an_engine_that_does_not_compute_its_graph(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One whose gradients are half too long where channels are evened out."""
+        told: list[str] = []
+        run = OnnxRuntimeEngine.run
+
+        def wrong(self: OnnxRuntimeEngine, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            answer = dict(run(self, inputs))
+            if b".evened" in self.path.read_bytes():
+                answer["grad"] = 1.5 * answer["grad"]
+            return answer
+
+        monkeypatch.setattr(OnnxRuntimeEngine, "run", wrong)
+        with self.artifacts(tmp_path, told) as made:
+            assert made.scheme("onnxruntime").evens == ()
+        assert told.count("onnxruntime computes something else than its INT8 graph: trying another form") == 2
+
+
 class TestMixed:
+    def test_three_precisions_in_one_graph(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where the search finds that two layers have to leave INT8, and one of them has to be in float32."""
+        monkeypatch.setattr(_Trials, "milliseconds", lambda self, one: 1e-4 + 1e-6 * (one.kept + 0.5 * one.wide))
+        monkeypatch.setattr(
+            _Trials, "verdict", lambda self, one: (one.kept >= 2 and one.wide >= 1, "too coarse", {"energy": 2.0})
+        )
+        path = export(
+            Residual().eval(), torch.randn(4, *SHAPE), **options(tmp_path, targets=["tensorrt"], precisions=["mixed"])
+        )
+        (entry,) = json.loads((path / "calibration.json").read_text())["artifacts"]
+        said = {node["name"]: node["precision"] for node in entry["nodes"]}
+        assert set(said.values()) == {"int8", "fp16", "fp32"}
+        graph = ir.load(path / "score.mixed.onnx").graph
+        types = {node.name: node.inputs[1].dtype for node in graph if node.name in said and node.inputs[1] is not None}
+        (wide,) = (name for name, precision in said.items() if precision == "fp32")
+        assert types[wide] == ir.DataType.FLOAT
+        assert ir.DataType.FLOAT16 in {types[name] for name, precision in said.items() if precision == "fp16"}
+
     def test_the_search_log_is_gone_when_the_export_is_done(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

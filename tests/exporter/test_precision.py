@@ -10,7 +10,7 @@ from torch import nn
 
 from ebm_export.exporter.emulate import emulate
 from ebm_export.exporter.energy import make_energy
-from ebm_export.exporter.precision import LOW_TYPES, typed
+from ebm_export.exporter.precision import LOW_TYPES, keep_in_float32, kept_in_float32, typed
 
 from .cases import all_cases
 from .referee import energy_of, per_sample, score_graph, session
@@ -54,6 +54,16 @@ class TestTyped:
                 assert {value.dtype for value in (*node.inputs, *node.outputs) if value is not None} == {low}
             if node.op_type.startswith("Reduce"):
                 assert node.inputs[0].dtype == node.outputs[0].dtype == ir.DataType.FLOAT
+
+    def test_layers_that_are_kept_are_float32(self, full: ir.Model, precision: str) -> None:
+        marked = ir.from_proto(ir.to_proto(full))
+        keep_in_float32(marked, {"deep/Conv", "deep/grad/Conv"})
+        model = ir.from_proto(ir.to_proto(typed(marked, precision)))
+        assert kept_in_float32(model.graph) == ["deep/Conv", "deep/grad/Conv"]
+        types = {node.name: node.outputs[0].dtype for node in model.graph if node.op_type == "Conv"}
+        assert types["deep/Conv"] == types["deep/grad/Conv"] == ir.DataType.FLOAT
+        assert types["stem/Conv"] == LOW_TYPES[precision]
+        onnx.checker.check_model(ir.to_proto(model), full_check=True)
 
     def test_energy_head_is_float32(self, full: ir.Model, precision: str) -> None:
         model = typed(full, precision)

@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import openvino
 import pytest
+import torch
+from torch import nn
 
+from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.lowering.lower import ORIGIN
-from ebm_export.exporter.targets.openvino import available, write
+from ebm_export.exporter.precision import keep_in_float32
+from ebm_export.exporter.targets.openvino import _keep_in_float32, available, write
 from ebm_export.runtime.backends.openvino import OpenVinoEngine
 from ebm_export.runtime.errors import EbmExportError, MissingBackend, UnsupportedOperation
+from tests.exporter.referee import score_graph as traced
 
 BATCH = (1, 4, 8)
 # FP16 rounds the weights, the input and the cotangent; BF16 every result as well.
@@ -82,3 +88,42 @@ def test_openvino_is_not_installed(tmp_path: Path, score_graph: Any, monkeypatch
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingBackend, match=r"target 'openvino' needs .* pip install 'ebm-export\[openvino\]'"):
         write(score_graph("fp32"), tmp_path, precision="fp32", batch=BATCH)
+
+
+class Deep(nn.Module):
+    """Two convolutions, and a linear layer with a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.deep, self.head = nn.Conv2d(1, 16, 3), nn.Conv2d(16, 16, 3), nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.deep(self.stem(x).relu()).relu().mean((2, 3))).relu().sum(1)
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="a CPU without BF16 lowers nothing")
+def test_layers_that_are_kept_are_not_lowered(tmp_path: Path) -> None:
+    graph = traced(make_energy(Deep().eval(), torch.randn(2, 1, 8, 8)))
+    kept = {"deep/Conv", "deep/grad/Conv"}
+    keep_in_float32(graph, kept)
+    artifact = write(ir.to_proto(graph), tmp_path, precision="mixed", batch=(1, 2, 4))
+    model = openvino.Core().read_model(tmp_path / artifact["path"])
+    model.reshape({"x": [2, 1, 8, 8], "grad_scale": [2]})
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    ran = {}
+    for operation in compiled.get_runtime_model().get_ops():
+        said = {key: value.astype(str) for key, value in operation.get_rt_info().items()}
+        if said["layerType"] == "Convolution":
+            ran[said["originalLayersNames"]] = said["runtimePrecision"]
+    for name in ("stem/Conv", *kept):
+        (found,) = {precision for names, precision in ran.items() if name in names.replace("/WithoutBiases", "")}
+        assert found == ("f32" if name in kept else "bf16"), (name, ran)
+
+
+def test_a_layer_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_text('<net><layers><layer name="a" type="Convolution"/></layers></net>')
+    _keep_in_float32(tmp_path / "a.xml", ["a"])
+    assert '<rt_info><attribute name="precise" version="0" /></rt_info>' in (tmp_path / "a.xml").read_text()
+    with pytest.raises(EbmExportError, match="no layer b, which was to stay in float32"):
+        _keep_in_float32(tmp_path / "a.xml", ["b"])
