@@ -1,0 +1,113 @@
+"""The networks of samplers.py, and how each is run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from igebm import Igebm
+from resnet import Resnet18
+from torch import nn
+from wide_resnet import WideResNet
+
+from ebm_export.runtime import SamplerConfig
+
+__all__ = ["CASES", "Case"]
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "digits"))
+
+
+class Mlp(nn.Module):
+    """Two hidden layers of 128 on two numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [nn.Linear(2, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 1)]
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x).squeeze(1)
+
+
+class Policy(nn.Module):
+    """An encoder of a 96x96 image, and a perceptron over its features and 14 numbers of an action."""
+
+    def __init__(self, encoder: nn.Module | None = None, features: int = 256) -> None:
+        super().__init__()
+        convolutions: list[nn.Module] = []
+        for inputs, outputs in ((3, 32), (32, 64), (64, 128), (128, 256)):
+            convolutions += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.ReLU()]
+        self.encoder = encoder or nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        layers = [nn.Linear(features + 14, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 1)]
+        self.judge = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        features = self.encoder(image).expand(len(x), -1)  # one image may be that of all candidates
+        return self.judge(torch.cat([features, x], 1)).squeeze(1)
+
+
+def digits() -> nn.Module:
+    """The energy of examples/digits."""
+    from model import DigitEnergy
+
+    return DigitEnergy()
+
+
+@dataclass
+class Case:
+    """A network and how it is run."""
+
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    batches: tuple[int, ...]
+    steps: int
+    threads: int
+    fuse: int | None = None
+    cond: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    precisions: tuple[str, ...] = ("fp32", "bf16", "int8")
+    rounds: int = 7
+    repeats: bool = False
+    """Whether PyTorch is also run with the condition repeated for each chain."""
+
+    @property
+    def settings(self) -> SamplerConfig:
+        """Of everybody. This order asks the engine once per step, as the others' loops do, and nothing before the first."""
+        return SamplerConfig(**({"steps": self.steps, "step_size": 0.01, "order": "noise-drift"} | self.config))
+
+
+IMAGE = {"step_size": 10.0, "noise": 0.005, "bounds": (0.0, 1.0), "grad_clip": 0.01, "init": "uniform"}
+CASES = {
+    "mlp": Case(Mlp, (2,), (1, 64, 1024), 1024, 1, fuse=32, precisions=("fp32",), rounds=5),
+    "policy": Case(
+        Policy,
+        (14,),
+        (512,),
+        16,
+        2,
+        fuse=16,
+        cond={"image": (3, 96, 96)},
+        config={"bounds": (-1.0, 1.0)},
+        repeats=True,
+    ),
+    "policy_resnet18": Case(
+        lambda: Policy(Resnet18(), 512),
+        (14,),
+        (512,),
+        16,
+        2,
+        fuse=16,
+        cond={"image": (3, 96, 96)},
+        config={"bounds": (-1.0, 1.0)},
+        precisions=("fp32",),
+        rounds=3,
+    ),
+    "digits": Case(digits, (1, 8, 8), (64,), 16, 2, fuse=16, config={"step_size": 0.05, "temperature": 0.05}),
+    "igebm_cifar": Case(Igebm, (3, 32, 32), (8,), 4, 2, config=IMAGE, rounds=5),
+    "jem_wrn_28_10": Case(WideResNet, (3, 32, 32), (2,), 2, 2, config=IMAGE, precisions=("fp32", "bf16"), rounds=3),
+    "igebm_128": Case(Igebm, (3, 128, 128), (1,), 2, 2, config=IMAGE, precisions=("fp32", "bf16"), rounds=3),
+}

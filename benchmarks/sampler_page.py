@@ -1,0 +1,70 @@
+"""docs/benchmarks.md from the results of samplers.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["document"]
+
+
+def document(result: dict[str, Any]) -> str:
+    """docs/benchmarks.md."""
+    device = ", ".join(f"{name} {value}" for name, value in result["device"].items())
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `python benchmarks/samplers.py --docs docs/benchmarks.md`, each network in one run, on one machine:",
+        f"{device}.",
+        f"Versions: {', '.join(f'{name} {version}' for name, version in result['toolchain'].items())}.",
+        "",
+        "Contestants take turns; a time is the median over the rounds, a ratio the median of the ratios within a round (above 1: this",
+        "runtime is faster). All take the same steps with the same number of threads. Weights are random, which does not change the time.",
+        "`PyTorch eager` is the loop that people write (autograd, an update, noise); `torch.compile` compiles its energy; `torchebm` and",
+        "`ebmkit` are their own samplers; `onnxruntime from Python` calls the exported graph, whole, with numpy around it.",
+        "",
+    ]
+    for net, batches in result["nets"].items():
+        for found in batches:
+            lines += [f"## {net}, {found['batch']} chains, {found['threads']} thread{'s'[: found['threads'] > 1]}", ""]
+            lines += [
+                "| | ms per step | 10 % to 90 % | GFLOP/s | of the peak | peak MB |",
+                "| --- | ---: | ---: | ---: | ---: | ---: |",
+            ]
+            for name, row in sorted(found["rows"].items(), key=lambda item: item[1]["median ms"]):
+                memory = "-" if row["peak MB"] is None else f"{row['peak MB']:.0f}"
+                lines.append(
+                    f"| {name} | {row['median ms']:.4g} | {row['p10 ms']:.4g} to {row['p90 ms']:.4g} | {row['gflops']:.4g} "
+                    f"| {row['share of peak']:.0%} | {memory} |"
+                )
+            lines.append("")
+            for name, entry in found["ratios"].items():
+                lines.append(f"- {entry['ratio']:.2f} times as fast as {name} ({entry['ours']})")
+            shares = found["shares"]
+            lines += [
+                f"- of a step on OpenVINO in FP32 the engine is {shares['engine']:.0%}; its noise, drawn alone, would be "
+                f"{shares['noise']:.1%}",
+                "",
+            ]
+    lines += [
+        "GFLOP/s count what PyTorch does for E and dE/dx at each step, an encoder included, so a prologue that is run once shows as more "
+        "than there is.",
+        *(
+            f"The machine's own peak in products of large matrices with {threads} thread{'s'[: threads != '1']} (PyTorch): "
+            f"{peak['fp32']:.0f} in FP32, {peak['bf16']:.0f} in BF16, {peak['int8']:.0f} in INT8."
+            for threads, peak in result["peaks"].items()
+        ),
+        "Peak MB is the largest resident memory of a fresh process that draws samples and does nothing else",
+        "(`benchmarks/peak_memory.py`).",
+        "",
+    ]
+    if "growth" in result:
+        for name, rows in result["growth"].items():
+            lines += [
+                f"## Growth with {name} (digits, OpenVINO, FP32)",
+                "",
+                f"| {name} | ms per step |",
+                "| ---: | ---: |",
+            ]
+            lines += [f"| {row[name]} | {row['ms per step']:.4g} |" for row in rows]
+            lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
