@@ -25,12 +25,15 @@ from .options import (
     Bounds,
     BoundsMode,
     BundleArgument,
+    CheckpointFile,
     CondFiles,
     Cpus,
     DeadlineMs,
     Diverged,
     Divergence,
     EnergyForm,
+    EnergyRange,
+    Every,
     Exact,
     Friction,
     Fuse,
@@ -40,6 +43,7 @@ from .options import (
     Keep,
     Ladder,
     Leapfrog,
+    MaxBatch,
     MemoryLimit,
     Momentum,
     Noise,
@@ -48,6 +52,7 @@ from .options import (
     PrecisionName,
     Sampler,
     Seed,
+    StatesFile,
     Steps,
     StepSize,
     Target,
@@ -360,25 +365,12 @@ def sample(
         int | None, typer.Option("--best-of", help="Chains for each sample, of which the lowest is kept.", min=1)
     ] = None,
     diverged: Diverged = Divergence.stop,
-    energy_range: Annotated[
-        str | None, typer.Option(help="LOW,HIGH: energies of a chain that is well; one outside has diverged.")
-    ] = None,
+    energy_range: EnergyRange = None,
     deadline_ms: DeadlineMs = None,
-    max_batch: Annotated[int | None, typer.Option(help="Most chains in one engine call.", min=1)] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            help="FILE that the run is saved to every ten seconds. The same command goes on from there after a kill and ends with "
-            "the same bits; the file is removed once the samples are written."
-        ),
-    ] = None,
-    every: Annotated[
-        int | None, typer.Option(help="Write the states after every so many steps to --states as well.", min=1)
-    ] = None,
-    states: Annotated[
-        Path | None,
-        typer.Option(help="FILE.npy for --every, [steps // K, n, *S]; OUT with the ending .states.npy if left out."),
-    ] = None,
+    max_batch: MaxBatch = None,
+    checkpoint: CheckpointFile = None,
+    every: Every = None,
+    states: StatesFile = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw samples from noise with the bundle's sampler."""
@@ -447,8 +439,12 @@ def refine(
     block: Block = None,
     keep: Keep = None,
     diverged: Diverged = Divergence.stop,
+    energy_range: EnergyRange = None,
     deadline_ms: DeadlineMs = None,
-    max_batch: Annotated[int | None, typer.Option(help="Most chains in one engine call.", min=1)] = None,
+    max_batch: MaxBatch = None,
+    checkpoint: CheckpointFile = None,
+    every: Every = None,
+    states: StatesFile = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the bundle's sampler from given states."""
@@ -471,8 +467,12 @@ def refine(
             fuse=fuse,
             keep=array_or_none(keep),
             diverged=diverged.value,
+            energy_range=None if energy_range is None else numbers_of("--energy-range", energy_range),  # type: ignore[arg-type]
             deadline_ms=deadline_ms,
             max_batch=max_batch,
+            checkpoint=checkpoint,
+            every=every,
+            states=states,
         ),
         as_json,
     )

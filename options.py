@@ -14,6 +14,11 @@ from .runtime.config import SamplerConfig
 from .runtime.errors import UsageError
 
 __all__ = [
+    "CheckpointFile",
+    "EnergyRange",
+    "Every",
+    "MaxBatch",
+    "StatesFile",
     "Anneal",
     "Backend",
     "Block",
@@ -156,6 +161,24 @@ Keep = Annotated[
 Diverged = Annotated[Divergence, typer.Option(help="What happens to a chain that diverges.")]
 DeadlineMs = Annotated[
     float | None, typer.Option("--deadline-ms", help="Write the best states that are found in this time.", min=0)
+]
+EnergyRange = Annotated[
+    str | None, typer.Option(help="LOW,HIGH: energies of a chain that is well; one outside has diverged.")
+]
+MaxBatch = Annotated[int | None, typer.Option(help="Most chains in one engine call.", min=1)]
+CheckpointFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="FILE that the run is saved to every ten seconds. The same command goes on from there after a kill and ends with "
+        "the same bits; the file is removed once the samples are written."
+    ),
+]
+Every = Annotated[
+    int | None, typer.Option(help="Write the states after every so many steps to --states as well.", min=1)
+]
+StatesFile = Annotated[
+    Path | None,
+    typer.Option(help="FILE.npy for --every, [steps // K, n, *S]; OUT with the ending .states.npy if left out."),
 ]
 Block = Annotated[int | None, typer.Option(help="Steps for each FP32 evaluation, with --exact.", min=1)]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)]

@@ -46,7 +46,7 @@ _LONG_RUN = 4096
 """Engine calls of a run from which it is worth timing fused steps for it: that takes a hundred, and compiling an engine."""
 
 _LOOKED_AT = 64
-"""Starts that tell a checkpoint's run from another one."""
+"""Starts, where they are drawn, that tell a checkpoint's run from another one."""
 
 
 class _Run(NamedTuple):
@@ -277,7 +277,7 @@ class Ebm:
                 stack.enter_context(samples)
             kept = None
             if checkpoint is not None:
-                identity = self._identity(run, n, seed, diverged, energy_range, every)
+                identity = self._identity(run, n, seed, diverged, energy_range, every, drawn=x0 is None)
                 kept = Checkpoint(
                     checkpoint, identity, seconds=checkpoint_seconds, before=None if samples is None else samples.sync
                 )
@@ -337,33 +337,13 @@ class Ebm:
     @overload
     def refine(self, x0: Any, seed: int = 0, *, deadline_ms: float, **keywords: Any) -> BestSoFar: ...
 
-    def refine(
-        self,
-        x0: Any,
-        seed: int = 0,
-        *,
-        keep: Any = None,
-        config: SamplerConfig | None = None,
-        cond: Mapping[str, Any] | None = None,
-        max_batch: int | None = None,
-        callback: Callback | None = None,
-        diverged: Divergence = "stop",
-        deadline_ms: float | None = None,
-        **keywords: Any,
-    ) -> np.ndarray | BestSoFar:
+    def refine(self, x0: Any, seed: int = 0, **keywords: Any) -> np.ndarray | BestSoFar:
         """Runs one chain from each given state.
 
         Args:
             x0: [B, *S], any real type; left as it is.
             seed: of the noise.
-            keep: true where a number of x0 stays what it is, as in `sample`, like all that follow.
-            config: settings to start from.
-            cond: conditioning arrays by name.
-            max_batch: most samples in one engine call.
-            callback: told about the start and every step.
-            diverged: what happens to a chain whose numbers are no longer finite.
-            deadline_ms: return in this time with each chain's best state so far.
-            **keywords: settings and conditioning arrays.
+            **keywords: what `sample` takes beside the number of chains: `keep`, deadlines, checkpoints, settings, conditions.
 
         Returns:
             [B, *S] float32, fewer where chains were dropped; with a deadline a `BestSoFar`.
@@ -372,12 +352,9 @@ class Ebm:
             UsageError: an argument has a wrong name, type, shape or value.
             DivergenceError: an energy or gradient is no longer finite.
         """
-        called = perf_counter()
         states = check_states("x0", x0, self.model.x.shape)
-        run = self._prepare(len(states), seed, states, None, keep, None, config, cond, max_batch, keywords)
-        if deadline_ms is not None:
-            return self._draw_by(run, len(states), called, callback, diverged, deadline_ms)
-        return self._draw(run, len(states), callback, diverged, redraw=False)
+        drawn: np.ndarray | BestSoFar = self.sample(len(states), seed, x0=states, **keywords)
+        return drawn
 
     def _prepare(
         self,
@@ -501,9 +478,10 @@ class Ebm:
         return SampleFile(out, run.config.steps // every, n, self.model.x.shape, every)
 
     def _identity(
-        self, run: _Run, n: int, seed: int, diverged: str, energy_range: Any, every: int | None
+        self, run: _Run, n: int, seed: int, diverged: str, energy_range: Any, every: int | None, *, drawn: bool
     ) -> dict[str, Any]:
-        """What decides the numbers of a run, by the names that a caller knows."""
+        """What decides the numbers of a run, by the names that a caller knows; `drawn` is whether its starts follow from settings."""
+        looked_at = min(n, _LOOKED_AT) if drawn else n
         return {
             "model": self.model.name,
             "engines": [f"{engine.backend} {getattr(engine, 'precision', '')}".strip() for engine in self._engines],
@@ -516,7 +494,7 @@ class Ebm:
             "diverged": diverged,
             "energy_range": energy_range,
             "every": every,
-            "start": _digest(run.start(range(min(n, _LOOKED_AT)))),
+            "start": _digest(run.start(range(looked_at))),
             "cond": {name: _digest(array) for name, array in run.options["cond"].items()},
             "keep": None if run.options["free"] is None else _digest(run.options["free"]),
         }

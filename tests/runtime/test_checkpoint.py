@@ -95,6 +95,22 @@ def test_after_the_end_the_samples_are_returned_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ebm(energy=never).sample(5, 7, checkpoint=tmp_path / "run"), whole)
 
 
+def test_chains_from_given_states(tmp_path: Path) -> None:
+    starts = np.random.default_rng(0).standard_normal((100, *MODEL.x.shape)).astype(np.float32)
+    whole = ebm().refine(starts, 7)
+    options = {"checkpoint": tmp_path / "run", "checkpoint_seconds": 0, "max_batch": 40}
+    for batch, step in ((0, 9), (80, 3)):
+        with pytest.raises(Cut):
+            ebm().refine(starts, 7, callback=cut_at(batch, step), **options)
+    other = starts.copy()
+    other[99] += 1
+    with pytest.raises(UsageError, match="is of another run: start was"):
+        ebm().refine(other, 7, **options)
+    np.testing.assert_array_equal(ebm().refine(starts, 7, every=20, out=tmp_path / "s.npy", max_batch=40)[:], whole)
+    np.testing.assert_array_equal(ebm().refine(starts, 7, **options), whole)
+    np.testing.assert_array_equal(np.load(tmp_path / "s.npy")[-1], whole)
+
+
 def test_precisions_by_steps(tmp_path: Path) -> None:
     def coarse(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         energy, grad = wavy(x)
