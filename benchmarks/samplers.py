@@ -1,7 +1,7 @@
 """Langevin steps side by side: this runtime, PyTorch eager and compiled, torchebm, ebmkit, and onnxruntime called from Python.
 
     python benchmarks/samplers.py --out samplers.json --docs docs/benchmarks.md
-    python benchmarks/samplers.py --net mlp --net policy          # some of the networks
+    python benchmarks/samplers.py --net mlp --net policy          # some of the networks; those in --out from before stay
 
 One run measures everything. Contestants take turns, round after round, so that a machine that is busy for a while is busy for all;
 the figure is the median over the rounds, and a ratio is the median of the ratios within a round. Everybody takes the same number of
@@ -184,6 +184,10 @@ def main() -> None:
         "peaks": {str(threads): peaks(threads) for threads in (1, 2)},
         "nets": {},
     }
+    if options.out is not None and options.out.exists():
+        before = json.loads(options.out.read_text(encoding="utf-8"))
+        if (before["device"], before["toolchain"]) == (result["device"], result["toolchain"]):
+            result = before
     for net in options.net or list(CASES):
         with tempfile.TemporaryDirectory() as folder:
             case = CASES[net]
