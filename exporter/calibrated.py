@@ -282,33 +282,44 @@ class CalibratedArtifacts:
         return self._states
 
     def scheme(self, name: str) -> Scheme:
-        """How a target wants its grids, found once: the first way to even out channels in which its engine computes what its graph says.
+        """How a target wants its grids, found once.
 
-        Backends have got INT8 graphs wrong (see `insert_int8`). The gate would see it, and blame the layers.
+        Ways to even out channels are tried with all layers in INT8, until one passes what the gate asks of the score; where none does,
+        the one that comes nearest is taken. One whose engine does not compute what its graph says is out: backends have
+        got INT8 graphs wrong (see `insert_int8`), the gate would see it, and the layers would be blamed.
         """
         if name not in self._schemes:
+            nearest = np.inf
             for evens in _EVENS:
-                scheme = self._schemes[name] = replace(_scheme_of(name), evens=evens)
-                if not evens or self._agrees(name, self.quantizer(scheme)):
+                scheme = replace(_scheme_of(name), evens=evens)
+                off = self._score_of(name, self.quantizer(scheme))
+                if off < nearest or np.isinf(nearest):
+                    nearest, self._schemes[name] = off, scheme
+                if off <= 1:
                     break
-                self.tell(f"{name} computes something else than its INT8 graph: trying another form", 0, 0)
         return self._schemes[name]
 
-    def _agrees(self, name: str, quantizer: Quantizer) -> bool:
-        """Whether a target's engine is as close to float32 as the graph that it was made from, with all layers in INT8."""
+    def _score_of(self, name: str, quantizer: Quantizer) -> float:
+        """Gain and bias of the gradient with all layers in INT8, the larger, in units of what passes; infinite for a wrong engine."""
         if not quantizer.default:
-            return True
-        model = quantizer.model(quantizer.default)
-        asked = self.states.part(np.unique(np.linspace(0, len(self.states) - 1, _AGREEMENT_STATES).round().astype(int)))
+            return 0.0
         batch = self.batch[1]
+        asked = self.states.part(np.unique(np.linspace(0, len(self.states) - 1, _AGREEMENT_STATES).round().astype(int)))
         with tempfile.TemporaryDirectory(dir=self.scratch) as scratch:
             folder = Path(scratch)
-            artifact = target(name).write(ir.to_proto(model), folder, precision="int8", batch=self.batch)
+            artifact = self.write(name, folder, quantizer, quantizer.default, "int8", "fp32")
+            assert self.latest is not None
+            exact, graph = (gradients(own, asked, batch=batch) for own in (self.model, self.latest))
             with self.open(artifact, folder) as engine:
                 scaled = np.concatenate([engine.run(inputs)["grad"].copy() for inputs in asked.batches(batch)])
-        exact, graph = (gradients(own, asked, batch=batch) for own in (self.model, model))
-        found = scaled / np.reshape(asked.grad_scale, (-1, *[1] * (scaled.ndim - 1)))
-        return _apart(found, exact) <= max(_LEAST, _FARTHER * _apart(graph, exact))
+                found = scaled / np.reshape(asked.grad_scale, (-1, *[1] * (scaled.ndim - 1)))
+                if not _apart(found, exact) <= max(_LEAST, _FARTHER * _apart(graph, exact)):
+                    self.tell(f"{name} computes something else than its INT8 graph: trying another form", 0, 0)
+                    return float("inf")
+                if self.gate is None:
+                    return 0.0
+                verdicts = self.gate.score_verdicts(self.gate.fidelity(engine))
+        return max(verdict.ratio for verdict in verdicts)
 
     def quantizer(self, scheme: Scheme) -> Quantizer:
         """The calibration for a scheme, made once."""

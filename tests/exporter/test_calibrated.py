@@ -223,6 +223,17 @@ class TestScheme:
             assert made.scheme("onnxruntime").evens == ()
         assert told.count("onnxruntime computes something else than its INT8 graph: trying another form") == 2
 
+    def test_the_first_that_passes_the_score_or_the_nearest(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for offs, wanted in (((1.2, 0.9, 0.1), ("forward",)), ((1.3, 1.2, 1.4), ("forward",)), ((np.inf,) * 3, ())):
+            left = iter(offs)
+            monkeypatch.setattr(CalibratedArtifacts, "_score_of", lambda self, name, quantizer: next(left))  # noqa: B023
+            folder = tmp_path / str(len(list(tmp_path.iterdir())))
+            folder.mkdir()
+            with self.artifacts(folder, []) as made:
+                assert made.scheme("openvino").evens == wanted
+
 
 class TestMixed:
     def test_three_precisions_in_one_graph(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
