@@ -1,0 +1,89 @@
+"""What the documents say can be typed: names that exist, options that the commands have, files that are there."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from ebm_export import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md")]
+PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    return [
+        text
+        for language, text in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        if language in languages
+    ]
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The commands of a page's shell blocks, in words; a line that ends in a backslash goes on."""
+    for block in blocks(page, "sh", "bash", "console"):
+        for line in block.replace("\\\n", " ").splitlines():
+            line = line.removeprefix("$ ")
+            if line.startswith(("ebm-export ", "ebm-run ", "ebm-compare ")):
+                yield shlex.split(line, comments=True)
+
+
+@PAGE
+def test_python_parses_and_imports_what_is_there(page: Path) -> None:
+    for block in blocks(page, "python"):
+        if block.startswith(" "):  # lines from the middle of a file
+            continue
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ebm_export"):
+                module = importlib.import_module(node.module or "")
+                for alias in node.names:
+                    # Taking a name from a module that merely uses it would break with its next change.
+                    assert alias.name in getattr(module, "__all__", [alias.name]), f"{node.module} has no {alias.name}"
+                    getattr(module, alias.name)
+
+
+@PAGE
+def test_commands_have_their_options(page: Path) -> None:
+    for words in commands(page):
+        known = options_of(words)
+        for word in words[1:]:
+            if word.startswith("--"):
+                assert word.split("=")[0] in known, shlex.join(words)
+
+
+@PAGE
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"\w+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if anchor and target.suffix == ".md":
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles], link
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert sum(len(list(commands(page))) for page in PAGES) > 25
+    assert sum(len(blocks(page, "python")) for page in PAGES) > 15
+
+
+def options_of(words: list[str]) -> set[str]:
+    """Options of the command that these words call."""
+    functions = {"ebm-export": cli.export_command, "ebm-compare": cli.compare_command}
+    if words[0] == "ebm-run":
+        functions["ebm-run"] = getattr(cli, words[1])
+    app = typer.Typer()
+    app.command()(functions[words[0]])
+    command = typer.main.get_command(app)
+    return {name for option in command.params for name in (*option.opts, *option.secondary_opts)} | {"--help"}
