@@ -130,12 +130,13 @@ def record_states(
             progress(*now.part)
         if now.done not in wanted:
             return
-        asked = watched.where(now)
+        asked, scales = watched.where(now), now.grad_scale
+        assert scales is not None, "chains on a watched engine have a scale"
         for row, chain in enumerate(now.chains):
             slot = slots.get((now.done, chain))
             if slot is not None:
                 x[slot] = asked[row]
-                scale[slot] = 1.0 if now.grad_scale is None else now.grad_scale[row]
+                scale[slot] = scales[row]
                 step[slot], number[slot] = now.done, chain
                 for name, array in conditions.items():
                     kept[name][slot] = array[chain]
@@ -153,10 +154,6 @@ def record_states(
     number[len(slots) :] = chains + np.arange(len(extra))
     states = States(x, scale, step, number, kept)
     size = max_batch or _CALL
-    if config.order == "noise-drift":
-        starts = np.flatnonzero(step[: len(slots)] == 0)
-        for first in range(0, len(starts), size):
-            _rescale_unasked(engine, states, starts[first : first + size])
     for first in range(len(slots), total, size):
         _add_data(engine, states, extra, conditions, len(slots), first, min(first + size, total))
     return states
@@ -165,15 +162,6 @@ def record_states(
 def _spread(length: int, count: int) -> np.ndarray:
     """At most `count` indices spread evenly over range(length)."""
     return np.unique(np.linspace(0, length - 1, min(length, count)).round().astype(np.int64))
-
-
-def _rescale_unasked(engine: Engine, states: States, rows: np.ndarray) -> None:
-    """Gives a scale to starts of "noise-drift", where nothing had been asked yet."""
-    inputs = states.inputs(rows)
-    score = ScaledScore(engine, {name: inputs[name] for name in states.cond}, scaled=True)
-    score(inputs["x"])
-    assert score.scale is not None
-    states.grad_scale[rows] = score.scale
 
 
 def _add_data(

@@ -25,7 +25,7 @@ class Trajectory:
     x: np.ndarray
     """[G, n, *S] float32."""
     grad_scale: np.ndarray
-    """[G, n] float32, the gradient scale that the chains ran with; ones where nothing had been evaluated yet."""
+    """[G, n] float32, the gradient scale that the chains ran with."""
 
 
 def record_trajectory(
@@ -68,7 +68,8 @@ def record_trajectory(
             progress(now.done, now.steps)
         if now.done in wanted:
             states.append(watched.where(now).copy())
-            scales.append(np.ones(n, np.float32) if now.grad_scale is None else now.grad_scale.copy())
+            assert now.grad_scale is not None, "chains on a watched engine have a scale"
+            scales.append(now.grad_scale.copy())
 
     run_chains(
         watched,
@@ -103,11 +104,8 @@ class Watched(Engine):
         self._asked: np.ndarray | None = None
 
     def where(self, now: Progress) -> np.ndarray:
-        """Returns where the chains of a batch were asked last, [B, *S]; the array is overwritten by the next step.
-
-        Before the first step of "noise-drift" nothing has been asked: then it is their start.
-        """
-        return now.state.position if now.grad_scale is None or self._asked is None else self._asked
+        """Returns where the chains of a batch were asked last, [B, *S]; the array is overwritten by the next step."""
+        return now.state.position if self._asked is None else self._asked
 
     def open(self) -> None:
         """The engine is open already."""

@@ -14,6 +14,7 @@ from ..calibration.verdict import GateResult
 from ..runtime.bundle_writer import write_manifest
 from ..runtime.config import SamplerConfig
 from ..runtime.file_hash import sha256_of
+from ..runtime.gradient_scale import HIGHEST_SCALE, LOWEST_SCALE
 from ..runtime.manifest import NOT_JUDGED, SCHEMA_VERSION, VERIFIED, ModelSpec, TensorSpec
 from ..runtime.verify import is_judged
 from .energy import Energy
@@ -48,7 +49,6 @@ def describe_bundle(
     gates = gates or {}
     names = input_names(energy)
     found = {verification.path: verification for verification in verifications}
-    x = golden["x"] if golden is not None else None
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "model": {
@@ -56,7 +56,7 @@ def describe_bundle(
             "x": {"shape": list(energy.x.shape[1:]), "dtype": "float32"},
             "wrt": energy.wrt,
             "cond": [_condition(name, names[name], value) for name, value in energy.cond.items()],
-            "range": {} if x is None else {"x": [float(x.min()), float(x.max())]},
+            **({} if golden is None else _seen(golden)),
         },
         "sampler": config.to_dict(),
         "artifacts": [
@@ -87,6 +87,16 @@ def model_spec(energy: Energy) -> ModelSpec:
         energy.wrt,
         tuple(TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in cond),
     )
+
+
+def _seen(golden: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What the verification trajectory says about the model."""
+    x, start = golden["x"], golden["grad"][0]
+    sizes = np.sqrt((start**2).reshape(len(start), -1).mean(axis=1))
+    usual = sizes[np.isfinite(sizes) & (sizes > 0)]
+    # A scale is a float32 and has its limits; what leaves them is looked for from one on.
+    scale = float(np.clip(1 / np.median(usual), LOWEST_SCALE, HIGHEST_SCALE)) if len(usual) else 1.0
+    return {"range": {"x": [float(x.min()), float(x.max())]}, "usual_scale": scale}
 
 
 def _entries(folder: Path, artifact: Artifact, found: Verification | None, judged: bool) -> list[dict[str, Any]]:

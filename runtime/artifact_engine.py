@@ -39,6 +39,7 @@ def engine_of(bundle: Bundle, artifact: Artifact, backend: str, *, threads: int 
         MissingBackend: on entering the engine, where the library is not installed.
     """
     engine = _engine_of_file(bundle, artifact, backend, threads)
+    engine.usual_scale = bundle.model.usual_scale
     prologue = bundle.prologue_of(artifact)
     if prologue is None:
         return engine

@@ -106,8 +106,10 @@ def chain_steps(
         nonlocal state, done, lost
         if resume is None:
             state = method.init(random, start, score)
-            if score.scale is not None:  # something was evaluated
+            if score.calls:
                 check(are_finite(state.energy, state.grad) & in_range(state.energy), 0)
+            else:  # the search for a scale asks at one place many times, which no step does
+                score.find(start)
             return
         for turn in sorted(switches):
             if turn < resume.done:

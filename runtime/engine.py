@@ -26,6 +26,9 @@ class Engine(ABC):
     needs_scale: bool = True
     """Whether gradients may leave the range of the engine's numbers, so that they need the running gradient scale."""
 
+    usual_scale: float = 1.0
+    """Gradient scale with which the search for a chain's first one begins: the nearer, the fewer calls it takes."""
+
     def prepare(self, cond: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Readies what stays the same along a chain, once, for any number of calls of `run`.
 

@@ -130,8 +130,8 @@ def fuse(method: Method, fused: Fused, config: SamplerConfig, position: np.ndarr
     def step(random: ChainRandom, state: Any, score: Evaluate, step_size: Any, step: int) -> tuple[Any, FusedInfo]:
         assert isinstance(score, ScaledScore)
         number = 1 if step < method.warm_up else min(count, config.steps - step)
-        # At the end of a warm-up a sampler settles what it learned, and a scale that is not known yet is looked for.
-        if number < count or not score.ready or 0 < method.warm_up == step:
+        # At the end of a warm-up a sampler settles what it learned.
+        if number < count or 0 < method.warm_up == step:
             return singly(random, state, score, step, number)
         before = score.state
         inputs = {"x": state.position}

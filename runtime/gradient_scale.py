@@ -104,7 +104,7 @@ class ScaleState(NamedTuple):
 class ScaledScore:
     """Energy and gradient of a batch of chains through an engine, with the running scale of each chain.
 
-    The first call has no running scale: it asks the engine twice, once with a scale of one to find the scale, once
+    The first call has no running scale: it asks the engine twice, once with `Engine.usual_scale` to find the scale, once
     to answer. An engine whose gradient is not proportional to its scale (INT8 rounds a small one to zero and clips a
     large one) is asked again until the scaled gradient has a size near one, at most 14 times in all, and once more where
     one is zero or not finite at every scale. Every later call is one engine call.
@@ -178,10 +178,15 @@ class ScaledScore:
             grad *= self._free
         return answer["energy"], grad
 
-    @property
-    def ready(self) -> bool:
-        """Whether the scale of the next call is known."""
-        return not self._scaled or self._next is not None
+    def find(self, x: np.ndarray) -> None:
+        """Looks for the scale of the next call, where one is needed and none is known, for a chain that asks nothing at its start.
+
+        Args:
+            x: [B, *S] float32, close to where the next call will ask.
+        """
+        if self._scaled and self._next is None:
+            self.scale, _ = self._find_scale(x)
+            self._next = self.scale
 
     def take_steps(self, engine: Engine, inputs: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
         """Has an engine take several steps in one call (see `fused_steps.py`); the running scale goes through it.
@@ -197,7 +202,7 @@ class ScaledScore:
         if not self._scaled and self._ones is None:
             self._ones = np.ones(len(inputs["x"]), dtype=np.float32)
         scale = self._next if self._scaled else self._ones
-        assert scale is not None, "the scale is not known: evaluate once"
+        assert scale is not None, "the scale is not known: ask for `find` first"
         self.calls += count
         answer = engine.run({**self._inputs, **inputs, "grad_scale": scale})
         self.scale = scale
@@ -218,7 +223,7 @@ class ScaledScore:
 
     def _find_scale(self, x: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The scale of the first call, and the engine's answer with it."""
-        scale = np.ones(len(x), dtype=np.float32)
+        scale = np.full(len(x), self._engine.usual_scale, dtype=np.float32)
         answer = self._run(x, scale)
         size: np.ndarray = np.zeros(len(x))
         settled: np.ndarray = np.zeros(len(x), dtype=bool)

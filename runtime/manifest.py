@@ -60,6 +60,7 @@ class ModelSpec:
         wrt: the refined input's name in the user's model.
         cond: the conditioning inputs.
         range: (smallest, largest) number of x on the verification trajectory, where known.
+        usual_scale: gradient scale that brings gradients at the start of that trajectory to a size of one, where known.
     """
 
     name: str
@@ -67,6 +68,7 @@ class ModelSpec:
     wrt: str = "x"
     cond: tuple[TensorSpec, ...] = ()
     range: tuple[float, float] | None = None
+    usual_scale: float = 1.0
 
     @property
     def cond_names(self) -> tuple[str, ...]:
@@ -206,6 +208,7 @@ def _model(entries: _Entries) -> ModelSpec:
         wrt=entries.take("wrt", str, "x"),
         cond=tuple(_tensor(entry, entry.take("name", str)) for entry in entries.each("cond", [])),
         range=None if ends is None else (float(ends[0]), float(ends[1])),
+        usual_scale=entries.take("usual_scale", float, 1.0),
     )
 
 

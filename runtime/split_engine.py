@@ -35,7 +35,7 @@ class SplitEngine(Engine):
 
     def __init__(self, prologue: Engine, score: Engine, reads: Sequence[str], keeps: Sequence[str] = ()) -> None:
         self.backend = score.backend
-        self.needs_scale = score.needs_scale
+        self.needs_scale, self.usual_scale = score.needs_scale, score.usual_scale
         self.score = score
         self._prologue = prologue
         self._reads, self._keeps = tuple(reads), tuple(keeps)

@@ -83,6 +83,10 @@ class TestEveryTarget:
             assert entry["passed"]
         low, high = manifest["model"]["range"]["x"]
         assert -2 <= low < high <= 2
+        with np.load(everything / "golden.npz") as golden:
+            sizes = np.sqrt(np.square(golden["grad"][0]).reshape(len(golden["grad"][0]), -1).mean(axis=1))
+        scaled = manifest["model"]["usual_scale"] * sizes
+        assert scaled.min() < 1 < scaled.max()
 
     @pytest.mark.parametrize("precision", PLAIN)
     @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])

@@ -174,6 +174,19 @@ def test_low_precisions(tmp_path: Path, precision: str) -> None:
     np.testing.assert_allclose(*drawn, rtol=0, atol=0 if precision == "bf16" else 1e-4)
 
 
+def test_chains_that_ask_nothing_at_the_start_are_fused_from_their_first_step(tmp_path: Path) -> None:
+    """Their scale is looked for there, in two calls."""
+    path = write(tmp_path, CONFIG.replace(order="noise-drift"), precisions=["fp16"], targets=["openvino"])
+    told: list[tuple[int, int]] = []
+    drawn = []
+    for fuse in (True, False):
+        with load(path, threads=1, precision="fp16", fuse=fuse) as ebm:
+            ebm.sample(4, goal=GOAL, callback=lambda now: told.append((now.done, now.calls)))
+            drawn.append(ebm.sample(4, goal=GOAL))
+    assert told[:7] == [(done, 2 + done) for done in (0, 4, 8, 12, 16, 20, 22)]
+    np.testing.assert_allclose(*drawn, rtol=0, atol=1e-4)
+
+
 def test_the_files_are_checked_onnx(tmp_path: Path) -> None:
     path = write(tmp_path, targets=["onnx"])
     for name in ("sampler.fp32.onnx", "standalone.fp32.onnx", "score.fp32.onnx"):

@@ -97,6 +97,37 @@ def test_finds_the_scale_of_an_engine_that_rounds_and_clips() -> None:
         assert relative < 0.1, slope  # 0.036 for the rounding at a size of 0.8, and what lies beyond 2.4 sigma at 1.25
 
 
+def test_the_search_begins_where_the_engine_says() -> None:
+    x = np.random.default_rng(4).standard_normal((5, 50)).astype(np.float32)
+    calls = []
+    for usual in (1.0, 0.7e6):
+        engine = Coarse(1e-6)
+        engine.usual_scale = usual
+        ScaledScore(engine, {})(x)
+        np.testing.assert_array_equal(engine.scales[0], np.float32(usual))
+        calls.append(len(engine.scales))
+    assert calls[1] == 2 < calls[0]
+
+
+def test_finds_the_scale_ahead_of_the_first_answer() -> None:
+    x = np.random.default_rng(5).standard_normal((3, 6)).astype(np.float32)
+    engine = Recorder(slope=1e-4)
+    score = ScaledScore(engine, {})
+    score.find(x)
+    found = score.scale
+    assert found is not None
+    np.testing.assert_allclose(found, 1e4 / rms(x), rtol=1e-5)
+    score.find(2 * x)  # known now
+    score(x * np.float32(0.5))
+    assert len(engine.scales) == 3
+    np.testing.assert_array_equal(engine.scales[2], found)
+
+    unscaled = Recorder()
+    unscaled.needs_scale = False
+    ScaledScore(unscaled, {}).find(x)
+    assert not unscaled.scales
+
+
 def test_a_chain_beside_one_that_never_settles_gets_the_scale_that_it_has_alone() -> None:
     x = np.random.default_rng(3).standard_normal((3, 50)).astype(np.float32)
     for engine in (Recorder(1e-3), Coarse(1e-3)):
