@@ -8,6 +8,7 @@ import numpy as np
 
 from .noise import NoiseSource, Stream
 from .noise_ahead import NoiseAhead, pays
+from .noise_in_bulk import NoiseInBulk, suits
 
 __all__ = ["ChainRandom"]
 
@@ -60,9 +61,9 @@ class ChainRandom:
         self._shape = shape
         self._free = free
         self._replicas = replicas
-        self._ahead: NoiseAhead | None = None
+        self._ahead: NoiseAhead | NoiseInBulk | None = None
         self._stride = 1
-        self._sources: dict[Stream, NoiseSource] = {Stream.STEPS: NoiseSource(seed, Stream.STEPS, attempt)}
+        self._sources: dict[Stream, NoiseSource] = {}
 
     def at(self, step: int) -> ChainRandom:
         """Returns the numbers of the same chains at another step; it draws from the same generators."""
@@ -74,13 +75,17 @@ class ChainRandom:
         return other
 
     def draw_ahead(self, steps: int, stride: int = 1) -> None:
-        """Has normal numbers drawn while the step, or the steps, before are being taken, where that pays; see `NoiseAhead`.
+        """Has normal numbers drawn before they are asked for, where that pays: see `NoiseAhead` and `NoiseInBulk`.
 
         Args:
             steps: number of steps in all.
             stride: steps that `normals` is asked for at once; with 1, `normal` is asked for each.
         """
         shape = (len(self._chains) * self._replicas, *self._shape)
+        if self._free is None and self._replicas == 1 and suits(self._chains, self._shape, steps):
+            source = self._source(Stream.STEPS)
+            self._ahead, self._stride = NoiseInBulk(source, self._chains, self._shape, steps, stride), stride
+            return
         if not pays(math.prod(shape), stride):
             return
         source = NoiseSource(self._seed, Stream.STEPS, self._attempt)  # the thread's own

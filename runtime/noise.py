@@ -32,11 +32,16 @@ import numpy as np
 from .errors import UsageError
 from .philox_position import position_setter
 
-__all__ = ["BLOCK_NUMBERS", "NoiseSource", "Stream", "normal", "uniform"]
+__all__ = ["BLOCK_NUMBERS", "NoiseSource", "Stream", "chains_in_block", "normal", "uniform"]
 
 _ATTEMPT = 64  # between the streams of two attempts; more than there will ever be streams
 
 BLOCK_NUMBERS = 4096  # float32 numbers in one block of chains; changing it changes every sample ever drawn
+
+
+def chains_in_block(size: int) -> int:
+    """Returns how many chains of `size` numbers make up a block."""
+    return max(1, BLOCK_NUMBERS // max(1, size))
 
 
 class Stream(enum.IntEnum):
@@ -104,7 +109,7 @@ class NoiseSource:
             out: [steps, len(chains), *shape] float32, C-contiguous, to write into.
         """
         size = math.prod(shape)
-        block_chains = max(1, BLOCK_NUMBERS // max(1, size))
+        block_chains = chains_in_block(size)
         block, skipped = divmod(chains.start, block_chains)
         if skipped or len(chains) > block_chains:
             for row, numbers in enumerate(out):
@@ -132,7 +137,7 @@ class NoiseSource:
             out = np.empty((len(chains), *shape), dtype=np.float32)
         assert chains.step == 1 and out.shape == (len(chains), *shape) and out.flags.c_contiguous
         size = math.prod(shape)  # numbers in one chain
-        block_chains = max(1, BLOCK_NUMBERS // max(1, size))
+        block_chains = chains_in_block(size)
         flat = out.reshape(-1)
         block, skipped = divmod(chains.start, block_chains)
         if not skipped and len(chains) <= block_chains:  # the usual case, in a third of the time around the draw

@@ -29,9 +29,9 @@ import numpy as np
 from ..device_loop import BestOnDevice, DeviceLoop, Handover
 from ..errors import EbmExportError
 from ..schedule import noise_schedule, spread
+from ..ziggurat import ziggurat_tables
 from .kernels import Kernels
 from .settings import THREADS, Loop, loop_settings
-from .ziggurat import ziggurat_tables
 
 __all__ = ["GRAPH_STEPS", "CudaLoop"]
 

@@ -6,7 +6,7 @@
 //
 // A ziggurat (Marsaglia and Tsang, "The ziggurat method for generating random variables", J. Stat. Software 2000) turns
 // words into normals. Its strips, the bits that pick a strip, a sign and a place in it, and the order in which a
-// rejected word asks for more are those of numpy's float32 normals; ziggurat.py makes the tables.
+// rejected word asks for more are those of numpy's float32 normals; runtime/ziggurat.py makes the tables.
 
 #define STRIPS 256
 #define TAIL 3.65415288536100880f          // where the lowest strip ends and the tail begins

@@ -12,7 +12,7 @@ import numpy as np
 import ebm_export.runtime.cuda
 from ebm_export.runtime.config import SamplerConfig
 from ebm_export.runtime.cuda.settings import THREADS, Loop, loop_settings
-from ebm_export.runtime.cuda.ziggurat import ziggurat_tables
+from ebm_export.runtime.ziggurat import ziggurat_tables
 
 SOURCES = Path(ebm_export.runtime.cuda.__file__).parent
 FIRST, LAST, SHUFFLED = 0, 1, 2

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ebm_export.runtime import SamplerConfig
-from ebm_export.runtime.cuda.ziggurat import ziggurat_tables
 from ebm_export.runtime.noise import NoiseSource, Stream
+from ebm_export.runtime.ziggurat import ziggurat_tables
 
 from .emulator import FIRST, LAST, SHUFFLED, Emulator, Memory
 

@@ -1,4 +1,4 @@
-"""Tables of the ziggurat that turns random bits into float32 normals.
+"""The ziggurat that turns random bits into float32 normals, as numpy does.
 
 Under the curve exp(-x^2 / 2) lie 256 strips of one area v. The lowest is the rectangle up to r and the tail beyond it; the
 others end at x_255 = r > x_254 > .. > x_1 > 0 with
@@ -12,13 +12,41 @@ topmost strip meets the peak of the curve. numpy holds the same tables, which a 
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 
-__all__ = ["ziggurat_tables"]
+__all__ = ["normals_of_words", "ziggurat_tables"]
 
 _TAIL = 3.6541528853610088  # r for 256 strips
 _PLACES = 2**23  # along a strip, numbered by the 23 upper bits of a word
+_STRIP, _SIGN, _SHIFT = np.uint32(255), np.uint32(256), np.uint32(9)  # the other bits
+_TO_SIGN = np.uint32(31 - 8)  # from there to the sign of a float32
+
+
+def normals_of_words(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turns each word into the normal that it is in 98.8 % of cases; in the others more words would have to be asked for.
+
+    Args:
+        words: any shape, uint32.
+
+    Returns:
+        Normals, float32, in the same shape; and where they are final, bool.
+    """
+    inside, widths = _inside_and_widths()
+    strips = words & _STRIP
+    places = words >> _SHIFT
+    normals = places.astype(np.float32)
+    normals *= widths.take(strips)
+    signs = normals.view(np.uint32)
+    signs |= (words & _SIGN) << _TO_SIGN
+    return normals, places < inside.take(strips)
+
+
+@cache
+def _inside_and_widths() -> tuple[np.ndarray, np.ndarray]:
+    tables = ziggurat_tables()
+    return tables[:1024].view(np.uint32), tables[1024:2048].view(np.float32)
 
 
 def ziggurat_tables() -> np.ndarray:
