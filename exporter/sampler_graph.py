@@ -13,7 +13,7 @@ from ..runtime.config import SamplerConfig
 from ..runtime.fused_steps import ports
 from .graph_builder import GraphBuilder
 from .passes.graph import dims
-from .sampler_steps import StepWriter
+from .sampler_steps import NOISE_FACTOR, StepWriter
 
 __all__ = ["sampler_graph"]
 
@@ -37,8 +37,13 @@ def sampler_graph(score: ir.Model, config: SamplerConfig, steps: int, *, scaled:
     batch = sizes[0]
     position = made.input("x", sizes)
     state = {name: made.input(f"sampler.{name}", sizes) for name in wanted.state}
-    series = {name: made.split(made.input(f"sampler.{name}", [steps]), steps) for name in wanted.series}
+    numbers = {name: made.input(f"sampler.{name}", [steps]) for name in wanted.series}
     noise = made.input("sampler.noise", [steps, *sizes]) if wanted.noise else None
+    factor = NOISE_FACTOR.get(config.sampler)
+    if noise is not None and factor is not None:  # for all steps at once
+        each = made.op("Unsqueeze", [numbers.pop(factor), made.constant(range(1, 1 + len(sizes)))])
+        noise = made.op("Mul", [noise, each])
+    series = {name: made.split(value, steps) for name, value in numbers.items()}
     conditions = {
         value.name or "": made.input_like(value)
         for value in score.graph.inputs
@@ -47,7 +52,7 @@ def sampler_graph(score: ir.Model, config: SamplerConfig, steps: int, *, scaled:
     scale = made.input("grad_scale", [batch])
     writer = StepWriter(made, score.graph, config, sizes, conditions, scaled=scaled, scale=scale)
     for step in range(steps):
-        given = {name: numbers[step] for name, numbers in series.items()}
+        given = {name: each[step] for name, each in series.items()}
         if noise is not None:
             given["noise"] = made.op("Gather", [noise, made.index(step)], axis=0)
         position = writer.take(position, state, given)
@@ -55,8 +60,9 @@ def sampler_graph(score: ir.Model, config: SamplerConfig, steps: int, *, scaled:
     for name in ("grad", "velocity"):
         if name in state:  # "grad" is, after an evaluation
             made.output(f"sampler.next.{name}", state[name], sizes)
-    made.output("sampler.grad_scale", writer.last_scale, [batch])
-    made.output("sampler.next.grad_scale", writer.scale, [batch])
+    if scaled:
+        made.output("sampler.grad_scale", writer.last_scale, [batch])
+        made.output("sampler.next.grad_scale", writer.scale, [batch])
     assert writer.energy is not None
     made.output("sampler.energy", writer.energy, [batch])
     if scaled or config.grad_clip is not None or config.bounds is not None:

@@ -15,7 +15,10 @@ from ..runtime.config import SamplerConfig
 from ..runtime.gradient_scale import HIGHEST_SCALE, LOWEST_SCALE
 from .graph_builder import GraphBuilder
 
-__all__ = ["StepWriter"]
+__all__ = ["NOISE_FACTOR", "StepWriter"]
+
+NOISE_FACTOR = {"langevin": "sigma", "underdamped": "kick"}
+"""The series that a sampler multiplies its noise by before it does anything else with it, for those that do."""
 
 
 class StepWriter:
@@ -62,7 +65,7 @@ class StepWriter:
         Args:
             position: [B, *S], where it starts.
             state: what `runtime.fused_steps.ports` says by name; replaced by what the step leaves.
-            given: the numbers of this step, one number each, and `noise` [B, *S].
+            given: the numbers of this step, one number each, and `noise` [B, *S], already times its factor (`NOISE_FACTOR`).
 
         Returns:
             The new position.
@@ -157,15 +160,14 @@ class StepWriter:
     def _drifted(self, position: ir.Value, state: dict[str, ir.Value], given: Mapping[str, ir.Value]) -> ir.Value:
         made = self._made
         drift = made.op("Mul", [self._clipped(state["grad"]), given["step_size"]])
-        moved = made.op("Add", [made.op("Mul", [given["noise"], given["sigma"]]), position])
+        moved = made.op("Add", [given["noise"], position])
         position, _ = self._confined(made.op("Sub", [moved, drift]))
         self.evaluate(position, state)
         return position
 
     def _noised(self, position: ir.Value, state: dict[str, ir.Value], given: Mapping[str, ir.Value]) -> ir.Value:
         made = self._made
-        moved = made.op("Add", [made.op("Mul", [given["noise"], given["sigma"]]), position])
-        noised, _ = self._confined(moved)
+        noised, _ = self._confined(made.op("Add", [given["noise"], position]))
         self.evaluate(noised, state)
         drift = made.op("Mul", [self._clipped(state["grad"]), given["step_size"]])
         position, _ = self._confined(made.op("Sub", [noised, drift]))
@@ -198,7 +200,7 @@ class StepWriter:
 
         position, velocity = flown(pushed(state["velocity"]), position)
         velocity = made.op("Mul", [velocity, given["kept"]])
-        velocity = made.op("Add", [velocity, made.op("Mul", [given["noise"], given["kick"]])])
+        velocity = made.op("Add", [velocity, given["noise"]])
         position, velocity = flown(velocity, position)
         self.evaluate(position, state)
         state["velocity"] = pushed(velocity)

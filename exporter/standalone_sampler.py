@@ -16,7 +16,7 @@ from ..runtime.method import warm_up_steps
 from ..runtime.schedule import temperature_schedule
 from .graph_builder import GraphBuilder
 from .passes.graph import dims
-from .sampler_steps import StepWriter
+from .sampler_steps import NOISE_FACTOR, StepWriter
 from .split import split
 
 __all__ = ["standalone_sampler", "why_not_standalone"]
@@ -93,7 +93,8 @@ def standalone_sampler(model: ir.Model, config: SamplerConfig, *, scaled: bool) 
         for name, numbers in series_of(config, wanted.series).items()
     }
     if wanted.noise:
-        given["noise"] = body.op("RandomNormalLike", [held["x"]])
+        noise, factor = body.op("RandomNormalLike", [held["x"]]), NOISE_FACTOR.get(config.sampler)
+        given["noise"] = noise if factor is None else body.op("Mul", [noise, given[factor]])
     position = inner.take(held["x"], inner_state, given)
     body.output("step/still_going", going, [], ir.DataType.BOOL)
     body.output("step/next_x", position, sizes)

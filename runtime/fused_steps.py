@@ -33,8 +33,8 @@ class Ports(NamedTuple):
     """What a graph of fused steps takes beside `x`, `grad_scale` and what the score graph takes.
 
     Inputs are called "sampler.NAME"; `sampler.noise` is [K, B, *S]. Outputs are `sampler.next.x`, `sampler.next.grad`,
-    `sampler.next.velocity` where there is one, and of the last evaluation `sampler.energy` and `sampler.grad_scale`, with
-    `sampler.next.grad_scale` of the next one, all [B]. Where clipping, bounds or a scale could hide a gradient that is not finite
+    `sampler.next.velocity` where there is one, and `sampler.energy` [B] of the last evaluation. Where a scale runs there are its
+    `sampler.grad_scale` [B] and `sampler.next.grad_scale` [B] of the next one. Where clipping, bounds or a scale could hide a gradient that is not finite
     there is `sampler.squares` [K, B] too, the sums of squares of the gradients as the score graph gives them.
 
     Attributes:
