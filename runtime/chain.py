@@ -77,7 +77,7 @@ def chain_steps(
         fused = None
     if fused is not None:
         method = fuse(method, fused, config, start)
-    score = ScaledScore(engine, rows, free)
+    score: ScaledScore
     step_sizes = spread(config.step_size, config.steps)
     warm_up = WarmUp(method.warm_up, len(chains) * count, method.target)
     lost: np.ndarray | None = None
@@ -152,7 +152,10 @@ def chain_steps(
         return Progress(done, config.steps, chains, n, state, info, scale, warming_up, lost, score.calls, snapshot)
 
     with contextlib.closing(random):
-        random.draw_ahead(config.steps, 1 if fused is None else fused.count)
+        if config.sampler != "optimize":  # which has no noise
+            first = 0 if resume is None else resume.done
+            random.draw_ahead(config.steps, 1 if fused is None else fused.count, first)
+        score = ScaledScore(engine, rows, free)  # runs the prologue, where there is one
         # Numbers that leave float32's range are looked for; numpy need not warn of them as well.
         with np.errstate(over="ignore", invalid="ignore"):
             begin()

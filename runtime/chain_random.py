@@ -74,12 +74,13 @@ class ChainRandom:
         other._ahead, other._stride = self._ahead, self._stride
         return other
 
-    def draw_ahead(self, steps: int, stride: int = 1) -> None:
+    def draw_ahead(self, steps: int, stride: int = 1, first: int = 0) -> None:
         """Has normal numbers drawn before they are asked for, where that pays: see `NoiseAhead` and `NoiseInBulk`.
 
         Args:
             steps: number of steps in all.
             stride: steps that `normals` is asked for at once; with 1, `normal` is asked for each.
+            first: the step that will be asked for first.
         """
         shape = (len(self._chains) * self._replicas, *self._shape)
         if self._free is None and self._replicas == 1 and suits(self._chains, self._shape, steps):
@@ -91,10 +92,10 @@ class ChainRandom:
         source = NoiseSource(self._seed, Stream.STEPS, self._attempt)  # the thread's own
         self._stride = stride
         if stride == 1:
-            self._ahead = NoiseAhead(lambda step, out: self._fill(source, step, out), shape, steps)
+            self._ahead = NoiseAhead(lambda step, out: self._fill(source, step, out), shape, steps, first=first)
         else:
             self._ahead = NoiseAhead(
-                lambda step, out: self._fill_steps(source, step, out), (stride, *shape), steps, stride
+                lambda step, out: self._fill_steps(source, step, out), (stride, *shape), steps, stride, first
             )
 
     def close(self) -> None:

@@ -45,16 +45,18 @@ def pays(numbers: int, stride: int = 1) -> bool:
 class NoiseAhead:
     """Gives the numbers of one step and has those of the next drawn.
 
-    Its thread starts at the first step and ends with `close`; it never keeps a process alive.
+    Its thread begins with the first step's at once, while a chain's start is prepared, and ends with `close`; it never keeps a
+    process alive.
 
     Args:
         draw: called by one thread at a time.
         shape: of a step's numbers.
         steps: number of steps; nothing is drawn beyond the last.
         stride: from one step that is asked for to the next.
+        first: the step that will be asked for first.
     """
 
-    def __init__(self, draw: Draw, shape: tuple[int, ...], steps: int, stride: int = 1) -> None:
+    def __init__(self, draw: Draw, shape: tuple[int, ...], steps: int, stride: int = 1, first: int = 0) -> None:
         self._draw = draw
         self._steps = steps
         self._stride = stride
@@ -63,6 +65,7 @@ class NoiseAhead:
         self._orders: queue.SimpleQueue[tuple[int, np.ndarray] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._order(first)
 
     def take(self, step: int) -> np.ndarray:
         """Returns the numbers of a step, which stay what they are until the next call.
@@ -79,15 +82,19 @@ class NoiseAhead:
         else:
             self._draw(step, self._coming)
         self._given, self._coming = self._coming, self._given
-        following = step + self._stride
-        if following < self._steps:
-            if self._thread is None:
-                arguments = (self._draw, self._orders, self._results)
-                self._thread = threading.Thread(target=_work, args=arguments, name="ebm-export noise", daemon=True)
-                self._thread.start()
-            self._orders.put((following, self._coming))
-            self._expected = following
+        self._order(step + self._stride)
         return self._given
+
+    def _order(self, step: int) -> None:
+        """Has a step's numbers drawn, where there is such a step."""
+        if step >= self._steps:
+            return
+        if self._thread is None:
+            arguments = (self._draw, self._orders, self._results)
+            self._thread = threading.Thread(target=_work, args=arguments, name="ebm-export noise", daemon=True)
+            self._thread.start()
+        self._orders.put((step, self._coming))
+        self._expected = step
 
     def close(self) -> None:
         """Ends the thread; safe to call twice."""
