@@ -73,11 +73,34 @@ class Case:
     rounds: int = 7
     repeats: bool = False
     """Whether PyTorch is also run with the condition repeated for each chain."""
+    verify: bool = False
+    """Whether the export runs its engines, as it does by default; it takes minutes for a large network."""
 
     @property
     def settings(self) -> SamplerConfig:
         """Of everybody. This order asks the engine once per step, as the others' loops do, and nothing before the first."""
         return SamplerConfig(**({"steps": self.steps, "step_size": 0.01, "order": "noise-drift"} | self.config))
+
+
+def _resnet18(steps: int) -> Case:
+    """A policy with a larger encoder.
+
+    100 steps are what the published policy on pixels takes, before it takes as many again: Florence et al., "Implicit behavioral
+    cloning", CoRL 2021 (`langevin_actions_given_obs.num_iterations`).
+    """
+    return Case(
+        lambda: Policy(Resnet18(), 512),
+        (14,),
+        (512,),
+        steps,
+        2,
+        fuse=16,
+        cond={"image": (3, 96, 96)},
+        config={"bounds": (-1.0, 1.0)},
+        precisions=("fp32", "int8"),
+        rounds=5,
+        verify=True,
+    )
 
 
 IMAGE = {"step_size": 10.0, "noise": 0.005, "bounds": (0.0, 1.0), "grad_clip": 0.01, "init": "uniform"}
@@ -93,20 +116,13 @@ CASES = {
         cond={"image": (3, 96, 96)},
         config={"bounds": (-1.0, 1.0)},
         repeats=True,
+        verify=True,
     ),
-    "policy_resnet18": Case(
-        lambda: Policy(Resnet18(), 512),
-        (14,),
-        (512,),
-        16,
-        2,
-        fuse=16,
-        cond={"image": (3, 96, 96)},
-        config={"bounds": (-1.0, 1.0)},
-        precisions=("fp32",),
-        rounds=3,
+    "policy_resnet18": _resnet18(16),
+    "policy_resnet18_long": _resnet18(100),
+    "digits": Case(
+        digits, (1, 8, 8), (64,), 16, 2, fuse=16, config={"step_size": 0.05, "temperature": 0.05}, verify=True
     ),
-    "digits": Case(digits, (1, 8, 8), (64,), 16, 2, fuse=16, config={"step_size": 0.05, "temperature": 0.05}),
     "igebm_cifar": Case(Igebm, (3, 32, 32), (8,), 20, 2, config=IMAGE, rounds=5),
     "jem_wrn_28_10": Case(WideResNet, (3, 32, 32), (2,), 2, 2, config=IMAGE, precisions=("fp32", "bf16"), rounds=3),
     "igebm_128": Case(Igebm, (3, 128, 128), (1,), 2, 2, config=IMAGE, precisions=("fp32", "bf16"), rounds=3),

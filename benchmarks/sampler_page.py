@@ -18,14 +18,16 @@ def document(result: dict[str, Any]) -> str:
         f"Versions: {', '.join(f'{name} {version}' for name, version in result['toolchain'].items())}.",
         "",
         "Contestants take turns; a time is the median over the rounds, a ratio the median of the ratios within a round (above 1: this",
-        "runtime is faster). All take the same steps with the same number of threads. Weights are random, which does not change the time.",
+        "runtime is faster). A turn begins after a pause, so that threads of the one before sleep, and with a run that is not timed.",
+        "All take the same steps with the same number of threads. Weights are random, which does not change the time.",
         "`PyTorch eager` is the loop that people write (autograd, an update, noise); `torch.compile` compiles its energy; `torchebm` and",
         "`ebmkit` are their own samplers; `onnxruntime from Python` calls the exported graph, whole, with numpy around it.",
         "",
     ]
     for net, batches in result["nets"].items():
         for found in batches:
-            lines += [f"## {net}, {found['batch']} chains, {found['threads']} thread{'s'[: found['threads'] > 1]}", ""]
+            threads = f"{found['threads']} thread{'s'[: found['threads'] > 1]}"
+            lines += [f"## {net}, {found['batch']} chains, {threads}, {found['steps']} steps", ""]
             lines += [
                 "| | ms per step | 10 % to 90 % | GFLOP/s | of the peak | peak MB |",
                 "| --- | ---: | ---: | ---: | ---: | ---: |",

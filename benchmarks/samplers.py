@@ -4,7 +4,8 @@
     python benchmarks/samplers.py --net mlp --net policy          # some of the networks; those in --out from before stay
 
 One run measures everything. Contestants take turns, round after round, so that a machine that is busy for a while is busy for all;
-the figure is the median over the rounds, and a ratio is the median of the ratios within a round. Everybody takes the same number of
+the figure is the median over the rounds, and a ratio is the median of the ratios within a round. A turn begins after a pause, so that
+threads of the one before sleep, and with a run that is not timed. Everybody takes the same number of
 steps of the same sampler from the same kind of start, with as many threads. Weights are random: they do not change the time.
 """
 
@@ -25,13 +26,17 @@ import torch
 import torchebm
 from peak_memory import memory_of
 from sampler_cases import CASES, Case
-from sampler_contestants import contestants
+from sampler_contestants import Run, contestants
 from sampler_page import document
 from torch.utils.flop_counter import FlopCounterMode
 
 from ebm_export.runtime import load
 from ebm_export.runtime.device import describe_device, toolchain
 from ebm_export.runtime.noise import NoiseSource
+
+_PAUSE = 0.3
+_LONG = 1.0
+"""Seconds between two runs, and of a run that needs no other one before it."""
 
 
 def measure(name: str, batch: int, folder: Path, peak: dict[str, float]) -> dict[str, Any]:
@@ -42,9 +47,8 @@ def measure(name: str, batch: int, folder: Path, peak: dict[str, float]) -> dict
         times: dict[str, list[float]] = {who: [] for who in entries}
         for _ in range(case.rounds):
             for who, entry in entries.items():
-                begun = time.perf_counter()
-                entry.run(case.steps)
-                times[who].append(1e3 * (time.perf_counter() - begun) / case.steps)
+                steps = entry.most or case.steps
+                times[who].append(1e3 * _seconds(entry.run, steps) / steps)
         shares = _shares(case, batch, folder)
     flops = _flops(case, batch)
     rows = {}
@@ -57,7 +61,9 @@ def measure(name: str, batch: int, folder: Path, peak: dict[str, float]) -> dict
             "p90 ms": float(np.percentile(each, 90)),
             "gflops": speed,
             "share of peak": speed / peak[entry.precision],
-            "peak MB": None if entry.memory is None else memory_of(*entry.memory, batch, case.steps, case.threads),
+            "peak MB": None
+            if entry.memory is None
+            else memory_of(*entry.memory, batch, entry.most or case.steps, case.threads),
         }
     return {
         "batch": batch,
@@ -67,6 +73,22 @@ def measure(name: str, batch: int, folder: Path, peak: dict[str, float]) -> dict
         "ratios": _ratios(times, case.rounds),
         "shares": shares,
     }
+
+
+def _seconds(run: Run, steps: int) -> float:
+    """Seconds of a run, by itself: after the one before has let go of the cores, and with its own data in the caches.
+
+    Threads of OpenMP wait for their next work with a loop that keeps a core busy, for up to a fifth of a second.
+    """
+    time.sleep(_PAUSE)
+    begun = time.perf_counter()
+    run(steps)
+    first = time.perf_counter() - begun
+    if first > _LONG:
+        return first  # what is in the caches at its start makes no difference
+    begun = time.perf_counter()
+    run(steps)
+    return time.perf_counter() - begun
 
 
 def _ratios(times: dict[str, list[float]], rounds: int) -> dict[str, dict[str, Any]]:
