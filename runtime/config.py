@@ -166,14 +166,15 @@ class SamplerConfig:
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
         """Returns the names of all settings."""
-        return tuple(field.name for field in dataclasses.fields(cls))
+        return tuple(cls.__dataclass_fields__)
 
     @classmethod
     def _check_names(cls, names: Iterable[str]) -> None:
+        known = cls.field_names()
         for name in names:
-            if name not in cls.field_names():
-                near = difflib.get_close_matches(name, cls.field_names(), n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"the settings are {', '.join(cls.field_names())}"
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"the settings are {', '.join(known)}"
                 raise UsageError(f"{name!r} is not a sampler setting; {hint}")
 
     def _store(self, field: str, value: object) -> None:
