@@ -491,11 +491,15 @@ def score(
 ) -> None:
     """Print the energy of each sample; lower is more likely."""
     from .runtime import load
+    from .runtime.arguments import check_writable
 
+    if out is not None:
+        check_writable("--out", out)
     with load(bundle, backend=backend, precision=precision, threads=threads) as ebm:
         energy, grad = ebm.score(array_of(x), **conditions_of(cond))
     if out is not None:
-        np.savez(out, energy=energy, grad=grad)
+        with out.open("wb") as file:  # a name alone would get the ending .npz, whatever it has
+            np.savez(file, energy=energy, grad=grad)
     if as_json:
         print(json.dumps({"energy": energy.tolist()}))
         return

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +23,31 @@ __all__ = [
     "check_mask",
     "check_range",
     "check_states",
+    "check_writable",
     "split_keywords",
 ]
 
 # Kinds of numpy dtype that become each type of a graph without a change of meaning. Rounding float64 to
 # float32 is none: everything here is float32 in the end. Cutting floats to whole numbers would be one.
 _ACCEPTED_KINDS = {"float32": "fiu", "int64": "iu", "bool": "b"}
+
+
+def check_writable(name: str, path: Path) -> None:
+    """Refuses a file that could not be written at the end of the work that it is to hold.
+
+    Args:
+        name: what the caller calls it.
+        path: the file.
+
+    Raises:
+        UsageError: its folder is not there or may not be written to, or it is a folder itself.
+    """
+    if path.is_dir():
+        raise UsageError(f"{name}: {path} is a folder; give a file in it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{name}: there is no folder {path.parent} to write {path.name} to")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"{name}: {path} may not be written to")
 
 
 def check_count(name: str, value: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .arguments import check_writable
 from .errors import LoadError, UsageError
 from .snapshot import Snapshot, from_arrays, to_arrays
 
@@ -60,10 +61,13 @@ class Checkpoint:
     """The file of one run.
 
     Args:
-        path: of the file; its folder exists.
+        path: of the file.
         identity: what decides the run's numbers, as JSON values by the name that a user knows; a file of another run is refused.
         seconds: time between two savings.
         before: called before each saving, to bring what was written elsewhere to disk.
+
+    Raises:
+        UsageError: the file could not be written.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Checkpoint:
         before: Callable[[], None] | None = None,
     ) -> None:
         self.path = Path(path)
+        check_writable("checkpoint", self.path)
         self._identity = json.loads(json.dumps(dict(identity)))
         self._seconds = seconds
         self._before = before

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .acceptance import AcceptanceMeter
+from .arguments import check_writable
 from .best_of import best_of
 from .checkpoint import dropped_in
 from .divergence import Divergence
@@ -114,6 +115,7 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
     """
     if options.candidates is not None and options.special:
         raise UsageError(f"--best-of cannot be combined with {', '.join(options.special)}: leave one of them out")
+    check_writable("--out", options.out)
     exact = "fp32" if options.exact else None
     with load(
         options.bundle, options.backend, options.precision, options.threads, exact=exact, fuse=options.fuse

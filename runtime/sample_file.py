@@ -9,6 +9,7 @@ from types import TracebackType
 
 import numpy as np
 
+from .arguments import check_writable
 from .errors import LoadError
 
 __all__ = ["SampleFile"]
@@ -30,10 +31,12 @@ class SampleFile:
 
     Raises:
         LoadError: there is a file of another shape.
+        UsageError: the file could not be written.
     """
 
     def __init__(self, path: str | Path, rows: int, n: int, shape: tuple[int, ...], every: int) -> None:
         self.path = Path(path)
+        check_writable("out", self.path)
         self.every = every
         self._shape = (rows, n, *shape)
         if not self.path.exists():  # then all of it or nothing is there, whenever the process is killed

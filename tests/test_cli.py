@@ -150,6 +150,23 @@ class TestRun:
         expected = Quadratic()(torch.tensor(samples)).detach().numpy()
         assert [float(line) for line in run.stdout.split()] == pytest.approx(expected, rel=1e-3)
 
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            (("sample", "model.ebm", "--out", "nowhere/x.npy"), "--out: there is no folder nowhere to write x.npy to"),
+            (("sample", "model.ebm", "--out", "."), "--out: . is a folder"),
+            (("sample", "model.ebm", "--every", 10, "--states", "nowhere/s.npy"), "no folder nowhere to write s.npy"),
+            (("sample", "model.ebm", "--checkpoint", "nowhere/c"), "checkpoint: there is no folder nowhere"),
+            (("score", "model.ebm", "absent.npy", "--out", "nowhere/x.npz"), "--out: there is no folder nowhere"),
+        ],
+    )
+    def test_a_file_that_cannot_be_written_is_an_error_before_the_work(
+        self, folder: Path, given: tuple[object, ...], said: str
+    ) -> None:
+        run = command("ebm-run", *given, cwd=folder)
+        assert (run.returncode, run.stdout) == (2, "")
+        assert said in run.stderr and "sampling" not in run.stderr and "Traceback" not in run.stderr
+
     def test_same_seed_same_file(self, folder: Path) -> None:
         for name in ("a.npy", "b.npy"):
             assert command("ebm-run", "sample", "model.ebm", "-n", 4, "--out", name, cwd=folder).returncode == 0
