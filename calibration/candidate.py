@@ -92,6 +92,7 @@ class Candidate:
 
     def _external(self, threads: int | None) -> Engine:
         engine = open_engine(self.backend, self.file, precision=self.precision, threads=threads)
+        engine.usual_scale = self.bundle.model.usual_scale
         if self.prologue is None:
             return engine
         file = self.bundle.file_of(self.prologue)

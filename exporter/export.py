@@ -236,7 +236,7 @@ def export_energy(
                 models,
                 traced,
                 golden,
-                spec=model_spec(energy),
+                spec=model_spec(energy, golden),
                 config=config,
                 cond=cond if golden is not None else fresh_conditions(energy, CHAINS, 0),
                 data=data,

@@ -23,7 +23,7 @@ from .targets.score import companions
 from .trace import graph_dtype, input_names
 from .verify import Verification
 
-__all__ = ["describe_bundle", "model_spec"]
+__all__ = ["describe_bundle", "model_spec", "usual_scale"]
 
 
 def describe_bundle(
@@ -56,7 +56,7 @@ def describe_bundle(
             "x": {"shape": list(energy.x.shape[1:]), "dtype": "float32"},
             "wrt": energy.wrt,
             "cond": [_condition(name, names[name], value) for name, value in energy.cond.items()],
-            **({} if golden is None else _seen(golden)),
+            **({} if golden is None else {"range": _range(golden), "usual_scale": usual_scale(golden)}),
         },
         "sampler": config.to_dict(),
         "artifacts": [
@@ -77,8 +77,8 @@ def describe_bundle(
     write_manifest(folder, manifest)
 
 
-def model_spec(energy: Energy) -> ModelSpec:
-    """What the runtime will read of an energy."""
+def model_spec(energy: Energy, golden: Mapping[str, np.ndarray] | None = None) -> ModelSpec:
+    """What the runtime will read of an energy, as far as the calibration asks; `golden` as for `describe_bundle`."""
     names = input_names(energy)
     cond = [_condition(name, names[name], value) for name, value in energy.cond.items()]
     return ModelSpec(
@@ -86,17 +86,20 @@ def model_spec(energy: Energy) -> ModelSpec:
         TensorSpec("x", tuple(energy.x.shape[1:]), "float32"),
         energy.wrt,
         tuple(TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in cond),
+        usual_scale=1.0 if golden is None else usual_scale(golden),
     )
 
 
-def _seen(golden: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What the verification trajectory says about the model."""
-    x, start = golden["x"], golden["grad"][0]
-    sizes = np.sqrt((start**2).reshape(len(start), -1).mean(axis=1))
+def usual_scale(golden: Mapping[str, np.ndarray]) -> float:
+    """The gradient scale that brings half of the gradients at the start of the verification trajectory to a size of one or less."""
+    start = golden["grad"][0].astype(np.float64)
+    sizes = np.sqrt(np.square(start).reshape(len(start), -1).mean(axis=1))
     usual = sizes[np.isfinite(sizes) & (sizes > 0)]
-    # A scale is a float32 and has its limits; what leaves them is looked for from one on.
-    scale = float(np.clip(1 / np.median(usual), LOWEST_SCALE, HIGHEST_SCALE)) if len(usual) else 1.0
-    return {"range": {"x": [float(x.min()), float(x.max())]}, "usual_scale": scale}
+    return float(np.clip(1 / np.median(usual), LOWEST_SCALE, HIGHEST_SCALE)) if len(usual) else 1.0
+
+
+def _range(golden: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    return {"x": [float(golden["x"].min()), float(golden["x"].max())]}
 
 
 def _entries(folder: Path, artifact: Artifact, found: Verification | None, judged: bool) -> list[dict[str, Any]]:
