@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
@@ -195,8 +196,10 @@ class CalibratedArtifacts:
             self.tell(f"{refused}: keeping {len(kept)} of {len(quantizer.default)} layers in float32", 0, 0)
 
     def open(self, artifact: Artifact, folder: Path) -> Engine:
-        """The engine of an artifact, not opened yet; see `written_engine`."""
-        return written_engine(artifact, folder, self.scratch)
+        """The engine of an artifact, not opened yet; see `written_engine`. Its chains begin as they will from the bundle."""
+        engine = written_engine(artifact, folder, self.scratch)
+        engine.usual_scale = self.spec.usual_scale
+        return engine
 
     def note_int8(self, artifact: Artifact, folder: Path) -> None:
         """Writes into an artifact's note how much of it its engine runs in INT8, where the engine can tell."""
@@ -287,16 +290,25 @@ class CalibratedArtifacts:
         Ways to even out channels are tried with all layers in INT8, until one passes what the gate asks of the score; where none does,
         the one that comes nearest is taken. One whose engine does not compute what its graph says is out: backends have
         got INT8 graphs wrong (see `insert_int8`), the gate would see it, and the layers would be blamed.
+
+        Raises:
+            QualityGateError: no engine of this target computes its graph.
         """
         if name not in self._schemes:
             nearest = np.inf
             for evens in _EVENS:
                 scheme = replace(_scheme_of(name), evens=evens)
                 off = self._score_of(name, self.quantizer(scheme))
-                if off < nearest or np.isinf(nearest):
+                if off < nearest:
                     nearest, self._schemes[name] = off, scheme
                 if off <= 1:
                     break
+            else:
+                if np.isinf(nearest):
+                    raise QualityGateError(
+                        f"int8 for {name}: its engine computes something else than its INT8 graph in each of {len(_EVENS)} forms; "
+                        "export it in fp32, fp16 or bf16, or with another version of the backend"
+                    )
         return self._schemes[name]
 
     def _score_of(self, name: str, quantizer: Quantizer) -> float:
@@ -319,7 +331,8 @@ class CalibratedArtifacts:
                 if self.gate is None:
                     return 0.0
                 verdicts = self.gate.score_verdicts(self.gate.fidelity(engine))
-        return max(verdict.ratio for verdict in verdicts)
+        off = max((verdict.ratio for verdict in verdicts), default=0.0)
+        return off if np.isfinite(off) else sys.float_info.max  # far off, and still what its graph says
 
     def quantizer(self, scheme: Scheme) -> Quantizer:
         """The calibration for a scheme, made once."""

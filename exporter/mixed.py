@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +130,9 @@ class _Trials:
         self._name = name
         self._order = order
         self._scratch = scratch
-        self._built: dict[Assignment, tuple[Artifact, Path]] = {}
-        self._times: dict[Assignment, float] = {}
+        self._built: dict[tuple[Any, ...], tuple[Artifact, Path]] = {}
+        self._times: dict[tuple[Any, ...], float] = {}
+        self._verdicts: dict[tuple[Any, ...], GateResult | str] = {}
         self._inputs = artifacts.states.inputs(
             np.resize(np.arange(len(artifacts.states)), artifacts.batch[1])  # one batch, as often as states last
         )
@@ -139,9 +140,11 @@ class _Trials:
 
     def milliseconds(self, assignment: Assignment) -> float:
         if self._name == "onnx":
-            # No engine of TensorRT runs here: fewer layers out of INT8 are faster, and fewer of these in float32.
-            return assignment.kept + 0.5 * assignment.wide
-        key = replace(assignment, tail=0)
+            # No engine of TensorRT runs here: fewer layers out of INT8 are faster, and fewer of these in float32. A step of the
+            # tail is one with all layers in float32.
+            part = assignment.tail / self._artifacts.config.steps
+            return (1 - part) * (assignment.kept + 0.5 * assignment.wide) + part * 1.5 * len(self._order)
+        key = self._key(assignment)
         if key not in self._times:
             with self._artifacts.open(*self._artifact(assignment)) as engine:
                 own, other = _milliseconds(engine, self._artifacts.fp32, self._inputs)
@@ -152,6 +155,17 @@ class _Trials:
         return ((steps - assignment.tail) * own + assignment.tail * self.float_milliseconds) / steps
 
     def verdict(self, assignment: Assignment) -> tuple[bool, str, dict[str, float]]:
+        key = (*self._key(assignment), assignment.tail)
+        if key not in self._verdicts:
+            self._verdicts[key] = self._judged(assignment)
+        result = self._verdicts[key]
+        if isinstance(result, str):
+            return False, result, {}
+        self.results[assignment.key] = result
+        return result.passed, result.reason, {each.metric: each.ratio for each in result.verdicts}
+
+    def _judged(self, assignment: Assignment) -> GateResult | str:
+        """What the gate found, or why the score alone is refused."""
         gate = self._artifacts.gate
         assert gate is not None
         with self._artifacts.open(*self._artifact(assignment)) as engine:
@@ -159,15 +173,13 @@ class _Trials:
                 turn = self._artifacts.config.steps - assignment.tail
                 last = self._artifacts.fp32
                 schedule = [(Span("mixed", 0, turn), engine), (Span("fp32", turn, None), last)]
-                result = gate.judge(assignment.key, last, schedule)
-            else:
-                fidelity = gate.fidelity(engine)
-                refused = gate.refused_by_score(fidelity)
-                if refused:
-                    return False, refused, {}
-                result = gate.judge(assignment.key, engine, fidelity=fidelity)
-        self.results[assignment.key] = result
-        return result.passed, result.reason, {each.metric: each.ratio for each in result.verdicts}
+                return gate.judge(assignment.key, last, schedule)
+            fidelity = gate.fidelity(engine)
+            return gate.refused_by_score(fidelity) or gate.judge(assignment.key, engine, fidelity=fidelity)
+
+    def _key(self, assignment: Assignment) -> tuple[Any, ...]:
+        """The same for assignments that come to the same engine, as those do whose layers cannot be kept in float32."""
+        return assignment.kept, assignment.other, *self.wide(assignment)
 
     def wide(self, assignment: Assignment) -> list[str]:
         """The layers in float32 beside a low type. OpenVINO's CPU plugin lowers matrix products in any case."""
@@ -179,7 +191,7 @@ class _Trials:
         return [name for name in chosen if name not in products]
 
     def _artifact(self, assignment: Assignment) -> tuple[Artifact, Path]:
-        key = replace(assignment, tail=0)
+        key = self._key(assignment)
         if key not in self._built:
             folder = self._scratch / str(len(self._built))
             folder.mkdir()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch import nn
 
 from ebm_export.calibration.gate_rules import GateRules
 from ebm_export.calibration.quality_gate import QualityGate
+from ebm_export.calibration.search import Assignment
 from ebm_export.calibration.verdict import GateResult
 from ebm_export.exporter import calibrated, export
 from ebm_export.exporter.calibrated import CalibratedArtifacts
@@ -226,16 +229,40 @@ class TestScheme:
     def test_the_first_that_passes_the_score_or_the_nearest(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for offs, wanted in (((1.2, 0.9, 0.1), ("forward",)), ((1.3, 1.2, 1.4), ("forward",)), ((np.inf,) * 3, ())):
+        largest = sys.float_info.max  # of a score that is not a number
+        for offs, wanted in (
+            ((1.2, 0.9, 0.1), ("forward",)),
+            ((1.3, 1.2, 1.4), ("forward",)),
+            ((largest, 1.2, np.inf), ("forward",)),
+            ((np.inf, largest, np.inf), ("forward",)),
+            ((np.inf,) * 3, None),
+        ):
             left = iter(offs)
             monkeypatch.setattr(CalibratedArtifacts, "_score_of", lambda self, name, quantizer: next(left))  # noqa: B023
             folder = tmp_path / str(len(list(tmp_path.iterdir())))
             folder.mkdir()
             with self.artifacts(folder, []) as made:
-                assert made.scheme("openvino").evens == wanted
+                if wanted is None:
+                    with pytest.raises(QualityGateError, match="something else than its INT8 graph in each of 3 forms"):
+                        made.scheme("openvino")
+                else:
+                    assert made.scheme("openvino").evens == wanted
 
 
 class TestMixed:
+    def test_a_tail_is_not_free_where_nothing_can_be_timed(self) -> None:
+        trials = object.__new__(_Trials)
+        trials._name, trials._order = "onnx", list("abcd")
+        trials._artifacts = SimpleNamespace(config=SamplerConfig(steps=64))  # type: ignore[assignment]
+        times = [
+            Assignment(0, "bf16"),
+            Assignment(1, "bf16"),
+            Assignment(1, "bf16", wide=1),
+            Assignment(0, "bf16", tail=32),
+        ]
+        assert sorted(times, key=trials.milliseconds) == times
+        assert trials.milliseconds(Assignment(0, "bf16", tail=4)) < trials.milliseconds(Assignment(1, "bf16"))
+
     def test_three_precisions_in_one_graph(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where the search finds that two layers have to leave INT8, and one of them has to be in float32."""
         monkeypatch.setattr(_Trials, "milliseconds", lambda self, one: 1e-4 + 1e-6 * (one.kept + 0.5 * one.wide))
