@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ..runtime.backends import available, backend_of, needs_scale
+from ..runtime.chain import chain_steps
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import UsageError
 from ..runtime.fused_steps import BAKED, FUSABLE, Fused
-from ..runtime.run import run_chains
 from .sampler_graph import sampler_graph
 from .split import split
 from .standalone_sampler import standalone_sampler, why_not_standalone
@@ -116,8 +116,15 @@ class Fusion(NamedTuple):
                     }
                     for config in dict.fromkeys((settings, still)):
                         ends = [_ends(engine, config, x, cond, steps) for steps in (None, fused)]
-                        off, far = (_norms(ends[0] - other) for other in (ends[1], x))
-                        worst = float((off / np.maximum(far, 1e-3 * _norms(x) + 1e-12)).max())
+                        well, both = (np.isfinite(end).reshape(len(x), -1).all(axis=1) for end in ends)
+                        if not np.array_equal(well, both):
+                            return (
+                                f"{made['path']} diverges where the step-by-step chain does not, or the other way round"
+                            )
+                        if not well.any():
+                            continue
+                        off, far = (_norms((ends[0] - other)[well]) for other in (ends[1], x))
+                        worst = float((off / np.maximum(far, 1e-3 * _norms(x[well]) + 1e-12)).max())
                         if not worst <= limit:
                             return (
                                 f"{made['path']} leaves the step-by-step chain: after {self.steps} steps from step "
@@ -139,9 +146,14 @@ class Fusion(NamedTuple):
 def _ends(
     engine: Any, config: SamplerConfig, x: np.ndarray, cond: dict[str, np.ndarray], fused: Fused | None
 ) -> np.ndarray:
-    return run_chains(
-        engine, config, lambda chains: x[chains.start : chains.stop], len(x), cond=cond, diverged="drop", fused=fused
-    )
+    """Where chains end, [N, *S]; NaN where one diverged."""
+    # Not on the engine's own device, where fused steps have no part in it.
+    run = chain_steps(engine, config, x, range(len(x)), len(x), cond=cond, stop_when_diverged=False, fused=fused)
+    now = list(run)[-1]
+    ends = np.array(now.state.position)
+    if now.diverged is not None:
+        ends[now.diverged] = np.nan
+    return ends
 
 
 def _norms(rows: np.ndarray) -> np.ndarray:
