@@ -45,7 +45,7 @@ def channel_factors(
     """Returns s [C] float32 by name of the value that layers read, for the values whose channels can be evened out.
 
     1. All layers that read a value share its factors: the largest of their weights count.
-    2. A value stays as it is where a grouped convolution reads it. Where engines add inside a convolution what is on the
+    2. A value stays as it is where a grouped convolution reads it, or a convolution beside a matrix product. Where engines add inside a convolution what is on the
        convolution's own grid, it also does where an addition reads it.
 
     Args:
@@ -65,6 +65,7 @@ def channel_factors(
         name: own
         for name, own in readers.items()
         if not any(_groups(nodes[layer.name]) > 1 for layer in own)
+        and len({layer.op == "Conv" for layer in own}) == 1  # whose channels are the same axis
         and not (fuses_sums and any(use.node.op_type == "Add" for use in values[name].uses()))  # type: ignore[union-attr]
     }
     seen = states.part(np.unique(np.linspace(0, len(states) - 1, _STATES).round().astype(int)))

@@ -96,6 +96,17 @@ def test_what_an_addition_reads_too_is_left_alone() -> None:
     assert set(channel_factors(model, layers, states)) == {"r"}
 
 
+def test_what_a_convolution_and_a_product_read_is_left_alone() -> None:
+    """Their channels are not the same axis."""
+    model = graph(
+        "score (float[B, 6, 6] x, float[B] grad_scale) => (float[B] energy, float[B, 6, 6] grad) {"
+        "r = Tanh (x) c = Conv (r, k) f = MatMul (r, w) grad = Add (c, f) energy = ReduceSum <keepdims: int = 0> (grad, last) }",
+        {"w": np.eye(6, dtype=np.float32), "k": np.eye(6, dtype=np.float32)[..., None], "last": np.array([1, 2])},
+    )
+    assert {layer.op for layer in find_layers(model)} == {"Conv", "MatMul"}
+    assert channel_factors(model, find_layers(model), states_for(model, 8)) == {}
+
+
 def test_int8_is_closer_with_even_channels(monkeypatch: pytest.MonkeyPatch) -> None:
     model = uneven(conv_net())
     states, fresh = states_for(model, 64), states_for(model, 64, seed=5).inputs(slice(None))
