@@ -17,6 +17,7 @@ from .checkpoint import dropped_in
 from .divergence import Divergence
 from .ebm import Ebm
 from .errors import UsageError
+from .fused_steps import FUSABLE
 from .loading import load
 from .progress import Callback, Progress, ProgressOnly
 from .schedule import temperature_schedule
@@ -114,7 +115,8 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
         DivergenceError: chains diverge.
     """
     if options.candidates is not None and options.special:
-        raise UsageError(f"--best-of cannot be combined with {', '.join(options.special)}: leave one of them out")
+        given = [f"--{'states' if name == 'out' else name.replace('_', '-')}" for name in options.special]
+        raise UsageError(f"--best-of cannot be combined with {', '.join(given)}: leave one of them out")
     check_writable("--out", options.out)
     exact = "fp32" if options.exact else None
     with load(
@@ -123,7 +125,7 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
         sampler = ebm.sampler.replace(**options.settings)
         watch = _Watch(tell, options.diverged == "drop")
         callback: Callback = watch
-        if sampler.sampler == "langevin" and not options.exact and not watch.drops:
+        if sampler.sampler in FUSABLE and not options.exact and not watch.drops:
             # There is no acceptance to measure.
             callback = ProgressOnly(lambda done, total: tell("sampling", done, total))
         drawn = _draw(ebm, options, callback)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from .config import SamplerConfig
 from .engine import Engine
+from .errors import DivergenceError
 from .fused_steps import Fused
-from .noise import normal
 from .progress import on_the_host
 from .run import run_chains
 
@@ -26,7 +26,7 @@ def is_faster(
     engine: Engine,
     fused: Fused,
     config: SamplerConfig,
-    shape: tuple[int, ...],
+    start: Callable[[range], np.ndarray],
     batch: int,
     cond: Mapping[str, np.ndarray],
 ) -> bool:
@@ -36,7 +36,7 @@ def is_faster(
         engine: open.
         fused: with settings that fit; its engine is opened where that is still to be found out, and stays open.
         config: the sampler's settings.
-        shape: of one state.
+        start: gives start states like those of the calls to come.
         batch: number of chains.
         cond: conditioning inputs, one row or `batch` rows each.
     """
@@ -47,19 +47,21 @@ def is_faster(
         run_chains(
             engine,
             settings,
-            lambda chains: normal(0, 0, chains, shape),
+            start,
             batch,
             cond=cond,
             callback=on_the_host,  # chains that stay on a device have no use for fused steps
-            diverged="drop",
             fused=steps,
         )
         return time.perf_counter() - begun
 
-    seconds(None)
-    if seconds(None) / fused.count > _LONG_STEP:
+    try:
+        seconds(None)
+        if seconds(None) / fused.count > _LONG_STEP:
+            return False
+        fused.open()
+        seconds(fused)
+        pairs = [(seconds(None), seconds(fused)) for _ in range(_ROUNDS)]
+    except DivergenceError:  # blocks that are done again step by step are no faster
         return False
-    fused.open()
-    seconds(fused)
-    pairs = [(seconds(None), seconds(fused)) for _ in range(_ROUNDS)]
     return statistics.median(one / many for one, many in pairs) > 1

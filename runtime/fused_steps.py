@@ -133,7 +133,7 @@ def fuse(method: Method, fused: Fused, config: SamplerConfig, position: np.ndarr
         # At the end of a warm-up a sampler settles what it learned.
         if number < count or 0 < method.warm_up == step:
             return singly(random, state, score, step, number)
-        before = score.state
+        before, calls = score.state, score.calls
         inputs = {"x": state.position}
         for port, name in given:
             inputs[port] = getattr(state, name)
@@ -146,7 +146,7 @@ def fuse(method: Method, fused: Fused, config: SamplerConfig, position: np.ndarr
         # A gradient that is not finite shows in the sum of its squares, and where these are not told in the position.
         told = (energy, answer["sampler.next.x"], answer.get("sampler.squares", answer["sampler.next.grad"]))
         if not all([math.isfinite(np.add.reduce(numbers, axis=None)) for numbers in told]):
-            score.state = before
+            score.state, score.calls = before, calls
             return singly(random, state, score, step, number)
         sets.reverse()
         for port, name in taken:

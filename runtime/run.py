@@ -68,7 +68,7 @@ def run_chains(
             leaves it out of the result. "restart" then runs it again with other noise, up to `RESTARTS` times.
         restart: gives the start states of chain numbers at an attempt from 1 on; None takes those of `start` again.
         fused: takes several steps in one call, open and with the settings of `config`. It is left alone where engines switch,
-            where there is an exact one, and where numbers stay.
+            where there is an exact one, where numbers stay, and with an `energy_range`.
         energy_range: (lowest, highest) energy of a chain that is well; one outside has diverged. Looked at after each step.
         checkpoint: where the run's state is saved now and then, and once at the end; one that is there already is gone on from.
         samples: takes the states after every so many steps, or at the end of the block of steps that these fall into. Those of
@@ -115,6 +115,7 @@ def run_chains(
             fused=None if loop is not None else fused,  # the loop goes on from what `engine` itself has in its memory
             energy_range=energy_range,
             resume=resume,
+            draw_ahead=loop is None,
         )
         told = None if attempt else callback
         with contextlib.closing(steps):  # at once, where the callback raises

@@ -280,7 +280,7 @@ class TestRun:
         result = json.loads(run.stdout)
         assert result["complete"] and result["steps"] == 20 and result["energy_mean"] < single
         run = command(*arguments, "--best-of", 2, "--deadline-ms", 5, cwd=tmp_path)
-        assert run.returncode == 2 and "--best-of cannot be combined with deadline_ms" in run.stderr
+        assert run.returncode == 2 and "--best-of cannot be combined with --deadline-ms" in run.stderr
 
     def test_a_chain_that_diverges(self, tmp_path: Path) -> None:
         write_bundle(tmp_path / "b.ebm")

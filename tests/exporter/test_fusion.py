@@ -14,7 +14,7 @@ import torch
 from ebm_export.exporter import export
 from ebm_export.exporter.sampler_steps import StepWriter
 from ebm_export.runtime import DivergenceError, EngineMismatch, SamplerConfig, UsageError, load
-from ebm_export.runtime.progress import Progress
+from ebm_export.runtime.progress import Progress, ProgressOnly
 
 from .test_sampler_graph import Net
 
@@ -109,6 +109,50 @@ def test_a_chain_that_diverges_is_found_in_a_block(bundle: Path) -> None:
         np.testing.assert_array_equal(found, ebm.sample(3, x0=x0, goal=GOAL, diverged="drop"))
 
 
+def test_energies_are_looked_at_after_each_step(bundle: Path) -> None:
+    """A block tells its last energy alone."""
+    kept = []
+    for fuse in (True, False):
+        with load(bundle, backend="onnxruntime", threads=1, fuse=fuse) as ebm:
+            energy, _ = ebm.score(ebm.sample(64, goal=GOAL), goal=GOAL)
+            limits = (-1e9, float(np.quantile(energy, 0.9)))
+            kept.append(ebm.sample(64, goal=GOAL, diverged="drop", energy_range=limits))
+    assert 0 < len(kept[0]) < 64
+    np.testing.assert_array_equal(*kept)
+
+
+def test_who_watches_every_step_gets_every_step(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ebm_export.runtime.ebm.is_faster", lambda *arguments: True)
+    monkeypatch.setattr("ebm_export.runtime.ebm._LONG_RUN", 1)
+    told: list[int] = []
+    with load(bundle, backend="onnxruntime", threads=1) as ebm:
+        watched = ebm.sample(2, goal=GOAL, callback=lambda now: told.append(now.done))
+        blocks: list[int] = []
+        ebm.sample(2, goal=GOAL, callback=ProgressOnly(lambda done, total: blocks.append(done)))
+        np.testing.assert_array_equal(watched, ebm.sample(2, goal=GOAL))
+    assert told == list(range(23)) and len(blocks) == 7
+
+
+def test_chains_that_diverge_while_they_are_timed(bundle: Path) -> None:
+    with load(bundle, backend="onnxruntime", threads=1) as ebm:
+        wild = ebm.sampler.replace(step_size=1e30)
+        ebm.warm(1, wild)
+        with pytest.raises(DivergenceError):
+            ebm.sample(1, goal=GOAL, config=wild)
+
+
+def test_a_block_that_is_done_again_is_counted_once(bundle: Path) -> None:
+    x0 = np.zeros((3, 3), np.float32)
+    x0[1] = 3e38
+    calls = []
+    for fuse in (True, False):
+        with load(bundle, backend="onnxruntime", threads=1, fuse=fuse) as ebm:
+            told: list[int] = []
+            ebm.sample(3, x0=x0, goal=GOAL, diverged="drop", callback=lambda now: told.append(now.calls))  # noqa: B023
+            calls.append(told[-1])
+    assert calls[0] == calls[1]
+
+
 def test_measurement_decides(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
@@ -119,13 +163,13 @@ def test_measurement_decides(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("ebm_export.runtime.ebm.is_faster", measured)
     told: list[int] = []
     with load(bundle, backend="onnxruntime", threads=1) as ebm:
-        ebm.sample(2, goal=GOAL, callback=lambda now: told.append(now.done))
+        ebm.sample(2, goal=GOAL, callback=ProgressOnly(lambda done, total: told.append(done // 2)))
         assert not asked, "a short run is not worth it"
         assert len(told) == CONFIG.steps + 1
         ebm.warm(2)
         assert asked == [2]
         told.clear()
-        ebm.sample(2, goal=GOAL, callback=lambda now: told.append(now.done))
+        ebm.sample(2, goal=GOAL, callback=ProgressOnly(lambda done, total: told.append(done // 2)))
         assert told[1] == COUNT
         ebm.sample(1, goal=GOAL, steps=5000)
     assert asked == [2, 1], "a long run is"
