@@ -32,12 +32,13 @@ __all__ = [
 _ACCEPTED_KINDS = {"float32": "fiu", "int64": "iu", "bool": "b"}
 
 
-def check_writable(name: str, path: Path) -> None:
+def check_writable(name: str, path: Path, *, replaced: bool = False) -> None:
     """Refuses a file that could not be written at the end of the work that it is to hold.
 
     Args:
         name: what the caller calls it.
         path: the file.
+        replaced: whether another file takes its place, which its folder has to allow.
 
     Raises:
         UsageError: its folder is not there or may not be written to, or it is a folder itself.
@@ -46,7 +47,7 @@ def check_writable(name: str, path: Path) -> None:
         raise UsageError(f"{name}: {path} is a folder; give a file in it")
     if not path.parent.is_dir():
         raise UsageError(f"{name}: there is no folder {path.parent} to write {path.name} to")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if not os.access(path if path.exists() and not replaced else path.parent, os.W_OK):
         raise UsageError(f"{name}: {path} may not be written to")
 
 

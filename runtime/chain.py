@@ -42,6 +42,7 @@ def chain_steps(
     fused: Fused | None = None,
     energy_range: tuple[float, float] | None = None,
     resume: Snapshot | None = None,
+    draw_ahead: bool = True,
 ) -> Generator[Progress, None, None]:
     """Runs one batch of chains and tells of the start and of every step; whoever listens may stop at any of them.
 
@@ -61,6 +62,7 @@ def chain_steps(
         fused: takes several steps in one call, which are then told of together.
         energy_range: energies of a chain that is well.
         resume: what the chains go on from, in place of their start.
+        draw_ahead: whether noise may be drawn before it is asked for; not worth it for chains that go on elsewhere.
 
     Raises:
         DivergenceError: as in `run.run_chains`.
@@ -73,8 +75,8 @@ def chain_steps(
     switches = switches or {}
     random = ChainRandom(seed, chains, start.shape[1:], free, count, attempt)
     method = build_method(config, start, None if exact is None else _energy_of(exact, rows, len(chains)), free)
-    if switches or exact is not None or free is not None:
-        fused = None
+    if switches or exact is not None or free is not None or energy_range is not None:
+        fused = None  # which tells of the last energy of a block, for one
     if fused is not None:
         method = fuse(method, fused, config, start)
     score: ScaledScore
@@ -152,7 +154,7 @@ def chain_steps(
         return Progress(done, config.steps, chains, n, state, info, scale, warming_up, lost, score.calls, snapshot)
 
     with contextlib.closing(random):
-        if config.sampler != "optimize":  # which has no noise
+        if draw_ahead and config.sampler != "optimize":  # which has no noise
             first = 0 if resume is None else resume.done
             random.draw_ahead(config.steps, 1 if fused is None else fused.count, first)
         score = ScaledScore(engine, rows, free)  # runs the prologue, where there is one

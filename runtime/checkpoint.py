@@ -64,7 +64,9 @@ class Checkpoint:
         path: of the file.
         identity: what decides the run's numbers, as JSON values by the name that a user knows; a file of another run is refused.
         seconds: time between two savings.
-        before: called before each saving, to bring what was written elsewhere to disk.
+
+    Attributes:
+        before: called before each saving, to bring what was written elsewhere to disk; None calls nothing.
 
     Raises:
         UsageError: the file could not be written.
@@ -76,13 +78,12 @@ class Checkpoint:
         identity: Mapping[str, Any],
         *,
         seconds: float = 10.0,
-        before: Callable[[], None] | None = None,
     ) -> None:
         self.path = Path(path)
-        check_writable("checkpoint", self.path)
+        check_writable("checkpoint", self.path, replaced=True)
         self._identity = json.loads(json.dumps(dict(identity)))
         self._seconds = seconds
-        self._before = before
+        self.before: Callable[[], None] | None = None
         self._next = time.monotonic() + seconds
 
     @property
@@ -120,8 +121,8 @@ class Checkpoint:
 
     def save(self, saved: Saved) -> None:
         """Writes where the run is, and waits until it is on disk."""
-        if self._before is not None:
-            self._before()
+        if self.before is not None:
+            self.before()
         arrays = {name: np.asarray(value) for name, value in saved._asdict().items() if name != "snapshot"}
         if saved.snapshot is not None:
             arrays |= {f"run.{name}": array for name, array in to_arrays(saved.snapshot).items()}

@@ -31,7 +31,7 @@ from .method import check_used, evaluations, replicas
 from .noise import normal
 from .on_device import hindrance
 from .precision_schedule import Span, check_steps
-from .progress import Callback
+from .progress import Callback, ProgressOnly
 from .run import largest_batch, run_chains
 from .sample_file import SampleFile
 from .start import start_states
@@ -241,7 +241,8 @@ class Ebm:
             config: settings to start from in place of the bundle's.
             cond: conditioning arrays by name, for a name that is taken by one of these parameters.
             max_batch: most samples in one engine call; never more than the engine takes.
-            callback: told about the start and every step, see `progress.Progress`.
+            callback: told about the start and every step, see `progress.Progress`; about blocks of steps where `load` was asked to
+                fuse them.
             diverged: what happens to a chain whose numbers are no longer finite: "stop" raises, "restart" runs it again
                 with other noise (and another start, where it was drawn), "drop" leaves it out of the result.
             energy_range: (lowest, highest) energy of a chain that is well; one outside counts as diverged.
@@ -264,6 +265,11 @@ class Ebm:
             DivergenceError: an energy or gradient is no longer finite.
         """
         called = perf_counter()
+        check_count("n", n)
+        n, energy_range = int(n), check_range("energy_range", energy_range)
+        if every is not None:
+            check_count("every", every)
+            every = int(every)
         run = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
         if deadline_ms is not None:
             long = {"checkpoint": checkpoint, "every": every, "out": out, "energy_range": energy_range}
@@ -272,22 +278,27 @@ class Ebm:
                     raise UsageError(f"{name} has no effect with deadline_ms: leave it out")
             return self._draw_by(run, n, called, callback, diverged, deadline_ms)
         with contextlib.ExitStack() as stack:
-            samples = self._samples(run, n, every, out)
-            if samples is not None:
-                stack.enter_context(samples)
             kept = None
             if checkpoint is not None:
                 identity = self._identity(run, n, seed, diverged, energy_range, every, drawn=x0 is None)
-                kept = Checkpoint(
-                    checkpoint, identity, seconds=checkpoint_seconds, before=None if samples is None else samples.sync
-                )
+                identity |= {"out": None if out is None else Path(out).name}
+                kept = Checkpoint(checkpoint, identity, seconds=checkpoint_seconds)
+                if out is not None and not Path(out).exists() and kept.load() is not None:
+                    raise UsageError(
+                        f"out: {out}, which the run of {checkpoint} writes to, is gone: remove the checkpoint to begin anew"
+                    )
+            samples = self._samples(run, n, every, out)
+            if samples is not None:
+                stack.enter_context(samples)
+                if kept is not None:
+                    kept.before = samples.sync
             return self._draw(
                 run,
                 n,
                 callback,
                 diverged,
                 redraw=x0 is None,
-                energy_range=check_range("energy_range", energy_range),
+                energy_range=energy_range,
                 checkpoint=kept,
                 samples=samples,
             )
@@ -422,7 +433,9 @@ class Ebm:
         # What is measured may come out otherwise when a run is gone on with, and its blocks would be other ones.
         worth = checkpoint is None and run.config.steps * n // batch >= _LONG_RUN
         fused = None
-        if self._fuse or (checkpoint is None and samples is None):
+        # Whoever asked for every step gets every step, unless asked for blocks.
+        watched = not isinstance(callback, ProgressOnly | None)
+        if energy_range is None and (self._fuse or (checkpoint is None and samples is None and not watched)):
             fused = self._fused_for(run.config, batch, worth=worth)
         return run_chains(
             run.engine,
@@ -456,12 +469,12 @@ class Ebm:
                 raise UsageError(f"{name} has no effect with deadline_ms: leave it out, or use stream()")
         if isinstance(deadline_ms, bool) or not isinstance(deadline_ms, (int, float)) or not deadline_ms > 0:
             raise UsageError(f"deadline_ms: expected a number of milliseconds above 0, got {deadline_ms!r}")
-        steps = self._in_one_batch(run, n, "deadline_ms")
         deadline, options = called + deadline_ms / 1000, run.options
         why = hindrance(run.config, exact=options["exact"], switches=options["switches"])
         loop = run.engine.device_loop() if why is None else None
         if why is not None:
             run.engine.stays_on_host(why)
+        steps = self._in_one_batch(run, n, "deadline_ms", draw_ahead=loop is None)
         if loop is not None:
             return until_on_device(loop, run.engine, steps, run.config, options["seed"], options["free"], deadline)
         return until(steps, deadline, evaluations(run.config), options["switches"])
@@ -472,7 +485,6 @@ class Ebm:
             return None
         if every is None or out is None:
             raise UsageError("every and out: states are written to a file every so many steps, so give both or neither")
-        check_count("every", every)
         if every > run.config.steps:
             raise UsageError(f"every: expected at most the {run.config.steps} steps of the chain, got {every}")
         return SampleFile(out, run.config.steps // every, n, self.model.x.shape, every)
@@ -499,7 +511,7 @@ class Ebm:
             "keep": None if run.options["free"] is None else _digest(run.options["free"]),
         }
 
-    def _in_one_batch(self, run: _Run, n: int, what: str) -> Steps:
+    def _in_one_batch(self, run: _Run, n: int, what: str, *, draw_ahead: bool = True) -> Steps:
         batch = largest_batch(run.config, n, run.max_batch)
         if batch < n:
             raise UsageError(
@@ -512,7 +524,14 @@ class Ebm:
             )
         # One chain's end is no reason to return nothing: it keeps its best.
         return chain_steps(
-            run.engine, run.config, run.start(range(n)), range(n), n, stop_when_diverged=False, **run.options
+            run.engine,
+            run.config,
+            run.start(range(n)),
+            range(n),
+            n,
+            stop_when_diverged=False,
+            draw_ahead=draw_ahead,
+            **run.options,
         )
 
     def _fused_for(self, config: SamplerConfig, batch: int, *, worth: bool) -> Fused | None:
@@ -530,7 +549,11 @@ class Ebm:
             if not worth:
                 return None
             cond = {spec.name: np.zeros((1, *spec.shape), spec.dtype) for spec in self.model.cond}
-            self._faster[batch] = is_faster(self._engine, fused, config, self.model.x.shape, batch, cond)
+            shape, pool = self.model.x.shape, self._data
+            if config.init == "data" and pool is None:  # which calls will give
+                config = config.replace(init="normal")
+            start = lambda chains: start_states(config, shape, chains, 0, pool)  # noqa: E731
+            self._faster[batch] = is_faster(self._engine, fused, config, start, batch, cond)
         if not (self._fuse or self._faster[batch]):
             return None
         fused.open()

@@ -73,13 +73,13 @@ def finish_on_device(
         now = next(steps)
     position: np.ndarray = now.state.position
     lost = np.zeros(len(chains), dtype=bool) if now.diverged is None else now.diverged
+
+    def tell(done: int) -> None:
+        if callback is not None:
+            callback(now._replace(done=done))
+
+    tell(now.done)
     if now.done < config.steps:
-
-        def tell(done: int) -> None:
-            if callback is not None:
-                callback(now._replace(done=done))
-
-        tell(now.done)
         position, hit = loop.run(
             hand_over(now, config, key, free, adapt, stop=stop, energy_range=energy_range, tell=tell)
         )

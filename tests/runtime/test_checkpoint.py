@@ -224,6 +224,20 @@ class TestStates:
         )
         assert (tmp_path / "cut.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
+    def test_states_that_are_gone(self, tmp_path: Path) -> None:
+        """Those of the steps before the cut would be zeros."""
+        kept = {"checkpoint": tmp_path / "run", "every": 5, "checkpoint_seconds": 0}
+        with pytest.raises(Cut):
+            ebm().sample(5, 7, out=tmp_path / "s.npy", callback=cut_at(0, 12), **kept)
+        with pytest.raises(UsageError, match=r"another run: out was 's\.npy' and is 't\.npy'"):
+            ebm().sample(5, 7, out=tmp_path / "t.npy", **kept)
+        assert not (tmp_path / "t.npy").exists()
+        (tmp_path / "s.npy").rename(tmp_path / "elsewhere.npy")
+        with pytest.raises(UsageError, match=r"s\.npy, which the run of .* writes to, is gone: remove the checkpoint"):
+            ebm().sample(5, 7, out=tmp_path / "s.npy", **kept)
+        (tmp_path / "elsewhere.npy").rename(tmp_path / "s.npy")
+        np.testing.assert_array_equal(ebm().sample(5, 7, out=tmp_path / "s.npy", **kept), ebm().sample(5, 7))
+
     def test_dropped_chains_are_nan(self, tmp_path: Path) -> None:
         settings = {
             "diverged": "drop",
@@ -344,6 +358,15 @@ def test_kill_9(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["langevin", "preconditioned", "tempering", "underdamped"])
 def test_kill_9_twenty_times(tmp_path: Path, name: str) -> None:
     killed_runs(tmp_path, name, 20, 1)
+
+
+def test_numbers_of_numpy(tmp_path: Path) -> None:
+    limits = (np.float32(-100), np.float32(100))
+    found = ebm().sample(
+        np.int64(4), 7, checkpoint=tmp_path / "run", energy_range=limits, every=np.int64(20), out=tmp_path / "s.npy"
+    )
+    np.testing.assert_array_equal(found, ebm().sample(4, 7))
+    np.testing.assert_array_equal(np.load(tmp_path / "s.npy")[-1], found)
 
 
 def test_the_identity_is_json(tmp_path: Path) -> None:
