@@ -54,7 +54,7 @@ class NoiseInBulk:
         """
         if not self._drawn.start <= step <= self._drawn.stop - self._stride:
             left = self._steps - step
-            count = min(left, _AT_A_TIME) if left >= _LEAST_STEPS else self._stride
+            count = min(left, max(_AT_A_TIME, self._stride)) if left >= _LEAST_STEPS else self._stride
             self._drawn = range(step, step + count)
             self._numbers = np.empty((count, len(self._chains), *self._shape), dtype=np.float32)
             if count < _LEAST_STEPS:

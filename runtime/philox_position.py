@@ -71,7 +71,10 @@ def _memory_is_known() -> bool:
     bits, other = (np.random.Philox(key=np.array([3, 5], np.uint64)) for _ in range(2))
     draw, expected = np.random.Generator(bits), np.random.Generator(other)
     draw.standard_normal(5, dtype=np.float32)  # leaves something buffered
-    own = range(id(bits), id(bits) + bits.__sizeof__() - 8 * 4 + 1)  # where four words fit into the object
+    first, size = id(bits), bits.__sizeof__()
+    if bits.ctypes.state_address not in range(first, first + size - ctypes.sizeof(_State) + 1):
+        return False
+    own = range(first, first + size - 8 * 4 + 1)  # where four words fit into the object
     state, told = _State.from_address(bits.ctypes.state_address), bits.state
     if state.counter not in own or state.key not in own:
         return False

@@ -187,7 +187,7 @@ class TensorRtEngine(Engine):
                     self._loop.forget_graphs()  # they hold what the plan does at the shapes of before
             if self._sent.get(name) is array:
                 continue
-            if array.flags.writeable:
+            if array.flags.writeable or name in ("x", "grad_scale"):  # which a loop on the GPU moves in place
                 self._sent.pop(name, None)
             else:
                 self._sent[name] = array

@@ -60,6 +60,11 @@ def test_any_step_may_be_asked_for() -> None:
         np.testing.assert_array_equal(bulk.take(step), wanted[step : step + 4])
 
 
+def test_blocks_of_more_steps_than_are_drawn_at_once() -> None:
+    bulk = NoiseInBulk(NoiseSource(9), range(1), (2,), STEPS, 1500)
+    np.testing.assert_array_equal(bulk.take(0), one_by_one(9, range(1), (2,))[:1500])
+
+
 @pytest.mark.parametrize(
     ("chains", "shape", "steps"),
     [
