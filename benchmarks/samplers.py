@@ -69,6 +69,7 @@ def measure(name: str, batch: int, folder: Path, peak: dict[str, float]) -> dict
         "batch": batch,
         "steps": case.steps,
         "threads": case.threads,
+        "encodes": bool(case.cond),
         "rows": rows,
         "ratios": _ratios(times, case.rounds),
         "shares": shares,
