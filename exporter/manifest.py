@@ -23,7 +23,7 @@ from .targets.score import companions
 from .trace import graph_dtype, input_names
 from .verify import Verification
 
-__all__ = ["describe_bundle", "model_spec", "usual_scale"]
+__all__ = ["describe_bundle", "model_spec"]
 
 
 def describe_bundle(
@@ -56,7 +56,7 @@ def describe_bundle(
             "x": {"shape": list(energy.x.shape[1:]), "dtype": "float32"},
             "wrt": energy.wrt,
             "cond": [_condition(name, names[name], value) for name, value in energy.cond.items()],
-            **({} if golden is None else {"range": _range(golden), "usual_scale": usual_scale(golden)}),
+            **({} if golden is None else {"range": _range(golden), "usual_scale": _usual_scale(golden)}),
         },
         "sampler": config.to_dict(),
         "artifacts": [
@@ -86,11 +86,11 @@ def model_spec(energy: Energy, golden: Mapping[str, np.ndarray] | None = None) -
         TensorSpec("x", tuple(energy.x.shape[1:]), "float32"),
         energy.wrt,
         tuple(TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in cond),
-        usual_scale=1.0 if golden is None else usual_scale(golden),
+        usual_scale=1.0 if golden is None else _usual_scale(golden),
     )
 
 
-def usual_scale(golden: Mapping[str, np.ndarray]) -> float:
+def _usual_scale(golden: Mapping[str, np.ndarray]) -> float:
     """The gradient scale that brings half of the gradients at the start of the verification trajectory to a size of one or less."""
     start = golden["grad"][0].astype(np.float64)
     sizes = np.sqrt(np.square(start).reshape(len(start), -1).mean(axis=1))

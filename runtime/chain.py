@@ -110,7 +110,7 @@ def chain_steps(
             state = method.init(random, start, score)
             if score.calls:
                 check(are_finite(state.energy, state.grad) & in_range(state.energy), 0)
-            else:  # the search for a scale asks at one place many times, which no step does
+            else:  # so that a block of fused steps, which asks once at each place, can be the first
                 score.find(start)
             return
         for turn in sorted(switches):

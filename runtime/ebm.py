@@ -265,12 +265,11 @@ class Ebm:
             DivergenceError: an energy or gradient is no longer finite.
         """
         called = perf_counter()
-        check_count("n", n)
-        n, energy_range = int(n), check_range("energy_range", energy_range)
+        run = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
+        n, energy_range = int(n), check_range("energy_range", energy_range)  # what is saved of them is Python's
         if every is not None:
             check_count("every", every)
             every = int(every)
-        run = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
         if deadline_ms is not None:
             long = {"checkpoint": checkpoint, "every": every, "out": out, "energy_range": energy_range}
             for name, value in long.items():
@@ -552,8 +551,9 @@ class Ebm:
             shape, pool = self.model.x.shape, self._data
             if config.init == "data" and pool is None:  # which calls will give
                 config = config.replace(init="normal")
-            start = lambda chains: start_states(config, shape, chains, 0, pool)  # noqa: E731
-            self._faster[batch] = is_faster(self._engine, fused, config, start, batch, cond)
+            self._faster[batch] = is_faster(
+                self._engine, fused, config, lambda chains: start_states(config, shape, chains, 0, pool), batch, cond
+            )
         if not (self._fuse or self._faster[batch]):
             return None
         fused.open()

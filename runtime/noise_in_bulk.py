@@ -2,7 +2,7 @@
 
 A generator that is moved for each step costs 1 us a step, whether it draws two numbers or ten: a sixth of a small perceptron's step.
 The first words of a thousand counters, computed together, cost 0.4 us a step. The bits are the generator's; where numpy came to draw
-otherwise, `draws_as_numpy` would say so and nobody would use this.
+otherwise, `_draws_as_numpy` would say so and nobody would use this.
 """
 
 from __future__ import annotations

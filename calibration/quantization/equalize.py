@@ -45,8 +45,8 @@ def channel_factors(
     """Returns s [C] float32 by name of the value that layers read, for the values whose channels can be evened out.
 
     1. All layers that read a value share its factors: the largest of their weights count.
-    2. A value stays as it is where a grouped convolution reads it, or a convolution beside a matrix product. Where engines add inside a convolution what is on the
-       convolution's own grid, it also does where an addition reads it.
+    2. A value stays as it is where a grouped convolution reads it, or a convolution beside a matrix product. Where engines add
+       inside a convolution what is on the convolution's own grid, it also does where an addition reads it.
 
     Args:
         model: the lowered float32 graph.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 
 import numpy as np
 import pytest
@@ -39,9 +40,12 @@ def test_the_same_numbers(count: int, dtype: type) -> None:
 
 
 def test_the_generator_lives_as_long_as_what_moves_it() -> None:
-    move = position_setter(bits())
+    generator = bits()
+    holders = sys.getrefcount(generator)
+    move = position_setter(generator)  # writes into the generator's memory
     gc.collect()
-    move(1, 2)  # nobody else holds the generator
+    assert sys.getrefcount(generator) > holders
+    move(1, 2)
 
 
 @pytest.mark.parametrize("field", ["counter", "key", "buffer_pos", "has_uint32"])
