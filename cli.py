@@ -108,7 +108,11 @@ def export_command(
     model_arg: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for --model.")] = None,
     shape: Annotated[str | None, typer.Option(help="Shape of x without the batch, such as 1,28,28.")] = None,
     cond: Annotated[
-        list[str] | None, typer.Option(help="NAME=SHAPE of a conditioning input without the batch: obs=3,96,96.")
+        list[str] | None,
+        typer.Option(
+            help="NAME=SHAPE of a conditioning input without the batch: obs=3,96,96. Or NAME=FILE.npy with real rows of it, [R, ..], "
+            "where engines are then compared, calibrated and judged."
+        ),
     ] = None,
     wrt: Annotated[
         str | None, typer.Option(help="Parameter of forward that is refined; the first if left out.")

@@ -34,14 +34,14 @@ class States:
         grad_scale: [M] float32, the gradient scale that the chain ran with there.
         step: [M] int64, steps taken; `DATA_STEP` for real data.
         chain: [M] int64, number of the chain; for real data one for each state, after those of the chains.
-        cond: conditioning inputs by graph name, [M, ...].
+        conditions: rows of the conditioning inputs by graph name, [R, ...]; chain i takes row i modulo R.
     """
 
     x: np.ndarray
     grad_scale: np.ndarray
     step: np.ndarray
     chain: np.ndarray
-    cond: Mapping[str, np.ndarray]
+    conditions: Mapping[str, np.ndarray]
 
     def __len__(self) -> int:
         return len(self.x)
@@ -58,13 +58,16 @@ class States:
             np.array(self.grad_scale[rows]),
             np.array(self.step[rows]),
             np.array(self.chain[rows]),
-            {name: np.array(array[rows]) for name, array in self.cond.items()},
+            self.conditions,
         )
 
     def inputs(self, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
         """Returns the score graph's inputs for some states, as arrays in memory."""
-        arrays = {"x": self.x, "grad_scale": self.grad_scale, **self.cond}
-        return {name: np.ascontiguousarray(array[rows]) for name, array in arrays.items()}
+        arrays = {"x": self.x, "grad_scale": self.grad_scale}
+        chains = self.chain[rows]
+        return {name: np.ascontiguousarray(array[rows]) for name, array in arrays.items()} | {
+            name: array[chains % len(array)] for name, array in self.conditions.items()
+        }
 
 
 def record_states(
@@ -92,7 +95,7 @@ def record_states(
         engine: an open engine in float32; the sampler is the runtime's own, gradient scaling included.
         config: the sampler's settings.
         shape: shape of one state.
-        folder: an existing folder for the files, (4 * prod(shape) + 20) bytes for each state and its conditions.
+        folder: an existing folder for the files, (4 * prod(shape) + 20) bytes for each state.
         count: number of states along chains; at least one per stage is kept.
         stages: number of stages, start and end included; fewer where there are fewer steps.
         chains: number of chains.
@@ -110,8 +113,7 @@ def record_states(
     each = min(chains, -(-count // len(wanted)))
     # Chains take turns: stage g keeps `each` chains from number g * each on, around the ring.
     slots = {(done, (g * each + k) % chains): g * each + k for g, done in enumerate(wanted) for k in range(each)}
-    rows = np.arange(chains)
-    conditions = {name: array[rows % len(array)] for name, array in (cond or {}).items()}
+    conditions = dict(cond or {})
     extra = np.empty((0, *shape), np.float32) if data is None else data[_spread(len(data), max(1, count // 4))]
     total = len(slots) + len(extra)
 
@@ -122,7 +124,6 @@ def record_states(
 
     x, scale = made("x", shape, np.float32), made("grad_scale", (), np.float32)
     step, number = made("step", (), np.int64), made("chain", (), np.int64)
-    kept = {name: made(f"cond.{name}", array.shape[1:], array.dtype) for name, array in conditions.items()}
     watched = Watched(engine, config)
 
     def keep(now: Progress) -> None:
@@ -138,8 +139,6 @@ def record_states(
                 x[slot] = asked[row]
                 scale[slot] = scales[row]
                 step[slot], number[slot] = now.done, chain
-                for name, array in conditions.items():
-                    kept[name][slot] = array[chain]
 
     run_chains(
         watched,
@@ -147,15 +146,15 @@ def record_states(
         lambda numbers: start_states(config, shape, numbers, seed, start),
         chains,
         seed=seed,
-        cond=conditions,
+        cond={name: array[np.arange(chains) % len(array)] for name, array in conditions.items()},
         max_batch=max_batch,
         callback=keep,
     )
     number[len(slots) :] = chains + np.arange(len(extra))
-    states = States(x, scale, step, number, kept)
+    states = States(x, scale, step, number, conditions)
     size = max_batch or _CALL
     for first in range(len(slots), total, size):
-        _add_data(engine, states, extra, conditions, len(slots), first, min(first + size, total))
+        _add_data(engine, states, extra, len(slots), first, min(first + size, total))
     return states
 
 
@@ -168,17 +167,14 @@ def _add_data(
     engine: Engine,
     states: States,
     data: np.ndarray,
-    conditions: Mapping[str, np.ndarray],
     before: int,
     first: int,
     stop: int,
 ) -> None:
     """Writes rows first to stop; `before` states of chains stand in front of the data."""
-    rows = np.arange(first, stop)
-    cond = {name: np.ascontiguousarray(array[(rows - before) % len(array)]) for name, array in conditions.items()}
+    rows = slice(first, stop)
     x = np.ascontiguousarray(data[first - before : stop - before], dtype=np.float32)
-    score = ScaledScore(engine, cond, scaled=True)
+    cond = states.inputs(rows)
+    score = ScaledScore(engine, {name: cond[name] for name in states.conditions}, scaled=True)
     score(x)
     states.x[rows], states.step[rows], states.grad_scale[rows] = x, DATA_STEP, score.scale
-    for name, array in cond.items():
-        states.cond[name][rows] = array

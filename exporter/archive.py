@@ -35,6 +35,8 @@ SETTINGS_FILE = "ebm_export.json"
 """The extra file of an archive that holds what the graph does not say."""
 
 _SCHEMA_VERSION = 1
+_ROWS = 16
+"""Rows of an archive's example inputs that the model is looked at with; those of conditioning inputs are all kept as observations."""
 _ROUNDING = 1e-4
 """Largest difference between the archive's energies and gradients and the model's, relative to the largest of the
 batch; the same operations run in both, so that only their order differs (some 1e-6)."""
@@ -61,7 +63,8 @@ def save_energy(
             settings change.
         path: where to write; an existing file is replaced.
         example: a batch of the refined input, [B, *S] float.
-        cond: example batches of the other parameters of forward, by name.
+        cond: rows of the other parameters of forward by name, [R, ...]; all are kept, so give such as come in use
+            (`Energy.observations`).
         sampler: settings to draw samples with.
         wrt: the parameter that `example` belongs to, where it is not the first.
         energy: how the output becomes an energy.
@@ -75,7 +78,12 @@ def save_energy(
     check_contract(described)
     module = copy_module(described.module)
     # torch.export takes a batch of 1 for a constant.
-    inputs = tuple(rows_like(_plain(value), max(2, value.shape[0]), 0) for value in described.example)
+    given = [
+        described.observations.get(name, value)
+        for name, value in zip(described.inputs, described.example, strict=True)
+    ]
+    count = max(2, *(len(value) for value in given))
+    inputs = tuple(rows_like(_plain(value), count, 0) for value in given)
     with FullPrecision():
         program = _export(module, inputs)
     settings = {
@@ -198,15 +206,17 @@ def read_archive(
     if isinstance(given, list) and len(given) == len(names):
         names = tuple(str(name) for name in given)
     sampler = settings.get("sampler")
-    return Energy(
+    made = Energy(
         module,
         names,
-        values,
+        tuple(value[:_ROWS] for value in values),
         wrt or settings.get("wrt") or names[0],
         energy or settings.get("energy") or "energy",
         settings.get("name") or path.stem,
         SamplerConfig.from_dict(sampler) if sampler is not None else None,
     )
+    made.observe({name: value for name, value in zip(names, values, strict=True) if name != made.wrt})
+    return made
 
 
 def _plain(value: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ from ..runtime.config import SamplerConfig
 from ..runtime.errors import QualityGateError
 from ..runtime.manifest import ModelSpec
 from .calibrated import Calibrated, CalibratedArtifacts
+from .conditions import Conditions
 from .fusion import Fusion
 from .mixed import write_mixed
 from .score_graph import ScoreGraph
@@ -188,6 +189,7 @@ class _Writer:
                 "count": len(states),
                 "stages": len(np.unique(states.step)),
                 "real data": int(np.count_nonzero(states.step < 0)),
+                "conditions": {name: len(rows) for name, rows in self.calibrated.conditions.calibration.items()},
             },
             "artifacts": [{"path": path, "nodes": nodes} for path, nodes in self.layers.items()],
         }
@@ -202,7 +204,7 @@ def write_artifacts(
     *,
     spec: ModelSpec,
     config: SamplerConfig,
-    cond: Mapping[str, np.ndarray],
+    conditions: Conditions,
     data: np.ndarray | None,
     batch: tuple[int, int, int],
     gating: Gating,
@@ -221,7 +223,7 @@ def write_artifacts(
         golden: PyTorch's answers; None compares nothing.
         spec: what the energy takes.
         config: the sampler's settings.
-        cond: rows of the conditioning inputs by graph name.
+        conditions: conditioning inputs to calibrate and to judge at.
         data: states that chains start from.
         batch: smallest, most frequent and largest batch.
         gating: what is judged.
@@ -234,7 +236,7 @@ def write_artifacts(
     with ExitStack() as stack:
         calibrated = stack.enter_context(
             CalibratedArtifacts(
-                models["fp32"], spec, config, scratch, gating.rules, cond, data, batch, splits, golden, tell
+                models["fp32"], spec, config, scratch, gating.rules, conditions, data, batch, splits, golden, tell
             )
         )
         fusion = None if fuse is None else Fusion(fuse, config, splits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from ..runtime.engine import Engine
 from ..runtime.errors import EngineMismatch, QualityGateError
 from ..runtime.manifest import ModelSpec
 from ..runtime.split_engine import SplitEngine
+from .conditions import Conditions
 from .precision import keep_in_float32, typed
 from .targets import Artifact, Progress, target
 from .targets.score import files_of, write_score
@@ -76,7 +77,7 @@ class CalibratedArtifacts:
         config: the sampler's settings.
         scratch: an existing folder for files of its own.
         rules: of the gate; None judges nothing.
-        cond: rows of the conditioning inputs by graph name.
+        conditions: conditioning inputs to calibrate and to judge at.
         data: states [M, *S]: chains start there with init="data", and the calibration sees some of them in any case.
         batch: smallest, most frequent and largest batch; engines are timed at the second.
         splits: whether what does not depend on x becomes a prologue.
@@ -89,7 +90,7 @@ class CalibratedArtifacts:
     config: SamplerConfig
     scratch: Path
     rules: GateRules | None
-    cond: Mapping[str, np.ndarray]
+    conditions: Conditions
     data: np.ndarray | None
     batch: tuple[int, int, int]
     splits: bool
@@ -141,7 +142,7 @@ class CalibratedArtifacts:
                 self.spec,
                 self.config,
                 self.rules,
-                cond=self.cond,
+                cond=self.conditions.judged,
                 data=self.data,
                 progress=self.tell,
             )
@@ -276,7 +277,7 @@ class CalibratedArtifacts:
                 count=count,
                 chains=_CHAINS,
                 seed=(self.rules.seed if self.rules else 0) + 3,
-                cond=self.cond,
+                cond=self.conditions.calibration,
                 start=self.data,
                 data=self.data,
                 max_batch=max(1, 2**18 // numbers),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
@@ -41,6 +41,9 @@ class Energy:
     """Name of the model, for file names and reports."""
     sampler: SamplerConfig | None = None
     """The sampler's settings where the model's file holds them."""
+    observations: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Rows of the conditioning inputs by name, [R, ...] each with the same R, as near to those of use as is known: engines are
+    compared with PyTorch, calibrated and judged there. The examples where left out."""
 
     def __post_init__(self) -> None:
         """Checks that names, examples, `wrt` and `mode` fit together.
@@ -66,6 +69,25 @@ class Energy:
         if len(set(sizes.values())) > 1:
             listing = ", ".join(f"{name}: {size}" for name, size in sizes.items())
             raise UsageError(f"the examples have different batch sizes ({listing}); expected one for all inputs")
+        self.observations = self.observations or self.cond
+
+    def observe(self, rows: Mapping[str, torch.Tensor]) -> None:
+        """Takes rows of conditioning inputs, [R, ...] by name, for its observations and for the examples of these inputs.
+
+        Inputs that are not named keep the rows that they have, in turns.
+
+        Raises:
+            UsageError: a name is no conditioning input, or one has another number of rows than the others.
+        """
+        for name in rows:
+            if name not in self.cond:
+                raise UsageError(f"cond: {name!r} is no conditioning input; {_listed(self.cond)}")
+        count = _count_rows(rows, len(self.x))
+        self.observations = {name: _in_turns(rows.get(name, value), count) for name, value in self.cond.items()}
+        self.example = tuple(
+            _in_turns(rows[name], len(value)) if name in rows else value
+            for name, value in zip(self.inputs, self.example, strict=True)
+        )
 
     @property
     def position(self) -> int:
@@ -116,13 +138,13 @@ def make_energy(
 ) -> Energy:
     """Builds an energy from a module or function E(x, *cond).
 
-    Parameters with a default that are not named in `cond` keep it. A conditioning example with a leading dimension
-    of 1 is repeated for the whole batch.
+    Parameters with a default that are not named in `cond` keep it. Rows of a conditioning input are taken in turns where x has
+    more of them, a single one for the whole batch; where x has fewer, all are kept as `Energy.observations`.
 
     Args:
         model: a module, an exported program, a TorchScript module, or a function. It is used, not copied or changed.
         example: a batch of the refined input, [B, *S].
-        cond: batches [B, ...] or [1, ...] of other parameters of forward, by their names.
+        cond: rows [R, ...] or [1, ...] of other parameters of forward, by their names; row i of each belongs to row i of the others.
         wrt: name of the parameter that `example` belongs to; the first one that `cond` does not name if left out.
         energy: how the output becomes an energy, see `Energy.reduce`.
         name: name of the model; its class or function name if left out.
@@ -143,8 +165,13 @@ def make_energy(
     if by_keyword:
         module = KeywordCall(module, names)
     batch = int(example.shape[0]) if example.dim() else 1
-    values = {wrt: example, **{key: _batched(key, value, batch) for key, value in given.items()}}
-    return Energy(module, names, tuple(values[key] for key in names), wrt, energy, _file_name(name), sampler)
+    for key, value in given.items():
+        if not isinstance(value, torch.Tensor):
+            raise UsageError(f"cond: expected a tensor for {key!r}, got {type(value).__name__}")
+    values = {wrt: example, **{key: _in_turns(value, batch) for key, value in given.items()}}
+    made = Energy(module, names, tuple(values[key] for key in names), wrt, energy, _file_name(name), sampler)
+    made.observe(given)
+    return made
 
 
 def as_module(model: Any) -> nn.Module:
@@ -235,12 +262,27 @@ def _call_order(signature: inspect.Signature, cond: dict[str, Any], wrt: str) ->
     return order, bool(named) and list(order) != prefix
 
 
-def _batched(name: str, value: torch.Tensor, batch: int) -> torch.Tensor:
-    if not isinstance(value, torch.Tensor):
-        raise UsageError(f"cond: expected a tensor for {name!r}, got {type(value).__name__}")
-    if value.dim() and value.shape[0] == 1 and batch > 1:
-        return value.expand(batch, *value.shape[1:]).clone()
-    return value
+def _count_rows(rows: Mapping[str, torch.Tensor], batch: int) -> int:
+    """Rows that all of these have, where a single one stands for any number; at least `batch`."""
+    sizes = {name: len(value) for name, value in rows.items() if len(value) != 1}
+    if len(set(sizes.values())) > 1:
+        listing = ", ".join(f"{name}: {size}" for name, size in sizes.items())
+        raise UsageError(
+            f"cond: the conditioning inputs have different numbers of rows ({listing}); row i of one belongs to row i of the "
+            "others, so expected one number for all"
+        )
+    return max(batch, *sizes.values(), 1)
+
+
+def _in_turns(value: torch.Tensor, count: int) -> torch.Tensor:
+    """`count` rows; `Energy` says what is wrong with a value that has none."""
+    if not value.dim() or not len(value) or len(value) == count:
+        return value
+    return value[torch.arange(count) % len(value)]
+
+
+def _listed(cond: Mapping[str, torch.Tensor]) -> str:
+    return f"the model's are {', '.join(cond)}" if cond else "the model has none"
 
 
 def _file_name(name: str) -> str:

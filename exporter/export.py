@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +22,12 @@ from ..runtime.bundle_writer import writing_bundle
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import EngineMismatch, MissingBackend, QualityGateError, UsageError
 from .artifacts import CALIBRATED, Gating, write_artifacts
+from .conditions import ENOUGH, split_conditions
 from .contract import check_contract
 from .energy import Energy, EnergyMode, make_energy
 from .found_sampler import find_sampler
 from .fusion import Fusion
-from .golden import CHAINS, fresh_conditions, make_golden
+from .golden import make_golden
 from .lowering import lower
 from .manifest import describe_bundle, model_spec
 from .passes import optimize
@@ -39,6 +41,8 @@ __all__ = ["PRECISIONS", "ExportReport", "export", "export_energy", "gating_for"
 
 PRECISIONS = ("fp32", *LOW_TYPES, *CALIBRATED)
 """The precisions that can be exported."""
+
+_LOG = logging.getLogger("ebm_export")
 
 
 @dataclass
@@ -85,7 +89,9 @@ def export(
     Args:
         model: any module or function E(x, *cond) -> [B] or [B, 1], on any device, in eval mode. It is copied.
         example: a batch of the refined input, [B, *S].
-        cond: example batches of the other parameters of forward by name, [B, ...] or [1, ...].
+        cond: rows of the other parameters of forward by name, [R, ...] or [1, ...]. Give such as come in use: engines are compared
+            with PyTorch there, and low precisions calibrated and judged; from 16 on they are judged at others than they were
+            calibrated at.
         wrt: the parameter that `example` belongs to; the first one if left out.
         energy: how the output becomes an energy: "energy", "negative" or "logsumexp".
         name: name of the model in the manifest.
@@ -194,6 +200,8 @@ def export_energy(
         writing_bundle(out, force=force) as folder,
     ):
         data = _check_data(data, energy)
+        if gating is not None and gating.rules is not None and gating.all_low and set(precisions) != {"fp32"}:
+            _warn_of_few(energy)
         tell("checking the energy", 0, 0)
         check_contract(energy, None if data is None else torch.as_tensor(data))
         config, trajectory = energy.sampler, None
@@ -227,9 +235,6 @@ def export_energy(
             np.savez(folder / GOLDEN, allow_pickle=False, **golden)
         if data is not None:
             np.save(folder / DATA, data, allow_pickle=False)
-        cond = {
-            name.removeprefix("cond."): rows[0] for name, rows in (golden or {}).items() if name.startswith("cond.")
-        }
         with tempfile.TemporaryDirectory(dir=folder) as scratch:  # gone with the folder if we are killed
             written = write_artifacts(
                 plan,
@@ -238,7 +243,7 @@ def export_energy(
                 golden,
                 spec=model_spec(energy, golden),
                 config=config,
-                cond=cond if golden is not None else fresh_conditions(energy, CHAINS, 0),
+                conditions=split_conditions(energy),
                 data=data,
                 batch=batch,
                 gating=gating or Gating(),
@@ -284,6 +289,19 @@ def _plan(targets: Sequence[str], precisions: Sequence[str], batch: tuple[int, i
     if "mixed" in wanted and "fp32" not in wanted:
         wanted.insert(0, "fp32")  # which a schedule over the steps may end in
     return [(name, precision) for precision in wanted for name in names]
+
+
+def _warn_of_few(energy: Energy) -> None:
+    """Says where a verdict holds, if what is known of the conditioning inputs cannot stand for those of use."""
+    count = max((len(rows) for rows in energy.observations.values()), default=ENOUGH)
+    if count < ENOUGH:
+        _LOG.warning(
+            "samples are judged at %d rows of %s and noisy copies of them: give rows as they come in use, %d or more, for a "
+            "verdict that holds there (cond={name: rows}, on the command line --cond NAME=FILE.npy)",
+            count,
+            ", ".join(energy.observations),
+            ENOUGH,
+        )
 
 
 def _remove_logs(gating: Gating | None) -> None:

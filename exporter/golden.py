@@ -76,12 +76,14 @@ def run_in_pytorch(
 
 
 def fresh_conditions(energy: Energy, count: int, seed: int) -> dict[str, np.ndarray]:
-    """Conditioning inputs like the example's but not the example's, [count, ...] by graph input name."""
+    """Conditioning inputs [count, ...] by graph input name: observations from all over their rows, or others like them where they are few."""
     names = input_names(energy)
-    return {
-        names[name]: _plain(rows_like(example, count, seed + index))
-        for index, (name, example) in enumerate(energy.cond.items())
-    }
+    found = {}
+    for index, (name, rows) in enumerate(energy.observations.items()):
+        if len(rows) < count:
+            rows = rows_like(rows, count, seed + index)
+        found[names[name]] = _plain(rows[torch.linspace(0, len(rows) - 1, count).round().long()])
+    return found
 
 
 def _plain(tensor: torch.Tensor) -> np.ndarray:

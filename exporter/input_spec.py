@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..runtime.errors import UsageError
@@ -52,21 +54,47 @@ def parse_shape(text: str, option: str = "--shape") -> tuple[int, ...]:
     return tuple(int(entry) for entry in entries)
 
 
-def parse_cond(texts: Sequence[str]) -> dict[str, InputSpec]:
-    """Reads "name=3,96,96" and "name:int64=10" (dtype float32 unless given; "label:int64=" is a number per sample).
+def parse_cond(texts: Sequence[str]) -> dict[str, InputSpec | torch.Tensor]:
+    """Reads "name=3,96,96" and "name:int64=10" (dtype float32 unless given; "label:int64=" is a number per sample), and "name=FILE.npy".
+
+    Returns:
+        By name a shape and a type, or the file's rows [R, ...] in the type that is given or else in the file's own.
 
     Raises:
-        UsageError: a text has no name, an unknown dtype or no shape, or a name comes twice.
+        UsageError: a text has no name, an unknown dtype or no shape, a name comes twice, or a file is none of numbers.
     """
-    specs: dict[str, InputSpec] = {}
+    found: dict[str, InputSpec | torch.Tensor] = {}
     for text in texts:
-        left, equals, shape = text.partition("=")
+        left, equals, value = text.partition("=")
         name, colon, dtype = (part.strip() for part in left.partition(":"))
         if not equals or not name.isidentifier():
-            raise UsageError(f"--cond: expected NAME=SHAPE or NAME:DTYPE=SHAPE, such as obs=3,96,96; got {text!r}")
+            raise UsageError(
+                f"--cond: expected NAME=SHAPE or NAME:DTYPE=SHAPE, such as obs=3,96,96, or NAME=FILE.npy; got {text!r}"
+            )
         if colon and dtype not in _DTYPES:
             raise UsageError(f"--cond {name}: expected one of {', '.join(_DTYPES)} after the colon, got {dtype!r}")
-        if name in specs:
+        if name in found:
             raise UsageError(f"--cond: {name!r} is given twice")
-        specs[name] = InputSpec(parse_shape(shape, f"--cond {name}"), _DTYPES.get(dtype, torch.float32))
-    return specs
+        if value.strip().endswith(".npy"):
+            found[name] = _rows(name, Path(value.strip()), _DTYPES.get(dtype))
+        else:
+            found[name] = InputSpec(parse_shape(value, f"--cond {name}"), _DTYPES.get(dtype, torch.float32))
+    return found
+
+
+def _rows(name: str, path: Path, dtype: torch.dtype | None) -> torch.Tensor:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--cond {name}: {path}: expected a .npy file with numbers: {error}") from error
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32)
+    own = getattr(torch, array.dtype.name, None)
+    if own not in _DTYPES.values():
+        raise UsageError(
+            f"--cond {name}: {path} holds {array.dtype}; expected floats, booleans, or whole numbers of {', '.join(_DTYPES)}"
+        )
+    if not array.ndim or not len(array):
+        raise UsageError(f"--cond {name}: {path}: expected rows, [R, ...], got shape {list(array.shape)}")
+    rows = torch.from_numpy(np.ascontiguousarray(array))
+    return rows if dtype is None else rows.to(dtype)

@@ -49,7 +49,8 @@ def load_model(
         factory: what makes the model for the weights, "package.module:name" or "file.py:name".
         factory_args: its keyword arguments.
         shape: of one sample of the refined input, without the batch.
-        cond: the other inputs of forward by name: an `InputSpec` or a shape of one sample, or an example batch.
+        cond: the other inputs of forward by name: an `InputSpec` or a shape of one sample, or rows [R, ...] as they come in use,
+            see `Energy.observations`.
         wrt: name of the refined input; the first one if left out (an archive may say another).
         energy: how the output becomes an energy; as the archive says, or else "energy", if left out.
         state_key: dotted keys of a checkpoint that lead to the state_dict.
@@ -68,6 +69,9 @@ def load_model(
     if form is FileForm.ARCHIVE:
         found = read_archive(file, wrt=wrt, energy=energy, trust_pickle=trust_pickle)
         _check_shapes(found, shape, cond)
+        rows = {name: _as_in(found, name, value) for name, value in (cond or {}).items() if isinstance(value, torch.Tensor)}
+        if rows:
+            found.observe(rows)
         return found
     module = (
         _read_torchscript(file)
@@ -112,6 +116,18 @@ def _check_shapes(
                 f"{option}: the archive was exported for {name!r} of shape {_text(inside[name])}, got {_text(wanted)}; "
                 "leave the option out, or export the archive with the other shape"
             )
+
+
+def _as_in(energy: Energy, name: str, rows: torch.Tensor) -> torch.Tensor:
+    """Rows in the type that the archive's graph takes."""
+    wanted = energy.cond[name].dtype
+    if rows.dtype == wanted:
+        return rows
+    kinds = [(dtype.is_floating_point, dtype == torch.bool) for dtype in (rows.dtype, wanted)]
+    if kinds[0] != kinds[1]:
+        came, takes = (str(dtype).removeprefix("torch.") for dtype in (rows.dtype, wanted))
+        raise UsageError(f"--cond {name}: the archive takes {takes}, and the rows are {came}")
+    return rows.to(wanted)
 
 
 def _read_torchscript(file: Path) -> nn.Module:
@@ -161,8 +177,6 @@ def _read_module(
 
 def _example(value: InputSpec | Sequence[int] | torch.Tensor, seed: int) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
-        if value.dim() and value.shape[0] not in (1, _BATCH):
-            return value[torch.arange(_BATCH) % value.shape[0]]
         return value
     spec = value if isinstance(value, InputSpec) else InputSpec(tuple(value))
     return spec.example(_BATCH, seed)

@@ -227,7 +227,9 @@ def _others(name: str) -> list[str]:
 def _subject(artifacts: CalibratedArtifacts, name: str, order: list[str], rules: GateRules) -> dict[str, Any]:
     """What a log must have been of for its trials to hold here."""
     graph = ir.to_proto(artifacts.model).SerializeToString(deterministic=True)
-    arrays = {"data": artifacts.data, **artifacts.cond}
+    arrays = {"data": artifacts.data}
+    for use, rows in artifacts.conditions._asdict().items():
+        arrays |= {f"{use} {name}": array for name, array in rows.items()}
     return {
         "graph": hashlib.sha256(graph).hexdigest(),
         "target": name,

@@ -23,6 +23,7 @@ from ebm_export.calibration.search import Assignment
 from ebm_export.calibration.verdict import GateResult
 from ebm_export.exporter import calibrated, export
 from ebm_export.exporter.calibrated import CalibratedArtifacts
+from ebm_export.exporter.conditions import Conditions
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.export import export_energy, gating_for
 from ebm_export.exporter.manifest import model_spec
@@ -198,7 +199,7 @@ class TestScheme:
     def artifacts(self, folder: Path, told: list[str]) -> CalibratedArtifacts:
         energy = make_energy(Residual().eval(), torch.randn(4, *SHAPE), sampler=CONFIG)
         return CalibratedArtifacts(
-            score_graph(energy), model_spec(energy), CONFIG, folder, None, {}, None, (1, 8, 8), True, None,
+            score_graph(energy), model_spec(energy), CONFIG, folder, None, Conditions({}, {}), None, (1, 8, 8), True, None,
             lambda what, done, total: told.append(what),
         )  # fmt: skip
 

@@ -55,6 +55,42 @@ def test_a_shared_conditioning_row_is_repeated() -> None:
     assert energy.cond["obs"].shape == (3, 3)
 
 
+class TestObservations:
+    OBS = torch.arange(30.0).reshape(10, 3)
+
+    def test_all_rows_are_kept_and_as_many_are_examples_as_x_has(self) -> None:
+        energy = make_energy(ConditionalEnergy(), torch.randn(4, 2), cond={"obs": self.OBS})
+        assert torch.equal(energy.observations["obs"], self.OBS)
+        assert torch.equal(energy.cond["obs"], self.OBS[:4])
+
+    def test_few_are_taken_in_turns(self) -> None:
+        energy = make_energy(ConditionalEnergy(), torch.randn(7, 2), cond={"obs": self.OBS[:3]})
+        assert torch.equal(energy.cond["obs"], self.OBS[[0, 1, 2, 0, 1, 2, 0]])
+        assert torch.equal(energy.observations["obs"], energy.cond["obs"])
+
+    def test_a_single_row_goes_with_all_of_another_input(self) -> None:
+        def energy_of(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return (x + a + b).sum(1)
+
+        rows = {"a": self.OBS, "b": torch.ones(1, 3)}
+        energy = make_energy(energy_of, torch.randn(4, 3), cond=rows)
+        assert torch.equal(energy.observations["b"], torch.ones(10, 3))
+
+    def test_later_ones_take_the_place_of_the_examples(self) -> None:
+        energy = make_energy(ConditionalEnergy(), torch.randn(4, 2), cond={"obs": torch.randn(4, 3)})
+        energy.observe({"obs": self.OBS})
+        assert torch.equal(energy.observations["obs"], self.OBS)
+        assert torch.equal(energy.cond["obs"], self.OBS[:4])
+        assert energy.x.shape == (4, 2)
+
+    def test_of_an_input_that_is_not_there(self) -> None:
+        energy = make_energy(ConditionalEnergy(), torch.randn(4, 2), cond={"obs": torch.randn(4, 3)})
+        with pytest.raises(UsageError, match="cond: 'image' is no conditioning input; the model's are obs"):
+            energy.observe({"image": self.OBS})
+        with pytest.raises(UsageError, match="cond: 'image' is no conditioning input; the model has none"):
+            make_energy(MlpEnergy(), X).observe({"image": self.OBS})
+
+
 @pytest.mark.parametrize(
     ("mode", "expected"),
     [
@@ -144,7 +180,12 @@ class TestErrors:
 
     def test_different_batches(self) -> None:
         with pytest.raises(UsageError, match=r"different batch sizes \(obs: 2, action: 3\)"):
-            make_energy(ConditionalEnergy(), torch.randn(3, 2), cond={"obs": torch.randn(2, 3)})
+            Energy(ConditionalEnergy(), ("obs", "action"), (torch.randn(2, 3), torch.randn(3, 2)), "action")
+
+    def test_conditions_that_are_no_pairs(self) -> None:
+        cond = {"a": torch.randn(4, 2), "b": torch.randn(6, 2)}
+        with pytest.raises(UsageError, match=r"different numbers of rows \(a: 4, b: 6\)"):
+            make_energy(lambda x, a, b: (x + a + b).sum(1), torch.randn(3, 2), cond=cond)
 
     def test_a_scalar_example(self) -> None:
         with pytest.raises(UsageError, match="the example of 'x' is a scalar"):

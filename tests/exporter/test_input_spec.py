@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
@@ -31,9 +34,39 @@ def test_parse_cond() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "array", "dtype"),
+    [
+        ("obs={}", np.linspace(0, 1, 6).reshape(2, 3), torch.float32),
+        ("obs={}", np.arange(6, dtype=np.uint8).reshape(2, 3), torch.uint8),
+        ("obs:float32={}", np.arange(6, dtype=np.uint8).reshape(2, 3), torch.float32),
+        ("obs={}", np.array([3, 1]), torch.int64),
+        ("obs={}", np.array([True, False]), torch.bool),
+        ("obs={}", np.zeros((2, 3), np.float16), torch.float32),
+    ],
+)
+def test_rows_of_a_file(tmp_path: Path, text: str, array: np.ndarray, dtype: torch.dtype) -> None:
+    np.save(tmp_path / "o.npy", array)
+    rows = parse_cond([text.format(tmp_path / "o.npy")])["obs"]
+    assert isinstance(rows, torch.Tensor)
+    assert rows.dtype == dtype
+    np.testing.assert_allclose(rows.numpy(), array)
+
+
+def test_files_that_hold_no_rows(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--cond obs: .*none\.npy: expected a \.npy file with numbers: .*No such file"):
+        parse_cond([f"obs={tmp_path / 'none.npy'}"])
+    np.save(tmp_path / "text.npy", np.array(["a"]))
+    with pytest.raises(UsageError, match=r"holds <U1; expected floats, booleans, or whole numbers"):
+        parse_cond([f"obs={tmp_path / 'text.npy'}"])
+    np.save(tmp_path / "one.npy", np.float32(3))
+    with pytest.raises(UsageError, match=r"expected rows, \[R, \.\.\.\], got shape \[\]"):
+        parse_cond([f"obs={tmp_path / 'one.npy'}"])
+
+
+@pytest.mark.parametrize(
     ("texts", "text"),
     [
-        (["obs"], "expected NAME=SHAPE or NAME:DTYPE=SHAPE, such as obs=3,96,96; got 'obs'"),
+        (["obs"], "NAME:DTYPE=SHAPE, such as obs=3,96,96, or NAME=FILE.npy; got 'obs'"),
         (["a b=3"], "expected NAME=SHAPE"),
         (["obs:int4=3"], "--cond obs: expected one of float32, int64, bool, uint8.* after the colon, got 'int4'"),
         (["obs=3", "obs=4"], "'obs' is given twice"),

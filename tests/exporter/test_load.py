@@ -84,6 +84,26 @@ class TestForms:
         with pytest.raises(UsageError, match="also takes 'action'.*--cond action=SHAPE"):
             load_model(path, shape=(3,))
 
+    def test_all_rows_of_a_condition_are_kept(self, tmp_path: Path) -> None:
+        """Those that are given, and those that an archive was written with."""
+        path, obs = tmp_path / "m.pt", torch.randn(40, 3)
+        torch.save(ConditionalEnergy().state_dict(), path)
+        options = {"factory": f"{MODELS}:ConditionalEnergy", "shape": (2,), "cond": {"obs": obs}, "wrt": "action"}
+        assert torch.equal(load_model(path, **options).observations["obs"], obs)  # type: ignore[arg-type]
+        save_energy(ConditionalEnergy(), path, torch.randn(4, 2), cond={"obs": obs})
+        found = load_model(path)
+        assert torch.equal(found.observations["obs"], obs)
+        assert len(found.x) == len(found.cond["obs"]) == 16
+        check_contract(found)
+        other = torch.randn(30, 3)
+        found = load_model(path, cond={"obs": other.double()})
+        torch.testing.assert_close(found.observations["obs"], other)
+        torch.testing.assert_close(found.cond["obs"], other[:16])
+        with pytest.raises(UsageError, match="--cond obs: the archive takes float32, and the rows are int64"):
+            load_model(path, cond={"obs": torch.zeros(30, 3, dtype=torch.int64)})
+        with pytest.raises(UsageError, match=r"--cond obs: the archive was exported for 'obs' of shape 3, got 4"):
+            load_model(path, cond={"obs": torch.zeros(30, 4)})
+
     def test_a_label_of_whole_numbers(self, tmp_path: Path) -> None:
         torch.save(Labelled().state_dict(), tmp_path / "m.pt")
         energy = load_model(

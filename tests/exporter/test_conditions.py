@@ -1,0 +1,85 @@
+"""Where low precisions are calibrated and judged."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ebm_export.calibration.quality_gate import QualityGate
+from ebm_export.exporter.conditions import ENOUGH, split_conditions
+from ebm_export.exporter.energy import make_energy
+from ebm_export.exporter.export import export_energy, gating_for
+from ebm_export.exporter.golden import CHAINS, fresh_conditions
+from ebm_export.runtime import SamplerConfig
+from ebm_export.runtime.bundle import Bundle
+
+from .models_to_load import ConditionalEnergy, MlpEnergy
+
+X = torch.zeros(4, 2)
+
+
+def observations(count: int) -> torch.Tensor:
+    return torch.arange(3.0 * count).reshape(count, 3)
+
+
+@pytest.mark.parametrize("count", [ENOUGH, ENOUGH + 1, 100])
+def test_many_are_shared_out(count: int) -> None:
+    obs = observations(count)
+    found = split_conditions(make_energy(ConditionalEnergy(), X, cond={"obs": obs}))
+    np.testing.assert_array_equal(found.calibration["obs"], obs[::2])
+    np.testing.assert_array_equal(found.judged["obs"], obs[1::2])
+
+
+def test_few_serve_for_both_with_others_like_them() -> None:
+    obs = observations(ENOUGH - 1)
+    found = split_conditions(make_energy(ConditionalEnergy(), X, cond={"obs": obs}))
+    np.testing.assert_array_equal(found.calibration["obs"], obs)
+    assert found.judged is found.calibration
+    found = split_conditions(make_energy(ConditionalEnergy(), X, cond={"obs": obs[:4]}))
+    assert found.judged["obs"].shape == (CHAINS, 3)
+    np.testing.assert_array_equal(found.judged["obs"][:4], obs[:4])
+    assert len(np.unique(found.judged["obs"], axis=0)) == CHAINS
+
+
+def test_a_model_without_conditions_has_none() -> None:
+    assert split_conditions(make_energy(MlpEnergy(), torch.zeros(3, 4))) == ({}, {})
+
+
+def test_engines_are_compared_at_observations_from_all_over() -> None:
+    obs = observations(100)
+    found = fresh_conditions(make_energy(ConditionalEnergy(), X, cond={"obs": obs}), CHAINS, 0)
+    np.testing.assert_array_equal(found["obs"], obs[[0, 14, 28, 42, 57, 71, 85, 99]])
+
+
+@pytest.mark.parametrize("count", [4, 40])
+def test_an_export_judges_there_and_says_where_they_are_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, count: int
+) -> None:
+    obs, judged = torch.randn(count, 3), []
+    init = QualityGate.__init__
+
+    def watched(self: QualityGate, *args: object, **options: dict[str, np.ndarray]) -> None:
+        judged.append(options["cond"]["obs"])
+        init(self, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(QualityGate, "__init__", watched)
+    with caplog.at_level(logging.WARNING, "ebm_export"):
+        energy = make_energy(
+            ConditionalEnergy(), X, cond={"obs": obs}, sampler=SamplerConfig(steps=4, step_size=0.01)
+        )
+        path, precisions = tmp_path / "b.ebm", ["fp32", "bf16"]
+        gating = gating_for(precisions, 3.0, smallest_difference=1.0, out=path, all_low=True)
+        export_energy(energy, out=path, targets=["openvino"], precisions=precisions, gating=gating)
+    assert len(judged) == 1
+    golden = Bundle(path).golden()["cond.obs"][0]
+    if count < ENOUGH:
+        np.testing.assert_array_equal(judged[0], golden)
+        assert "samples are judged at 4 rows of obs and noisy copies of them: give rows as they come in use, 16" in caplog.text
+    else:
+        np.testing.assert_array_equal(judged[0], obs[1::2])
+        np.testing.assert_array_equal(golden, obs[np.linspace(0, count - 1, CHAINS).round().astype(int)])
+        assert "noisy copies" not in caplog.text
