@@ -79,8 +79,7 @@ def save_energy(
     module = copy_module(described.module)
     # torch.export takes a batch of 1 for a constant.
     given = [
-        described.observations.get(name, value)
-        for name, value in zip(described.inputs, described.example, strict=True)
+        described.observations.get(name, value) for name, value in zip(described.inputs, described.example, strict=True)
     ]
     count = max(2, *(len(value) for value in given))
     inputs = tuple(rows_like(_plain(value), count, 0) for value in given)

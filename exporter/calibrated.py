@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..calibration.gate_rules import GateRules
 from ..calibration.quality_gate import QualityGate
 from ..calibration.quantization.calibrate import Scheme
 from ..calibration.quantization.correct_score import correct_score
+from ..calibration.quantization.layers import find_layers
 from ..calibration.quantization.quantizer import Quantizer
 from ..calibration.quantization.score_error import gradients
 from ..calibration.sensitivity import Sensitivity, measure_sensitivity
@@ -30,12 +32,13 @@ from ..runtime.manifest import ModelSpec
 from ..runtime.split_engine import SplitEngine
 from .conditions import Conditions
 from .precision import keep_in_float32, typed
+from .split import Split, split
 from .targets import Artifact, Progress, target
 from .targets.score import files_of, write_score
 from .verify import verify_artifact
 from .written_engine import written_engine
 
-__all__ = ["Calibrated", "CalibratedArtifacts"]
+__all__ = ["Calibrated", "CalibratedArtifacts", "steps_of"]
 
 _STATES, _STATE_NUMBERS = (1024, 8192), 2**17
 """States that grids and weights come from: as many as make up 2**17 numbers of x, within these limits."""
@@ -104,13 +107,23 @@ class CalibratedArtifacts:
     _states: States | None = None
     _gate: QualityGate | None = None
     latest: ir.Model | None = None
-    """The whole graph of the artifact that was written last."""
+    """The graph of the artifact that was written last; its steps' part, where it is split."""
 
     def __enter__(self) -> CalibratedArtifacts:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+
+    @cached_property
+    def halves(self) -> Split | None:
+        """The float32 graph's prologue and steps, where it is split. A prologue is not quantized, and asked once for each condition."""
+        return split(self.model) if self.splits else None
+
+    @property
+    def steps(self) -> ir.Model:
+        """The float32 graph of what changes from step to step: what is calibrated."""
+        return self.model if self.halves is None else self.halves.score
 
     @property
     def fp32(self) -> Engine:
@@ -122,7 +135,9 @@ class CalibratedArtifacts:
         if self._fp32 is None:
             names = [name for name in ("openvino", "onnxruntime") if target(name).available() is None]
             for name in names:
-                artifact = target(name).write(ir.to_proto(self.model), self.scratch, precision="fp32", batch=self.batch)
+                artifact = write_score(
+                    name, self.model, self.scratch, precision="fp32", batch=self.batch, splits=self.splits
+                )
                 if self.golden is None or verify_artifact(artifact, self.scratch, self.golden).passed:
                     self._fp32 = self._stack.enter_context(self.open(artifact, self.scratch))
                     return self._fp32
@@ -207,9 +222,9 @@ class CalibratedArtifacts:
         if artifact["target"] != "openvino":
             return
         with self.open(artifact, folder) as engine:
-            engine.run(self.states.inputs(slice(0, self.batch[1])))
-            steps = engine.score if isinstance(engine, SplitEngine) else engine
+            steps = steps_of(engine)
             assert isinstance(steps, OpenVinoEngine)
+            steps.run(self.states.inputs(slice(0, self.batch[1])))
             low, total = steps.int8_layers
         said = f"OpenVINO runs {low} of {total} convolutions and matrix products in INT8"
         artifact["note"] = "; ".join(filter(None, [artifact["note"], said]))
@@ -239,7 +254,8 @@ class CalibratedArtifacts:
     ) -> Artifact:
         """Writes these layers in INT8, `wide` in float32, and the rest in another precision; returns its entry."""
         model = quantizer.model(int8)
-        correct_score(self.model, model, quantizer.layers, self.states, batch=self.batch[1])
+        correct_score(self.steps, model, quantizer.layers, self.states, batch=self.batch[1])
+        halves = self.halves
         if other != "fp32":
             keep_in_float32(model, wide)
         options: dict[str, Any] = {}
@@ -248,9 +264,11 @@ class CalibratedArtifacts:
                 options = {"inference_precision": "bf16" if other == "bf16" else "f16"}
             else:
                 model = typed(model, other)
+                if halves is not None:
+                    halves = halves._replace(prologue=typed(halves.prologue, other))
         artifact = write_score(
             name,
-            model,
+            model if halves is None else halves._replace(score=model),
             folder,
             precision=precision,
             batch=self.batch,
@@ -263,13 +281,13 @@ class CalibratedArtifacts:
 
     @property
     def states(self) -> States:
-        """States along the model's own chains, recorded once."""
+        """States along the model's own chains, recorded once; their conditions are what the steps read, a prologue's features."""
         if self._states is None:
             numbers = int(np.prod(self.spec.x.shape))
             count = int(np.clip(_STATE_NUMBERS // numbers, *_STATES))
             folder = self.scratch / "states"
             folder.mkdir()
-            self._states = record_states(
+            recorded = record_states(
                 self.fp32,
                 self.config,
                 self.spec.x.shape,
@@ -283,6 +301,8 @@ class CalibratedArtifacts:
                 max_batch=max(1, 2**18 // numbers),
                 progress=lambda done, total: self.tell("recording states along chains", done, total),
             )
+            read = self.fp32.prepare(recorded.conditions) if recorded.conditions else {}
+            self._states = replace(recorded, conditions={name: np.array(array) for name, array in read.items()})
         return self._states
 
     def scheme(self, name: str) -> Scheme:
@@ -322,9 +342,10 @@ class CalibratedArtifacts:
             folder = Path(scratch)
             artifact = self.write(name, folder, quantizer, quantizer.default, "int8", "fp32")
             assert self.latest is not None
-            exact, graph = (gradients(own, asked, batch=batch) for own in (self.model, self.latest))
+            exact, graph = (gradients(own, asked, batch=batch) for own in (self.steps, self.latest))
             with self.open(artifact, folder) as engine:
-                scaled = np.concatenate([engine.run(inputs)["grad"].copy() for inputs in asked.batches(batch)])
+                run = steps_of(engine).run
+                scaled = np.concatenate([run(inputs)["grad"].copy() for inputs in asked.batches(batch)])
                 found = scaled / np.reshape(asked.grad_scale, (-1, *[1] * (scaled.ndim - 1)))
                 if not _apart(found, exact) <= max(_LEAST, _FARTHER * _apart(graph, exact)):
                     self.tell(f"{name} computes something else than its INT8 graph: trying another form", 0, 0)
@@ -338,8 +359,10 @@ class CalibratedArtifacts:
     def quantizer(self, scheme: Scheme) -> Quantizer:
         """The calibration for a scheme, made once."""
         if scheme not in self._quantizers:
+            inside = {node.name for node in self.steps.graph}
+            apart = [layer for layer in find_layers(self.model) if layer.name not in inside]
             self._quantizers[scheme] = Quantizer(
-                self.model, self.states, scheme, batch=self.batch[1], progress=self.tell
+                self.steps, self.states, scheme, apart=apart, batch=self.batch[1], progress=self.tell
             )
         return self._quantizers[scheme]
 
@@ -350,7 +373,7 @@ class CalibratedArtifacts:
             layers = [layer for layer in quantizer.layers if layer.name in quantizer.default]
             chosen = np.linspace(0, len(self.states) - 1, min(_SENSITIVITY_STATES, len(self.states))).astype(int)
             found = measure_sensitivity(
-                self.model, quantizer, layers, self.states.part(chosen), batch=self.batch[1], progress=self.tell
+                self.steps, quantizer, layers, self.states.part(chosen), batch=self.batch[1], progress=self.tell
             )
             self._sensitivities[scheme] = sorted(found, key=lambda entry: -(entry.error**2) / entry.layer.macs)
         return self._sensitivities[scheme]
@@ -368,6 +391,11 @@ class CalibratedArtifacts:
         if not chosen or left < _LEAST_SHARE * total:
             return None
         return {entry.layer.name: f"alone it moves the gradient by {entry.error:.1%}" for entry in chosen}
+
+
+def steps_of(engine: Engine) -> Engine:
+    """The engine of what changes from step to step."""
+    return engine.score if isinstance(engine, SplitEngine) else engine
 
 
 def _apart(found: np.ndarray, exact: np.ndarray) -> float:

@@ -64,7 +64,7 @@ class Fusion(NamedTuple):
 
         Args:
             artifact: the score graph's entry.
-            model: the whole score graph that it was written from.
+            model: the score graph that it was written from, whole or its steps' part.
             folder: where its files are.
             batch: smallest, most frequent and largest batch.
             tell: progress.

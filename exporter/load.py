@@ -69,7 +69,9 @@ def load_model(
     if form is FileForm.ARCHIVE:
         found = read_archive(file, wrt=wrt, energy=energy, trust_pickle=trust_pickle)
         _check_shapes(found, shape, cond)
-        rows = {name: _as_in(found, name, value) for name, value in (cond or {}).items() if isinstance(value, torch.Tensor)}
+        rows = {
+            name: _as_in(found, name, value) for name, value in (cond or {}).items() if isinstance(value, torch.Tensor)
+        }
         if rows:
             found.observe(rows)
         return found

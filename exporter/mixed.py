@@ -20,7 +20,7 @@ from ..runtime.device import describe_device, toolchain
 from ..runtime.engine import Engine
 from ..runtime.errors import QualityGateError
 from ..runtime.precision_schedule import Span
-from .calibrated import Calibrated, CalibratedArtifacts
+from .calibrated import Calibrated, CalibratedArtifacts, steps_of
 from .targets import Artifact
 
 __all__ = ["Mixed", "write_mixed"]
@@ -136,7 +136,7 @@ class _Trials:
         self._inputs = artifacts.states.inputs(
             np.resize(np.arange(len(artifacts.states)), artifacts.batch[1])  # one batch, as often as states last
         )
-        self.float_milliseconds = _milliseconds(artifacts.fp32, artifacts.fp32, self._inputs)[1]
+        self.float_milliseconds = self._timed(artifacts.fp32)[1]
 
     def milliseconds(self, assignment: Assignment) -> float:
         if self._name == "onnx":
@@ -147,12 +147,16 @@ class _Trials:
         key = self._key(assignment)
         if key not in self._times:
             with self._artifacts.open(*self._artifact(assignment)) as engine:
-                own, other = _milliseconds(engine, self._artifacts.fp32, self._inputs)
+                own, other = self._timed(engine)
             # They took turns: what slowed one slowed the other.
             self._times[key] = own * self.float_milliseconds / other
         own = self._times[key]
         steps = self._artifacts.config.steps
         return ((steps - assignment.tail) * own + assignment.tail * self.float_milliseconds) / steps
+
+    def _timed(self, engine: Engine) -> tuple[float, float]:
+        """Milliseconds of a step on an engine and in float32."""
+        return _milliseconds(steps_of(engine), steps_of(self._artifacts.fp32), self._inputs)
 
     def verdict(self, assignment: Assignment) -> tuple[bool, str, dict[str, float]]:
         key = (*self._key(assignment), assignment.tail)

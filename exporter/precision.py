@@ -52,7 +52,7 @@ def kept_in_float32(graph: ir.Graph) -> list[str]:
 
 
 def typed(model: ir.Model, precision: str) -> ir.Model:
-    """A copy of a float32 score graph with its work in FP16 or BF16 and float32 at the border.
+    """A copy of a float32 score graph, or of a prologue, with its work in FP16 or BF16 and float32 at the border.
 
     1. Convolutions and matrix products run in the low type. What follows from their results runs in it too.
     2. Reductions (and a square or exponential that only a reduction reads) run in float32, as does the energy head:
@@ -92,7 +92,7 @@ def _is_data(node: ir.Node) -> bool:
 
 def _float32_nodes(graph: ir.Graph) -> set[ir.Node]:
     """The nodes that run in float32, by the rules of `typed`."""
-    gradient = _ancestors(next(output for output in graph.outputs if output.name == "grad"))
+    gradient: set[ir.Node] = set().union(*(_ancestors(output) for output in graph.outputs if output.name != "energy"))
     wide: set[ir.Node] = {node for node in graph if node not in gradient or _reduces(node) or _is_kept(node)}
     tail: set[ir.Node] = set()
     nodes = list(graph)

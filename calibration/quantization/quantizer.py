@@ -35,6 +35,7 @@ class Quantizer:
         model: the lowered float32 score graph.
         states: where it is asked along trajectories.
         scheme: how the target wants its grids.
+        apart: layers of a prologue that is no part of the graph, for what is said of them.
         batch: states in one call.
         threads: threads of one call.
         seed: of the rows that weights are fitted to.
@@ -53,12 +54,14 @@ class Quantizer:
         states: States,
         scheme: Scheme,
         *,
+        apart: Sequence[Layer] = (),
         batch: int = 8,
         threads: int | None = None,
         seed: int = 0,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
         self.scheme = scheme
+        self._apart = tuple(apart)
         self.layers = tuple(find_layers(model))
         self.default = frozenset(layer.name for layer in self.layers if self._why_float(layer) is None)
         self._model = model
@@ -111,10 +114,10 @@ class Quantizer:
             wide: names of those that are in float32 all the same.
         """
         entries = []
-        for layer in self.layers:
-            read = self._even[layer.name].activation
-            grid = self._calibration.grids.get(read)
+        for layer in (*self._apart, *self.layers):
             inside = layer.name in int8
+            read = self._even[layer.name].activation if inside else ""
+            grid = self._calibration.grids.get(read)
             reason = f"range {_said(self._calibration.ranges[read])}" if inside else kept.get(layer.name)
             entry: dict[str, Any] = {
                 "name": layer.name,

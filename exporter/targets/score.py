@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from ..split import split
+from ..split import Split, split
 from . import target
 from .artifact import Artifact, Progress
 
@@ -16,7 +16,7 @@ __all__ = ["companions", "files_of", "write_plan", "write_score"]
 
 def write_score(
     name: str,
-    model: ir.Model,
+    model: ir.Model | Split,
     folder: Path,
     *,
     precision: str,
@@ -28,11 +28,11 @@ def write_score(
 
     Args:
         name: of the target.
-        model: the score graph, whole, in this precision; not changed.
+        model: the score graph in this precision, whole or in its two halves; not changed.
         folder: an existing folder.
         precision: fp32, fp16, bf16 ...
         batch: smallest, most frequent and largest batch.
-        splits: False keeps the graph whole.
+        splits: False keeps a whole graph whole.
         progress: as for the target's `write`.
 
     Returns:
@@ -41,8 +41,9 @@ def write_score(
     Raises:
         As the target's `write`.
     """
-    halves = split(model) if splits else None
+    halves = model if isinstance(model, Split) else split(model) if splits else None
     if halves is None:
+        assert isinstance(model, ir.Model)
         return _write(name, ir.to_proto(model), folder, precision, batch, "score", progress)
     prologue = _write(name, ir.to_proto(halves.prologue), folder, precision, batch, "prologue", progress)
     score = _write(name, ir.to_proto(halves.score), folder, precision, batch, "score", progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,11 +20,12 @@ from torch import nn
 
 from ebm_export.calibration.gate_rules import GateRules
 from ebm_export.calibration.quality_gate import QualityGate
+from ebm_export.calibration.quantization.score_error import gradients
 from ebm_export.calibration.search import Assignment
 from ebm_export.calibration.verdict import GateResult
 from ebm_export.exporter import calibrated, export
 from ebm_export.exporter.calibrated import CalibratedArtifacts
-from ebm_export.exporter.conditions import Conditions
+from ebm_export.exporter.conditions import Conditions, split_conditions
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.export import export_energy, gating_for
 from ebm_export.exporter.manifest import model_spec
@@ -176,8 +178,6 @@ class TestRefused:
         honest = QualityGate.fidelity
 
         def bent(self: QualityGate, engine: Any) -> Any:
-            import dataclasses
-
             return tuple(dataclasses.replace(stage, gain=0.05, gain_error=1e-4) for stage in honest(self, engine))
 
         monkeypatch.setattr(QualityGate, "fidelity", bent)
@@ -248,6 +248,88 @@ class TestScheme:
                         made.scheme("openvino")
                 else:
                     assert made.scheme("openvino").evens == wanted
+
+
+class Seeing(nn.Module):
+    """A policy: an image encoder, and a perceptron over a bowl around what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.encoder = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 8 * 8, 4))
+        self.judge = nn.Sequential(nn.Linear(8, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
+
+    def forward(self, action: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        seen = self.encoder(image)
+        return self.judge(torch.cat([seen, action], 1)).squeeze(1) + (action - seen).square().sum(1)
+
+
+IMAGES = torch.rand(20, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        # So small a net is no faster in INT8.
+        patch.setattr(_Trials, "milliseconds", lambda self, one: 1e-4 + 1e-6 * (one.kept + 0.5 * one.wide))
+        return export(
+            Seeing().eval(), torch.zeros(4, 4), cond={"image": IMAGES}, sampler=CONFIG, gate=1.5,
+            smallest_difference=FEW, targets=["onnx", "openvino"], precisions=["fp32", "int8", "mixed"],
+            out=tmp_path_factory.mktemp("policy") / "policy.ebm",
+        )  # fmt: skip
+
+
+class TestPrologue:
+    """What depends on conditions alone is not quantized, so that calibration need not compute it again and again."""
+
+    PATHS = ("score.int8.onnx", "score.int8.openvino.xml", "score.mixed.onnx", "score.mixed.openvino.xml")
+
+    def test_the_states_have_its_features_once_for_each_condition(self, tmp_path: Path) -> None:
+        energy = make_energy(Seeing().eval(), torch.zeros(4, 4), cond={"image": IMAGES})
+        split = split_conditions(energy)
+        with CalibratedArtifacts(
+            score_graph(energy), model_spec(energy), CONFIG, tmp_path, None, split, None, (1, 8, 8), True, None,
+            lambda what, done, total: None,
+        ) as made:  # fmt: skip
+            assert [len(rows) for rows in made.states.conditions.values()] == [
+                10,
+                10,
+            ]  # the layer's share, and the bowl's
+            assert {value.name for value in made.steps.graph.inputs} == {"x", "grad_scale", *made.states.conditions}
+            whole = dataclasses.replace(made.states, conditions=split.calibration)
+            np.testing.assert_allclose(gradients(made.steps, made.states), gradients(made.model, whole), rtol=1e-4)
+
+    @pytest.mark.parametrize("path", ["score.int8.onnx", "score.int8.openvino.xml", "score.mixed.openvino.xml"])
+    def test_engines_give_the_gradient_at_other_conditions(self, policy: Path, path: str) -> None:
+        artifact = next(entry for entry in Bundle(policy).artifacts if entry.path == path)
+        assert artifact.prologue
+        _, precision, *_ = path.split(".")
+        backend = "openvino" if "openvino" in path else "onnxruntime"
+        generator = np.random.default_rng(0)
+        x, image = (generator.random(shape, dtype=np.float32) for shape in ((64, 4), (64, 3, 16, 16)))
+        with load(policy, backend=backend, precision="fp32") as exact:
+            wanted = exact.score(x, image=image)[1]
+        with load(policy, backend=backend, precision=precision) as low:
+            found = low.score(x, image=image)[1]
+        off = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+        assert 0 < np.median(off) < 0.1
+
+    @pytest.mark.parametrize("path", PATHS)
+    def test_engines_have_the_gradient_of_pytorch(self, policy: Path, path: str) -> None:
+        """Those included whose FP16 no CPU library computes in."""
+        entries = {entry["path"]: entry for entry in Bundle(policy).manifest.verification}
+        assert 0 < max(stage["relative_error"] for stage in entries[path]["stages"]) < 0.3
+
+    @pytest.mark.parametrize("path", PATHS)
+    def test_calibration_says_why_it_is_float(self, policy: Path, path: str) -> None:
+        said = json.loads((policy / "calibration.json").read_text())
+        assert said["states"]["conditions"] == {"image": 10}
+        nodes = next(entry["nodes"] for entry in said["artifacts"] if entry["path"] == path)
+        encoder = [node for node in nodes if node["module"].startswith("encoder")]
+        assert len(encoder) == 2
+        assert all(node["precision"] != "int8" for node in encoder)
+        assert all(node["reason"].startswith("does not depend on x") for node in encoder)
+        assert any(node["precision"] == "int8" for node in nodes)
 
 
 class TestMixed:

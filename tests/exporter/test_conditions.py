@@ -68,9 +68,7 @@ def test_an_export_judges_there_and_says_where_they_are_few(
 
     monkeypatch.setattr(QualityGate, "__init__", watched)
     with caplog.at_level(logging.WARNING, "ebm_export"):
-        energy = make_energy(
-            ConditionalEnergy(), X, cond={"obs": obs}, sampler=SamplerConfig(steps=4, step_size=0.01)
-        )
+        energy = make_energy(ConditionalEnergy(), X, cond={"obs": obs}, sampler=SamplerConfig(steps=4, step_size=0.01))
         path, precisions = tmp_path / "b.ebm", ["fp32", "bf16"]
         gating = gating_for(precisions, 3.0, smallest_difference=1.0, out=path, all_low=True)
         export_energy(energy, out=path, targets=["openvino"], precisions=precisions, gating=gating)
@@ -78,7 +76,10 @@ def test_an_export_judges_there_and_says_where_they_are_few(
     golden = Bundle(path).golden()["cond.obs"][0]
     if count < ENOUGH:
         np.testing.assert_array_equal(judged[0], golden)
-        assert "samples are judged at 4 rows of obs and noisy copies of them: give rows as they come in use, 16" in caplog.text
+        assert (
+            "samples are judged at 4 rows of obs and noisy copies of them: give rows as they come in use, 16"
+            in caplog.text
+        )
     else:
         np.testing.assert_array_equal(judged[0], obs[1::2])
         np.testing.assert_array_equal(golden, obs[np.linspace(0, count - 1, CHAINS).round().astype(int)])

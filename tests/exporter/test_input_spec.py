@@ -53,7 +53,9 @@ def test_rows_of_a_file(tmp_path: Path, text: str, array: np.ndarray, dtype: tor
 
 
 def test_files_that_hold_no_rows(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--cond obs: .*none\.npy: expected a \.npy file with numbers: .*No such file"):
+    with pytest.raises(
+        UsageError, match=r"--cond obs: .*none\.npy: expected a \.npy file with numbers: .*No such file"
+    ):
         parse_cond([f"obs={tmp_path / 'none.npy'}"])
     np.save(tmp_path / "text.npy", np.array(["a"]))
     with pytest.raises(UsageError, match=r"holds <U1; expected floats, booleans, or whole numbers"):

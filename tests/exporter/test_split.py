@@ -277,3 +277,18 @@ def test_a_plan_is_run_as_its_graph_was_judged(tmp_path: Path) -> None:
     graph = target("onnx").write(ir.to_proto(graph_of(Policy(), POLICY)), tmp_path, precision="fp32", batch=(1, 2, 4))
     graph["schedule"] = "mixed:0-3,fp32:3-"
     assert write_plan(graph, tmp_path, batch=(1, 2, 4))["schedule"] == "mixed:0-3,fp32:3-"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_prologue_may_be_lowered_by_itself(precision: str) -> None:
+    """As its graph's would be: what is calibrated is only the steps' part."""
+    alone = typed(halves_of(Policy(), POLICY).prologue, precision)
+    whole = split(typed(graph_of(Policy(), POLICY), precision))
+    assert whole is not None
+    feeds = {"image": POLICY["image"].numpy()}
+    wanted, found = (run(ir.from_proto(emulate(ir.to_proto(model))), feeds) for model in (whole.prologue, alone))
+    assert found.keys() == wanted.keys()
+    exact = run(halves_of(Policy(), POLICY).prologue, feeds)
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert 0 < np.abs(array - exact[name]).max() < 0.02 * np.abs(array).max()
