@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +60,7 @@ class ExportOptions:
         """Fills in what was not given from a TOML file: option names as keys, sampler settings under [sampler].
 
         Raises:
-            UsageError: the file cannot be read or has a key that is no option.
+            UsageError: the file cannot be read, has a key that is no option, or a value of another type than the option's.
         """
         if path is None:
             return self
@@ -66,26 +68,108 @@ class ExportOptions:
         # `sampler` at the top is the table or the file of the settings; which sampler it is stands in there.
         plain = [name for name in SamplerConfig.field_names() if name != "sampler"]
         settings = {name: found.pop(name) for name in plain if name in found}
-        table = found.pop("sampler", {})
-        if isinstance(table, str):
-            table = _read(Path(table))
-        settings = {**settings, **table, **self.settings}
-        names = {"target": "targets", "precision": "precisions", "model": "factory", "model_arg": "model_args"}
-        options = {field.name for field in fields(self)} - {"model", "settings", "sampler"}
+        settings |= _settings(path, found.pop("sampler", {}))
+        if self.sampler is not None:
+            settings |= _read(self.sampler)
         updates: dict[str, Any] = {}
         for key, value in found.items():
-            name = names.get(key, key)
-            if name not in options:
+            if key not in _OPTIONS:
                 raise UsageError(f"{path}: {key!r} is no option of ebm-export")
-            if name in ("targets", "precisions", "model_args", "cond"):
-                value = value if isinstance(value, list) else [value]
-            elif name == "shape" and isinstance(value, list):
-                value = ",".join(map(str, value))
-            elif name in ("out", "calibration_data"):
-                value = Path(value)
-            if getattr(self, name) in (None, [], False, ""):
-                updates[name] = value
-        return replace(self, settings=settings, **updates)
+            name, kind = _OPTIONS[key]
+            read = kind.read(value)
+            if read is None:
+                raise UsageError(f"{path}: {key}: expected {kind.expected}, got {value!r}")
+            if not self._given(name):
+                updates[name] = read
+        return replace(self, settings={**settings, **self.settings}, sampler=None, **updates)
+
+    def _given(self, name: str) -> bool:
+        """Whether an option stood on the command line."""
+        if name in ("gate", "no_gate"):  # one choice with two names
+            return self.no_gate or self.gate is not None
+        value = getattr(self, name)
+        return value is not None and value != "" and value != [] and (name not in _SWITCHES or value)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What an option's value may be in a file.
+
+    Attributes:
+        expected: in words.
+        read: gives the value as `ExportOptions` has it; None where it is another kind of value.
+    """
+
+    expected: str
+    read: Callable[[Any], Any]
+
+
+def _texts(value: Any) -> list[str] | None:
+    entries = value if isinstance(value, list) else [value]
+    return entries if all(isinstance(entry, str) for entry in entries) else None
+
+
+def _sizes(value: Any) -> str | None:
+    if isinstance(value, list) and all(_is_whole(size) for size in value):
+        return ",".join(map(str, value))
+    return value if isinstance(value, str) else None
+
+
+def _at_least(least: float) -> _Kind:
+    def read(value: Any) -> float | None:
+        return value if (_is_whole(value) or isinstance(value, float)) and least <= value < math.inf else None
+
+    return _Kind(f"a number of at least {least:g}", read)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_TEXT = _Kind("text", lambda value: value if isinstance(value, str) else None)
+_TEXTS = _Kind("text or a list of texts", _texts)
+_FILE = _Kind("the name of a file, as text", lambda value: Path(value) if isinstance(value, str) else None)
+_SIZES = _Kind('sizes of one sample, such as "1,28,28" or [1, 28, 28]', _sizes)
+_WHOLE = _Kind("a whole number", lambda value: value if _is_whole(value) else None)
+_SWITCH = _Kind("true or false", lambda value: value if isinstance(value, bool) else None)
+
+_OPTIONS = {
+    "target": ("targets", _TEXTS),
+    "precision": ("precisions", _TEXTS),
+    "out": ("out", _FILE),
+    "model": ("factory", _TEXT),
+    "model_arg": ("model_args", _Kind("NAME=VALUE as text, or a list of such texts", _texts)),
+    "shape": ("shape", _SIZES),
+    "cond": ("cond", _TEXTS),
+    "wrt": ("wrt", _TEXT),
+    "energy": ("energy", _TEXT),
+    "state_key": ("state_key", _TEXT),
+    "strip_prefix": ("strip_prefix", _TEXT),
+    "trust_pickle": ("trust_pickle", _SWITCH),
+    "calibration_data": ("calibration_data", _FILE),
+    "batch": ("batch", _Kind('text such as "1:8:64"', _TEXT.read)),
+    "verify": ("verify", _SWITCH),
+    "gate": ("gate", _at_least(1)),
+    "no_gate": ("no_gate", _SWITCH),
+    "smallest_difference": ("smallest_difference", _at_least(0.02)),
+    "search_seconds": ("search_seconds", _at_least(0)),
+    "no_split": ("no_split", _SWITCH),
+    "fuse": ("fuse", _WHOLE),
+    "force": ("force", _SWITCH),
+}
+"""For each key of a file the field of `ExportOptions` and what it may be."""
+
+_SWITCHES = ("trust_pickle", "no_gate", "no_split", "force")
+"""Flags that can only be turned on: false stands for "not given"."""
+
+
+def _settings(path: Path, value: Any) -> dict[str, Any]:
+    """The sampler settings of a file, or of the file that it names."""
+    if isinstance(value, str):
+        return _read(Path(value))
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: sampler: expected a table of settings or the name of a file, got {value!r}")
+    return value
 
 
 def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[dict[str, Any]]]:
