@@ -7,7 +7,6 @@ user can mend is one line and its exit code (runtime/errors.py); anything else i
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import sys
@@ -68,7 +67,7 @@ from .options import (
 )
 from .runtime.batch_range import parse_batch_range
 from .runtime.errors import EbmExportError, QualityGateError
-from .terminal import LOG, progress, table
+from .terminal import LOG, print_json, progress, table
 
 if TYPE_CHECKING:
     from .runtime.command import DrawOptions
@@ -238,7 +237,7 @@ def export_command(
     with progress() as tell:
         report, rows = run_export(options.with_file(config), tell)
     if as_json:
-        print(json.dumps({"path": str(report.path), "sampler": report.sampler.to_dict(), "artifacts": rows}))
+        print_json({"path": str(report.path), "sampler": report.sampler.to_dict(), "artifacts": rows})
         return
     table(f"{report.path}  ({report.seconds:.0f} s)", rows)
     if report.found_sampler:
@@ -282,7 +281,7 @@ def info(
         )
     model, sampler = opened.manifest.model, opened.manifest.sampler.to_dict()
     if as_json:
-        print(json.dumps({"model": dataclasses.asdict(model), "sampler": sampler, "artifacts": rows}))
+        print_json({"model": dataclasses.asdict(model), "sampler": sampler, "artifacts": rows})
         return
     inputs = [model.x, *model.cond]
     table(
@@ -306,7 +305,7 @@ def verify(
     with progress() as tell:
         rows = verify_bundle(bundle, backend=backend, precision=precision, threads=threads, progress=tell)
     if as_json:
-        print(json.dumps(rows))
+        print_json(rows)
     else:
         table(str(bundle), rows, "note")
     if any(row["result"] == "failed" for row in rows):
@@ -326,7 +325,7 @@ def build(
     with progress() as tell:
         rows = build_plans(bundle, precisions=precision, batch=parse_batch_range(batch), progress=tell)
     if as_json:
-        print(json.dumps(rows))
+        print_json(rows)
     else:
         table(str(bundle), rows)
 
@@ -505,7 +504,7 @@ def score(
         with out.open("wb") as file:  # a name alone would get the ending .npz, whatever it has
             np.savez(file, energy=energy, grad=grad)
     if as_json:
-        print(json.dumps({"energy": energy.tolist()}))
+        print_json({"energy": energy.tolist()})
         return
     for value in energy:
         print(f"{value:.6g}")
@@ -522,7 +521,7 @@ def _device_info(as_json: bool) -> None:
         missing = available(backend)
         rows.append({"backend": backend, "usable": "yes" if missing is None else "no", "note": missing or ""})
     if as_json:
-        print(json.dumps({"device": device, "toolchain": versions, "fingerprint": fingerprint(), "backends": rows}))
+        print_json({"device": device, "toolchain": versions, "fingerprint": fingerprint(), "backends": rows})
         return
     table("this device", [{"": name, "found": value} for name, value in device.items()])
     table("backends", rows)
@@ -577,7 +576,7 @@ def bench(
         rows = time_bundle(bundle, batches=batch or [1, 8], threads=threads or [None], seconds=seconds, progress=tell)
     kept = keep_measurements(Bundle(bundle), rows) if keep else None
     if as_json:
-        print(json.dumps(rows))
+        print_json(rows)
         return
     table(str(bundle), [{**row, "threads": row["threads"] or "-", "fused": row["fused"] or "-"} for row in rows])
     if kept is not None:
@@ -662,7 +661,7 @@ def compare_command(
     with progress() as tell:
         report, rows = run_compare(options, out, tell)
     if as_json:
-        print(json.dumps(report))
+        print_json(report)
     else:
         table(str(out / "report.html"), rows)
         for entry in report["not_run"]:
@@ -683,7 +682,7 @@ def _report(options: DrawOptions, as_json: bool) -> None:
         drawn = run_draw(options, tell)
     result = drawn.result
     if as_json:
-        print(json.dumps(result))
+        print_json(result)
         return
     LOG.print(result["engine"], markup=False, soft_wrap=True)
     count, *shape = result["shape"]

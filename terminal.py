@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +13,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-__all__ = ["LOG", "progress", "table"]
+from .runtime.json_values import json_values
+
+__all__ = ["LOG", "print_json", "progress", "table"]
 
 LOG = Console(stderr=True, highlight=False)
 OUT = Console(highlight=False)
@@ -37,6 +40,11 @@ def table(title: str, rows: list[dict[str, Any]], notes: str | None = None) -> N
             by_text.setdefault(row[notes], []).append(row["file"])
     for text, files in by_text.items():
         console.print(f"{', '.join(files)}: {text}", markup=False, soft_wrap=True)
+
+
+def print_json(result: Any) -> None:
+    """Prints a result on one line; a number that JSON does not have (NaN, infinity) is null."""
+    print(json.dumps(json_values(result), allow_nan=False))
 
 
 def _cell(value: Any) -> str:

@@ -290,6 +290,21 @@ class TestRun:
             assert run.returncode == 1 and 'pass diverged="restart"' in run.stderr
         assert not (tmp_path / "samples.npy").exists()
 
+    def test_json_of_numbers_that_are_not_finite(self, tmp_path: Path) -> None:
+        write_bundle(tmp_path / "b.ebm")
+        np.save(tmp_path / "x.npy", np.array([[0, 0, 0], [3e38, 0, 0], [np.nan, 0, 0]], np.float32))
+
+        def refused(constant: str) -> float:
+            raise AssertionError(f"{constant} is no JSON")
+
+        run = command("ebm-run", "score", "b.ebm", "x.npy", "--json", cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        finite, *others = json.loads(run.stdout, parse_constant=refused)["energy"]
+        assert np.isfinite(finite) and others == [None, None]
+        run = command("ebm-run", "refine", "b.ebm", "x.npy", "--deadline-ms", 60000, "--json", cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        assert json.loads(run.stdout, parse_constant=refused)["energy_max"] is None
+
     def test_chains_that_are_dropped_take_their_conditions_along(self, tmp_path: Path) -> None:
         write_bundle(tmp_path / "b.ebm", cond=True)
         centres = np.arange(15, dtype=np.float32).reshape(5, 3)
