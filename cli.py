@@ -1,7 +1,8 @@
 """The commands: ebm-export on the workstation, ebm-run on the device, ebm-compare on either.
 
 Each is a thin layer over one call of the library. Results go to stdout, progress and messages to stderr. An error that a
-user can mend is one line and its exit code (runtime/errors.py); anything else is a bug and keeps its traceback.
+user can mend is one line and its exit code (runtime/errors.py), and so is what the system refuses; anything else is a bug and
+keeps its traceback.
 """
 
 from __future__ import annotations
@@ -495,13 +496,14 @@ def score(
     """Print the energy of each sample; lower is more likely."""
     from .runtime import load
     from .runtime.arguments import check_writable
+    from .runtime.replaced_file import replacing
 
     if out is not None:
         check_writable("--out", out)
     with load(bundle, backend=backend, precision=precision, threads=threads) as ebm:
         energy, grad = ebm.score(array_of(x), **conditions_of(cond))
     if out is not None:
-        with out.open("wb") as file:  # a name alone would get the ending .npz, whatever it has
+        with replacing(out) as file:  # a name alone would get the ending .npz, whatever it has
             np.savez(file, energy=energy, grad=grad)
     if as_json:
         print_json({"energy": energy.tolist()})
@@ -705,6 +707,15 @@ def _main(app: Callable[[], None]) -> None:
     except EbmExportError as error:
         LOG.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a folder that may not be written to
+        said = error.strerror or str(error)
+        LOG.print(
+            f"error: {said if error.filename is None else f'{error.filename}: {said}'}",
+            style="red",
+            markup=False,
+            soft_wrap=True,
+        )
+        sys.exit(EbmExportError.exit_code)
     except KeyboardInterrupt:
         LOG.print("stopped")
         sys.exit(130)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from .errors import UsageError
 from .fused_steps import FUSABLE
 from .loading import load
 from .progress import Callback, Progress, ProgressOnly
+from .replaced_file import replacing, write_npy
 from .schedule import temperature_schedule
 
 __all__ = ["DrawOptions", "Drawn", "run_draw"]
@@ -113,6 +113,7 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
         UsageError: an option cannot be right.
         LoadError: a file cannot be read.
         DivergenceError: chains diverge.
+        OSError: a file cannot be written; what was at `options.out` is left.
     """
     if options.candidates is not None and options.special:
         given = [f"--{'states' if name == 'out' else name.replace('_', '-')}" for name in options.special]
@@ -140,11 +141,8 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
             states, energy = drawn.x, drawn.energy
             taken = {"steps": drawn.steps, "complete": drawn.complete}
         chosen = ebm.choice
-    with options.out.open("wb") as file:
-        np.save(file, states, allow_pickle=False)
-        if options.checkpoint is not None:
-            file.flush()
-            os.fsync(file.fileno())
+    with replacing(options.out) as file:
+        write_npy(file, states)
     if options.checkpoint is not None:
         options.checkpoint.unlink()
     result = {

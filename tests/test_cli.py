@@ -167,6 +167,30 @@ class TestRun:
         assert (run.returncode, run.stdout) == (2, "")
         assert said in run.stderr and "sampling" not in run.stderr and "Traceback" not in run.stderr
 
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+    @pytest.mark.parametrize("given", [("sample", "model.ebm", "-n", 2), ("score", "model.ebm", "x.npy")])
+    def test_a_full_disk_is_one_line(self, folder: Path, given: tuple[object, ...]) -> None:
+        np.save(folder / "x.npy", np.zeros((2, 3), np.float32))
+        run = command("ebm-run", *given, "--out", "/dev/full", cwd=folder)
+        assert (run.returncode, run.stdout) == (1, "")
+        assert run.stderr.splitlines()[-1] == "error: /dev/full: No space left on device"
+        assert "Traceback" not in run.stderr
+
+    def test_samples_that_do_not_fit_leave_no_half_of_them(self, folder: Path) -> None:
+        code = (
+            "import resource; from ebm_export.cli import ebm_run\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+            "ebm_run()"
+        )
+        before = set(folder.iterdir())
+        arguments = ("sample", "model.ebm", "-n", "1000", "--steps", "2", "--out", "large.npy")
+        run = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, timeout=120
+        )
+        assert run.returncode == 1, run.stderr
+        assert "error: large.npy: File too large" in run.stderr and "Traceback" not in run.stderr
+        assert set(folder.iterdir()) == before
+
     def test_same_seed_same_file(self, folder: Path) -> None:
         for name in ("a.npy", "b.npy"):
             assert command("ebm-run", "sample", "model.ebm", "-n", 4, "--out", name, cwd=folder).returncode == 0

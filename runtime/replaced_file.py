@@ -1,0 +1,49 @@
+"""A file that is written as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+__all__ = ["replacing", "write_npy"]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Gives a file to write into, which takes the place of `path` when the block ends without an error, and is on disk then.
+
+    It stands beside `path` and is removed after an error, which leaves what was at `path`. What is no plain file (/dev/stdout), and
+    a file in a folder that takes no others, is written in place.
+
+    Raises:
+        OSError: it cannot be written, with the name of `path`.
+    """
+    path = path.resolve() if path.is_file() else path  # a link stays one
+    plain = (path.is_file() or not path.exists()) and os.access(path.parent, os.W_OK)
+    partial = path.with_name(f"{path.name}.partial") if plain else path
+    try:
+        with partial.open("wb") as file:
+            yield file
+            if plain:
+                file.flush()
+                os.fsync(file.fileno())
+        if plain:
+            partial.replace(path)
+    except BaseException as error:
+        if plain:
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):
+            error.filename = str(path)  # a write that fails does not say where
+        raise
+
+
+def write_npy(file: BinaryIO, array: np.ndarray) -> None:
+    """Writes what np.save would, which cannot say why it fails: it writes past Python and loses the system's error."""
+    array = np.ascontiguousarray(array)
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))  # type: ignore[no-untyped-call]
+    file.write(array.data)
