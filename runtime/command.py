@@ -118,7 +118,7 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
     if options.candidates is not None and options.special:
         given = [f"--{'states' if name == 'out' else name.replace('_', '-')}" for name in options.special]
         raise UsageError(f"--best-of cannot be combined with {', '.join(given)}: leave one of them out")
-    check_writable("--out", options.out)
+    _check_files(options)
     exact = "fp32" if options.exact else None
     with load(
         options.bundle, options.backend, options.precision, options.threads, exact=exact, fuse=options.fuse
@@ -160,6 +160,21 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
     if watch.meter.block_acceptance is not None:
         result["block_acceptance"] = watch.meter.block_acceptance
     return Drawn(result, sampler.steps)
+
+
+def _check_files(options: DrawOptions) -> None:
+    """Refuses files to write that cannot be written, or that would overwrite each other."""
+    if options.states is not None and options.every is None:
+        raise UsageError("--states: is written after every so many steps; give --every as well")
+    check_writable("--out", options.out)
+    files = {"--out": options.out, "--states": options.special.get("out"), "--checkpoint": options.checkpoint}
+    names: dict[Path, str] = {}
+    for name, path in files.items():
+        if path is None:
+            continue
+        other = names.setdefault(path.resolve(), name)
+        if other != name:
+            raise UsageError(f"{other} and {name}: both are {path}; give each a file of its own")
 
 
 def _draw(ebm: Ebm, options: DrawOptions, callback: Callback) -> Any:

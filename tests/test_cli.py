@@ -157,6 +157,22 @@ class TestRun:
             (("sample", "model.ebm", "--out", "."), "--out: . is a folder"),
             (("sample", "model.ebm", "--every", 10, "--states", "nowhere/s.npy"), "no folder nowhere to write s.npy"),
             (("sample", "model.ebm", "--checkpoint", "nowhere/c"), "checkpoint: there is no folder nowhere"),
+            (
+                ("sample", "model.ebm", "--out", "s.npy", "--checkpoint", "./s.npy"),
+                "--out and --checkpoint: both are s.npy",
+            ),
+            (
+                ("sample", "model.ebm", "--every", 9, "--out", "s", "--states", "s"),
+                "--out and --states: both are s; give",
+            ),
+            (
+                ("sample", "model.ebm", "--every", 9, "--out", "s", "--checkpoint", "s.states.npy"),
+                "--states and --checkpoint",
+            ),
+            (
+                ("sample", "model.ebm", "--states", "s.npy"),
+                "--states: is written after every so many steps; give --every",
+            ),
             (("score", "model.ebm", "absent.npy", "--out", "nowhere/x.npz"), "--out: there is no folder nowhere"),
         ],
     )
