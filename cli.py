@@ -545,7 +545,7 @@ def _limit(cpus: str | None, memory_limit: str | None) -> None:
 def bench(
     bundle: BundleArgument,
     batch: Annotated[
-        list[int] | None, typer.Option(help="Batch size; repeat for several. 1 and 8 if left out.")
+        list[int] | None, typer.Option(help="Batch size; repeat for several. 1 and 8 if left out.", min=1)
     ] = None,
     threads: Annotated[
         list[int] | None,
@@ -579,10 +579,15 @@ def bench(
     kept = keep_measurements(Bundle(bundle), rows) if keep else None
     if as_json:
         print_json(rows)
-        return
-    table(str(bundle), [{**row, "threads": row["threads"] or "-", "fused": row["fused"] or "-"} for row in rows])
+    else:
+        table(str(bundle), [{**row, "threads": row["threads"] or "-", "fused": row["fused"] or "-"} for row in rows])
     if kept is not None:
         LOG.print(f"kept for this device: {kept}", markup=False, soft_wrap=True)
+    elif keep:
+        LOG.print(
+            "not kept for this device: there is no cache folder that can be written to; set XDG_CACHE_HOME to one",
+            soft_wrap=True,
+        )
 
 
 def compare_command(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import check_count
 from .artifact_engine import engine_of, fused_of
 from .backends import backend_of
 from .bundle import Bundle
@@ -71,7 +72,10 @@ def time_bundle(
 
     Raises:
         LoadError: the bundle or a file of it cannot be read.
+        UsageError: a batch size is no whole number of at least 1.
     """
+    for batch in batches:
+        check_count("batches", batch)
     bundle = Bundle(path)
     here = [artifact for artifact in bundle.artifacts if artifact.role == "score" and why_not(artifact) is None]
     rows = []

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from .bundle import Bundle
 from .device import describe_device, toolchain
+from .replaced_file import replacing
 
 __all__ = ["Kept", "fingerprint", "keep_measurements", "kept_measurements"]
 
@@ -38,8 +39,11 @@ def fingerprint() -> str:
 
 
 def keep_measurements(bundle: Bundle, rows: Sequence[dict[str, Any]]) -> Path | None:
-    """Keeps measurements in place of earlier ones; returns the file, or None where the folder cannot be written to."""
-    path = _path(bundle)
+    """Keeps measurements in place of earlier ones; returns the file, or None where there is no folder that can be written to."""
+    folder = _folder()
+    if folder is None:
+        return None
+    path = folder / _name(bundle)
     said = {
         "date": datetime.date.today().isoformat(),
         "device": describe_device(),
@@ -48,10 +52,9 @@ def keep_measurements(bundle: Bundle, rows: Sequence[dict[str, Any]]) -> Path | 
         "rows": list(rows),
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write((json.dumps(said, indent=1) + "\n").encode())
     except OSError:
         return None
     return path
@@ -60,10 +63,10 @@ def keep_measurements(bundle: Bundle, rows: Sequence[dict[str, Any]]) -> Path | 
 def kept_measurements(bundle: Bundle) -> Kept | None:
     """Returns what was measured here; None where nothing was, or where the file cannot be read."""
     folder = _folder()
-    if not folder.is_dir():  # the usual case, and describing a device takes milliseconds
-        return None
     try:
-        said = json.loads(_path(bundle).read_text(encoding="utf-8"))
+        if folder is None or not folder.is_dir():  # the usual case, and describing a device takes milliseconds
+            return None
+        said = json.loads((folder / _name(bundle)).read_text(encoding="utf-8"))
         rows = [row for row in said["rows"] if row.keys() >= _ROW]
         return Kept(str(said["date"]), rows) if rows else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -73,14 +76,19 @@ def kept_measurements(bundle: Bundle) -> Kept | None:
 _ROW = {"file", "batch", "threads", "fused", "median ms"}
 
 
-def _path(bundle: Bundle) -> Path:
+def _name(bundle: Bundle) -> str:
     files = sorted(artifact.sha256 for artifact in bundle.artifacts)
-    return _folder() / f"{fingerprint()}-{_digest(files)}.json"
+    return f"{fingerprint()}-{_digest(files)}.json"
 
 
-def _folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "ebm-export" / "bench"
+def _folder() -> Path | None:
+    """Where measurements are kept; None where the user has no home, as in some containers and services."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    try:
+        cache = Path(given) if given else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return cache / "ebm-export" / "bench"
 
 
 def _digest(said: Any) -> str:

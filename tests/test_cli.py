@@ -222,6 +222,14 @@ class TestRun:
         (file,) = Path(os.environ["XDG_CACHE_HOME"]).rglob("bench/*.json")
         file.unlink()
 
+    def test_measurements_that_cannot_be_kept(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "result.json"))
+        run = command("ebm-run", "bench", "model.ebm", "--batch", 1, "--seconds", 0.05, "--json", cwd=folder)
+        assert run.returncode == 0 and json.loads(run.stdout)[0]["batch"] == 1
+        assert "not kept for this device: there is no cache folder that can be written to" in run.stderr
+        run = command("ebm-run", "bench", "model.ebm", "--batch", 0, cwd=folder)
+        assert run.returncode == 2 and "--batch" in run.stderr and "Traceback" not in run.stderr
+
     def test_what_the_device_has(self, tmp_path: Path) -> None:
         run = command("ebm-run", "info", "--json", cwd=tmp_path)
         assert run.returncode == 0, run.stderr

@@ -72,6 +72,28 @@ def test_a_file_that_cannot_be_read_is_none(tmp_path: Path, cache: Path, content
     assert choose(bundle).threads is None
 
 
+@pytest.mark.parametrize("home", ["none", "a file"])
+def test_nothing_is_kept_where_there_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    bundle = Bundle(write_two_precisions(tmp_path / "m.ebm"))
+    if home == "none":
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(Path, "home", no_home)
+    else:
+        (tmp_path / "cache").write_text("")
+    assert keep_measurements(bundle, [row("fp32", 1.0)]) is None
+    assert kept_measurements(bundle) is None
+    assert choose(bundle).threads is None
+
+
+@pytest.mark.parametrize("batch", [0, -3])
+def test_a_batch_that_cannot_be(tmp_path: Path, batch: int) -> None:
+    with pytest.raises(UsageError, match=f"batches: expected a whole number of at least 1, got {batch}"):
+        time_bundle(write_bundle(tmp_path / "m.ebm"), batches=[1, batch])
+
+
 def test_another_bundle_and_another_device_have_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = (
         Bundle(write_two_precisions(tmp_path / "m.ebm")),
