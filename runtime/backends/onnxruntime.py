@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ class OnnxRuntimeEngine(Engine):
             MissingBackend: onnxruntime is not installed, or a provider asked for does not work here.
             LoadError: the file is no graph that onnxruntime can run.
         """
+        # The library (1.32) reports how it is used, and keeps an identifier of the device and a database for that in the user's cache
+        # folder from its import on. A device reports to nobody unless its owner asks for it, by setting this to 0.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         try:
             import onnxruntime
         except ModuleNotFoundError as error:

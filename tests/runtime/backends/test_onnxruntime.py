@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
@@ -37,6 +39,24 @@ def test_answers_at_every_batch_size(path: Path) -> None:
     with make(path) as engine:
         assert all(result.passed for result in check_engine(engine, golden_data(cond=True), "fp32"))
         assert isinstance(engine, OnnxRuntimeEngine) and engine.provider == CPU
+
+
+@pytest.mark.parametrize("asked_for", [False, True])
+def test_a_device_reports_to_nobody_unless_asked_to(path: Path, asked_for: bool) -> None:
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine\n"
+        "with OnnxRuntimeEngine(Path(sys.argv[1]), precision='fp32'): print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    cache = path.parent / "cache"
+    cache.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"XDG_CACHE_HOME": str(cache)} | ({"ORT_DISABLE_TELEMETRY": "0"} if asked_for else {})
+    run = subprocess.run([sys.executable, "-c", code, str(path)], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == ("0" if asked_for else "1")
+    if not asked_for:
+        assert list(cache.rglob("*")) == []
 
 
 def test_a_node_that_cannot_be_computed(tmp_path: Path) -> None:
