@@ -100,7 +100,7 @@ def said(engine: EngineResult) -> str:
     worst = engine.worst
     if worst is None:
         return ""
-    if worst.metric in _OF_SCORE or worst.metric in ("rare modes", "finite"):
+    if _has_own_limit(worst):
         return f"Worst: {own_limit(worst)}."
     ratio = f"{format_number(worst.ratio)} times the noise floor, {format_number(worst.limit)} is allowed"
     interval = f"95 % interval {format_number(worst.low)} to {format_number(worst.high)}"
@@ -127,10 +127,7 @@ def headline(comparison: Comparison) -> tuple[str, list[str]]:
     passed = [engine for engine in judged if engine.passed]
     if not judged:
         return "told", ["There was no engine to judge beside the reference."]
-    lines = [
-        f"{_count(len(passed), len(judged))} the same samples as FP32, as far as {comparison.plan.pool} chains can tell: "
-        f"no metric is more than {format_number(comparison.plan.gate)} times the seed noise floor away."
-    ]
+    lines = [_count(passed, judged, comparison)]
     timed = [(comparison.speed(engine), engine) for engine in passed]
     quick = [(speed, engine) for speed, engine in timed if speed is not None]
     if quick:
@@ -154,9 +151,31 @@ def percent(share: float) -> str:
     return "< 0.01 %" if 0 < share < 1e-4 else f"{format_number(100 * share, 2)} %"
 
 
-def _count(passed: int, judged: int) -> str:
-    if passed == judged:
-        return "The one candidate draws" if judged == 1 else f"All {judged} candidates draw"
-    if passed == 0:
-        return "The one candidate does not draw" if judged == 1 else f"None of the {judged} candidates draws"
-    return f"{passed} of {judged} candidates {'draws' if passed == 1 else 'draw'}"
+def _count(passed: list[EngineResult], judged: list[EngineResult], comparison: Comparison) -> str:
+    """How many pass, and by what; where none does, samples may be fine and the gradient not, so samples are not named."""
+    tell = f"as far as {comparison.plan.pool} chains can tell"
+    if not passed and len(judged) > 1:
+        return f"None of the {len(judged)} candidates can stand in for FP32, {tell}."
+    if not passed:
+        worst = judged[0].worst
+        if worst is None:
+            return "The one candidate cannot stand in for FP32: it broke off."
+        why = f"{metric_name(worst.metric)} is {format_number(worst.ratio)} times the seed noise floor away"
+        why = own_limit(worst) if _has_own_limit(worst) else f"{why}, {format_number(worst.limit)} is allowed"
+        return f"The one candidate cannot stand in for FP32, {tell}: {why}."
+    if len(judged) == 1:
+        draw = "The one candidate draws"
+    elif len(passed) == len(judged):
+        draw = f"All {len(judged)} candidates draw"
+    else:
+        draw = f"{len(passed)} of {len(judged)} candidates {'draws' if len(passed) == 1 else 'draw'}"
+    gate = f"{format_number(comparison.plan.gate)} times the seed noise floor"
+    return (
+        f"{draw} the same samples as FP32, {tell}: none of {'its' if len(passed) == 1 else 'their'} metrics is more than "
+        f"{gate} away."
+    )
+
+
+def _has_own_limit(entry: MetricVerdict) -> bool:
+    """Whether a verdict is no ratio to the noise floor."""
+    return entry.metric in _OF_SCORE or entry.metric in ("rare modes", "finite")

@@ -63,16 +63,36 @@ class TestHeadline:
         css, lines = headline(with_engines("int8 openvino"))
         assert css == "good"
         assert lines[0].startswith("The one candidate draws the same samples as FP32, as far as 400 chains can tell")
+        assert lines[0].endswith(": none of its metrics is more than 1.25 times the seed noise floor away.")
         assert len(lines) == 2
 
     def test_none_passes(self) -> None:
         css, lines = headline(with_engines("ort static", "fp16 onnxruntime"))
         assert css == "bad"
-        assert lines[0].startswith("None of the 2 candidates draws")
+        assert lines[0] == "None of the 2 candidates can stand in for FP32, as far as 400 chains can tell."
         assert lines[-1] == "Not to be used in FP32's place: ort static, fp16 onnxruntime."
 
+    @pytest.mark.parametrize(
+        ("name", "why"),
+        [
+            (
+                "ort static",
+                ", as far as 400 chains can tell: Stein is 9.5 times the seed noise floor away, 1.25 is allowed.",
+            ),
+            ("bf16 openvino", ", as far as 400 chains can tell: gradient gain 2 %, 1 % is allowed."),
+            ("fp16 onnxruntime", ": it broke off."),
+        ],
+    )
+    def test_the_one_does_not_pass(self, name: str, why: str) -> None:
+        css, lines = headline(with_engines(name))
+        assert css == "bad"
+        assert lines == [f"The one candidate cannot stand in for FP32{why}", f"Not to be used in FP32's place: {name}."]
+
     def test_some_pass(self) -> None:
-        assert headline(with_engines("int8 openvino", "ort static"))[0] == "told"
+        css, lines = headline(with_engines("int8 openvino", "ort static"))
+        assert css == "told"
+        assert lines[0].startswith("1 of 2 candidates draws the same samples as FP32")
+        assert lines[0].endswith(": none of its metrics is more than 1.25 times the seed noise floor away.")
 
     def test_none_is_faster(self) -> None:
         found = with_engines("int8 openvino")
