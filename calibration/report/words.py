@@ -128,22 +128,35 @@ def headline(comparison: Comparison) -> tuple[str, list[str]]:
     if not judged:
         return "told", ["There was no engine to judge beside the reference."]
     lines = [_count(passed, judged, comparison)]
-    timed = [(comparison.speed(engine), engine) for engine in passed]
-    quick = [(speed, engine) for speed, engine in timed if speed is not None]
-    if quick:
-        speed, engine = max(quick, key=lambda pair: pair[0])
-        size = format_number(engine.bytes / max(comparison.first.bytes, 1), 2)
-        if speed > 1.03:  # less is within the spread of the timing
-            lines.append(
-                f"The fastest that passes is {engine.name}: {format_number(speed, 2)} times as fast per step as "
-                f"{comparison.reference}, at {size} times its size."
-            )
-        else:
-            lines.append(f"None of those that pass is faster per step than {comparison.reference} on this machine.")
+    lines += _fastest(passed, comparison)
     failed = [engine.name for engine in judged if not engine.passed]
     if failed:
         lines.append(f"Not to be used in FP32's place: {', '.join(failed)}.")
     return ("good" if len(passed) == len(judged) else "bad" if not passed else "told"), lines
+
+
+def _fastest(passed: list[EngineResult], comparison: Comparison) -> list[str]:
+    """A sentence on the fastest that passes; no number where the spreads of the times, 10th to 90th percentile, overlap."""
+    batch, reference = comparison.batches[-1], comparison.reference
+    timed = [(own, engine) for engine in passed if (own := engine.step_time(batch)) is not None]
+    fp32 = comparison.first.step_time(batch)
+    if not timed or fp32 is None:
+        return []
+    sure = [(own, engine) for own, engine in timed if own.high < fp32.low]
+    own, engine = min(sure or timed, key=lambda pair: pair[0].median)
+    speed = fp32.median / own.median
+    if speed <= 1.03:  # less is nothing to choose an engine for
+        return [f"None of those that pass is faster per step than {reference} on this machine."]
+    size = format_number(engine.bytes / max(comparison.first.bytes, 1), 2)
+    if sure:
+        return [
+            f"The fastest that passes is {engine.name}: {format_number(speed, 2)} times as fast per step as {reference}, at {size} "
+            "times its size."
+        ]
+    return [
+        f"The fastest that passes may be {engine.name}, at {size} times the size of {reference}: their times per step overlap, and "
+        "only a quieter machine can tell which is faster."
+    ]
 
 
 def percent(share: float) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from ebm_export.calibration.comparison import Comparison
 from ebm_export.calibration.gate_metrics import GATE_METRICS
+from ebm_export.calibration.latency import Latency
 from ebm_export.calibration.report.words import METRICS, headline, metric_name, own_limit, percent, verdict
 
 from ..made_comparison import REFERENCE, gate, made_comparison, rare, ratio, score
@@ -99,6 +100,20 @@ class TestHeadline:
         slow = dataclasses.replace(found.engines[1], latency=found.first.latency)
         lines = headline(dataclasses.replace(found, engines=(found.first, slow)))[1]
         assert lines[1] == "None of those that pass is faster per step than fp32 openvino on this machine."
+
+    def test_times_that_overlap_give_no_speed(self) -> None:
+        found = with_engines("int8 openvino", "bf16 openvino")
+        noisy = (Latency(8, 0.877, 0.104, 1.34, 9, 40),)
+        first = dataclasses.replace(found.first, latency=noisy)
+        candidate = dataclasses.replace(found.engines[1], latency=(Latency(8, 0.119, 0.106, 0.768, 9, 40),))
+        lines = headline(dataclasses.replace(found, engines=(first, candidate)))[1]
+        assert lines[1] == (
+            "The fastest that passes may be int8 openvino, at 0.28 times the size of fp32 openvino: their times per step overlap, "
+            "and only a quieter machine can tell which is faster."
+        )
+        slower = dataclasses.replace(candidate, name="sure", latency=(Latency(8, 0.1, 0.09, 0.1035, 9, 40),))
+        lines = headline(dataclasses.replace(found, engines=(first, candidate, slower)))[1]
+        assert lines[1].startswith("The fastest that passes is sure: 8.8 times as fast per step as fp32 openvino")
 
 
 class TestOwnLimit:
