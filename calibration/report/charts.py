@@ -17,6 +17,8 @@ from .scale import Scale, format_number, scale_over
 __all__ = ["Bar", "Interval", "Line", "Point", "bars", "forest", "histogram", "lines", "points", "trade_off"]
 
 _WIDTH = 360.0
+_LONGEST_NAME = 40
+"""Letters of a name beside a point, of which 52 are as wide as the chart; the tooltip has all of them."""
 _TALLEST = 3.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 12.0, 36.0
 
@@ -189,13 +191,14 @@ def trade_off(title: str, engines: Sequence[Point], *, gate: float, x_label: str
         drawn.append("</g>")
         taken.append((x - 9, y - 9, x + 9, y + 9))
     for engine in sorted(engines, key=lambda engine: -engine.x):
-        x, y, text_width = across(engine.x), up(engine.y), 6.9 * len(engine.name)
+        name = _short(engine.name)
+        x, y, text_width = across(engine.x), up(engine.y), 6.9 * len(name)
         left, base = _free_place(x, y, text_width, taken, (_LEFT + 2, width - 2), height - _BOTTOM)
         if abs(base - 4 - y) > 9:  # far enough away to need a line to its point
             at = min(max(x, left), left + text_width)
             edge = base - 9 if base > y else base + 3
             drawn.append(f'<line class="leader" x1="{x:.1f}" y1="{y:.1f}" x2="{at:.1f}" y2="{edge:.1f}"/>')
-        drawn.append(f'<text class="mark" x="{left:.1f}" y="{base:.1f}">{escape(engine.name)}</text>')
+        drawn.append(f'<text class="mark" x="{left:.1f}" y="{base:.1f}">{escape(name)}</text>')
     return _svg(title, height, drawn, width)
 
 
@@ -297,6 +300,11 @@ def _far_apart(numbers: Sequence[float | None]) -> bool:
     """Whether numbers need a logarithmic axis; a linear one is easier to read where it will do."""
     known = [number for number in numbers if number is not None and math.isfinite(number) and number > 0]
     return max(known) > 5 * min(known)
+
+
+def _short(name: str) -> str:
+    """A name that fits into the chart; the end stays, which tells the engines of one bundle apart."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 20]}…{name[-19:]}"
 
 
 def _svg(title: str, height: float, drawn: Sequence[str], width: float = _WIDTH) -> str:

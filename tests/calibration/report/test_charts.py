@@ -97,6 +97,15 @@ class TestTradeOff:
         assert float(first.get("cx", 0)) < float(second.get("cx", 0))
         assert float(first.get("cy", 0)) > float(second.get("cy", 0))
 
+    def test_a_long_name_is_shortened_in_the_middle(self) -> None:
+        name = f"{'policy_' * 12}: fp32 openvino"
+        root = parsed(
+            trade_off("t", [Point(name, "s0", 1.0, 1.0, None, None, True, True)], gate=1.25, x_label="", y_label="")
+        )
+        (mark,) = [text for text in root.iter(f"{SVG}text") if text.get("class") == "mark"]
+        assert mark.text == "policy_policy_policy…icy_: fp32 openvino" and len(mark.text) <= 40
+        assert any((title.text or "").startswith(name) for title in root.iter(f"{SVG}title"))
+
     def test_no_engine(self) -> None:
         parsed(trade_off("t", [], gate=1.25, x_label="", y_label=""))
 

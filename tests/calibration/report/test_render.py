@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ebm_export.calibration.latency import Latency
 from ebm_export.calibration.report import render_report
 
 from ..made_comparison import made_comparison
@@ -129,13 +130,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield opened
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("look", SHAPES)
-def test_in_a_browser(look: str, width: int, scheme: str, browser: Browser, tmp_path: Path) -> None:
-    page = tmp_path / "report.html"
-    page.write_text(render_report(made_comparison(SHAPES[look])), encoding="utf-8")
-    browser.requests()
+def show(browser: Browser, page: Path, width: int, scheme: str) -> None:
+    """Opens a page with all its parts, which must not be wider than the window."""
     browser.show(page, width, scheme)
     browser.ask("document.querySelectorAll('details').forEach(part => part.open = true)")
     assert browser.ask("window.innerWidth") == width
@@ -144,6 +140,16 @@ def test_in_a_browser(look: str, width: int, scheme: str, browser: Browser, tmp_
         "[...document.querySelectorAll('main *')].filter(part => part.getBoundingClientRect().right > innerWidth + 1)"
     )
     assert browser.ask(f"{wide}.map(part => part.outerHTML.slice(0, 120))") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("look", SHAPES)
+def test_in_a_browser(look: str, width: int, scheme: str, browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(render_report(made_comparison(SHAPES[look])), encoding="utf-8")
+    browser.requests()
+    show(browser, page, width, scheme)
     assert browser.ask("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
     assert browser.ask(
         "[...document.querySelectorAll('svg')].every(chart => chart.getBoundingClientRect().width > 200)"
@@ -159,3 +165,19 @@ def test_in_a_browser(look: str, width: int, scheme: str, browser: Browser, tmp_
     assert asked_for == [page.as_uri()]
     browser.picture(tmp_path / "report.png")
     assert (tmp_path / "report.png").stat().st_size > 50_000
+
+
+@pytest.mark.parametrize("width", [320, 360, 375, 390, 700])
+def test_long_names_and_numbers_on_a_phone(width: int, browser: Browser, tmp_path: Path) -> None:
+    found = made_comparison()
+    name = "a_policy_with_a_name_that_somebody_wrote_without_a_space.seed3.2026-11-28"
+    models = tuple(dataclasses.replace(model, name=name) for model in found.models)
+    times = tuple(Latency(batch, 0.11951, 0.10612, 123.768, 9, 40) for batch in found.batches)
+    *others, last = (dataclasses.replace(engine, latency=times) for engine in found.engines)
+    engines = (*others, dataclasses.replace(last, name=f"{name}: fp32 openvino"))
+    pictures = {**found.pictures, engines[-1].name: found.pictures[last.name]}
+    page = tmp_path / "report.html"
+    long = dataclasses.replace(found, models=models, engines=engines, pictures=pictures)
+    page.write_text(render_report(long), encoding="utf-8")
+    show(browser, page, width, "light")
+    browser.picture(tmp_path / "report.png")
