@@ -25,6 +25,7 @@ __all__ = [
     "Bounds",
     "BoundsMode",
     "BundleArgument",
+    "ClipMode",
     "CondFiles",
     "Cpus",
     "DeadlineMs",
@@ -35,6 +36,7 @@ __all__ = [
     "Friction",
     "Fuse",
     "GradClip",
+    "GradClipMode",
     "Init",
     "InitOption",
     "JsonOption",
@@ -92,6 +94,13 @@ class EnergyForm(str, Enum):
     logsumexp = "logsumexp"
 
 
+class ClipMode(str, Enum):
+    """What of a gradient is limited."""
+
+    value = "value"
+    norm = "norm"
+
+
 class Order(str, Enum):
     """Which half of a step comes first."""
 
@@ -123,6 +132,10 @@ Noise = Annotated[
 ]
 Temperature = Annotated[str | None, typer.Option(help="Temperature; 'a,b,..' is a schedule.")]
 GradClip = Annotated[float | None, typer.Option(help="Limit of the gradient before it is multiplied by the step.")]
+GradClipMode = Annotated[
+    ClipMode | None,
+    typer.Option(help="What --grad-clip limits: the size of each number, or the length of a sample's gradient."),
+]
 Bounds = Annotated[str | None, typer.Option(help="LOW,HIGH that every number of x stays in.")]
 InitOption = Annotated[Init | None, typer.Option(help="Where chains start: N(0, I), uniform over the bounds, or data.")]
 OrderOption = Annotated[Order | None, typer.Option(help="Which comes first in a step.")]

@@ -60,10 +60,23 @@ class TestExport:
         assert rows["score.fp32.onnxruntime.onnx"]["ms per step (batch 8)"] > 0
 
     def test_flags_change_the_settings_of_the_archive(self, folder: Path) -> None:
-        run = command("ebm-export", "model.pt", "--steps", 7, "--bounds=-3,3", "--out", "b.ebm", "--json", cwd=folder)
+        run = command(
+            "ebm-export",
+            "model.pt",
+            "--steps",
+            7,
+            "--bounds=-3,3",
+            "--grad-clip-mode",
+            "norm",
+            "--out",
+            "b.ebm",
+            "--json",
+            cwd=folder,
+        )
         assert run.returncode == 0, run.stderr
         sampler = json.loads(run.stdout)["sampler"]
         assert (sampler["steps"], sampler["bounds"], sampler["step_size"]) == (7, [-3.0, 3.0], 0.05)
+        assert sampler["grad_clip_mode"] == "norm"
 
     def test_config_file(self, folder: Path) -> None:
         (folder / "c.toml").write_text('target = "onnx"\nout = "c.ebm"\nverify = false\n[sampler]\nsteps = 9\n')
@@ -309,6 +322,28 @@ class TestRun:
         run = command(*arguments, "--noise", "none", cwd=tmp_path)
         assert run.returncode == 0, run.stderr
         assert "\ntemperature 2; accepted 0." in run.stdout
+
+    def test_the_gradient_is_clipped_by_its_length(self, tmp_path: Path) -> None:
+        write_bundle(tmp_path / "b.ebm")
+        np.save(tmp_path / "x.npy", np.array([[3, 4, 0]], np.float32))
+        arguments = (
+            "ebm-run",
+            "refine",
+            "b.ebm",
+            "x.npy",
+            "--steps",
+            1,
+            "--step-size",
+            1,
+            "--noise",
+            0,
+            "--grad-clip",
+            1,
+        )
+        for mode, expected in (("value", [2, 3, 0]), ("norm", [2.4, 3.2, 0])):
+            run = command(*arguments, "--grad-clip-mode", mode, cwd=tmp_path)
+            assert run.returncode == 0, run.stderr
+            np.testing.assert_allclose(np.load(tmp_path / "refined.npy")[0], expected, rtol=1e-6)
 
     def test_tasks(self, tmp_path: Path) -> None:
         write_bundle(tmp_path / "b.ebm")
