@@ -76,6 +76,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ebm_compare", "ebm_export", "ebm_run"]
 
+_STOPPED = 130
+"""The exit code after Ctrl-C, 128 and the number of the signal."""
+
 _run = typer.Typer(
     name="ebm-run",
     help="Sample from a bundle on the device. Needs no torch.",
@@ -725,9 +728,13 @@ def _main(app: Callable[[], None]) -> None:
             soft_wrap=True,
         )
         sys.exit(EbmExportError.exit_code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before or after the command itself
         LOG.print("stopped")
-        sys.exit(130)
+        sys.exit(_STOPPED)
+    except SystemExit as end:
+        if end.code == _STOPPED:  # inside of it typer turns Ctrl-C into this, without a word
+            LOG.print("stopped")
+        raise
 
 
 def ebm_export() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -219,6 +220,18 @@ class TestRun:
         assert run.returncode == 1, run.stderr
         assert "error: large.npy: File too large" in run.stderr and "Traceback" not in run.stderr
         assert set(folder.iterdir()) == before
+
+    @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+    def test_a_command_that_is_stopped_says_so(self, folder: Path) -> None:
+        code = "from ebm_export.cli import ebm_run as main; main()"
+        arguments = ("sample", "model.ebm", "--steps", "1000000", "--no-fuse", "--out", "stopped.npy")
+        run = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=folder, stderr=subprocess.PIPE, text=True)
+        assert run.stderr is not None and run.stderr.readline() == "sampling\n"
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate(timeout=60)
+        assert run.returncode == 130
+        assert said.endswith("stopped\n") and "Traceback" not in said
+        assert not (folder / "stopped.npy").exists()
 
     def test_same_seed_same_file(self, folder: Path) -> None:
         for name in ("a.npy", "b.npy"):
