@@ -55,16 +55,17 @@ def fused_of(bundle: Bundle, artifact: Artifact, backend: str, *, threads: int |
     if sampler is None:
         return None
     engine = _engine_of_file(bundle, sampler, backend, threads)
-    return Fused(engine, sampler.steps, SamplerConfig.from_dict(dict(sampler.settings)))
+    settings = SamplerConfig.from_dict(dict(sampler.settings))
+    return Fused(engine, sampler.steps, settings, lambda: bundle.file_of(sampler))
 
 
 def _engine_of_file(bundle: Bundle, artifact: Artifact, backend: str, threads: int | None) -> Engine:
     options: dict[str, Any] = dict(artifact.options)
     if backend == "tensorrt":
         options["rebuild"] = _rebuild(bundle, artifact)
-    return open_engine(
-        backend, bundle.file_of(artifact), precision=artifact.precision, threads=threads, options=options
-    )
+    # Absolute, since some are opened later, perhaps after the process went to another folder.
+    path = bundle.file_of(artifact).absolute()
+    return open_engine(backend, path, precision=artifact.precision, threads=threads, options=options)
 
 
 def _rebuild(bundle: Bundle, artifact: Artifact) -> Callable[[LoadError], bytes]:

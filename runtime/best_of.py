@@ -55,6 +55,11 @@ def best_of(
         name: array if len(array) == 1 else np.repeat(array, candidates, axis=0) for name, array in given.items()
     }
     states = ebm.sample(n * candidates, seed, cond=repeated, max_batch=max_batch, callback=callback, **settings)
-    energies = ebm.score(states, **repeated)[0].reshape(n, candidates)
-    best = energies.argmin(axis=1)
-    return states.reshape(n, candidates, *ebm.model.x.shape)[np.arange(n), best], energies.min(axis=1)
+    energies = np.empty(n * candidates, dtype=np.float32)
+    for first in range(0, len(states), max_batch or len(states)):
+        rows = slice(first, first + (max_batch or len(states)))
+        own = {name: array if len(array) == 1 else array[rows] for name, array in repeated.items()}
+        energies[rows], _ = ebm.score(states[rows], **own)
+    ranked = energies.reshape(n, candidates)
+    best = ranked.argmin(axis=1)
+    return states.reshape(n, candidates, *ebm.model.x.shape)[np.arange(n), best], ranked.min(axis=1)

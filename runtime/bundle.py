@@ -37,7 +37,7 @@ class Bundle:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self.manifest = _read_manifest(self.path)
 
     @property

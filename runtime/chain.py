@@ -43,6 +43,9 @@ def chain_steps(
     energy_range: tuple[float, float] | None = None,
     resume: Snapshot | None = None,
     draw_ahead: bool = True,
+    evenly: bool = False,
+    shared: bool = False,
+    every: int | None = None,
 ) -> Generator[Progress, None, None]:
     """Runs one batch of chains and tells of the start and of every step; whoever listens may stop at any of them.
 
@@ -63,6 +66,9 @@ def chain_steps(
         energy_range: energies of a chain that is well.
         resume: what the chains go on from, in place of their start.
         draw_ahead: whether noise may be drawn before it is asked for; not worth it for chains that go on elsewhere.
+        evenly: whether the steps should take equally long, so that none does the work of a thousand others.
+        shared: whether whoever listens may ask the engine too, which then overwrites what the next step would read.
+        every: number of steps of which every multiple is told of, however many are taken in one call.
 
     Raises:
         DivergenceError: as in `run.run_chains`.
@@ -74,11 +80,12 @@ def chain_steps(
     start = np.ascontiguousarray(position, dtype=np.float32)
     switches = switches or {}
     random = ChainRandom(seed, chains, start.shape[1:], free, count, attempt)
-    method = build_method(config, start, None if exact is None else _energy_of(exact, rows, len(chains)), free)
+    energy = None if exact is None else _energy_of(exact, rows, len(chains))
+    method = build_method(config, start, energy, free, every)
     if switches or exact is not None or free is not None or energy_range is not None:
         fused = None  # which tells of the last energy of a block, for one
     if fused is not None:
-        method = fuse(method, fused, config, start)
+        method = fuse(method, fused, config, start, every)
     score: ScaledScore
     step_sizes = spread(config.step_size, config.steps)
     warm_up = WarmUp(method.warm_up, len(chains) * count, method.target)
@@ -99,6 +106,12 @@ def chain_steps(
         # An energy that nobody asked for (in the warm-up of exact sampling) is NaN, which is looked for elsewhere.
         return ~((energy < low) | (energy > high))
 
+    def own() -> None:
+        """Takes what the next step reads out of the engine's memory."""
+        nonlocal state
+        if shared and not method.rejects:  # those that do keep arrays of their own
+            state = state._replace(energy=state.energy.copy(), grad=state.grad.copy())
+
     def refresh(step: int) -> None:
         nonlocal state
         state = method.refresh(state, score)
@@ -108,6 +121,7 @@ def chain_steps(
         nonlocal state, done, lost
         if resume is None:
             state = method.init(random, start, score)
+            own()
             if score.calls:
                 check(are_finite(state.energy, state.grad) & in_range(state.energy), 0)
             else:  # so that a block of fused steps, which asks once at each place, can be the first
@@ -122,7 +136,7 @@ def chain_steps(
     def advance() -> Any:
         nonlocal state, done
         step = done
-        done = min(step + (1 if step < warm_up.steps else method.stride), config.steps)
+        done = step + 1 if method.end is None else method.end(step)
         if step in switches:
             score.switch(switches[step])
             refresh(step)
@@ -133,6 +147,7 @@ def chain_steps(
         if method.rejects and warm_up.steps:
             step_size = step_size * warm_up.factor
         state, info = method.step(random.at(step), state, score, step_size, step)
+        own()
         if method.rejects:
             if step < warm_up.steps:
                 warm_up.update(step, info.acceptance, score.scale)
@@ -156,7 +171,7 @@ def chain_steps(
     with contextlib.closing(random):
         if draw_ahead and config.sampler != "optimize":  # which has no noise
             first = 0 if resume is None else resume.done
-            random.draw_ahead(config.steps, 1 if fused is None else fused.count, first)
+            random.draw_ahead(config.steps, 1 if fused is None else fused.count, first, in_bulk=not evenly)
         score = ScaledScore(engine, rows, free)  # runs the prologue, where there is one
         # Numbers that leave float32's range are looked for; numpy need not warn of them as well.
         with np.errstate(over="ignore", invalid="ignore"):

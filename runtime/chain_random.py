@@ -74,16 +74,17 @@ class ChainRandom:
         other._ahead, other._stride = self._ahead, self._stride
         return other
 
-    def draw_ahead(self, steps: int, stride: int = 1, first: int = 0) -> None:
+    def draw_ahead(self, steps: int, stride: int = 1, first: int = 0, *, in_bulk: bool = True) -> None:
         """Has normal numbers drawn before they are asked for, where that pays: see `NoiseAhead` and `NoiseInBulk`.
 
         Args:
             steps: number of steps in all.
             stride: steps that `normals` is asked for at once; with 1, `normal` is asked for each.
             first: the step that will be asked for first.
+            in_bulk: whether those of a thousand steps may be drawn at once, which makes one step in a thousand long.
         """
         shape = (len(self._chains) * self._replicas, *self._shape)
-        if self._free is None and self._replicas == 1 and suits(self._chains, self._shape, steps):
+        if in_bulk and self._free is None and self._replicas == 1 and suits(self._chains, self._shape, steps):
             source = self._source(Stream.STEPS)
             self._ahead, self._stride = NoiseInBulk(source, self._chains, self._shape, steps, stride), stride
             return

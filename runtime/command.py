@@ -121,7 +121,13 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
     _check_files(options)
     exact = "fp32" if options.exact else None
     with load(
-        options.bundle, options.backend, options.precision, options.threads, exact=exact, fuse=options.fuse
+        options.bundle,
+        options.backend,
+        options.precision,
+        options.threads,
+        max_batch=options.max_batch,
+        exact=exact,
+        fuse=options.fuse,
     ) as ebm:
         sampler = ebm.sampler.replace(**options.settings)
         watch = _Watch(tell, options.diverged == "drop")

@@ -165,6 +165,8 @@ def _composed(parts: list[Ebm], weights: Sequence[float] | None, kind: Kind, tem
         engine,
         model,
         parts[0].sampler,
+        data=parts[0].data,
         max_batch=min(part.max_batch for part in parts),
         choice=f"{name}: " + "; and ".join(part.choice for part in parts),
+        fingerprint=f"{kind} {given} {temperature} {[part.fingerprint for part in parts]}",
     )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import math
+import numbers
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -21,7 +24,7 @@ from .checkpoint import Checkpoint
 from .config import SamplerConfig
 from .divergence import Divergence
 from .engine import Engine
-from .errors import DivergenceError, UsageError
+from .errors import DivergenceError, LoadError, UsageError
 from .fused_choice import is_faster
 from .fused_steps import Fused
 from .gradient_scale import ScaledScore
@@ -37,6 +40,8 @@ from .sample_file import SampleFile
 from .start import start_states
 
 __all__ = ["Ebm"]
+
+_LOG = logging.getLogger("ebm_export")
 
 _BATCH_NUMBERS = 2**18
 """Numbers of x in one engine call, where nothing else limits the batch: 1 MiB of float32. A network of 64
@@ -57,6 +62,10 @@ class _Run(NamedTuple):
     start: Callable[..., np.ndarray]
     max_batch: int
     options: dict[str, Any]
+    drawn: bool
+    """Whether starts follow from the settings and from `data`, and from nothing else that was given."""
+    data: np.ndarray | None
+    """States that starts are picked from."""
 
 
 class Ebm:
@@ -77,12 +86,17 @@ class Ebm:
             corrected (see `samplers/surrogate.py`); `score` asks the exact one.
         fused: takes several steps of the engine in one call; opened when it is first used, closed with the Ebm.
         fuse: whether it does; None lets measurement say, see `load`.
-        fingerprint: of the engines' files, so that a checkpoint is not gone on with on other ones.
+        fused_is_faster: what was measured of that on this device before; None where nothing was.
+        fingerprint: of what the engines were made from, so that a checkpoint is not gone on with on other ones.
 
     Attributes:
         model: what the energy takes.
         sampler: settings that calls start from.
         choice: one line that says which engine this is and why.
+        fingerprint: of what the engines were made from.
+        data: [M, *S] float32 states for init="data"; None where there are none.
+
+    Calls may come from several threads, which then take turns, and from a callback or between two states of `stream`.
     """
 
     def __init__(
@@ -98,6 +112,7 @@ class Ebm:
         exact: Engine | None = None,
         fused: Fused | None = None,
         fuse: bool | None = None,
+        fused_is_faster: bool | None = None,
         fingerprint: str = "",
     ) -> None:
         if schedule and exact is not None:
@@ -110,9 +125,11 @@ class Ebm:
         self._exact = exact
         self._fused = fused
         self._fuse = fuse
-        self._fingerprint = fingerprint
+        self._measured = fused_is_faster
+        self.fingerprint = fingerprint
         self._faster: dict[int, bool] = {}  # by number of chains
-        self._data = None if data is None else check_states("data", data, model.x.shape)
+        self._turn = threading.RLock()  # engines answer into the same memory at every call
+        self.data = None if data is None else check_states("data", data, model.x.shape)
         if max_batch is not None:
             check_count("max_batch", max_batch)
         self._max_batch = max_batch or max(1, _BATCH_NUMBERS // math.prod(model.x.shape))
@@ -154,14 +171,15 @@ class Ebm:
         conditions = check_conditions(cond, self.model.cond, len(states))
         energies = np.empty(len(states), dtype=np.float32)
         grads = np.empty_like(states)
-        for first in range(0, len(states), self._max_batch):
-            rows = slice(first, first + self._max_batch)
-            batch = states[rows]
-            shared = {
-                name: np.broadcast_to(array, (len(batch), *array.shape[1:])) if len(array) == 1 else array[rows]
-                for name, array in conditions.items()
-            }
-            energies[rows], grads[rows] = ScaledScore(self.engine, shared)(batch)
+        with self._turn:
+            for first in range(0, len(states), self._max_batch):
+                rows = slice(first, first + self._max_batch)
+                batch = states[rows]
+                shared = {
+                    name: np.broadcast_to(array, (len(batch), *array.shape[1:])) if len(array) == 1 else array[rows]
+                    for name, array in conditions.items()
+                }
+                energies[rows], grads[rows] = ScaledScore(self.engine, shared)(batch)
         return energies, grads
 
     def warm(self, n: int, config: SamplerConfig | None = None) -> None:
@@ -179,20 +197,23 @@ class Ebm:
         """
         check_count("n", n)
         settings = config or self.sampler
-        batch = largest_batch(settings, n, self._max_batch)
-        for size in {batch, n % batch or batch}:
-            rows = size * replicas(settings)
-            cond = {spec.name: np.zeros((rows, *spec.shape), spec.dtype) for spec in self.model.cond}
-            shared = {name: np.broadcast_to(array[:1], array.shape) for name, array in cond.items()}
-            for engine in self._engines:
-                engine.prepare(shared)  # a prologue sees one row where all samples share it
-                ScaledScore(engine, cond)(normal(0, 0, range(rows), self.model.x.shape))
-            self._fused_for(settings, size, worth=True)
-        by_deadline = settings.sampler == "langevin" and settings.order == "drift-noise" and batch == n
-        if by_deadline and self._engine.device_loop() is not None:
-            # What stays on a device allocates there and captures a step; no time is left for taking one.
-            with contextlib.suppress(DivergenceError):
-                self.refine(normal(0, 0, range(n), self.model.x.shape), config=settings, cond=shared, deadline_ms=1e-3)
+        with self._turn:
+            batch = largest_batch(settings, n, self._max_batch)
+            for size in {batch, n % batch or batch}:
+                rows = size * replicas(settings)
+                cond = {spec.name: np.zeros((rows, *spec.shape), spec.dtype) for spec in self.model.cond}
+                shared = {name: np.broadcast_to(array[:1], array.shape) for name, array in cond.items()}
+                for engine in self._engines:
+                    engine.prepare(shared)  # a prologue sees one row where all samples share it
+                    ScaledScore(engine, cond)(normal(0, 0, range(rows), self.model.x.shape))
+                self._fused_for(settings, size, worth=True)
+            by_deadline = settings.sampler == "langevin" and settings.order == "drift-noise" and batch == n
+            if by_deadline and self._engine.device_loop() is not None:
+                # What stays on a device allocates there and captures a step; no time is left for taking one.
+                with contextlib.suppress(DivergenceError):
+                    self.refine(
+                        normal(0, 0, range(n), self.model.x.shape), config=settings, cond=shared, deadline_ms=1e-3
+                    )
 
     @overload
     def sample(self, n: int, seed: int = 0, *, deadline_ms: None = None, **keywords: Any) -> np.ndarray: ...
@@ -275,18 +296,22 @@ class Ebm:
             for name, value in long.items():
                 if value is not None:
                     raise UsageError(f"{name} has no effect with deadline_ms: leave it out")
-            return self._draw_by(run, n, called, callback, diverged, deadline_ms)
-        with contextlib.ExitStack() as stack:
-            kept = None
+            with self._turn:
+                return self._draw_by(run, n, called, callback, diverged, deadline_ms)
+        with self._turn, contextlib.ExitStack() as stack:
+            kept, resumed = None, False
             if checkpoint is not None:
-                identity = self._identity(run, n, seed, diverged, energy_range, every, drawn=x0 is None)
+                identity = self._identity(run, n, seed, diverged, energy_range, every)
                 identity |= {"out": None if out is None else Path(out).name}
                 kept = Checkpoint(checkpoint, identity, seconds=checkpoint_seconds)
-                if out is not None and not Path(out).exists() and kept.load() is not None:
+                if out is not None and Path(out).resolve() == kept.path.resolve():
+                    raise UsageError(f"out and checkpoint: both are {out}; give each a file of its own")
+                resumed = kept.load() is not None
+                if out is not None and not Path(out).exists() and resumed:
                     raise UsageError(
                         f"out: {out}, which the run of {checkpoint} writes to, is gone: remove the checkpoint to begin anew"
                     )
-            samples = self._samples(run, n, every, out)
+            samples = self._samples(run, n, every, out, resumed=resumed)
             if samples is not None:
                 stack.enter_context(samples)
                 if kept is not None:
@@ -337,9 +362,19 @@ class Ebm:
             DivergenceError: no chain ever had a finite energy.
         """
         run = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
-        steps = self._in_one_batch(run, n, "stream()")
+        steps = self._in_one_batch(run, n, "stream()", shared=True)
         run.engine.stays_on_host("stream() looks at the states of every step")
-        return improvements(steps, run.options["switches"])
+        return improvements(self._by_turns(steps), run.options["switches"])
+
+    def _by_turns(self, steps: Steps) -> Steps:
+        """The same steps, each in a turn of its own: whoever listens may make other calls between two of them."""
+        with contextlib.closing(steps):
+            while True:
+                with self._turn:
+                    now = next(steps, None)
+                if now is None:
+                    return
+                yield now
 
     @overload
     def refine(self, x0: Any, seed: int = 0, *, deadline_ms: None = None, **keywords: Any) -> np.ndarray: ...
@@ -352,7 +387,7 @@ class Ebm:
 
         Args:
             x0: [B, *S], any real type; left as it is.
-            seed: of the noise.
+            seed: of the noise; another one than that of the run that x0 comes from, whose noise it would repeat.
             **keywords: what `sample` takes beside the number of chains: `keep`, deadlines, checkpoints, settings, conditions.
 
         Returns:
@@ -389,7 +424,7 @@ class Ebm:
         conditions = check_conditions({**values, **(cond or {})}, self.model.cond, n)
         shape = self.model.x.shape
         states = None if x0 is None else check_states("x0", x0, shape, n)
-        pool = self._data if data is None else check_states("data", data, shape)
+        pool = self.data if data is None else check_states("data", data, shape)
         kept = check_kept(keep, known, states, shape, n, settings.bounds)
 
         def start(chains: range, attempt: int = 0) -> np.ndarray:
@@ -412,6 +447,8 @@ class Ebm:
                 "exact": self._exact,
                 "free": None if kept is None else kept.free,
             },
+            states is None and kept is None,
+            pool if states is None and settings.init == "data" else None,
         )
 
     def _draw(
@@ -466,19 +503,21 @@ class Ebm:
         for name, value, left_out in (("callback", callback, None), ("diverged", diverged, "stop")):
             if value != left_out:
                 raise UsageError(f"{name} has no effect with deadline_ms: leave it out, or use stream()")
-        if isinstance(deadline_ms, bool) or not isinstance(deadline_ms, (int, float)) or not deadline_ms > 0:
+        if isinstance(deadline_ms, bool) or not isinstance(deadline_ms, numbers.Real) or not deadline_ms > 0:
             raise UsageError(f"deadline_ms: expected a number of milliseconds above 0, got {deadline_ms!r}")
-        deadline, options = called + deadline_ms / 1000, run.options
+        deadline, options = called + float(deadline_ms) / 1000, run.options
         why = hindrance(run.config, exact=options["exact"], switches=options["switches"])
         loop = run.engine.device_loop() if why is None else None
         if why is not None:
             run.engine.stays_on_host(why)
-        steps = self._in_one_batch(run, n, "deadline_ms", draw_ahead=loop is None)
+        steps = self._in_one_batch(run, n, "deadline_ms", draw_ahead=loop is None, evenly=True)
         if loop is not None:
             return until_on_device(loop, run.engine, steps, run.config, options["seed"], options["free"], deadline)
         return until(steps, deadline, evaluations(run.config), options["switches"])
 
-    def _samples(self, run: _Run, n: int, every: int | None, out: str | Path | None) -> SampleFile | None:
+    def _samples(
+        self, run: _Run, n: int, every: int | None, out: str | Path | None, *, resumed: bool
+    ) -> SampleFile | None:
         """The file of `every` and `out`, which go together."""
         if every is None and out is None:
             return None
@@ -486,17 +525,17 @@ class Ebm:
             raise UsageError("every and out: states are written to a file every so many steps, so give both or neither")
         if every > run.config.steps:
             raise UsageError(f"every: expected at most the {run.config.steps} steps of the chain, got {every}")
-        return SampleFile(out, run.config.steps // every, n, self.model.x.shape, every)
+        return SampleFile(out, run.config.steps // every, n, self.model.x.shape, every, goes_on=resumed)
 
     def _identity(
-        self, run: _Run, n: int, seed: int, diverged: str, energy_range: Any, every: int | None, *, drawn: bool
+        self, run: _Run, n: int, seed: int, diverged: str, energy_range: Any, every: int | None
     ) -> dict[str, Any]:
-        """What decides the numbers of a run, by the names that a caller knows; `drawn` is whether its starts follow from settings."""
-        looked_at = min(n, _LOOKED_AT) if drawn else n
+        """What decides the numbers of a run, by the names that a caller knows."""
+        looked_at = min(n, _LOOKED_AT) if run.drawn else n
         return {
             "model": self.model.name,
             "engines": [f"{engine.backend} {getattr(engine, 'precision', '')}".strip() for engine in self._engines],
-            "files": self._fingerprint,
+            "files": self.fingerprint,
             "fuse": bool(self._fuse),
             **run.config.to_dict(),
             "seed": int(seed),
@@ -506,11 +545,13 @@ class Ebm:
             "energy_range": energy_range,
             "every": every,
             "start": _digest(run.start(range(looked_at))),
+            "data": None if run.data is None else _digest(run.data),
             "cond": {name: _digest(array) for name, array in run.options["cond"].items()},
             "keep": None if run.options["free"] is None else _digest(run.options["free"]),
         }
 
-    def _in_one_batch(self, run: _Run, n: int, what: str, *, draw_ahead: bool = True) -> Steps:
+    def _in_one_batch(self, run: _Run, n: int, what: str, **how: Any) -> Steps:
+        """All chains in one batch; `how` as for `chain_steps`."""
         batch = largest_batch(run.config, n, run.max_batch)
         if batch < n:
             raise UsageError(
@@ -529,7 +570,7 @@ class Ebm:
             range(n),
             n,
             stop_when_diverged=False,
-            draw_ahead=draw_ahead,
+            **how,
             **run.options,
         )
 
@@ -544,20 +585,35 @@ class Ebm:
         fused = self._fused
         if fused is None or self._fuse is False or not fused.fits(config):
             return None
-        if self._fuse is None and batch not in self._faster:
-            if not worth:
+        if self._fuse:
+            fused.open()
+            return fused
+        try:
+            if batch not in self._faster:
+                if self._measured is not None:
+                    self._faster[batch] = self._measured
+                elif not worth:
+                    return None
+                else:
+                    self._faster[batch] = self._is_faster(fused, config, batch)
+            if not self._faster[batch]:
                 return None
-            cond = {spec.name: np.zeros((1, *spec.shape), spec.dtype) for spec in self.model.cond}
-            shape, pool = self.model.x.shape, self._data
-            if config.init == "data" and pool is None:  # which calls will give
-                config = config.replace(init="normal")
-            self._faster[batch] = is_faster(
-                self._engine, fused, config, lambda chains: start_states(config, shape, chains, 0, pool), batch, cond
-            )
-        if not (self._fuse or self._faster[batch]):
+            fused.open()
+        except LoadError as error:  # nobody asked for them
+            _LOG.warning("steps are taken one by one: %s", error)
+            self._fused = None
             return None
-        fused.open()
         return fused
+
+    def _is_faster(self, fused: Fused, config: SamplerConfig, batch: int) -> bool:
+        """Times both ways."""
+        cond = {spec.name: np.zeros((1, *spec.shape), spec.dtype) for spec in self.model.cond}
+        shape, pool = self.model.x.shape, self.data
+        if config.init == "data" and pool is None:  # which calls will give
+            config = config.replace(init="normal")
+        return is_faster(
+            self._engine, fused, config, lambda chains: start_states(config, shape, chains, 0, pool), batch, cond
+        )
 
     def close(self) -> None:
         """Frees the engines; safe to call twice."""

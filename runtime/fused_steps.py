@@ -8,10 +8,12 @@ those of the step-by-step loop: the noise is the same, and so is the order of op
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .blocks import ends_of_blocks
 from .chain_random import ChainRandom
 from .config import SamplerConfig
 from .engine import Engine
@@ -66,20 +68,31 @@ class Fused:
         engine: its engine, not open.
         count: steps in one call, K.
         settings: those that the graph was made with; the `BAKED` ones count.
+        check: called before the engine is opened, which may be long after the others were: raises where its file is another
+            one by then. None checks nothing.
 
     Attributes:
         engine: its engine.
         count: steps in one call.
     """
 
-    def __init__(self, engine: Engine, count: int, settings: SamplerConfig) -> None:
+    def __init__(
+        self, engine: Engine, count: int, settings: SamplerConfig, check: Callable[[], object] | None = None
+    ) -> None:
         self.engine, self.count = engine, count
         self._settings = settings
+        self._check = check
         self._is_open = False
 
     def open(self) -> None:
-        """Opens the engine, once; chains need it open."""
+        """Opens the engine, once; chains need it open.
+
+        Raises:
+            LoadError: its file is gone, or another one.
+        """
         if not self._is_open:
+            if self._check is not None:
+                self._check()
             self.engine.open()
             self._is_open = True
 
@@ -105,7 +118,7 @@ class FusedInfo(NamedTuple):
     not_finite: int
 
 
-def fuse(method: Method, fused: Fused, config: SamplerConfig, position: np.ndarray) -> Method:
+def fuse(method: Method, fused: Fused, config: SamplerConfig, position: np.ndarray, every: int | None = None) -> Method:
     """Lets a sampler take its steps in blocks, as far as there are whole ones.
 
     A block in which a number is not finite is done again step by step, so that nothing is decided on sums that overflowed. Energies
@@ -116,8 +129,10 @@ def fuse(method: Method, fused: Fused, config: SamplerConfig, position: np.ndarr
         fused: what takes K, open and with fitting settings.
         config: the sampler's settings.
         position: [B, *S] float32, in the shape of the batch; its numbers are not looked at.
+        every: number of steps of which no block goes beyond a multiple; None for no such place.
     """
     count = fused.count
+    end = ends_of_blocks(count, config.steps, method.warm_up, every)
     wanted = ports(config.sampler, config.order)
     given = [(f"sampler.{name}", name) for name in wanted.state]
     series = [(f"sampler.{name}", numbers) for name, numbers in series_of(config, wanted.series).items()]
@@ -129,7 +144,7 @@ def fuse(method: Method, fused: Fused, config: SamplerConfig, position: np.ndarr
 
     def step(random: ChainRandom, state: Any, score: Evaluate, step_size: Any, step: int) -> tuple[Any, FusedInfo]:
         assert isinstance(score, ScaledScore)
-        number = 1 if step < method.warm_up else min(count, config.steps - step)
+        number = end(step) - step
         # At the end of a warm-up a sampler settles what it learned.
         if number < count or 0 < method.warm_up == step:
             return singly(random, state, score, step, number)
@@ -165,7 +180,7 @@ def fuse(method: Method, fused: Fused, config: SamplerConfig, position: np.ndarr
         return state, FusedInfo(lost)
 
     step_sizes = spread(config.step_size, config.steps)
-    return method._replace(step=step, stride=count)
+    return method._replace(step=step, end=end)
 
 
 def series_of(config: SamplerConfig, names: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from .choice import choose
 from .ebm import Ebm
 from .engine import Engine
 from .errors import UsageError
+from .fused_steps import Fused
+from .manifest import Artifact
 from .precision_schedule import is_schedule, parse_precision_schedule
 
 __all__ = ["load"]
@@ -67,14 +70,14 @@ def load(
             if value is not None:
                 raise UsageError(f"{name}={value!r} has no effect on the engine that was given: leave one of them out")
         choice = f"{engine.backend}: the engine that was given"
-        opened = [engine]
+        opened: list[Engine | Fused] = [engine]
         ebm = Ebm(engine, bundle.model, bundle.sampler, data=bundle.data(), max_batch=max_batch, choice=choice)
     else:
         ebm, opened = _on_artifacts(bundle, backend, precision, threads, max_batch, exact, fuse)
     _LOG.info("%s: %s", bundle.path.name, ebm.choice)
     try:
-        for engine in opened:
-            engine.open()
+        for each in opened:
+            each.open()
     except BaseException:
         ebm.close()  # what was opened before the one that failed
         raise
@@ -89,8 +92,8 @@ def _on_artifacts(
     max_batch: int | None,
     exact: str | None,
     fuse: bool | None,
-) -> tuple[Ebm, list[Engine]]:
-    """Makes an Ebm of a bundle's artifacts; arguments as in `load`. Returns it and its engines, not open yet."""
+) -> tuple[Ebm, list[Engine | Fused]]:
+    """Makes an Ebm of a bundle's artifacts; arguments as in `load`. Returns it and what is to be opened of it now."""
     if precision is None or not is_schedule(precision):
         alone = choose(bundle, backend, precision, threads)
         # The export may have found that this precision is best left before the end.
@@ -109,7 +112,7 @@ def _on_artifacts(
                 f"{choices[0].artifact.precision}: set precision to the low one (--precision int8), or leave exact out and "
                 'set sampler="mala"'
             )
-    engines = []
+    engines: list[Engine] = []
     for artifact, picked, _, measured, _ in choices:
         engines.append(engine_of(bundle, artifact, picked, threads=threads or measured))
         if "batch" in artifact.options:  # (smallest, most frequent, largest)
@@ -119,8 +122,6 @@ def _on_artifacts(
     if len(choices) == 1:
         only = choices[0]
         fused = fused_of(bundle, only.artifact, only.backend, threads=threads or only.threads)
-        if fuse is None and fused is not None:
-            fuse = only.fuse
     if fuse and fused is None:
         raise UsageError(
             "fuse: there is no graph of several steps for this choice (a schedule, exact sampling, or a bundle without one): "
@@ -144,6 +145,14 @@ def _on_artifacts(
         exact=engines[1] if exact is not None else None,
         fused=fused,
         fuse=fuse,
-        fingerprint=" ".join(dict.fromkeys(choice.artifact.sha256[:16] for choice in choices)),
+        fused_is_faster=choices[0].fuse,
+        fingerprint=" ".join(_fingerprint(bundle, choice.artifact) for choice in choices),
     )
-    return ebm, engines
+    return ebm, [*engines, *([fused] if fuse and fused is not None else [])]
+
+
+def _fingerprint(bundle: Bundle, artifact: Artifact) -> str:
+    """Of all files that decide what an engine answers: an OpenVINO .xml of other weights is the same, and so is its prologue's."""
+    parts = [artifact, bundle.prologue_of(artifact)]
+    sums = [value for part in parts if part is not None for value in (part.sha256, *part.files.values())]
+    return hashlib.sha256(" ".join(sums).encode()).hexdigest()[:16]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .blocks import ends_of_blocks
 from .chain_random import ChainRandom
 from .config import SamplerConfig
 from .errors import UsageError
@@ -31,7 +32,7 @@ class Method(NamedTuple):
             the `acceptance` [B] that the step size is adapted to.
         target: the acceptance to adapt to.
         warm_up: number of steps in which it adapts; 0 for none.
-        stride: steps that one call of `step` takes after the warm-up; fewer at the end where there are fewer left.
+        end: step -> the number of steps done after a call of `step` that begins with it; None for one more.
     """
 
     init: Callable[[ChainRandom, np.ndarray, Evaluate], Any]
@@ -40,7 +41,7 @@ class Method(NamedTuple):
     rejects: bool = False
     target: float = 0.0
     warm_up: int = 0
-    stride: int = 1
+    end: Callable[[int], int] | None = None
 
 
 _REJECTING = ("mala", "hmc", "tempering", "exact")
@@ -66,7 +67,11 @@ _HMC_TARGET = 0.651
 
 
 def build_method(
-    config: SamplerConfig, position: np.ndarray, energy: Energy | None = None, free: np.ndarray | None = None
+    config: SamplerConfig,
+    position: np.ndarray,
+    energy: Energy | None = None,
+    free: np.ndarray | None = None,
+    every: int | None = None,
 ) -> Method:
     """Builds what runs a batch of chains.
 
@@ -76,12 +81,13 @@ def build_method(
         energy: the energy to be sampled where the engine's own is a surrogate of it; None where it is not.
         free: [B, *S] or [1, *S] float32, 1 where a number of x may move, else 0; None lets all move. Noise and gradients
             are 0 elsewhere already.
+        every: number of steps of which no call of `step` goes beyond a multiple; None for no such place.
 
     Raises:
         UsageError: the settings leave the sampler nothing that it can sample.
     """
     if energy is not None:
-        return _surrogate(config, position, energy)
+        return _surrogate(config, position, energy, every)
     if config.sampler == "preconditioned":
         return _preconditioned(config, position, free)
     return _BUILDERS[config.sampler](config, position)
@@ -256,7 +262,7 @@ def _tempering(config: SamplerConfig, position: np.ndarray) -> Method:
     )
 
 
-def _surrogate(config: SamplerConfig, position: np.ndarray, energy: Energy) -> Method:
+def _surrogate(config: SamplerConfig, position: np.ndarray, energy: Energy, every: int | None) -> Method:
     temperatures = _temperatures_above_zero(config)
     if not np.allclose(temperatures, temperatures[0], rtol=1e-6, atol=0):
         source = "temperature" if config.noise is None else "noise^2 / (2 * step_size)"
@@ -268,6 +274,7 @@ def _surrogate(config: SamplerConfig, position: np.ndarray, energy: Energy) -> M
     block = surrogate.build_kernel(single)
     warm_up = warm_up_steps(config)
     unknown = np.full(len(position), np.nan, dtype=np.float32)
+    end = ends_of_blocks(config.block, config.steps, warm_up, every)
 
     def step(
         random: ChainRandom, state: surrogate.State, evaluate: Evaluate, step_size: Any, step: int
@@ -276,8 +283,7 @@ def _surrogate(config: SamplerConfig, position: np.ndarray, energy: Energy) -> M
             inner = mala.State(state.position, state.surrogate, state.grad)
             inner, told = single(random, inner, evaluate, step_size, temperatures.item(0))
             return surrogate.State(inner.position, unknown, inner.grad, inner.energy), told
-        count = min(config.block, config.steps - step)
-        return block(random, state, evaluate, energy, step_size, temperatures.item(0), count)
+        return block(random, state, evaluate, energy, step_size, temperatures.item(0), end(step) - step)
 
     return Method(
         lambda random, start, evaluate: surrogate.init(_inside(config, start), evaluate, energy),
@@ -286,7 +292,7 @@ def _surrogate(config: SamplerConfig, position: np.ndarray, energy: Energy) -> M
         rejects=True,
         target=config.target_accept or _MALA_TARGET,
         warm_up=warm_up,
-        stride=config.block,
+        end=end,
     )
 
 

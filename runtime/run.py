@@ -71,8 +71,7 @@ def run_chains(
             where there is an exact one, where numbers stay, and with an `energy_range`.
         energy_range: (lowest, highest) energy of a chain that is well; one outside has diverged. Looked at after each step.
         checkpoint: where the run's state is saved now and then, and once at the end; one that is there already is gone on from.
-        samples: takes the states after every so many steps, or at the end of the block of steps that these fall into. Those of
-            chains that are dropped become NaN.
+        samples: takes the states after every so many steps. Those of chains that are dropped become NaN.
 
     Returns:
         [n, *S] float32, the final positions; fewer where chains were dropped.
@@ -116,6 +115,8 @@ def run_chains(
             energy_range=energy_range,
             resume=resume,
             draw_ahead=loop is None,
+            shared=not isinstance(callback, ProgressOnly | None),
+            every=None if samples is None else samples.every,
         )
         told = None if attempt else callback
         with contextlib.closing(steps):  # at once, where the callback raises
@@ -124,13 +125,11 @@ def run_chains(
                 return finish_on_device(
                     loop, steps, config, chains, key, free, engine.needs_scale, stop, energy_range, told
                 )
-            before = 0 if resume is None else resume.done
             for now in steps:
                 if told is not None:
                     told(now)
-                if samples is not None and now.done // samples.every > before // samples.every:
+                if samples is not None and now.done % samples.every == 0 < now.done:
                     samples.write(now.done // samples.every - 1, chains.start, now.state.position)
-                before = now.done
                 if checkpoint is not None and checkpoint.due and now.done < config.steps and now.snapshot is not None:
                     checkpoint.save(at._replace(snapshot=now.snapshot()))
         return now.state.position, np.zeros(len(chains), dtype=bool) if now.diverged is None else now.diverged

@@ -23,23 +23,26 @@ class SampleFile:
     a run was resumed, writes the same bits.
 
     Args:
-        path: of the file; one that is there is gone on with where it has this shape, else refused.
+        path: of the file; one that is there is replaced.
         rows: number of rows, at least 1.
         n: number of chains.
         shape: of one state.
         every: steps between two rows.
+        goes_on: whether a file that is there is gone on with, for a run that is resumed.
 
     Raises:
-        LoadError: there is a file of another shape.
+        LoadError: the file to go on with has another shape.
         UsageError: the file could not be written.
     """
 
-    def __init__(self, path: str | Path, rows: int, n: int, shape: tuple[int, ...], every: int) -> None:
+    def __init__(
+        self, path: str | Path, rows: int, n: int, shape: tuple[int, ...], every: int, *, goes_on: bool = False
+    ) -> None:
         self.path = Path(path)
-        check_writable("out", self.path)
+        check_writable("out", self.path, replaced=not goes_on)
         self.every = every
         self._shape = (rows, n, *shape)
-        if not self.path.exists():  # then all of it or nothing is there, whenever the process is killed
+        if not (goes_on and self.path.exists()):  # then all of it or nothing is there, whenever the process is killed
             partial = self.path.with_name(f"{self.path.name}.partial")
             np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=self._shape)  # type: ignore[no-untyped-call]
             partial.replace(self.path)

@@ -25,12 +25,15 @@ def spread(setting: Schedule, steps: int) -> np.ndarray:
         steps: number of steps, at least 1.
 
     Returns:
-        [steps] float64.
+        [steps] float64; read-only where it is one number for all, which then takes no room.
     """
+    return np.broadcast_to(_entries(setting, steps), steps)
+
+
+def _entries(setting: Schedule, steps: int) -> np.ndarray:
+    """[steps], or [1] where that is the number of all steps: a million steps may be asked for of which a deadline leaves ten."""
     entries = np.atleast_1d(np.asarray(setting, dtype=np.float64))  # [m]
-    if len(entries) == 1:  # the usual case, and short chains are begun often
-        return np.full(steps, entries[0])
-    if steps == 1:  # all entries would stand at position 0, where np.interp takes the last
+    if len(entries) == 1 or steps == 1:  # with one step all would stand at position 0, where np.interp takes the last
         return np.array(entries[:1])
     return np.interp(np.arange(steps), np.linspace(0, steps - 1, num=len(entries)), entries)
 
@@ -48,9 +51,9 @@ def noise_schedule(config: SamplerConfig) -> np.ndarray:
         [steps] float64, in units of x.
     """
     if config.noise is not None:
-        return np.asarray(spread(config.noise, config.steps) * np.sqrt(_heat(config)))
-    temperatures = spread(config.temperature, config.steps) * _heat(config)
-    return np.asarray(np.sqrt(2.0 * spread(config.step_size, config.steps) * temperatures))
+        return np.broadcast_to(_entries(config.noise, config.steps) * np.sqrt(_heat(config)), config.steps)
+    temperatures = _entries(config.temperature, config.steps) * _heat(config)
+    return np.broadcast_to(np.sqrt(2.0 * _entries(config.step_size, config.steps) * temperatures), config.steps)
 
 
 def temperature_schedule(config: SamplerConfig) -> np.ndarray:
@@ -69,19 +72,19 @@ def temperature_schedule(config: SamplerConfig) -> np.ndarray:
         UsageError: `noise` is set and a step size is 0, which leaves the temperature open.
     """
     if config.noise is None:
-        return np.asarray(spread(config.temperature, config.steps) * _heat(config))
-    step_sizes = spread(config.step_size, config.steps)
+        return np.broadcast_to(_entries(config.temperature, config.steps) * _heat(config), config.steps)
+    step_sizes = _entries(config.step_size, config.steps)
     if not step_sizes.all():
         raise UsageError(
             "step_size: expected numbers above 0, since with noise set the temperature is noise^2 / (2 * step_size); "
             "got 0: set noise=None and a temperature"
         )
-    return np.asarray(spread(config.noise, config.steps) ** 2 / (2.0 * step_sizes) * _heat(config))
+    return np.broadcast_to(_entries(config.noise, config.steps) ** 2 / (2.0 * step_sizes) * _heat(config), config.steps)
 
 
 def _heat(config: SamplerConfig) -> np.ndarray:
-    """Returns the factor [steps] of the temperature: anneal^(1 - k / half) for k below half the steps, then 1."""
+    """Returns the factor of the temperature: anneal^(1 - k / half) for k below half the steps, then 1; as `_entries` does."""
     if config.anneal == 1:
-        return np.ones(config.steps)
+        return np.ones(1)
     half = config.steps // 2
     return np.asarray(config.anneal ** np.maximum(1 - np.arange(config.steps) / max(half, 1), 0.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ from ebm_export.runtime import DivergenceError, EngineMismatch, SamplerConfig, U
 from ebm_export.runtime.progress import Progress, ProgressOnly
 
 from .test_sampler_graph import Net
+from .test_split import POLICY, Policy
 
 GOAL = np.random.default_rng(5).standard_normal((1, 3)).astype(np.float32)
 CONFIG = SamplerConfig(steps=22, step_size=0.05)
 COUNT = 4
 
 
-def write(folder: Path, config: SamplerConfig = CONFIG, **options: Any) -> Path:
+def write(folder: Path, config: SamplerConfig = CONFIG, model: Net | None = None, **options: Any) -> Path:
     return export(
-        Net().eval(),
+        model or Net().eval(),
         torch.randn(4, 3),
         cond={"goal": torch.randn(4, 3)},
         out=folder / "m.ebm",
@@ -151,6 +153,96 @@ def test_a_block_that_is_done_again_is_counted_once(bundle: Path) -> None:
             ebm.sample(3, x0=x0, goal=GOAL, diverged="drop", callback=lambda now: told.append(now.calls))  # noqa: B023
             calls.append(told[-1])
     assert calls[0] == calls[1]
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 8, 10])
+def test_states_are_those_of_their_steps(bundle: Path, tmp_path: Path, every: int) -> None:
+    """Blocks end where states are written."""
+    for fuse in (True, False):
+        with load(bundle, backend="onnxruntime", threads=1, fuse=fuse) as ebm:
+            ebm.sample(3, goal=GOAL, every=every, out=tmp_path / f"{fuse}.npy", max_batch=2)
+    fused, single = (np.load(tmp_path / f"{fuse}.npy") for fuse in (True, False))
+    assert len(single) == 22 // every and single.any(axis=(1, 2)).all()
+    np.testing.assert_array_equal(fused, single)
+
+
+def test_what_was_measured_before_is_not_what_was_asked_for(bundle: Path) -> None:
+    """A callback still gets every step, and a checkpoint single ones."""
+    told: list[int] = []
+    with load(bundle, backend="onnxruntime", threads=1) as ebm:
+        ebm._measured = True
+        ebm.sample(2, goal=GOAL, callback=lambda now: told.append(now.done))
+        assert ebm._fused is not None and not ebm._fused._is_open
+        ebm.sample(2, goal=GOAL)
+        assert ebm._fused._is_open
+    assert told == list(range(23))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a model with other weights."""
+    return write(tmp_path_factory.mktemp("other"), model=Net(seed=9).eval())
+
+
+class TestReplaced:
+    """A bundle that is written anew, or is gone, while a process has it loaded."""
+
+    @pytest.fixture
+    def copy(self, bundle: Path, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(bundle, tmp_path / "live.ebm"))
+
+    @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+    def test_fused_steps_that_were_asked_for_are_those_of_the_bundle_that_was_loaded(
+        self, bundle: Path, copy: Path, other: Path, backend: str
+    ) -> None:
+        with load(bundle, backend=backend, threads=1, fuse=True) as ebm:
+            wanted = ebm.sample(4, goal=GOAL)
+        with load(copy, backend=backend, threads=1, fuse=True) as ebm:
+            shutil.rmtree(copy)
+            shutil.copytree(other, copy)
+            np.testing.assert_array_equal(ebm.sample(4, goal=GOAL), wanted)
+
+    @pytest.mark.parametrize("gone", [True, False])
+    def test_others_are_left_out(self, bundle: Path, copy: Path, other: Path, gone: bool, caplog: Any) -> None:
+        with load(bundle, backend="onnxruntime", threads=1, fuse=False) as ebm:
+            wanted = ebm.sample(4, goal=GOAL)
+        with load(copy, backend="onnxruntime", threads=1) as ebm:
+            ebm._measured = True
+            shutil.rmtree(copy)
+            if not gone:
+                shutil.copytree(other, copy)
+            np.testing.assert_array_equal(ebm.sample(4, goal=GOAL), wanted)
+            assert "steps are taken one by one: " in caplog.text
+
+    def test_another_working_folder(self, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(copy.parent)
+        with load(copy.name, backend="onnxruntime", threads=1) as ebm:
+            ebm._measured = True
+            monkeypatch.chdir("/")
+            ebm.sample(4, goal=GOAL)
+            assert ebm._fused is not None and ebm._fused._is_open
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_checkpoint_is_of_these_weights(bundle: Path, other: Path, tmp_path: Path, backend: str) -> None:
+    """An OpenVINO .xml of other weights is the same file: they are in the .bin."""
+    with load(bundle, backend=backend, threads=1) as ebm:
+        ebm.sample(4, goal=GOAL, checkpoint=tmp_path / "run")
+        ebm.sample(4, goal=GOAL, checkpoint=tmp_path / "run")
+    with load(other, backend=backend, threads=1) as ebm, pytest.raises(UsageError, match="another run: files was"):
+        ebm.sample(4, goal=GOAL, checkpoint=tmp_path / "run")
+
+
+def test_a_checkpoint_is_of_these_encoders(tmp_path: Path) -> None:
+    fingerprints, image = [], POLICY["image"]
+    for scale in (1.0, 2.0):
+        policy = Policy().eval()
+        with torch.no_grad():
+            policy.encoder[0].weight.mul_(scale)
+        export(policy, POLICY["x"], cond={"image": image}, out=tmp_path / "p.ebm", sampler=CONFIG, force=True)
+        with load(tmp_path / "p.ebm", threads=1) as ebm:
+            fingerprints.append(ebm.fingerprint)
+    assert fingerprints[0] != fingerprints[1]
 
 
 def test_measurement_decides(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,9 +29,9 @@ COUNT = 4
 class Net(nn.Module):
     """A perceptron on x and a condition."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         self.net = nn.Sequential(nn.Linear(6, 16), nn.SiLU(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1))
 
     def forward(self, x: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:

@@ -49,6 +49,22 @@ def test_more_candidates_are_better() -> None:
     assert many < few
 
 
+@pytest.mark.parametrize("max_batch", [1, 5, 64])
+def test_no_engine_call_is_larger_than_a_batch(max_batch: int) -> None:
+    sizes = set()
+
+    def watched(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sizes.add(len(x))
+        return 0.5 * (x * x).sum(axis=1), x
+
+    model = ModelSpec("bowl", TensorSpec("x", (2,), "float32"))
+    with Ebm(FunctionEngine(watched), model, SamplerConfig(steps=5, step_size=0.1)) as ebm:
+        x, energy = best_of(ebm, 3, 8, max_batch=max_batch)
+        assert max(sizes) <= max_batch
+        np.testing.assert_allclose(energy, ebm.score(x)[0])
+        np.testing.assert_array_equal(x, best_of(ebm, 3, 8)[0])
+
+
 def test_refuses() -> None:
     with pytest.raises(UsageError, match="candidates: expected a whole number of at least 1, got 0"):
         best_of(ebm(), 2, candidates=0, centre=CENTRES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,28 @@ class TestDeadline:
         self, clock: Clock, deadline_ms: float, steps: int
     ) -> None:
         assert ebm(clock.bowl).refine(START, deadline_ms=deadline_ms).steps == steps  # 20 ms are over then
+
+    @pytest.mark.parametrize("deadline_ms", [np.float32(301), np.int64(301)])
+    def test_numbers_of_numpy(self, clock: Clock, deadline_ms: float) -> None:
+        assert ebm(clock.bowl, steps=1000).refine(START, deadline_ms=deadline_ms).steps == 27
+
+    def test_as_many_steps_as_there_is_time_for(self) -> None:
+        """Nothing is worked out for all of them before the first."""
+        begun = perf_counter()
+        result = ebm(steps=10**9).refine(START, deadline_ms=50)
+        assert 10 < result.steps < 10**6
+        assert perf_counter() - begun < 1
+
+    def test_no_step_draws_the_noise_of_a_thousand(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Which would look as if a step took that long, so that no second one was begun."""
+
+        def never(*arguments: object) -> None:
+            raise AssertionError
+
+        monkeypatch.setattr("ebm_export.runtime.chain_random.NoiseInBulk", never)
+        assert ebm(steps=5000).refine(START[:1], deadline_ms=20).steps > 1
+        with pytest.raises(AssertionError):  # as it is drawn without a deadline
+            ebm(steps=5000).refine(START[:1])
 
     @pytest.mark.parametrize(("deadline_ms", "steps"), [(64, 0), (66, 1)])
     def test_a_step_of_several_evaluations(self, clock: Clock, deadline_ms: float, steps: int) -> None:

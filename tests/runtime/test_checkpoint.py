@@ -203,6 +203,20 @@ def test_another_run_is_refused(tmp_path: Path, changes: dict[str, Any], said: s
         ebm().sample(given.pop("n"), given.pop("seed"), checkpoint=tmp_path / "run", **given)
 
 
+@pytest.mark.parametrize("given", ["known", "data"])
+def test_arrays_are_looked_at_to_their_last_number(tmp_path: Path, given: str) -> None:
+    """Though a run with drawn starts is told by the first of them."""
+    values = np.random.default_rng(0).standard_normal((300, *SHAPE)).astype(np.float32)
+    more: dict[str, Any] = {"known": values, "keep": [[True, False, False]]}
+    if given == "data":
+        more = {"data": values, "init": "data"}
+    ebm().sample(300, 7, checkpoint=tmp_path / "run", **more)
+    more[given] = values.copy()
+    more[given][200, 0] += 1
+    with pytest.raises(UsageError, match=f"is of another run: {'data' if given == 'data' else 'start'} was"):
+        ebm().sample(300, 7, checkpoint=tmp_path / "run", **more)
+
+
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "run").write_bytes(b"no zip")
     with pytest.raises(LoadError, match="is no checkpoint of a run .*remove it to begin anew"):
@@ -262,13 +276,44 @@ class TestStates:
         assert (tmp_path / "s.npy").stat().st_size > 40e6
         assert peak < 10e6  # a few arrays of one step, of float64 in this energy
 
-    def test_a_file_in_the_way(self, tmp_path: Path) -> None:
+    def test_nothing_of_an_earlier_run_is_left(self, tmp_path: Path) -> None:
+        """That one wrote all rows; this one stops after the second."""
+        ebm().sample(5, 7, every=6, out=tmp_path / "s.npy")
+        with pytest.raises(Cut):
+            ebm().sample(4, 8, every=6, out=tmp_path / "s.npy", callback=cut_at(0, 13))
+        rows = np.load(tmp_path / "s.npy")
+        assert rows.shape == (6, 4, 3)
+        assert rows[:2].all() and not rows[2:].any()
+
+    def test_another_file_in_place_of_the_runs(self, tmp_path: Path) -> None:
+        kept = {"checkpoint": tmp_path / "run", "every": 6, "checkpoint_seconds": 0, "out": tmp_path / "s.npy"}
+        with pytest.raises(Cut):
+            ebm().sample(5, 7, callback=cut_at(0, 12), **kept)
         np.save(tmp_path / "s.npy", np.zeros(4))
         with pytest.raises(LoadError, match=r"holds float64 \[4\], where this run writes float32 \[6, 5, 3\]"):
-            ebm().sample(5, 7, every=6, out=tmp_path / "s.npy")
+            ebm().sample(5, 7, **kept)
         (tmp_path / "t.npy").write_text("text")
         with pytest.raises(LoadError, match=r"is no \.npy file"):
-            SampleFile(tmp_path / "t.npy", 1, 1, SHAPE, 1)
+            SampleFile(tmp_path / "t.npy", 1, 1, SHAPE, 1, goes_on=True)
+
+    @pytest.mark.parametrize("every", [2, 3, 10, 40])
+    @pytest.mark.parametrize("block", [7, 64])
+    def test_blocks_end_where_states_are_written(self, tmp_path: Path, every: int, block: int) -> None:
+        """Of exact sampling; those of fused steps are in tests/exporter."""
+        with Ebm(
+            FunctionEngine(wavy), MODEL, SamplerConfig(steps=40, step_size=0.1), exact=FunctionEngine(wavy)
+        ) as made:
+            last = made.sample(5, 7, block=block, every=every, out=tmp_path / "s.npy")
+        rows = np.load(tmp_path / "s.npy")
+        assert len(rows) == 40 // every
+        assert rows.any(axis=(1, 2)).all()
+        if 40 % every == 0:
+            np.testing.assert_array_equal(rows[-1], last)
+
+    def test_the_checkpoint_is_another_file(self, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(tmp_path)
+        with pytest.raises(UsageError, match="out and checkpoint: both are"):
+            ebm().sample(5, 7, every=6, out=tmp_path / "s.npy", checkpoint=tmp_path / "link" / "s.npy")
 
     @pytest.mark.parametrize(
         ("given", "said"),

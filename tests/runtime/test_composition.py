@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,28 @@ def test_takes_the_smallest_batch_and_closes_the_parts() -> None:
     assert both.max_batch == 3 and both.model.name == "sum of bowl at 0, bowl at 1"
     both.close()
     assert len(closed) == 2
+
+
+def test_the_first_parts_data_are_where_chains_start() -> None:
+    data = np.full((4, 2), 3, np.float32)
+    model = ModelSpec("flat", TensorSpec("x", (2,), "float32"))
+    config = SamplerConfig(steps=1, init="data", noise=0.0)
+    first = Ebm(FunctionEngine(lambda x: (x[:, 0], 0 * x)), model, config, data=data)
+    with compose([first, bowl(0.0, slope=1e-6)]) as both:
+        np.testing.assert_allclose(both.sample(5), 3, rtol=1e-4)
+
+
+def test_a_checkpoint_is_of_these_weights(tmp_path: Path) -> None:
+    def run(weights: list[float], **changes: Any) -> None:
+        with compose([bowl(0.0), bowl(1.0)], weights, **changes) as both:
+            both.sample(5, checkpoint=tmp_path / "run")
+
+    run([1.0, 0.5])
+    run([1.0, 0.5])
+    with pytest.raises(UsageError, match="is of another run: .*files was"):
+        run([1.0, 20.0])
+    with pytest.raises(UsageError, match="is of another run: .*files was"):
+        run([1.0, 0.5], temperature=2.0)
 
 
 def test_parts_that_are_refused_are_closed() -> None:

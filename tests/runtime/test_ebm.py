@@ -21,6 +21,7 @@ from ebm_export.runtime import (
     UsageError,
     load,
 )
+from ebm_export.runtime.arguments import check_conditions
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.precision_schedule import Span
 from ebm_export.runtime.progress import Progress
@@ -110,6 +111,27 @@ class TestScore:
     def test_refuses_a_condition_of_a_model_without_any(self, plain: Ebm) -> None:
         with pytest.raises(UsageError, match="'obs' is not an input of this model; it has no other inputs than x"):
             plain.score(X, obs=X)
+
+
+class TestBrokenObservations:
+    """Some libraries answer them: OpenVINO's ReLU makes 0 of NaN."""
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_are_refused(self, conditional: Ebm, value: float) -> None:
+        broken = CENTRE.copy()
+        broken[3, 1] = value
+        for ask in (lambda: conditional.score(X, centre=broken), lambda: conditional.sample(5, centre=broken)):
+            with pytest.raises(UsageError, match="centre: expected numbers, got NaN or infinity among them"):
+                ask()
+
+    def test_a_mask_may_hold_negative_infinity(self, conditional: Ebm) -> None:
+        broken = CENTRE.copy()
+        broken[3, 1] = -np.inf
+        assert conditional.score(X, centre=broken)[0][3] == np.inf
+
+    def test_numbers_whose_sum_overflows_are_numbers(self, conditional: Ebm) -> None:
+        given = np.full((1, 3), 3e38, np.float32)
+        np.testing.assert_array_equal(check_conditions({"centre": given}, conditional.model.cond, 5)["centre"], given)
 
 
 class TestSample:

@@ -13,6 +13,15 @@ def test_a_number_holds_at_every_step() -> None:
     np.testing.assert_array_equal(spread(0.25, 4), [0.25] * 4)
 
 
+def test_a_million_steps_take_no_room() -> None:
+    config = SamplerConfig(steps=10**9, step_size=0.1, temperature=2.0)
+    for found in (spread(0.5, 10**9), noise_schedule(config), temperature_schedule(config)):
+        assert found.shape == (10**9,)
+        assert found.strides == (0,)
+    assert noise_schedule(config).item(10**8) == pytest.approx(np.sqrt(0.4))
+    assert temperature_schedule(config.replace(noise=0.2)).item(7) == pytest.approx(0.2)
+
+
 def test_first_and_last_entry_hold_at_first_and_last_step() -> None:
     np.testing.assert_allclose(spread((1.0, 0.0), 5), [1, 0.75, 0.5, 0.25, 0])
     np.testing.assert_allclose(spread((0.0, 4.0, 0.0), 9), [0, 1, 2, 3, 4, 3, 2, 1, 0])

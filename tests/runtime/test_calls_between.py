@@ -1,0 +1,87 @@
+"""Calls of one Ebm from a callback, between two states of a stream, and from several threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ebm_export.runtime import Ebm, load
+from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
+from ebm_export.runtime.backends.openvino import OpenVinoEngine
+from ebm_export.runtime.progress import Progress
+
+from .tiny_bundle import write_bundle
+
+OTHER = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32) * 50
+SAMPLERS = ["langevin", "preconditioned", "underdamped", "optimize", "mala", "hmc"]
+
+
+@pytest.fixture(params=[OnnxRuntimeEngine, OpenVinoEngine])
+def ebm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ebm]:
+    """Whose engine answers into the same memory at every call of the same size."""
+    bundle = write_bundle(tmp_path / "m.ebm")
+    engine = request.param(bundle / "score.fp32.onnxruntime.onnx", precision="fp32", threads=1)
+    engine.needs_scale = False  # with a scale, gradients are divided into memory of their own
+    with load(bundle, engine=engine) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_callback_may_score(ebm: Ebm, sampler: str) -> None:
+    settings: dict[str, Any] = {"sampler": sampler, "steps": 30, "step_size": 0.1}
+    alone = ebm.sample(6, 3, **settings)
+    scored = ebm.sample(6, 3, callback=lambda now: ebm.score(OTHER), **settings)
+    np.testing.assert_array_equal(scored, alone)
+
+
+def test_a_callback_may_sample(ebm: Ebm) -> None:
+    def tell(now: Progress) -> None:
+        ebm.sample(6, 5, steps=3)
+
+    np.testing.assert_array_equal(ebm.sample(6, 3, callback=tell), ebm.sample(6, 3))
+
+
+def test_streams_may_be_read_in_turns_with_other_calls(ebm: Ebm) -> None:
+    alone = list(ebm.stream(6, 3))[-1]
+    disturbed = [(best, ebm.score(OTHER))[0] for best in ebm.stream(6, 3)]
+    np.testing.assert_array_equal(disturbed[-1].x, alone.x)
+    np.testing.assert_array_equal(disturbed[-1].energy, alone.energy)
+    pairs = list(zip(ebm.stream(6, 3, steps=20, noise=0.0), ebm.stream(6, 4, steps=20, noise=0.0), strict=True))
+    for index, seed in enumerate((3, 4)):
+        np.testing.assert_array_equal(pairs[-1][index].x, list(ebm.stream(6, seed, steps=20, noise=0.0))[-1].x)
+
+
+def test_threads_take_turns(ebm: Ebm) -> None:
+    alone = [ebm.sample(6, seed) for seed in range(4)]
+    wanted = ebm.score(OTHER)
+    found: list[Any] = [[] for _ in alone]
+
+    def work(seed: int) -> None:
+        for _ in range(20):
+            found[seed].append((ebm.sample(6, seed), *ebm.score(OTHER)))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for samples, answers in zip(alone, found, strict=True):
+        assert len(answers) == 20
+        for x, energy, grad in answers:
+            np.testing.assert_array_equal(x, samples)
+            np.testing.assert_array_equal(energy, wanted[0])
+            np.testing.assert_array_equal(grad, wanted[1])
+
+
+def test_a_stream_that_is_left_holds_nobody_up(ebm: Ebm) -> None:
+    stream = ebm.stream(6, 3)
+    next(stream)
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: (ebm.sample(6), done.set()), daemon=True)
+    thread.start()
+    assert done.wait(30)
