@@ -21,7 +21,6 @@ from ebm_export.runtime import (
     UsageError,
     load,
 )
-from ebm_export.runtime.arguments import check_conditions
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.precision_schedule import Span
 from ebm_export.runtime.progress import Progress
@@ -128,10 +127,6 @@ class TestBrokenObservations:
         broken = CENTRE.copy()
         broken[3, 1] = -np.inf
         assert conditional.score(X, centre=broken)[0][3] == np.inf
-
-    def test_numbers_whose_sum_overflows_are_numbers(self, conditional: Ebm) -> None:
-        given = np.full((1, 3), 3e38, np.float32)
-        np.testing.assert_array_equal(check_conditions({"centre": given}, conditional.model.cond, 5)["centre"], given)
 
 
 class TestSample:
