@@ -230,6 +230,7 @@ def export_energy(
                 config,
                 data=data,
                 trajectory=trajectory,
+                precisions=precisions,
                 progress=lambda done, total: tell("running PyTorch's chains", done, total),
             )
             np.savez(folder / GOLDEN, allow_pickle=False, **golden)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -24,6 +24,11 @@ _ROUNDING = 1e-6
 """Size of a disturbance, relative to the state: some eight units in the last place of float32, as sums collect them."""
 _COPIES = 5
 
+_LOW = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_LOW_ROUNDINGS, _LOW_COPIES = 2.0, 8
+"""In a low type the weights are rounded, and each layer's numbers: as many kinks are met as by copies that are this many of the type's
+roundings away. With 8 of them no engine of 32 with ReLUs was off by more than 0.8 of the largest error times two."""
+
 
 def make_golden(
     energy: Energy,
@@ -32,6 +37,7 @@ def make_golden(
     seed: int = 0,
     data: np.ndarray | None = None,
     trajectory: Trajectory | None = None,
+    precisions: Collection[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Runs the model's sampler in PyTorch and evaluates it in float64 at stages along the way.
@@ -42,19 +48,21 @@ def make_golden(
         seed: of the chains and the conditioning inputs, which tracing never saw.
         data: states to start from, for init="data".
         trajectory: these chains, where they have been run already.
+        precisions: of engines that will be compared; for FP16 and BF16 the answers hold what these types may be off by.
         progress: called with (done, in all).
 
     Returns:
         The arrays of golden.npz: x [G, N, *S], step [G], grad_scale [G, N], energy [G, N] and grad [G, N, *S] in
         float64, reference_error [G, N] (largest relative error of PyTorch's own float32 gradient at the state and at
-        copies of it that differ by rounding), reference_energy_error [G, N] (likewise, absolute), and "cond.NAME".
+        copies of it that differ by rounding), reference_energy_error [G, N] (likewise, absolute), the same with ".fp16" or ".bf16"
+        behind the name (of the float32 model with its weights in that type), and "cond.NAME".
 
     Raises:
         DivergenceError: the chains diverge in PyTorch itself.
     """
     if trajectory is None:
         trajectory = run_in_pytorch(energy, config, seed=seed, data=data, progress=progress)
-    return _answer(energy, trajectory, fresh_conditions(energy, CHAINS, seed))
+    return _answer(energy, trajectory, fresh_conditions(energy, CHAINS, seed), precisions)
 
 
 def run_in_pytorch(
@@ -90,49 +98,59 @@ def _plain(tensor: torch.Tensor) -> np.ndarray:
     return tensor.to(graph_dtype(tensor)).numpy()
 
 
-def _answer(energy: Energy, trajectory: Trajectory, cond: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _answer(
+    energy: Energy, trajectory: Trajectory, cond: dict[str, np.ndarray], precisions: Collection[str]
+) -> dict[str, np.ndarray]:
     single = Reference(energy, torch.float32)
     exact = _double(energy, trajectory.x[0], cond) or single
-    generator = np.random.default_rng(0)
-    energies, grads, grad_errors, energy_errors = [], [], [], []
-    for x in trajectory.x:
-        value, grad = exact(x, **cond)
-        size = np.linalg.norm(grad.reshape(len(x), -1), axis=1)
-        grad_error, energy_error = np.zeros(len(x)), np.zeros(len(x))
-        for nearby in _nearby(x, generator):
-            rough_value, rough = single(nearby, **cond)
-            off = np.linalg.norm((rough - grad).reshape(len(x), -1), axis=1)
-            grad_error = np.maximum(grad_error, np.divide(off, size, out=np.zeros(len(x)), where=size > 0))
-            energy_error = np.maximum(energy_error, np.abs(rough_value - value))
-        energies.append(value.astype(np.float64))
-        grads.append(grad.astype(np.float64))
-        grad_errors.append(grad_error)
-        energy_errors.append(energy_error)
+    answers = [exact(x, **cond) for x in trajectory.x]
+    energies, grads = (np.stack([answer[index].astype(np.float64) for answer in answers]) for index in (0, 1))
     stages = len(trajectory.step)
-    repeated = {f"cond.{name}": np.broadcast_to(array, (stages, *array.shape)).copy() for name, array in cond.items()}
-    return {
+    found = {
         "x": trajectory.x,
         "step": trajectory.step,
         "grad_scale": trajectory.grad_scale,
-        "energy": np.stack(energies),
-        "grad": np.stack(grads),
-        "reference_error": np.stack(grad_errors),
-        "reference_energy_error": np.stack(energy_errors),
-        **repeated,
+        "energy": energies,
+        "grad": grads,
     }
+    found |= _errors(single, found, cond, _ROUNDING, _COPIES)
+    for precision in (name for name in _LOW if name in precisions):
+        rounded = Reference(energy, torch.float32, weights=_LOW[precision])
+        size = _LOW_ROUNDINGS * torch.finfo(_LOW[precision]).eps / 2
+        errors = _errors(rounded, found, cond, size, _LOW_COPIES)
+        found |= {f"{name}.{precision}": array for name, array in errors.items()}
+    repeated = {f"cond.{name}": np.broadcast_to(array, (stages, *array.shape)).copy() for name, array in cond.items()}
+    return found | repeated
 
 
-def _nearby(x: np.ndarray, generator: np.random.Generator) -> list[np.ndarray]:
-    """The states [N, *S], and copies of them that differ by about what float32 makes of their sums.
+def _errors(
+    rough: Reference, exact: dict[str, np.ndarray], cond: dict[str, np.ndarray], size: float, copies: int
+) -> dict[str, np.ndarray]:
+    """The largest errors of a reference, at each state and at copies of it."""
+    generator = np.random.default_rng(0)
+    grad_errors, energy_errors = [], []
+    for x, value, grad in zip(exact["x"], exact["energy"], exact["grad"], strict=True):
+        length = np.linalg.norm(grad.reshape(len(x), -1), axis=1)
+        grad_error, energy_error = np.zeros(len(x)), np.zeros(len(x))
+        for nearby in _nearby(x, generator, size, copies):
+            rough_value, rough_grad = rough(nearby, **cond)
+            off = np.linalg.norm((rough_grad - grad).reshape(len(x), -1), axis=1)
+            grad_error = np.maximum(grad_error, np.divide(off, length, out=np.zeros(len(x)), where=length > 0))
+            energy_error = np.maximum(energy_error, np.abs(rough_value - value))
+        grad_errors.append(grad_error)
+        energy_errors.append(energy_error)
+    return {"reference_error": np.stack(grad_errors), "reference_energy_error": np.stack(energy_errors)}
 
-    The gradient of a relu jumps where a number is zero. Two correct float32 engines round such a number to different
+
+def _nearby(x: np.ndarray, generator: np.random.Generator, rounding: float, copies: int) -> list[np.ndarray]:
+    """The states [N, *S], and copies of them that differ by about what a type makes of their sums.
+
+    The gradient of a relu jumps where a number is zero. Two correct engines round such a number to different
     sides, so their gradients differ by a whole term; these copies show by how much that can be at these states.
     """
     per_sample = (len(x), *[1] * (x.ndim - 1))
     size = np.sqrt(np.mean(np.square(x.reshape(len(x), -1), dtype=np.float64), axis=1)).reshape(per_sample)
-    return [x] + [
-        (x + _ROUNDING * size * generator.standard_normal(x.shape)).astype(np.float32) for _ in range(_COPIES)
-    ]
+    return [x] + [(x + rounding * size * generator.standard_normal(x.shape)).astype(np.float32) for _ in range(copies)]
 
 
 def _double(energy: Energy, x: np.ndarray, cond: dict[str, np.ndarray]) -> Reference | None:

@@ -21,12 +21,18 @@ class Reference:
     Args:
         energy: the model; it is copied.
         dtype: torch.float32 or torch.float64.
+        weights: a lower type that the parameters are rounded to; they are computed with in `dtype` all the same.
     """
 
-    def __init__(self, energy: Energy, dtype: torch.dtype) -> None:
+    def __init__(self, energy: Energy, dtype: torch.dtype, weights: torch.dtype | None = None) -> None:
         self._energy = energy
         self._module = copy_module(energy.module).to(dtype)
         self._module.requires_grad_(False)
+        if weights is not None:
+            limits = torch.finfo(weights)
+            for parameter in self._module.parameters():
+                if parameter.is_floating_point():
+                    parameter.copy_(parameter.clamp(limits.min, limits.max).to(weights))
         self._dtype = dtype
         self._names = input_names(energy)
 

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from ebm_export.exporter.energy import make_energy
+from ebm_export.exporter.export import export_energy
 from ebm_export.exporter.golden import make_golden
 from ebm_export.runtime import SamplerConfig
 
@@ -23,8 +27,8 @@ class Gated(nn.Module):
         return self.last(self.activation(self.first(x))).squeeze(1)
 
 
-def golden(model: nn.Module, **options):
-    return make_golden(make_energy(model, torch.zeros(2, 16), **options), CONFIG)
+def golden(model: nn.Module, precisions: tuple[str, ...] = (), **options):
+    return make_golden(make_energy(model, torch.zeros(2, 16), **options), CONFIG, precisions=precisions)
 
 
 def test_answers_are_float64_autograd_at_the_states() -> None:
@@ -49,6 +53,40 @@ def test_a_kink_shows_in_what_float32_may_be_off_by() -> None:
     assert kinked["reference_error"].max() > 20 * smooth["reference_error"].max()
     # The energy has no jump there.
     assert (kinked["reference_energy_error"] / (1 + np.abs(kinked["energy"]))).max() < 1e-4
+
+
+def test_a_low_type_may_be_off_by_what_rounded_weights_and_kinks_are() -> None:
+    low = ("bf16", "fp16")
+    smooth, kinked = golden(Gated(nn.Tanh()), ("fp32", *low)), golden(Gated(nn.ReLU()), (*low, "int8"))
+    for found in (smooth, kinked):
+        assert {name for name in found if name.startswith("reference_error")} == {
+            "reference_error", "reference_error.fp16", "reference_error.bf16"
+        }  # fmt: skip
+        sizes = [np.median(found[f"reference_error{name}"]) for name in ("", ".fp16", ".bf16")]
+        assert 10 * sizes[0] < sizes[1] < sizes[2] / 2
+    assert np.median(smooth["reference_error.bf16"]) < 0.02
+    assert np.median(kinked["reference_error.bf16"]) > 3 * np.median(smooth["reference_error.bf16"])
+    assert "reference_error.fp16" not in golden(Gated(nn.Tanh()), ("fp32", "int8"))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_networks_with_kinks_pass_in_low_types(tmp_path: Path, seed: int) -> None:
+    """A few of their gradients are off by more than 5 %, as PyTorch's own are in these types."""
+    torch.manual_seed(seed)
+    layers = [
+        nn.Conv2d(1, 16, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, 2, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(128, 1),
+    ]
+    report = export_energy(
+        make_energy(nn.Sequential(*layers).eval(), torch.randn(4, 1, 8, 8), sampler=SamplerConfig(steps=60, step_size=0.05)),
+        out=tmp_path / "b.ebm", targets=["onnx", "onnxruntime", "openvino"], precisions=["fp16", "bf16"],
+    )  # fmt: skip
+    assert len(report.artifacts) == 6 and all(found.passed for found in report.verifications)
+    assert max(stage.relative_error for found in report.verifications for stage in found.stages) > 0.05
 
 
 def test_a_model_that_cannot_run_in_float64_is_judged_in_float32() -> None:
