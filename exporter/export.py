@@ -28,6 +28,7 @@ from .energy import Energy, EnergyMode, make_energy
 from .found_sampler import find_sampler
 from .fusion import Fusion
 from .golden import make_golden
+from .index_limits import index_limits
 from .lowering import lower
 from .manifest import describe_bundle, model_spec
 from .passes import optimize
@@ -218,6 +219,7 @@ def export_energy(
             Fusion(fuse, config, splits).check()
         tell("tracing", 0, 0)
         traced = trace(energy)
+        limits = index_limits(traced)
         models = {"fp32": lower(traced, energy.name)}
         optimize(models["fp32"])
         for precision in precisions:
@@ -242,7 +244,7 @@ def export_energy(
                 models,
                 traced,
                 golden,
-                spec=model_spec(energy, golden),
+                spec=model_spec(energy, golden, limits),
                 config=config,
                 conditions=split_conditions(energy),
                 data=data,
@@ -258,7 +260,9 @@ def export_energy(
         kind = EngineMismatch if written.mismatches else QualityGateError
         if not written.artifacts:
             raise kind("; ".join(failures) + "; no engine is left, so no bundle was written")
-        describe_bundle(folder, energy, config, golden, written.artifacts, written.verifications, written.gates)
+        describe_bundle(
+            folder, energy, config, golden, written.artifacts, written.verifications, written.gates, limits
+        )
     path = Path(out)
     if failures:
         kept = ", ".join(artifact["path"] for artifact in written.artifacts)

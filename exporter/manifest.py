@@ -34,6 +34,7 @@ def describe_bundle(
     artifacts: Sequence[Artifact],
     verifications: Iterable[Verification],
     gates: Mapping[str, GateResult] | None = None,
+    limits: Mapping[str, tuple[int, int]] | None = None,
 ) -> None:
     """Writes the manifest of a bundle whose other files are all in place.
 
@@ -45,6 +46,7 @@ def describe_bundle(
         artifacts: entries of the files.
         verifications: one for each artifact that was looked at.
         gates: what the quality gate found, by path, for those that went through it.
+        limits: as for `model_spec`.
     """
     gates = gates or {}
     names = input_names(energy)
@@ -55,7 +57,7 @@ def describe_bundle(
             "name": energy.name,
             "x": {"shape": list(energy.x.shape[1:]), "dtype": "float32"},
             "wrt": energy.wrt,
-            "cond": [_condition(name, names[name], value) for name, value in energy.cond.items()],
+            "cond": [_condition(name, names[name], value, limits) for name, value in energy.cond.items()],
             **({} if golden is None else {"range": _range(golden), "usual_scale": _usual_scale(golden)}),
         },
         "sampler": config.to_dict(),
@@ -77,15 +79,27 @@ def describe_bundle(
     write_manifest(folder, manifest)
 
 
-def model_spec(energy: Energy, golden: Mapping[str, np.ndarray] | None = None) -> ModelSpec:
-    """What the runtime will read of an energy, as far as the calibration asks; `golden` as for `describe_bundle`."""
+def model_spec(
+    energy: Energy,
+    golden: Mapping[str, np.ndarray] | None = None,
+    limits: Mapping[str, tuple[int, int]] | None = None,
+) -> ModelSpec:
+    """What the runtime will read of an energy, as far as the calibration asks.
+
+    Args:
+        energy: the model.
+        golden: as for `describe_bundle`.
+        limits: what `index_limits` found, by graph input name.
+    """
     names = input_names(energy)
-    cond = [_condition(name, names[name], value) for name, value in energy.cond.items()]
+    cond = [_condition(name, names[name], value, limits) for name, value in energy.cond.items()]
     return ModelSpec(
         energy.name,
         TensorSpec("x", tuple(energy.x.shape[1:]), "float32"),
         energy.wrt,
-        tuple(TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in cond),
+        tuple(
+            TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"], limits=entry.get("limits")) for entry in cond
+        ),
         usual_scale=1.0 if golden is None else _usual_scale(golden),
     )
 
@@ -123,14 +137,18 @@ def _entry(folder: Path, artifact: Artifact, found: Verification | None, judged:
     return entry
 
 
-def _condition(parameter: str, name: str, value: torch.Tensor) -> dict[str, Any]:
+def _condition(
+    parameter: str, name: str, value: torch.Tensor, limits: Mapping[str, tuple[int, int]] | None
+) -> dict[str, Any]:
     """A conditioning input; the user's name and the range of the user's type only where the graph has others."""
     entry: dict[str, Any] = {"name": name, "dtype": _dtype(value), "shape": list(value.shape[1:])}
     if name != parameter:
         entry["parameter"] = parameter
-    if entry["dtype"] == "int64" and value.dtype != torch.int64:
-        limits = torch.iinfo(value.dtype)
-        entry["limits"] = [limits.min, limits.max]
+    if entry["dtype"] == "int64":
+        own = torch.iinfo(value.dtype)
+        low, high = (limits or {}).get(name, (own.min, own.max))
+        if value.dtype != torch.int64 or name in (limits or {}):
+            entry["limits"] = [max(low, own.min), min(high, own.max)]
     return entry
 
 

@@ -30,7 +30,8 @@ class TensorSpec:
         shape: without the batch dimension.
         dtype: one of `DTYPES`.
         parameter: its name in the user's model, where that is another one; calls take both.
-        limits: (smallest, largest) number that the model's own type holds, where that is narrower than `dtype`.
+        limits: (smallest, largest) number that the model takes, where that is less than `dtype` holds: its own type's, or the rows
+            of a table.
     """
 
     name: str
