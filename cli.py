@@ -244,9 +244,11 @@ def export_command(
         report, rows = run_export(options.with_file(config), tell)
     if as_json:
         print_json({"path": str(report.path), "sampler": report.sampler.to_dict(), "artifacts": rows})
-        return
-    table(f"{report.path}  ({report.seconds:.0f} s)", rows)
-    if report.found_sampler:
+    else:
+        table(f"{report.path}  ({report.seconds:.0f} s)", rows)
+    if report.failure is not None:  # after what was written all the same
+        raise report.failure
+    if report.found_sampler and not as_json:
         LOG.print(
             f"[yellow]no sampler settings were given: step size {report.sampler.step_size:g} was found, good enough to "
             "verify with; give the model's own (--steps, --step-size, --noise, --init, ..) before sampling",

@@ -39,7 +39,6 @@ from ebm_export.exporter.load import load_model
 from ebm_export.runtime import load
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.engine import Engine
-from ebm_export.runtime.errors import QualityGateError
 from ebm_export.runtime.gradient_scale import ScaledScore
 from ebm_export.runtime.start import start_states
 
@@ -187,12 +186,11 @@ def exported(model: Path, out: Path, target: str) -> Path:
     path = out / f"{model.stem}.{target}.ebm"
     precisions = ["fp32", "int8"] if target == "openvino" else ["fp32"]
     gating = gating_for(precisions, 1.25, smallest_difference=0.15, out=path)
-    try:
-        export_energy(
-            load_model(model), out=path, targets=[target], precisions=precisions, gating=gating, force=True, progress=tell
-        )  # fmt: skip
-    except QualityGateError as error:
-        print(error, file=sys.stderr)
+    report = export_energy(
+        load_model(model), out=path, targets=[target], precisions=precisions, gating=gating, force=True, progress=tell
+    )
+    if report.failure is not None:
+        print(report.failure, file=sys.stderr)
     return path
 
 

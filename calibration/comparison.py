@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.json_values import json_values
 from .candidate import NotRun
 from .chain_plan import ChainPlan
 from .energy_use import EnergyUse
@@ -216,7 +217,7 @@ class Comparison:
             ],
         }
         said["failures"] = self.failures
-        plain: dict[str, Any] = _plain(said)
+        plain: dict[str, Any] = json_values(said)
         return plain
 
 
@@ -228,13 +229,3 @@ def _as_dict(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_as_dict(entry) for entry in value]
     return asdict(value) if hasattr(value, "__dataclass_fields__") else value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(name): _plain(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -60,6 +60,8 @@ class ExportReport:
     """True where the model came without sampler settings and some were found."""
     seconds: float
     """Wall-clock time of the whole export."""
+    failure: EngineMismatch | QualityGateError | None = None
+    """Why some engines were not written; `export` raises it."""
 
 
 def export(
@@ -126,7 +128,7 @@ def export(
         UsageError: the arguments do not fit the model or each other.
     """
     made = make_energy(model, example, cond=cond, wrt=wrt, energy=energy, name=name, sampler=sampler)
-    return export_energy(
+    report = export_energy(
         made,
         out=out,
         targets=targets,
@@ -141,7 +143,10 @@ def export(
         fuse=fuse,
         force=force,
         progress=progress,
-    ).path
+    )
+    if report.failure is not None:
+        raise report.failure
+    return report.path
 
 
 def gating_for(
@@ -188,6 +193,7 @@ def export_energy(
 ) -> ExportReport:
     """As `export`, for an `Energy` that `load_model` or `make_energy` gave; returns the whole report.
 
+    Where some engines were written and others failed, the report says so and nothing is raised.
     `gating` says what is judged by its samples; left out, nothing is.
     """
     begun = time.perf_counter()
@@ -260,18 +266,16 @@ def export_energy(
         kind = EngineMismatch if written.mismatches else QualityGateError
         if not written.artifacts:
             raise kind("; ".join(failures) + "; no engine is left, so no bundle was written")
-        describe_bundle(
-            folder, energy, config, golden, written.artifacts, written.verifications, written.gates, limits
-        )
-    path = Path(out)
+        describe_bundle(folder, energy, config, golden, written.artifacts, written.verifications, written.gates, limits)
+    path, failure = Path(out), None
     if failures:
         kept = ", ".join(artifact["path"] for artifact in written.artifacts)
-        raise kind("; ".join(failures) + f"; the others were written to {path}: {kept}")
-    _remove_logs(gating)
+        failure = kind("; ".join(failures) + f"; the others were written to {path}: {kept}")
+    else:
+        _remove_logs(gating)
     seconds = time.perf_counter() - begun
-    return ExportReport(
-        path, written.artifacts, written.verifications, written.gates, config, energy.sampler is None, seconds
-    )
+    found = energy.sampler is None
+    return ExportReport(path, written.artifacts, written.verifications, written.gates, config, found, seconds, failure)
 
 
 def _plan(targets: Sequence[str], precisions: Sequence[str], batch: tuple[int, int, int]) -> list[tuple[str, str]]:

@@ -58,9 +58,7 @@ def _lookups(node: Node) -> list[tuple[Node, int, int]]:
         table, indices = node.args[:2]
         assert isinstance(table, Node) and isinstance(indices, (list, tuple))
         sizes = zip(indices, table.meta["shape"], strict=False)
-        return [
-            (index, -size, size - 1) for index, size in sizes if isinstance(index, Node) and isinstance(size, int)
-        ]
+        return [(index, -size, size - 1) for index, size in sizes if isinstance(index, Node) and isinstance(size, int)]
     return []
 
 

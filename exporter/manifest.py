@@ -98,7 +98,8 @@ def model_spec(
         TensorSpec("x", tuple(energy.x.shape[1:]), "float32"),
         energy.wrt,
         tuple(
-            TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"], limits=entry.get("limits")) for entry in cond
+            TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"], limits=entry.get("limits"))
+            for entry in cond
         ),
         usual_scale=1.0 if golden is None else _usual_scale(golden),
     )

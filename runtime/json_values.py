@@ -16,7 +16,7 @@ def json_values(value: Any) -> Any:
     JSON has no word for these two. Python writes NaN and Infinity all the same, and other readers then refuse the whole text.
     """
     if isinstance(value, dict):
-        return {name: json_values(entry) for name, entry in value.items()}
+        return {str(name): json_values(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
         return [json_values(entry) for entry in value]
     if isinstance(value, np.generic):

@@ -79,6 +79,18 @@ class TestExport:
         assert (sampler["steps"], sampler["bounds"], sampler["step_size"]) == (7, [-3.0, 3.0], 0.05)
         assert sampler["grad_clip_mode"] == "norm"
 
+    @pytest.mark.parametrize("as_json", [True, False])
+    def test_what_was_written_is_told_where_something_failed(self, tmp_path: Path, as_json: bool) -> None:
+        config = SamplerConfig(steps=3, step_size=0.1)
+        save_energy(lambda x: x.square().sum(1), tmp_path / "n.pt", torch.zeros(2, 2), sampler=config)
+        wanted = ("--precision", "fp32", "--precision", "int8", *(["--json"] if as_json else []))
+        run = command("ebm-export", "n.pt", *wanted, cwd=tmp_path)
+        assert run.returncode == 6
+        assert "no layer that would gain from INT8" in run.stderr
+        assert "score.fp32.onnxruntime.onnx" in run.stdout
+        if as_json:
+            assert [row["precision"] for row in json.loads(run.stdout)["artifacts"]] == ["fp32"]
+
     def test_config_file(self, folder: Path) -> None:
         (folder / "c.toml").write_text('target = "onnx"\nout = "c.ebm"\nverify = false\n[sampler]\nsteps = 9\n')
         run = command("ebm-export", "model.pt", "--config", "c.toml", "--json", cwd=folder)
