@@ -10,6 +10,7 @@ from typing import Any
 from ..runtime.backends import available
 from ..runtime.errors import LoadError, MissingBackend, UsageError
 from ..runtime.manifest import ModelSpec
+from ..runtime.onnxruntime_library import import_onnxruntime
 
 __all__ = ["Port", "backend_for", "check_graph", "features_of"]
 
@@ -133,8 +134,7 @@ def _compare(path: Path, kind: str, ports: Mapping[str, Port], wanted: Mapping[s
 
 
 def _onnx_ports(path: Path) -> tuple[dict[str, Port], dict[str, Port]]:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # only its ports are read
     settings.log_severity_level = 3

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...runtime.errors import LoadError, MissingBackend, UsageError
+from ...runtime.onnxruntime_library import import_onnxruntime
 
 __all__ = ["OnnxFeatures", "score_graph_features"]
 
@@ -46,12 +47,7 @@ class OnnxFeatures:
         inputs: Mapping[str, np.ndarray] | None = None,
         threads: int | None = None,
     ) -> None:
-        try:
-            import onnxruntime
-        except ModuleNotFoundError as error:
-            if error.name != "onnxruntime":
-                raise
-            raise MissingBackend("a feature network needs the package onnxruntime: pip install onnxruntime") from error
+        onnxruntime = import_onnxruntime()
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = threads or 0
         settings.log_severity_level = 3  # errors only

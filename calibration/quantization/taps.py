@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-import onnxruntime
+
+from ...runtime.onnxruntime_library import import_onnxruntime
 
 __all__ = ["Taps"]
 
@@ -27,6 +28,7 @@ class Taps:
         for name in dict.fromkeys(names):
             if name not in present:
                 tapped.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+        onnxruntime = import_onnxruntime()
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3  # errors; a graph with many outputs draws warnings about nothing
         settings.intra_op_num_threads = threads or 0

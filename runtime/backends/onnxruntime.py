@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from ..engine import Engine
 from ..errors import EbmExportError, LoadError, MissingBackend, UsageError
+from ..onnxruntime_library import import_onnxruntime
 
 __all__ = ["OnnxRuntimeEngine", "available"]
 
@@ -84,17 +84,7 @@ class OnnxRuntimeEngine(Engine):
             MissingBackend: onnxruntime is not installed, or a provider asked for does not work here.
             LoadError: the file is no graph that onnxruntime can run.
         """
-        # The library (1.32) reports how it is used, and keeps an identifier of the device and a database for that in the user's cache
-        # folder from its import on. A device reports to nobody unless its owner asks for it, by setting this to 0.
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        try:
-            import onnxruntime
-        except ModuleNotFoundError as error:
-            if error.name != "onnxruntime":
-                raise
-            raise MissingBackend(
-                "backend 'onnxruntime' needs the package onnxruntime: pip install onnxruntime"
-            ) from error
+        onnxruntime = import_onnxruntime()
         if self._wanted is not None:
             self._session = self._checked_session(onnxruntime, self._wanted)
         elif _CUDA in onnxruntime.get_available_providers():

@@ -229,7 +229,7 @@ class TestErrors:
     def test_missing_package(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         engine = open_engine("onnxruntime", path, precision="fp32")
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
-        with pytest.raises(MissingBackend, match="backend 'onnxruntime' needs the package onnxruntime: pip install"):
+        with pytest.raises(MissingBackend, match="the package onnxruntime is not installed: pip install"):
             engine.open()
 
     def test_a_broken_install_shows_its_own_error(
