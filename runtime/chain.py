@@ -20,6 +20,7 @@ from .samplers.langevin import are_finite
 from .samplers.surrogate import Energy
 from .schedule import spread
 from .snapshot import Snapshot
+from .standstill import Standstill
 from .warm_up import WarmUp
 
 __all__ = ["chain_steps", "rows_of"]
@@ -89,6 +90,7 @@ def chain_steps(
     score: ScaledScore
     step_sizes = spread(config.step_size, config.steps)
     warm_up = WarmUp(method.warm_up, len(chains) * count, method.target)
+    standstill = Standstill(len(chains))
     lost: np.ndarray | None = None
     state: Any = None
     done = 0
@@ -151,11 +153,14 @@ def chain_steps(
         if method.rejects:
             if step < warm_up.steps:
                 warm_up.update(step, info.acceptance, score.scale)
+            else:
+                standstill.take(info, done - step)
         elif info.not_finite:
             check(are_finite(state.energy, state.grad), done)
         if energy_range is not None:
             check(in_range(state.energy), done)
         if done == config.steps:
+            standstill.tell()
             # The last drift of the order "noise-drift" is followed by no evaluation that would notice an overflow.
             check(np.isfinite(state.position).reshape(len(chains), -1).all(axis=1), done)
         return info
