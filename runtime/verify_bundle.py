@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .artifact_engine import engine_of
+from .artifact_engine import engine_of, fused_of
 from .backends import backend_of
 from .bundle import GOLDEN, Bundle
 from .device_loop_check import LARGEST_GAP, check_device_loop
+from .engine import Engine
 from .errors import UsageError
+from .fused_check import why_steps_differ
 from .manifest import NOT_JUDGED, VERIFIED, Artifact
 from .manifest_update import set_status
 from .runnable import why_not
@@ -43,7 +46,8 @@ def verify_bundle(
         A row for each artifact: file, result ("passed", "failed", "measured" or "not run"), the worst relative error,
         cosine and energy error over all stages and batch sizes, and a note that says why it was not run or is only
         measured: INT8 and mixed engines have no tolerance, and fail only where a number is not finite. An engine whose
-        chains can stay on its device also fails where they end elsewhere than those on the host.
+        chains can stay on its device also fails where they end elsewhere than those on the host, and one with fused steps
+        where these end elsewhere than single ones.
 
     Raises:
         LoadError: the bundle or a file of it cannot be read.
@@ -77,6 +81,7 @@ def verify_bundle(
             limits = None if is_judged(artifact.precision) else _measured_limits(bundle, artifact)
             stages = check_engine(engine, golden, artifact.precision, limits)
             gap = check_device_loop(engine, bundle.model, bundle.sampler, golden)
+            differ = _why_fused_differ(bundle, artifact, engine, golden, threads)
         figures = (
             max(stage.relative_error for stage in stages),
             min(stage.cosine for stage in stages),
@@ -85,22 +90,38 @@ def verify_bundle(
         passed = all(stage.passed for stage in stages) and np.isfinite(figures).all()
         if gap is not None and gap > LARGEST_GAP:
             passed = False
+        if differ is not None:
+            passed = False
         result = ("measured" if limits is UNLIMITED else "passed") if passed else "failed"
         # A plan that was built here, perhaps on the way into this engine: from now on `load` picks it. An INT8 engine that
         # no gate has judged stays what it is.
         now = next(entry.status for entry in Bundle(path).artifacts if entry.path == artifact.path)
         if result == "passed" and now not in (VERIFIED, NOT_JUDGED) and os.access(bundle.path, os.W_OK):
-            for name in filter(None, (artifact.prologue, artifact.path)):
+            for name in filter(None, (artifact.prologue, artifact.sampler, artifact.path)):
                 set_status(bundle.path, name, VERIFIED)
         note = "" if limits is None else f"{artifact.precision} is judged by its samples (ebm-compare)"
         if limits is not None and limits is not UNLIMITED:
             note += "; here it is as far off as where it was exported, or half as much again"
         if gap is not None:
             note += f"{'; ' if note else ''}chains on the device end {gap:.1e} of their way from those on the host"
+        if differ is not None:
+            note += f"{'; ' if note else ''}{artifact.sampler} {differ}"
         rows.append(
             {"file": artifact.path, "result": result, **dict(zip(_FIGURES, figures, strict=True)), "note": note}
         )
     return rows
+
+
+def _why_fused_differ(
+    bundle: Bundle, artifact: Artifact, engine: Engine, golden: Mapping[str, np.ndarray], threads: int | None
+) -> str | None:
+    """What is off with an engine's fused steps; None where nothing is, or where it has none."""
+    fused = fused_of(bundle, artifact, backend_of(artifact.target), threads=threads)
+    if fused is None:
+        return None
+    with contextlib.closing(fused):
+        fused.open()
+        return why_steps_differ(engine, fused, bundle.sampler, golden, artifact.precision)
 
 
 def _measured_limits(bundle: Bundle, artifact: Artifact) -> Tolerance:

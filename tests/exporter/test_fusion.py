@@ -15,7 +15,9 @@ import torch
 from ebm_export.exporter import export
 from ebm_export.exporter.sampler_steps import StepWriter
 from ebm_export.runtime import DivergenceError, EngineMismatch, SamplerConfig, UsageError, load
+from ebm_export.runtime.file_hash import sha256_of
 from ebm_export.runtime.progress import Progress, ProgressOnly
+from ebm_export.runtime.verify_bundle import verify_bundle
 
 from .test_sampler_graph import Net
 from .test_split import POLICY, Policy
@@ -243,6 +245,23 @@ def test_a_checkpoint_is_of_these_encoders(tmp_path: Path) -> None:
         with load(tmp_path / "p.ebm", threads=1) as ebm:
             fingerprints.append(ebm.fingerprint)
     assert fingerprints[0] != fingerprints[1]
+
+
+def test_a_device_compares_them_too(bundle: Path, other: Path, tmp_path: Path) -> None:
+    """With the steps of another model's graph, an engine is not passed."""
+    assert {row["result"] for row in verify_bundle(bundle)} == {"passed"}
+    copy = Path(shutil.copytree(bundle, tmp_path / "m.ebm"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for entry in manifest["artifacts"]:
+        if entry["path"] == "sampler.fp32.onnxruntime.onnx":
+            shutil.copy(other / entry["path"], copy / entry["path"])
+            entry["sha256"] = sha256_of(copy / entry["path"])
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    rows = {row["file"]: row for row in verify_bundle(copy)}
+    assert rows["score.fp32.openvino.xml"]["result"] == "passed"
+    wrong = rows["score.fp32.onnxruntime.onnx"]
+    assert wrong["result"] == "failed"
+    assert wrong["note"].startswith("sampler.fp32.onnxruntime.onnx leaves the step-by-step chain: after 4 steps")
 
 
 def test_measurement_decides(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

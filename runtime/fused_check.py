@@ -1,0 +1,81 @@
+"""Compares several steps in one call with the same steps one by one, chain by chain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from .chain import chain_steps
+from .config import SamplerConfig
+from .engine import Engine
+from .fused_steps import Fused
+
+__all__ = ["why_steps_differ"]
+
+_LIMITS = {"fp32": 1e-4, "bf16": 1e-4, "fp16": 1e-2}
+"""How far K steps in one call may end from K single ones, in units of how far the chain went. Both compute with the same graph, in
+FP32 and BF16 from the same numbers. Elsewhere the gradient scale is summed up in another order, and what it multiplies is
+rounded to another neighbour now and then."""
+_COARSE = 0.1
+_STAGES = 3
+
+
+def why_steps_differ(
+    engine: Engine, fused: Fused, config: SamplerConfig, golden: Mapping[str, np.ndarray], precision: str
+) -> str | None:
+    """Takes K steps both ways from states along the golden chains, with noise and without.
+
+    Args:
+        engine: takes single steps; open.
+        fused: takes K; open, and with the settings of `config`.
+        config: the sampler's settings.
+        golden: as in `verify.check_engine`.
+        precision: of both.
+
+    Returns:
+        None where they end in the same places, else what is off, in words that follow the name of the fused one.
+    """
+    stages = np.unique(np.linspace(0, len(golden["step"]) - 1, _STAGES).round().astype(int))
+    settings = config.replace(steps=fused.count, warmup=0)
+    still = settings.replace(noise=None, temperature=0.0)
+    limit = _LIMITS.get(precision, _COARSE)
+    for stage in stages:
+        x = golden["x"][stage]
+        cond = {
+            name.removeprefix("cond."): np.ascontiguousarray(rows[stage])
+            for name, rows in golden.items()
+            if name.startswith("cond.")
+        }
+        for each in dict.fromkeys((settings, still)):
+            ends = [_ends(engine, each, x, cond, steps) for steps in (None, fused)]
+            well, both = (np.isfinite(end).reshape(len(x), -1).all(axis=1) for end in ends)
+            if not np.array_equal(well, both):
+                return "diverges where the step-by-step chain does not, or the other way round"
+            if not well.any():
+                continue
+            off, far = (_norms((ends[0] - other)[well]) for other in (ends[1], x))
+            worst = float((off / np.maximum(far, 1e-3 * _norms(x[well]) + 1e-12)).max())
+            if not worst <= limit:
+                return (
+                    f"leaves the step-by-step chain: after {fused.count} steps from step "
+                    f"{int(golden['step'][stage])} by {worst:.2g} of the way, allowed {limit:g}"
+                )
+    return None
+
+
+def _ends(
+    engine: Engine, config: SamplerConfig, x: np.ndarray, cond: dict[str, np.ndarray], fused: Fused | None
+) -> np.ndarray:
+    """Where chains end, [N, *S]; NaN where one diverged."""
+    # Not on the engine's own device, where fused steps have no part in it.
+    run = chain_steps(engine, config, x, range(len(x)), len(x), cond=cond, stop_when_diverged=False, fused=fused)
+    now = list(run)[-1]
+    ends = np.array(now.state.position)
+    if now.diverged is not None:
+        ends[now.diverged] = np.nan
+    return ends
+
+
+def _norms(rows: np.ndarray) -> np.ndarray:
+    return np.asarray(np.linalg.norm(rows.reshape(len(rows), -1), axis=1))
