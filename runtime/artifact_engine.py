@@ -39,7 +39,6 @@ def engine_of(bundle: Bundle, artifact: Artifact, backend: str, *, threads: int 
         MissingBackend: on entering the engine, where the library is not installed.
     """
     engine = _engine_of_file(bundle, artifact, backend, threads)
-    engine.usual_scale = bundle.model.usual_scale
     prologue = bundle.prologue_of(artifact)
     if prologue is None:
         return engine
@@ -65,7 +64,10 @@ def _engine_of_file(bundle: Bundle, artifact: Artifact, backend: str, threads: i
         options["rebuild"] = _rebuild(bundle, artifact)
     # Absolute, since some are opened later, perhaps after the process went to another folder.
     path = bundle.file_of(artifact).absolute()
-    return open_engine(backend, path, precision=artifact.precision, threads=threads, options=options)
+    usual_scale = bundle.model.usual_scale
+    return open_engine(
+        backend, path, precision=artifact.precision, threads=threads, options=options, usual_scale=usual_scale
+    )
 
 
 def _rebuild(bundle: Bundle, artifact: Artifact) -> Callable[[LoadError], bytes]:

@@ -57,6 +57,7 @@ def open_engine(
     precision: str,
     threads: int | None = None,
     options: dict[str, Any] | None = None,
+    usual_scale: float = 1.0,
 ) -> Engine:
     """Picks the backend's engine for a file. It loads nothing yet: `with` (or `Engine.open`) does.
 
@@ -67,6 +68,7 @@ def open_engine(
         threads: threads that one call may use; None leaves it to the library.
         options: what the artifact's manifest entry, or the caller, asks of the backend. An option that the backend
             does not know is refused.
+        usual_scale: see `Engine.usual_scale`.
 
     Raises:
         UsageError: there is no such backend, or it does not know an option.
@@ -80,7 +82,7 @@ def open_engine(
     else:
         engine = module.TensorRtEngine
     opened: Engine = engine(Path(path), precision=precision, threads=threads, options=options or {})
-    opened.needs_scale = needs_scale(precision)
+    opened.needs_scale, opened.usual_scale = needs_scale(precision), usual_scale
     return opened
 
 
