@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import math
 import numbers
 import threading
@@ -24,8 +23,8 @@ from .checkpoint import Checkpoint
 from .config import SamplerConfig
 from .divergence import Divergence
 from .engine import Engine
-from .errors import DivergenceError, LoadError, UsageError
-from .fused_choice import is_faster
+from .errors import DivergenceError, UsageError
+from .fused_choice import FusedChoice, is_faster
 from .fused_steps import Fused
 from .gradient_scale import ScaledScore
 from .kept import check_kept
@@ -40,8 +39,6 @@ from .sample_file import SampleFile
 from .start import start_states
 
 __all__ = ["Ebm"]
-
-_LOG = logging.getLogger("ebm_export")
 
 _BATCH_NUMBERS = 2**18
 """Numbers of x in one engine call, where nothing else limits the batch: 1 MiB of float32. A network of 64
@@ -123,11 +120,8 @@ class Ebm:
         self._engine = engine
         self._schedule = tuple(schedule)
         self._exact = exact
-        self._fused = fused
-        self._fuse = fuse
-        self._measured = fused_is_faster
+        self._fused = FusedChoice(fused, fuse, fused_is_faster, self._is_faster)
         self.fingerprint = fingerprint
-        self._faster: dict[int, bool] = {}  # by number of chains
         self._turn = threading.RLock()  # engines answer into the same memory at every call
         self.data = None if data is None else check_states("data", data, model.x.shape)
         if max_batch is not None:
@@ -206,7 +200,7 @@ class Ebm:
                 for engine in self._engines:
                     engine.prepare(shared)  # a prologue sees one row where all samples share it
                     ScaledScore(engine, cond)(normal(0, 0, range(rows), self.model.x.shape))
-                self._fused_for(settings, size, worth=True)
+                self._fused.open_for(settings, size, worth=True)
             by_deadline = settings.sampler == "langevin" and settings.order == "drift-noise" and batch == n
             if by_deadline and self._engine.device_loop() is not None:
                 # What stays on a device allocates there and captures a step; no time is left for taking one.
@@ -471,8 +465,8 @@ class Ebm:
         fused = None
         # Whoever asked for every step gets every step, unless asked for blocks.
         watched = not isinstance(callback, ProgressOnly | None)
-        if energy_range is None and (self._fuse or (checkpoint is None and samples is None and not watched)):
-            fused = self._fused_for(run.config, batch, worth=worth)
+        if energy_range is None and (self._fused.asked or (checkpoint is None and samples is None and not watched)):
+            fused = self._fused.open_for(run.config, batch, worth=worth)
         return run_chains(
             run.engine,
             run.config,
@@ -536,7 +530,7 @@ class Ebm:
             "model": self.model.name,
             "engines": [f"{engine.backend} {getattr(engine, 'precision', '')}".strip() for engine in self._engines],
             "files": self.fingerprint,
-            "fuse": bool(self._fuse),
+            "fuse": bool(self._fused.asked),
             **run.config.to_dict(),
             "seed": int(seed),
             "n": n,
@@ -574,37 +568,6 @@ class Ebm:
             **run.options,
         )
 
-    def _fused_for(self, config: SamplerConfig, batch: int, *, worth: bool) -> Fused | None:
-        """What takes several steps in one call, open, or None where they are taken one by one.
-
-        Args:
-            config: settings of the chains.
-            batch: chains in one engine call.
-            worth: whether it is worth timing both ways, where that has not been done.
-        """
-        fused = self._fused
-        if fused is None or self._fuse is False or not fused.fits(config):
-            return None
-        if self._fuse:
-            fused.open()
-            return fused
-        try:
-            if batch not in self._faster:
-                if self._measured is not None:
-                    self._faster[batch] = self._measured
-                elif not worth:
-                    return None
-                else:
-                    self._faster[batch] = self._is_faster(fused, config, batch)
-            if not self._faster[batch]:
-                return None
-            fused.open()
-        except LoadError as error:  # nobody asked for them
-            _LOG.warning("steps are taken one by one: %s", error)
-            self._fused = None
-            return None
-        return fused
-
     def _is_faster(self, fused: Fused, config: SamplerConfig, batch: int) -> bool:
         """Times both ways."""
         cond = {spec.name: np.zeros((1, *spec.shape), spec.dtype) for spec in self.model.cond}
@@ -617,9 +580,9 @@ class Ebm:
 
     def close(self) -> None:
         """Frees the engines; safe to call twice."""
-        for engine in (*self._engines, self._fused):
-            if engine is not None:
-                engine.close()
+        for engine in self._engines:
+            engine.close()
+        self._fused.close()
 
     def _check_settings(self, settings: SamplerConfig, given: Mapping[str, Any]) -> None:
         """Refuses settings that cannot be used here, and given ones that would have no effect."""

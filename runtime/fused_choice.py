@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -10,16 +11,85 @@ import numpy as np
 
 from .config import SamplerConfig
 from .engine import Engine
-from .errors import DivergenceError
+from .errors import DivergenceError, LoadError
 from .fused_steps import Fused
 from .progress import on_the_host
 from .run import run_chains
 
-__all__ = ["is_faster"]
+__all__ = ["FusedChoice", "is_faster"]
+
+_LOG = logging.getLogger("ebm_export")
 
 _LONG_STEP = 2e-3
 """Seconds of a step beside which what a call costs (tens of microseconds) is nothing; then no engine is compiled to find out."""
 _ROUNDS = 5
+
+
+class FusedChoice:
+    """Decides whether steps are fused, for each number of chains once.
+
+    Args:
+        fused: what takes several steps; None where there is nothing.
+        asked: True or False where the caller says; None lets measurement say.
+        measured: what was measured on this device before; None where nothing was.
+        time: (fused, settings, number of chains) -> whether fused steps are faster.
+
+    Attributes:
+        asked: what the caller said.
+    """
+
+    def __init__(
+        self,
+        fused: Fused | None,
+        asked: bool | None,
+        measured: bool | None,
+        time: Callable[[Fused, SamplerConfig, int], bool],
+    ) -> None:
+        self.asked = asked
+        self._fused = fused
+        self._measured = measured
+        self._time = time
+        self._faster: dict[int, bool] = {}
+
+    def open_for(self, config: SamplerConfig, batch: int, *, worth: bool) -> Fused | None:
+        """Returns what takes several steps in one call, open, or None where they are taken one by one.
+
+        Args:
+            config: settings of the chains.
+            batch: chains in one engine call.
+            worth: whether it is worth timing both ways, where that has not been done.
+
+        Raises:
+            LoadError: fused steps were asked for, and their file is gone or another one.
+        """
+        fused = self._fused
+        if fused is None or self.asked is False or not fused.fits(config):
+            return None
+        try:
+            if not self.asked and not self._are_faster(fused, config, batch, worth):
+                return None
+            fused.open()
+        except LoadError as error:
+            if self.asked:
+                raise
+            _LOG.warning("steps are taken one by one: %s", error)
+            self._fused = None
+            return None
+        return fused
+
+    def _are_faster(self, fused: Fused, config: SamplerConfig, batch: int, worth: bool) -> bool:
+        if self._measured is not None:
+            return self._measured
+        if batch not in self._faster:
+            if not worth:
+                return False
+            self._faster[batch] = self._time(fused, config, batch)
+        return self._faster[batch]
+
+    def close(self) -> None:
+        """Frees the engine, where it is open; safe to call twice."""
+        if self._fused is not None:
+            self._fused.close()
 
 
 def is_faster(

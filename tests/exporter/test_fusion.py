@@ -172,11 +172,12 @@ def test_what_was_measured_before_is_not_what_was_asked_for(bundle: Path) -> Non
     """A callback still gets every step, and a checkpoint single ones."""
     told: list[int] = []
     with load(bundle, backend="onnxruntime", threads=1) as ebm:
-        ebm._measured = True
+        ebm._fused._measured = True
         ebm.sample(2, goal=GOAL, callback=lambda now: told.append(now.done))
-        assert ebm._fused is not None and not ebm._fused._is_open
+        fused = ebm._fused._fused
+        assert fused is not None and not fused._is_open
         ebm.sample(2, goal=GOAL)
-        assert ebm._fused._is_open
+        assert fused._is_open
     assert told == list(range(23))
 
 
@@ -209,7 +210,7 @@ class TestReplaced:
         with load(bundle, backend="onnxruntime", threads=1, fuse=False) as ebm:
             wanted = ebm.sample(4, goal=GOAL)
         with load(copy, backend="onnxruntime", threads=1) as ebm:
-            ebm._measured = True
+            ebm._fused._measured = True
             shutil.rmtree(copy)
             if not gone:
                 shutil.copytree(other, copy)
@@ -219,10 +220,10 @@ class TestReplaced:
     def test_another_working_folder(self, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(copy.parent)
         with load(copy.name, backend="onnxruntime", threads=1) as ebm:
-            ebm._measured = True
+            ebm._fused._measured = True
             monkeypatch.chdir("/")
             ebm.sample(4, goal=GOAL)
-            assert ebm._fused is not None and ebm._fused._is_open
+            assert ebm._fused._fused is not None and ebm._fused._fused._is_open
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
@@ -289,7 +290,7 @@ def test_measurement_decides(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_it_is_timed_for_real(bundle: Path) -> None:
     with load(bundle, backend="openvino", threads=1) as ebm:
         ebm.warm(1)
-        assert set(ebm._faster) == {1}
+        assert set(ebm._fused._faster) == {1}
         ebm.sample(1, goal=GOAL)
 
 
