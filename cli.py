@@ -276,6 +276,8 @@ def info(
     rows = []
     for artifact in opened.artifacts:
         reason = why_not(artifact)
+        if reason is None and not (opened.path / artifact.path).is_file():
+            reason = "the file is missing: copy the whole folder, or export again"
         rows.append(
             {
                 "file": artifact.path,

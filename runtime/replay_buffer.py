@@ -92,6 +92,8 @@ class ReplayBuffer:
         ends = check_states("states", states, self._shape)
         if len(ends) != len(places):
             raise UsageError(f"places: expected {len(ends)}, one for each state, got {len(places)}")
+        if len(places) and places.max() >= self._count:
+            raise UsageError(f"places: expected places of the {self._count} states that are kept, got {places.max()}")
         old = places >= 0
         self._ring[self._rows(places[old])] = ends[old]
         new = ends[~old][-self.capacity :]

@@ -87,4 +87,6 @@ def _heat(config: SamplerConfig) -> np.ndarray:
     if config.anneal == 1:
         return np.ones(1)
     half = config.steps // 2
-    return np.asarray(config.anneal ** np.maximum(1 - np.arange(config.steps) / max(half, 1), 0.0))
+    if half == 0:  # the one step there is is the last
+        return np.ones(1)
+    return np.asarray(config.anneal ** np.maximum(1 - np.arange(config.steps) / half, 0.0))

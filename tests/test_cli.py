@@ -91,6 +91,12 @@ class TestExport:
         if as_json:
             assert [row["precision"] for row in json.loads(run.stdout)["artifacts"]] == ["fp32"]
 
+    def test_a_file_that_is_missing_does_not_run_here(self, tmp_path: Path) -> None:
+        write_bundle(tmp_path / "m.ebm")
+        (tmp_path / "m.ebm" / "score.fp32.onnxruntime.onnx").unlink()
+        (row,) = json.loads(command("ebm-run", "info", "m.ebm", "--json", cwd=tmp_path).stdout)["artifacts"]
+        assert row["runs here"] == "no" and row["note"] == "the file is missing: copy the whole folder, or export again"
+
     def test_config_file(self, folder: Path) -> None:
         (folder / "c.toml").write_text('target = "onnx"\nout = "c.ebm"\nverify = false\n[sampler]\nsteps = 9\n')
         run = command("ebm-export", "model.pt", "--config", "c.toml", "--json", cwd=folder)

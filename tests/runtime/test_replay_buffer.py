@@ -41,6 +41,14 @@ def test_same_seed_same_picks() -> None:
     assert not np.array_equal(filled().draw(FRESH, seed=5)[1], filled().draw(FRESH, seed=6)[1])
 
 
+def test_a_place_that_there_is_not() -> None:
+    """It would be another state's, the ring being round."""
+    buffer = filled(5)
+    with pytest.raises(UsageError, match="places: expected places of the 5 states that are kept, got 5"):
+        buffer.put(np.zeros((2, 2), np.float32), np.array([0, 5]))
+    assert buffer.states[:, 0].tolist() == [0, 1, 2, 3, 4]
+
+
 def test_ends_replace_what_they_came_from_and_new_ones_push_out_the_first() -> None:
     buffer = filled()
     buffer.put([[70, 70], [80, 80], [90, 90]], np.array([4, -1, -1]))

@@ -56,6 +56,12 @@ def test_annealing_falls_geometrically_over_the_first_half() -> None:
     np.testing.assert_allclose(temperature_schedule(cold), 0.01 * expected / 3)
 
 
+def test_annealing_has_ended_at_the_last_step() -> None:
+    for steps in (1, 2, 3):
+        config = SamplerConfig(steps=steps, step_size=0.5, temperature=2.0, anneal=10.0)
+        assert temperature_schedule(config)[-1] == 2.0
+
+
 def test_the_temperature_is_that_of_the_noise() -> None:
     config = SamplerConfig(steps=2, step_size=(0.5, 2.0), noise=(1.0, 4.0), temperature=7.0)
     np.testing.assert_allclose(temperature_schedule(config), [1.0, 4.0])
