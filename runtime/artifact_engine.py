@@ -62,9 +62,7 @@ def _engine_of_file(bundle: Bundle, artifact: Artifact, backend: str, threads: i
     options: dict[str, Any] = dict(artifact.options)
     if backend == "tensorrt":
         options["rebuild"] = _rebuild(bundle, artifact)
-    # Absolute, since some are opened later, perhaps after the process went to another folder.
-    path = bundle.file_of(artifact).absolute()
-    usual_scale = bundle.model.usual_scale
+    path, usual_scale = bundle.file_of(artifact), bundle.model.usual_scale
     return open_engine(
         backend, path, precision=artifact.precision, threads=threads, options=options, usual_scale=usual_scale
     )

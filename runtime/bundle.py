@@ -37,7 +37,10 @@ class Bundle:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).absolute()
+        self.path = Path(path)
+        self._folder = (
+            self.path.absolute()
+        )  # files are opened later too, perhaps after the process went to another folder
         self.manifest = _read_manifest(self.path)
 
     @property
@@ -122,7 +125,7 @@ class Bundle:
 
     def _check(self, name: str, digest: str | None) -> Path:
         """Compares a file with its sha256; a file of an older manifest without one only has to be there."""
-        path = self.path / name
+        path = self._folder / name
         if not path.is_file():
             raise LoadError(f"the bundle {self.path} lacks its file {name}: copy the whole folder, or export again")
         if digest is not None and (found := sha256_of(path)) != digest:
