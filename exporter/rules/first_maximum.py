@@ -21,11 +21,12 @@ def pool_indices(maximum: torch.Tensor) -> torch.Tensor:
 def first_maximum(windows: torch.Tensor, maximum: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
     """Gives the gradient [B, C, *out] to the first largest tap of each window [B, C, K, *out], as PyTorch does.
 
-    Equal taps (zeros after a relu) get falling priorities, so that one tap wins whatever an engine's argmax does.
+    Equal taps (zeros after a relu) get falling priorities, so that one tap wins whatever an engine's argmax does. Taps below
+    the maximum get lower ones, all different too: where no tap equals it, as with NaN, one still wins, not all.
     """
     count = windows.shape[2]
-    priority = constant(lambda: torch.arange(count, 0, -1, dtype=torch.float32))
-    rank = windows.dim() - 3
-    ranked = torch.where(windows == maximum.unsqueeze(2), priority.reshape(count, *[1] * rank), 0.0)
+    shape = (count, *[1] * (windows.dim() - 3))
+    priority = constant(lambda: torch.arange(count, 0, -1, dtype=torch.float32).reshape(shape))
+    ranked = torch.where(windows == maximum.unsqueeze(2), priority, constant(lambda: priority - count))
     wins = ranked == ranked.amax(2, keepdim=True)
     return torch.where(wins, grad.unsqueeze(2), 0.0)

@@ -11,34 +11,39 @@ import torch.nn.functional as F
 
 from ..spatial import per_axis
 from .constant import constant
-from .first_maximum import first_maximum, pool_indices
+from .first_maximum import pool_indices
 from .interleave import interleave
 from .pool_batch import add_batch
+from .tournament import hand_back, play
 
 __all__ = ["RULES"]
 
 aten = torch.ops.aten
 
 
-def _windows(
+def _taps(
     x: torch.Tensor, out: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-) -> torch.Tensor:
-    """[B, C, *n] -> [B, C, prod(kernel), *out]: what each window sees, taps in row-major order."""
+) -> list[torch.Tensor]:
+    """[B, C, *n] -> prod(kernel) times [B, C, *out]: what each window sees, taps in row-major order."""
     slices = []
     for tap in itertools.product(*(range(k) for k in kernel)):
         part = x
         for axis, (k, o, s, d) in enumerate(zip(tap, out, stride, dilation, strict=True)):
             part = aten.slice.Tensor(part, 2 + axis, k * d, k * d + (o - 1) * s + 1, s)
         slices.append(part)
-    return torch.stack(slices, 2)
+    return slices
 
 
-def _place_windows(
-    parts: torch.Tensor, size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+def _place_taps(
+    parts: Sequence[torch.Tensor],
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
 ) -> torch.Tensor:
-    """Adjoint of `_windows`: adds [B, C, prod(kernel), *out] back into [B, C, *size]."""
+    """Adjoint of `_taps`: adds prod(kernel) times [B, C, *out] back into [B, C, *size]."""
     rank = len(size)
-    out = parts.shape[3:]
+    out = parts[0].shape[2:]
     lengths = [-(-n // s) for n, s in zip(size, stride, strict=True)]
     phases: dict[tuple[int, ...], torch.Tensor] = {}
     for index, tap in enumerate(itertools.product(*(range(k) for k in kernel))):
@@ -48,7 +53,7 @@ def _place_windows(
         for axis in reversed(range(rank)):
             before = starts[axis] // stride[axis]
             pads += [before, lengths[axis] - before - out[axis]]
-        placed = F.pad(parts[:, :, index], pads)
+        placed = F.pad(parts[index], pads)
         phases[phase] = phases[phase] + placed if phase in phases else placed
     zero = torch.zeros_like(next(iter(phases.values())))
     ordered = [phases.get(phase, zero) for phase in itertools.product(*(range(s) for s in stride))]
@@ -94,15 +99,13 @@ def _max_pool(rank: int) -> Any:
             ]
         )
         padded, _ = _covered(x, out, k, s, p, d)
-        maximum = _windows(padded, out, k, s, d).amax(2)
+        maximum = torch.stack(_taps(padded, out, k, s, d), 2).amax(2)
         return maximum, pool_indices(maximum)
 
     return add_batch(rule, rank)
 
 
 def _max_pool_backward(rank: int) -> Any:
-    pool = {2: aten.max_pool2d_with_indices.default, 3: aten.max_pool3d_with_indices.default}[rank]
-
     def rule(
         grad: torch.Tensor,
         x: torch.Tensor,
@@ -113,15 +116,13 @@ def _max_pool_backward(rank: int) -> Any:
         ceil_mode: bool,
         indices: torch.Tensor,
     ) -> torch.Tensor:
-        """Gradient [B, C, *n] of a max pool at the maxima [B, C, *out]."""
-        # Computed again: merged with the forward's own node.
-        maximum = pool(x, kernel, stride, padding, dilation, ceil_mode)[0]
+        """Gradient [B, C, *n] of a max pool at the first maxima [B, C, *out], which are found without the pool's result."""
         k = per_axis(kernel, rank)
         s, p, d = per_axis(stride, rank, k), per_axis(padding, rank), per_axis(dilation, rank)
         out = grad.shape[2:]
         padded, sizes = _covered(x, out, k, s, p, d)
-        parts = first_maximum(_windows(padded, out, k, s, d), maximum, grad)
-        full = _place_windows(parts, sizes, k, s, d)
+        _, rounds = play(_taps(padded, out, k, s, d))
+        full = _place_taps(hand_back(grad, rounds), sizes, k, s, d)
         for axis in range(rank):
             full = full.narrow(2 + axis, p[axis], x.shape[2 + axis])
         return full
