@@ -206,7 +206,14 @@ def _convolution(
     return out if bias is None else out + bias.reshape(-1, *[1] * rank)
 
 
+def _traced_convolution(*arguments: Any) -> Any:
+    """What torch.jit.trace writes: a convolution with flags of cuDNN behind its groups."""
+    return aten.convolution.default(*arguments[:9])
+
+
 RULES = {
+    aten._convolution.default: _traced_convolution,
+    aten._convolution.deprecated: _traced_convolution,
     aten.convolution_backward.default: _convolution_backward,
     aten.convolution.default: _convolution,
 }

@@ -7,14 +7,17 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.torchscript import ScriptedGraph
 from ebm_export.runtime.errors import LoadError
 
 from .models_to_load import ConditionalEnergy, MlpEnergy, energy_and_gradient, make_conv
+from .referee import score_graph, session
 from .symbolic_batch import batch_is_symbolic
 
 
@@ -49,6 +52,29 @@ def test_energies_and_gradients_are_the_originals(tmp_path: Path, name: str, for
     if form != "frozen":
         assert dict(module.named_parameters()).keys() == dict(model.named_parameters()).keys()
         assert set(dict(module.named_buffers())) >= set(dict(model.named_buffers()))
+
+
+CONVOLUTIONS = {
+    "1d": (lambda: nn.Conv1d(2, 4, 3, padding=1), (2, 6)),
+    "2d": (lambda: nn.Conv2d(2, 4, 3, stride=2, dilation=2, padding="valid"), (2, 8, 8)),
+    "3d": (lambda: nn.Conv3d(2, 4, 2, groups=2), (2, 4, 4, 4)),
+    "circular": (lambda: nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"), (2, 6, 6)),
+    "transposed": (lambda: nn.ConvTranspose2d(2, 4, 3, 2, output_padding=1), (2, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_become_graphs(tmp_path: Path, name: str, form: str) -> None:
+    build, shape = CONVOLUTIONS[name]
+    x = torch.randn(3, *shape)
+    front = nn.Sequential(build(), nn.SiLU(), nn.Flatten())
+    model = nn.Sequential(front, nn.Linear(front(x).shape[1], 1), nn.Flatten(0)).eval()
+    module = ScriptedGraph(saved(tmp_path / "m.pt", lambda: FORMS[form](model, x)))
+    opened = session(score_graph(make_energy(module, x)))
+    found = opened.run(["energy", "grad"], {"x": x.numpy(), "grad_scale": np.ones(3, np.float32)})
+    expected = energy_and_gradient(model, x)
+    torch.testing.assert_close(tuple(map(torch.tensor, found)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_copy_has_its_own_parameters(tmp_path: Path) -> None:
