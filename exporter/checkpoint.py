@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..runtime.errors import LoadError, MissingBackend, UsageError
 from .file_form import FileForm, pickled_globals
@@ -241,8 +242,10 @@ def _stripped(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch
 def _fits(module: nn.Module, state: Mapping[str, torch.Tensor]) -> bool:
     """Whether the module takes the state; its own loading hooks, which know old names, have their say."""
     own = module.state_dict()
-    if any(name in own and _shape(value) != _shape(own[name]) for name, value in state.items()):
+    if any(name in own and not _same_shape(value, own[name]) for name, value in state.items()):
         return False
+    if any(is_lazy(value) for value in own.values()):
+        return own.keys() == state.keys()  # to load it would give lazy layers the shapes of what may not be theirs
     try:
         module.load_state_dict(dict(state))
     except RuntimeError:
@@ -264,7 +267,7 @@ def _difference(module: nn.Module, state: Mapping[str, torch.Tensor], strip_pref
     shapes = [
         f"{name} (file {_size(state[name])}, model {_size(own[name])})"
         for name in own
-        if name in state and _shape(state[name]) != _shape(own[name])
+        if name in state and not _same_shape(state[name], own[name])
     ]
     parts = []
     if missing:
@@ -274,6 +277,11 @@ def _difference(module: nn.Module, state: Mapping[str, torch.Tensor], strip_pref
     if shapes:
         parts.append(f"{len(shapes)} of another shape: {_some(shapes)}")
     return "; ".join(parts) or "the model refuses them when it loads them"
+
+
+def _same_shape(given: Any, own: Any) -> bool:
+    """Whether an entry has the model's shape; that of a lazy layer is whatever it is given."""
+    return is_lazy(own) or _shape(given) == _shape(own)
 
 
 def _shape(value: Any) -> tuple[int, ...]:

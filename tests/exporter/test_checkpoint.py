@@ -141,6 +141,22 @@ class TestFitState:
         fit_state(model, {"": {**prefixed(prefix), "loss.weight": torch.ones(2)} if prefix else prefixed(prefix)})
         assert all(torch.equal(value, STATE[name]) for name, value in model.state_dict().items())
 
+    def test_lazy_layers_take_the_shapes_of_the_file(self) -> None:
+        def lazy() -> nn.Sequential:
+            return nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(1)).eval()
+
+        trained, x = lazy(), torch.randn(2, 3, 8, 8)
+        trained(x)
+        state = trained.state_dict()
+        model = lazy()
+        fit_state(model, {"critic": {"weight": torch.ones(3)}, "energy": {"net." + k: v for k, v in state.items()}})
+        assert torch.equal(model(x), trained(x))
+        with pytest.raises(UsageError, match="several state_dicts that fit the model: 'a', 'b'"):
+            fit_state(lazy(), {"a": state, "b": dict(state)})
+        del state["3.bias"]
+        with pytest.raises(LoadError, match="1 missing from the file: 3.bias; check the factory"):
+            fit_state(lazy(), {"": state})
+
     def test_the_one_that_fits_is_taken(self) -> None:
         model = ConvEnergy()
         fit_state(model, {"critic": {"weight": torch.ones(3)}, "energy": prefixed("module.")})
