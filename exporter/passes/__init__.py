@@ -7,6 +7,7 @@ from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnus
 
 from .affine import FoldAffineIntoConv
 from .expand import DropExpand
+from .log_sigmoid import LogSigmoid
 from .pad import FusePadIntoConv
 from .part import PartProducts, SliceProducts
 from .reshape import MergeReshapes
@@ -15,6 +16,7 @@ __all__ = [
     "DropExpand",
     "FoldAffineIntoConv",
     "FusePadIntoConv",
+    "LogSigmoid",
     "MergeReshapes",
     "PartProducts",
     "SliceProducts",
@@ -32,6 +34,7 @@ def optimize(model: ir.Model) -> None:
             MergeReshapes(),
             DropExpand(),
             CommonSubexpressionEliminationPass(),
+            LogSigmoid(),
             FoldAffineIntoConv(),
             FusePadIntoConv(),
             PartProducts(),
