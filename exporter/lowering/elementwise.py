@@ -206,7 +206,8 @@ def _expm1(context: Context, x: Node) -> ir.Value:
 @lowers(aten.log1p.default)
 def _log1p(context: Context, x: Node) -> ir.Value:
     if x.target is aten.exp.default:  # as PyTorch takes softplus apart
-        return context.op("Softplus", context.value(x.args[0], context.dtype))
+        softplus = context.op("Softplus", context.value(x.args[0], context.dtype))
+        return _with_a_tail(context, softplus, context.value(x)) if _is_divided_by(context.node) else softplus
     # log(1 + x) loses what 1 + x rounds off; times x / ((1 + x) - 1) it is there again (Goldberg, "What every computer scientist
     # should know about floating-point arithmetic", 1991, theorem 4).
     value, one = context.value(x, context.dtype), context.value(1.0)
@@ -221,6 +222,35 @@ def _log1p(context: Context, x: Node) -> ir.Value:
     return context.op("Where", tiny, value, context.op("Mul", context.op("Log", above), factor))
 
 
+_LOGARITHMS = {aten.log.default, aten.log2.default, aten.log10.default}
+_AS_LARGE = {
+    aten.where.self, aten.mul.Tensor, aten.div.Tensor, aten.view.default, aten.reshape.default, aten.select.int,
+    aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims,
+}  # fmt: skip
+
+
+def _is_divided_by(node: Node) -> bool:
+    """Whether a logarithm is taken of a number, or something divided by it, so that its last bits count where it is tiny."""
+    return any(
+        user.target in _LOGARITHMS
+        or (user.target is aten.div.Tensor and user.args[1] is node)
+        or (user.target in _AS_LARGE and _is_divided_by(user))
+        for user in node.users
+    )
+
+
+def _with_a_tail(context: Context, softplus: ir.Value, power: ir.Value) -> ir.Value:
+    """log(1 + u) of u = exp(x): OpenVINO's Softplus, off by 1e-6, is zero from x = -17 on.
+
+    Below u = 0.05 it is the first four terms of the series, u - u^2 / 2 + u^3 / 3 - u^4 / 4, whose rest is 1.3e-6 of it.
+    """
+    series = context.value(1 / 4)
+    for term in (1 / 3, 1 / 2, 1.0):
+        series = context.op("Sub", context.value(term), context.op("Mul", power, series))
+    small = context.op("Less", power, context.value(0.05), dtype=BOOL)
+    return context.op("Where", small, context.op("Mul", power, series), softplus)
+
+
 @lowers(aten.log2.default, aten.log10.default)
 def _log_base(context: Context, x: Node) -> ir.Value:
     base = 2.0 if context.node.target is aten.log2.default else 10.0
@@ -230,11 +260,6 @@ def _log_base(context: Context, x: Node) -> ir.Value:
 @lowers(aten.exp2.default)
 def _exp2(context: Context, x: Node) -> ir.Value:
     return context.op("Exp", context.op("Mul", context.value(x, context.dtype), context.value(math.log(2.0))))
-
-
-@lowers(aten.erfc.default)
-def _erfc(context: Context, x: Node) -> ir.Value:
-    return context.op("Sub", context.value(1.0), context.op("Erf", context.value(x, context.dtype)))
 
 
 @lowers(aten.pow.Tensor_Scalar)

@@ -43,6 +43,16 @@ def test_atan2_in_every_octant_and_on_the_axes() -> None:
         torch.testing.assert_close(TABLE[aten.atan2.default](a, b), torch.atan2(a, b))
 
 
+def test_erfc_keeps_its_bits_where_it_is_small() -> None:
+    x = torch.linspace(-9, 9, 20_001)
+    exact = torch.erfc(x.double())
+    error = (TABLE[aten.erfc.default](x).double() - exact).abs() / exact
+    # The formula's own 1.2e-7, three units in the last place, and those of the exponent, which is as large as x^2.
+    assert (error < 1.2e-7 + torch.finfo(torch.float32).eps * (3 + x.double().clamp(min=0) ** 2)).all()
+    at = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, 30.0])
+    torch.testing.assert_close(TABLE[aten.erfc.default](at), torch.erfc(at), equal_nan=True)
+
+
 GAMMA = {aten.lgamma.default: torch.lgamma, aten.digamma.default: torch.digamma}
 
 
