@@ -75,9 +75,10 @@ def _expand(context: Context, x: Node, size: Any, implicit: bool = False) -> ir.
 
 def expand(context: Context, value: ir.Value, own: Sequence[Dim], shape: Sequence[Dim]) -> ir.Value:
     """Broadcasts to `shape`; a dimension that stays is asked for as 1, which keeps it."""
-    own = [1] * (len(shape) - len(own)) + list(own)
+    rank = len(own)
+    own = [1] * (len(shape) - rank) + list(own)
     if list(own) == list(shape):
-        return value
+        return value if rank == len(shape) else reshape(context, value, shape)
     return context.op(
         "Expand",
         value,
