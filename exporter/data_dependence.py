@@ -1,4 +1,4 @@
-"""Catches a model that turns a tensor computed from its inputs into a Python number."""
+"""Catches a model that turns a tensor computed from its inputs into a Python number or into the size of another tensor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _READS = {aten._local_scalar_dense.default, aten.equal.default, aten.is_nonzero.
 
 
 class DataDependence(TorchDispatchMode):
-    """Follows what depends on the inputs, and refuses to let Python read any of it.
+    """Follows what depends on the inputs, and refuses to let Python read any of it or a size depend on it.
 
     A value that depends on parameters alone may be read: a mask that is looked at once, a size kept in a buffer. It is
     the same at every call, so the branch it decides is too.
@@ -45,11 +45,25 @@ class DataDependence(TorchDispatchMode):
                 f"the model decides by the value of a tensor{self._provenance.describe_last()}: a graph cannot branch "
                 "on data; use torch.where, or turn argument checks off for the export"
             )
+        if depends and self._sizes_depend(func, args):
+            raise ContractError(
+                f"the shape of what {func} gives depends on the data{self._provenance.describe_last()}: a graph has the "
+                "same shapes at every call; compute every choice for all samples and pick with torch.where(mask, a, b), or "
+                "with a product by the mask or by F.one_hot(index, count)"
+            )
         result = func(*args, **(kwargs or {}))
         if depends:
             written = [args[0]] if args and func._schema.is_mutable else []
             self._mark(leaf for leaf in tree_leaves((result, written)) if isinstance(leaf, torch.Tensor))
         return result
+
+    def _sizes_depend(self, func: Any, args: Any) -> bool:
+        """Whether the values of a marked tensor decide how large the result is: a mask as index, nonzero, unique."""
+        if torch.Tag.dynamic_output_shape not in func.tags:
+            return False
+        if func is not aten.index.Tensor:
+            return True
+        return any(self._is_marked(index) and index.dtype in (torch.bool, torch.uint8) for index in args[1])
 
     def _mark(self, tensors: Iterable[torch.Tensor]) -> None:
         for tensor in tensors:

@@ -60,6 +60,21 @@ class TestBatch:
             trace(make_energy(Unrolled(), torch.zeros(4, 3)))
 
 
+def dispatched(x: torch.Tensor) -> torch.Tensor:
+    """Only some samples go through a function."""
+    mask = x[:, 0] > 0
+    out = x.new_zeros(len(x))
+    out[mask] = x[mask].cos().sum(1)
+    return out
+
+
+SIZES_FROM_DATA = {
+    "mask": dispatched,
+    "nonzero": lambda x: 0 * x[torch.nonzero(x[:, 0] > 0).squeeze(1)].sum(),
+    "masked_select": lambda x: 0 * x.masked_select(x > 0).sum(),
+}
+
+
 class TestModule:
     def test_a_value_read_through_numpy_is_refused(self) -> None:
         def leaky(x: torch.Tensor) -> torch.Tensor:
@@ -85,6 +100,23 @@ class TestModule:
 
         with pytest.raises(ContractError, match=r"decides by the value of a tensor.*test_trace\.py:\d+, in forward"):
             trace(make_energy(Branching(), torch.zeros(2, 3)))
+
+    @pytest.mark.parametrize("name", SIZES_FROM_DATA)
+    def test_a_size_that_depends_on_data_is_refused_with_its_place(self, name: str) -> None:
+        function = SIZES_FROM_DATA[name]
+        text = r"the shape of what aten\.\S+ gives depends on the data.*test_trace\.py:\d+, in .*torch\.where\(mask, a, b\)"
+        with pytest.raises(ContractError, match=text):
+            trace(make_energy(lambda x: x.square().sum(1) + function(x), torch.randn(8, 3)))
+
+    def test_masks_that_keep_shapes_are_taken(self) -> None:
+        keep = torch.tensor([True, False, True])
+
+        def masked(x: torch.Tensor) -> torch.Tensor:
+            h = x.sin()
+            h[x > 0] = 0.0
+            return h[:, keep].sum(1)
+
+        trace(make_energy(masked, torch.randn(8, 3)))
 
 
 class TestGraph:
