@@ -35,13 +35,25 @@ def _logcumsumexp(x: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def _cummax(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    values, indices = _prefixes(x, dim, -torch.inf).max(-1)
-    return values.movedim(-1, dim), indices.movedim(-1, dim)
+    prefixes = _prefixes(x, dim, -torch.inf)
+    return _with_last_place(prefixes, prefixes.amax(-1), dim)
 
 
 def _cummin(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    values, indices = _prefixes(x, dim, torch.inf).min(-1)
-    return values.movedim(-1, dim), indices.movedim(-1, dim)
+    prefixes = _prefixes(x, dim, torch.inf)
+    return _with_last_place(prefixes, prefixes.amin(-1), dim)
+
+
+def _with_last_place(prefixes: torch.Tensor, values: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values [.., n] of prefixes [.., n, n] and their places, both moved to `dim`; the last of equal ones, as PyTorch's.
+
+    The rank of what is no such place is below all others, so that no engine has to choose among equal ranks.
+    """
+    n = prefixes.shape[-1]
+    inside = constant(lambda: torch.ones(n, n).tril().bool())  # an infinite value equals what fills a prefix up
+    rank = constant(lambda: torch.arange(n, dtype=torch.float32))
+    places = torch.where((prefixes == values.unsqueeze(-1)) & inside, rank, -1.0).argmax(-1)
+    return values.movedim(-1, dim), places.movedim(-1, dim)
 
 
 def _kth(x: torch.Tensor, k: int, dim: int, keepdim: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -97,6 +97,7 @@ CASES: dict[str, Case] = {
     "cumprod_with_zero": op_case(lambda x: rounded(x).cumprod(-1) + x.sin(), S),
     "logcumsumexp": op_case(lambda x: x.logcumsumexp(-1), S),
     "cummax": op_case(lambda x: x.cummax(-1).values, S, spread=True),
+    "cummax_ties": op_case(lambda x: rounded(x).cummax(-1).values, S),
     "cummin": op_case(lambda x: x.cummin(1).values, S, spread=True),
     "autoregressive_product": op_case(lambda x: torch.cumprod(torch.sigmoid(x), 1) * x, S),
     # extremes

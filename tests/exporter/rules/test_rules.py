@@ -145,6 +145,15 @@ def test_running_products_through_zero() -> None:
     torch.testing.assert_close(TABLE[aten.cumprod.default](x, 1), torch.cumprod(x, 1))
 
 
+@pytest.mark.parametrize("operation", [aten.cummax.default, aten.cummin.default], ids=str)
+def test_running_extremes_are_at_the_last_of_equal_places(operation) -> None:
+    x = torch.randint(0, 3, (4, 7, 5), generator=torch.Generator().manual_seed(0)).float()
+    x[0], x[1] = torch.inf, -torch.inf
+    for dim in (0, 1, -1):
+        for ours, theirs in zip(TABLE[operation](x, dim), operation(x, dim), strict=True):
+            assert torch.equal(ours, theirs)
+
+
 def test_no_rule_is_for_an_operation_that_does_not_exist() -> None:
     assert all(
         isinstance(operation, torch._ops.OpOverload)
