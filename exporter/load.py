@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -188,8 +189,14 @@ _LAYOUT = {3: "L", 4: "H,W", 5: "D,H,W"}
 
 
 def _shape_hint(module: nn.Module) -> str:
-    """What --shape may look like, told from the first weight that is applied to an input."""
-    for name, weight in module.named_parameters():
+    """What --shape may look like, told from the first weight that is applied to an input.
+
+    With several inputs nobody knows which of them that is, or whether they are joined before.
+    """
+    signature = getattr(module, "signature", None) or inspect.signature(module.forward)
+    inputs = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    needed = [p for p in inputs if p.default is p.empty]
+    for name, weight in module.named_parameters() if len(needed) <= 1 else ():
         if "weight" not in name.rpartition(".")[2] and "original" not in name.rpartition(".")[2]:
             continue
         owner: Any = module.get_submodule(name.rpartition(".")[0])

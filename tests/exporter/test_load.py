@@ -156,6 +156,18 @@ class TestMissingOptions:
         with pytest.raises(UsageError, match="such as --shape 3,32,32 for an image"):
             load_model(tmp_path / "m.pt", factory=f"{__name__}:Labelled")
 
+    def test_the_first_layer_says_nothing_about_one_of_several_inputs(self, tmp_path: Path) -> None:
+        path = tmp_path / "m.pt"
+        model = ConditionalEnergy().eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.script(model).save(str(path))
+        with pytest.raises(UsageError, match="such as --shape 3,32,32 for an image"):
+            load_model(path, wrt="action", cond={"obs": (3,)})
+        torch.save(model.state_dict(), path)
+        with pytest.raises(UsageError, match="such as --shape 3,32,32 for an image"):
+            load_model(path, factory=f"{MODELS}:ConditionalEnergy", wrt="action", cond={"obs": (3,)})
+
     def test_weights_need_a_model(self, tmp_path: Path) -> None:
         path = tmp_path / "m.pt"
         write(path, "checkpoint")
