@@ -75,7 +75,7 @@ def export(
     out: str | Path,
     targets: Sequence[str] = ("onnxruntime",),
     precisions: Sequence[str] = ("fp32",),
-    sampler: SamplerConfig | None = None,
+    sampler: SamplerConfig | Mapping[str, Any] | None = None,
     batch: tuple[int, int, int] = (1, 8, 64),
     data: np.ndarray | None = None,
     gate: float | None = 1.25,
@@ -101,7 +101,8 @@ def export(
         out: folder to write, such as "policy.ebm".
         targets: of onnx, onnxruntime, openvino, tensorrt.
         precisions: of fp32, fp16, bf16, int8, mixed.
-        sampler: settings the bundle carries, and along whose chains engines are verified; found if left out.
+        sampler: settings the bundle carries, or a dictionary of them, along whose chains engines are verified; found if left
+            out.
         batch: smallest, most frequent and largest batch, for engines that are built for a range.
         data: states [M, *S] that chains start from with init="data"; kept in the bundle.
         gate: largest distance of INT8 and mixed engines' samples from FP32's, in units of the distance between FP32's own
@@ -127,7 +128,7 @@ def export(
         QualityGateError: nothing of a precision keeps the samples; the others are written all the same.
         UsageError: the arguments do not fit the model or each other.
     """
-    made = make_energy(model, example, cond=cond, wrt=wrt, energy=energy, name=name, sampler=sampler)
+    made = make_energy(model, example, cond=cond, wrt=wrt, energy=energy, name=name, sampler=_settings(sampler))
     report = export_energy(
         made,
         out=out,
@@ -147,6 +148,14 @@ def export(
     if report.failure is not None:
         raise report.failure
     return report.path
+
+
+def _settings(sampler: Any) -> SamplerConfig | None:
+    if sampler is None or isinstance(sampler, SamplerConfig):
+        return sampler
+    if isinstance(sampler, Mapping):
+        return SamplerConfig.from_dict(sampler)
+    raise UsageError(f"sampler: expected a SamplerConfig or a dictionary of its fields, got {type(sampler).__name__}")
 
 
 def gating_for(

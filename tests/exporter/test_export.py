@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -152,6 +153,10 @@ class TestConditioning:
 
 
 class TestWithoutSettings:
+    def test_settings_may_be_a_dictionary(self, tmp_path: Path) -> None:
+        path = export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler={"steps": 24, "step_size": 0.05})
+        assert Bundle(path).manifest.sampler == SamplerConfig(steps=24, step_size=0.05)
+
     def test_a_step_size_is_found_and_said(self, tmp_path: Path) -> None:
         report = export_energy(
             make_energy(Net().eval(), EXAMPLE), out=tmp_path / "n.ebm", targets=["onnxruntime"], precisions=["fp32"]
@@ -179,6 +184,18 @@ class TestRefused:
     def test_wrong_options_before_any_work(self, tmp_path: Path, options: dict, text: str) -> None:
         with pytest.raises(UsageError, match=text):
             export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler=CONFIG, **options)
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("sampler", "text"),
+        [
+            ({"step": 10}, "'step' is not a sampler setting; did you mean 'steps'"),
+            ([10], "sampler: expected a SamplerConfig or a dictionary of its fields, got list"),
+        ],
+    )
+    def test_settings_that_are_none(self, tmp_path: Path, sampler: Any, text: str) -> None:
+        with pytest.raises(UsageError, match=text):
+            export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler=sampler)
         assert not list(tmp_path.iterdir())
 
     def test_a_target_that_is_not_installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
