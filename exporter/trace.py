@@ -17,6 +17,7 @@ from .batch import generalize
 from .checked_functions import WithoutChecks
 from .data_dependence import DataDependence
 from .energy import Energy
+from .finite_gradients import FiniteGradients
 from .full_precision import FullPrecision
 from .module_copy import copy_module
 from .provenance import Provenance
@@ -79,7 +80,7 @@ def _trace_at(energy: Energy, batch: int, *, with_energy: bool) -> torch.fx.Grap
         }
         x = arguments[energy.wrt] = arguments[energy.wrt].detach().requires_grad_()
         follow = DataDependence([*inputs.values(), *arguments.values()], provenance)
-        with FullPrecision(), WithoutChecks(), follow, provenance, torch.enable_grad():
+        with FullPrecision(), WithoutChecks(), FiniteGradients(), follow, provenance, torch.enable_grad():
             value = energy.reduce(torch.func.functional_call(module, parameters, tuple(arguments.values())))
             (grad,) = torch.autograd.grad(value, x, inputs["grad_scale"].to(value.dtype))
         result = (grad.to(torch.float32),)
