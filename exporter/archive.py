@@ -48,7 +48,7 @@ def save_energy(
     example: torch.Tensor,
     *,
     cond: Mapping[str, torch.Tensor] | None = None,
-    sampler: SamplerConfig | None = None,
+    sampler: SamplerConfig | Mapping[str, Any] | None = None,
     wrt: str | None = None,
     energy: EnergyMode = "energy",
     name: str | None = None,
@@ -88,7 +88,7 @@ def save_energy(
     settings = {
         "schema_version": _SCHEMA_VERSION,
         "name": described.name,
-        "sampler": sampler.to_dict() if sampler is not None else None,
+        "sampler": None if described.sampler is None else described.sampler.to_dict(),
         "wrt": described.wrt,
         "energy": described.mode,
         "inputs": list(described.inputs),

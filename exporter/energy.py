@@ -134,7 +134,7 @@ def make_energy(
     wrt: str | None = None,
     energy: EnergyMode = "energy",
     name: str | None = None,
-    sampler: SamplerConfig | None = None,
+    sampler: SamplerConfig | Mapping[str, Any] | None = None,
 ) -> Energy:
     """Builds an energy from a module or function E(x, *cond).
 
@@ -169,7 +169,8 @@ def make_energy(
         if not isinstance(value, torch.Tensor):
             raise UsageError(f"cond: expected a tensor for {key!r}, got {type(value).__name__}")
     values = {wrt: example, **{key: _in_turns(value, batch) for key, value in given.items()}}
-    made = Energy(module, names, tuple(values[key] for key in names), wrt, energy, _file_name(name), sampler)
+    examples = tuple(values[key] for key in names)
+    made = Energy(module, names, examples, wrt, energy, _file_name(name), _settings(sampler))
     made.observe(given)
     return made
 
@@ -260,6 +261,14 @@ def _call_order(signature: inspect.Signature, cond: dict[str, Any], wrt: str) ->
     order = tuple([p.name for p in named if p.name in given] + extra) or (wrt,)
     prefix = [p.name for p in named if p.kind is not p.KEYWORD_ONLY][: len(order)]
     return order, bool(named) and list(order) != prefix
+
+
+def _settings(sampler: Any) -> SamplerConfig | None:
+    if sampler is None or isinstance(sampler, SamplerConfig):
+        return sampler
+    if isinstance(sampler, Mapping):
+        return SamplerConfig.from_dict(sampler)
+    raise UsageError(f"sampler: expected a SamplerConfig or a dictionary of its fields, got {type(sampler).__name__}")
 
 
 def _count_rows(rows: Mapping[str, torch.Tensor], batch: int) -> int:

@@ -128,7 +128,7 @@ def export(
         QualityGateError: nothing of a precision keeps the samples; the others are written all the same.
         UsageError: the arguments do not fit the model or each other.
     """
-    made = make_energy(model, example, cond=cond, wrt=wrt, energy=energy, name=name, sampler=_settings(sampler))
+    made = make_energy(model, example, cond=cond, wrt=wrt, energy=energy, name=name, sampler=sampler)
     report = export_energy(
         made,
         out=out,
@@ -148,14 +148,6 @@ def export(
     if report.failure is not None:
         raise report.failure
     return report.path
-
-
-def _settings(sampler: Any) -> SamplerConfig | None:
-    if sampler is None or isinstance(sampler, SamplerConfig):
-        return sampler
-    if isinstance(sampler, Mapping):
-        return SamplerConfig.from_dict(sampler)
-    raise UsageError(f"sampler: expected a SamplerConfig or a dictionary of its fields, got {type(sampler).__name__}")
 
 
 def gating_for(

@@ -40,6 +40,14 @@ def edited(source: Path, target: Path, part: str, edit: Any) -> Path:
 
 
 class TestSaveEnergy:
+    def test_settings_may_be_a_dictionary(self, tmp_path: Path) -> None:
+        save_energy(make_conv(), tmp_path / "m.pt2", torch.randn(2, 1, 8, 8), sampler={"steps": 7, "noise": 0.005})
+        assert read_archive(tmp_path / "m.pt2").sampler == SamplerConfig(steps=7, noise=0.005)
+        with pytest.raises(
+            UsageError, match="sampler: expected a SamplerConfig or a dictionary of its fields, got int"
+        ):
+            save_energy(make_conv(), tmp_path / "m.pt2", torch.randn(2, 1, 8, 8), sampler=7)  # type: ignore[arg-type]
+
     def test_everything_comes_back(self, tmp_path: Path) -> None:
         model = make_conv()
         path = tmp_path / "deep" / "model.pt2"
