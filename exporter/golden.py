@@ -24,10 +24,16 @@ _ROUNDING = 1e-6
 """Size of a disturbance, relative to the state: some eight units in the last place of float32, as sums collect them."""
 _COPIES = 5
 
+_LARGEST_STEP = 2.0**-6
+"""Of all steps that are taken, in units of a state's size: BF16's."""
+
 _LOW = {"fp16": torch.float16, "bf16": torch.bfloat16}
-_LOW_ROUNDINGS, _LOW_COPIES = 2.0, 8
-"""In a low type the weights are rounded, and each layer's numbers: as many kinks are met as by copies that are this many of the type's
-roundings away. With 8 of them no engine of 32 with ReLUs was off by more than 0.8 of the largest error times two."""
+_LOW_ROUNDINGS, _LOW_PAIRS = 4.0, 6
+"""In a low type the weights are rounded, and each layer's numbers: as many kinks are met as by copies that are some of the type's
+roundings away. With these no engine of 16 with relus was off by more than what is allowed then."""
+
+
+Bounds = tuple[float, float] | None
 
 
 def make_golden(
@@ -45,7 +51,7 @@ def make_golden(
     Args:
         energy: the model.
         config: the sampler's settings.
-        seed: of the chains and the conditioning inputs, which tracing never saw.
+        seed: of the chains, and of what is made up of the conditioning inputs.
         data: states to start from, for init="data".
         trajectory: these chains, where they have been run already.
         precisions: of engines that will be compared; for FP16 and BF16 the answers hold what these types may be off by.
@@ -62,7 +68,7 @@ def make_golden(
     """
     if trajectory is None:
         trajectory = run_in_pytorch(energy, config, seed=seed, data=data, progress=progress)
-    return _answer(energy, trajectory, fresh_conditions(energy, CHAINS, seed), precisions)
+    return _answer(energy, trajectory, fresh_conditions(energy, CHAINS, seed), precisions, config.bounds)
 
 
 def run_in_pytorch(
@@ -95,11 +101,15 @@ def fresh_conditions(energy: Energy, count: int, seed: int) -> dict[str, np.ndar
 
 
 def _plain(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.to(graph_dtype(tensor)).numpy()
+    return tensor.detach().cpu().to(graph_dtype(tensor)).numpy()
 
 
 def _answer(
-    energy: Energy, trajectory: Trajectory, cond: dict[str, np.ndarray], precisions: Collection[str]
+    energy: Energy,
+    trajectory: Trajectory,
+    cond: dict[str, np.ndarray],
+    precisions: Collection[str],
+    bounds: Bounds,
 ) -> dict[str, np.ndarray]:
     single = Reference(energy, torch.float32)
     exact = _double(energy, trajectory.x[0], cond) or single
@@ -113,44 +123,76 @@ def _answer(
         "energy": energies,
         "grad": grads,
     }
-    found |= _errors(single, found, cond, _ROUNDING, _COPIES)
+    found |= _single_errors(single, found, cond, bounds)
     for precision in (name for name in _LOW if name in precisions):
         rounded = Reference(energy, torch.float32, weights=_LOW[precision])
         size = _LOW_ROUNDINGS * torch.finfo(_LOW[precision]).eps / 2
-        errors = _errors(rounded, found, cond, size, _LOW_COPIES)
+        errors = _low_errors(rounded, found, cond, size, bounds)
         found |= {f"{name}.{precision}": array for name, array in errors.items()}
     repeated = {f"cond.{name}": np.broadcast_to(array, (stages, *array.shape)).copy() for name, array in cond.items()}
     return found | repeated
 
 
-def _errors(
-    rough: Reference, exact: dict[str, np.ndarray], cond: dict[str, np.ndarray], size: float, copies: int
+def _single_errors(
+    single: Reference, exact: dict[str, np.ndarray], cond: dict[str, np.ndarray], bounds: Bounds
 ) -> dict[str, np.ndarray]:
-    """The largest errors of a reference, at each state and at copies of it."""
+    """The largest errors of PyTorch's float32, at each state and at copies of it that differ by what float32 makes of its sums.
+
+    The gradient of a relu jumps where a number is zero. Two correct float32 engines round such a number to different
+    sides, so their gradients differ by a whole term; these copies show by how much that can be at these states.
+    """
     generator = np.random.default_rng(0)
     grad_errors, energy_errors = [], []
     for x, value, grad in zip(exact["x"], exact["energy"], exact["grad"], strict=True):
-        length = np.linalg.norm(grad.reshape(len(x), -1), axis=1)
         grad_error, energy_error = np.zeros(len(x)), np.zeros(len(x))
-        for nearby in _nearby(x, generator, size, copies):
-            rough_value, rough_grad = rough(nearby, **cond)
-            off = np.linalg.norm((rough_grad - grad).reshape(len(x), -1), axis=1)
-            grad_error = np.maximum(grad_error, np.divide(off, length, out=np.zeros(len(x)), where=length > 0))
-            energy_error = np.maximum(energy_error, np.abs(rough_value - value))
+        for step in [np.zeros_like(x), *(_ROUNDING * _step(x, generator, bounds) for _ in range(_COPIES))]:
+            rough_value, rough = single((x + step).astype(np.float32), **cond)
+            grad_error = np.fmax(grad_error, _relative(rough - grad, grad))
+            energy_error = np.fmax(energy_error, np.abs(rough_value - value))
         grad_errors.append(grad_error)
         energy_errors.append(energy_error)
     return {"reference_error": np.stack(grad_errors), "reference_energy_error": np.stack(energy_errors)}
 
 
-def _nearby(x: np.ndarray, generator: np.random.Generator, rounding: float, copies: int) -> list[np.ndarray]:
-    """The states [N, *S], and copies of them that differ by about what a type makes of their sums.
+def _low_errors(
+    rounded: Reference, exact: dict[str, np.ndarray], cond: dict[str, np.ndarray], size: float, bounds: Bounds
+) -> dict[str, np.ndarray]:
+    """What rounded weights do at each state, and how far its gradient may jump beside it.
 
-    The gradient of a relu jumps where a number is zero. Two correct engines round such a number to different
-    sides, so their gradients differ by a whole term; these copies show by how much that can be at these states.
+    A jump is what the mean of the gradients at x + d and x - d is away from that at x. The curvature, which takes a small
+    gradient near a minimum far, is not in it: an engine knows x in float32.
     """
+    generator = np.random.default_rng(0)
+    grad_errors, energy_errors = [], []
+    for x, value, grad in zip(exact["x"], exact["energy"], exact["grad"], strict=True):
+        rough_value, rough = rounded(x, **cond)
+        jump = np.zeros(len(x))
+        for _ in range(_LOW_PAIRS):
+            step = (size * _step(x, generator, bounds)).astype(np.float32)
+            both = [rounded(x + side * step, **cond)[1] for side in (np.float32(1), np.float32(-1))]
+            jump = np.fmax(jump, _relative((both[0] + both[1]) / 2 - rough, grad))
+        grad_errors.append(_relative(rough - grad, grad) + jump)
+        energy_errors.append(np.abs(rough_value - value))
+    return {"reference_error": np.stack(grad_errors), "reference_energy_error": np.stack(energy_errors)}
+
+
+def _step(x: np.ndarray, generator: np.random.Generator, bounds: Bounds) -> np.ndarray:
+    """Normal numbers of the size of each state, 0 where one of x lies so near to the bounds that it could leave them, [N, *S] float64."""
     per_sample = (len(x), *[1] * (x.ndim - 1))
     size = np.sqrt(np.mean(np.square(x.reshape(len(x), -1), dtype=np.float64), axis=1)).reshape(per_sample)
-    return [x] + [(x + rounding * size * generator.standard_normal(x.shape)).astype(np.float32) for _ in range(copies)]
+    step = np.asarray(size * generator.standard_normal(x.shape))
+    if bounds is None:
+        return step
+    room = np.minimum(x - bounds[0], bounds[1] - x)
+    return np.where(room > np.abs(step) * _LARGEST_STEP, step, 0.0)
+
+
+def _relative(off: np.ndarray, grad: np.ndarray) -> np.ndarray:
+    """[N], lengths of [N, *S] in units of those of the gradients; 0 where there is none."""
+    lengths = np.linalg.norm(grad.reshape(len(grad), -1), axis=1)
+    return np.divide(
+        np.linalg.norm(off.reshape(len(off), -1), axis=1), lengths, out=np.zeros(len(off)), where=lengths > 0
+    )
 
 
 def _double(energy: Energy, x: np.ndarray, cond: dict[str, np.ndarray]) -> Reference | None:

@@ -10,6 +10,7 @@ from torch import nn
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.export import export_energy
 from ebm_export.exporter.golden import make_golden
+from ebm_export.exporter.reference import Reference
 from ebm_export.runtime import SamplerConfig
 
 CONFIG = SamplerConfig(steps=20, step_size=0.01, noise=0.01)
@@ -67,6 +68,39 @@ def test_a_low_type_may_be_off_by_what_rounded_weights_and_kinks_are() -> None:
     assert np.median(smooth["reference_error.bf16"]) < 0.02
     assert np.median(kinked["reference_error.bf16"]) > 3 * np.median(smooth["reference_error.bf16"])
     assert "reference_error.fp16" not in golden(Gated(nn.Tanh()), ("fp32", "int8"))
+
+
+def test_curvature_is_no_kink() -> None:
+    """Near a minimum a gradient is small, and copies of the state have others; an engine is asked at the state itself."""
+    bowl = Gated(nn.Tanh())
+    energy = make_energy(lambda x: 5 * (x - 0.4).square().sum(1) + 0.01 * bowl(x), torch.zeros(2, 16))
+    found = make_golden(energy, SamplerConfig(steps=60, step_size=0.05, noise=0.002), precisions=["bf16", "fp16"])
+    lengths = np.linalg.norm(found["grad"].reshape(12, -1), axis=1)
+    assert lengths[-1] < 0.05 * lengths[0]
+    assert found["reference_error.bf16"].max() < 0.025
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_an_energy_that_ends_at_its_bounds(tmp_path: Path, precision: str) -> None:
+    """Copies of its states stay inside."""
+
+    def barrier(x: torch.Tensor) -> torch.Tensor:
+        return -(0.05 * (torch.log(x) + torch.log(1 - x))).sum(1) + (x - 0.999).square().sum(1)
+
+    config = SamplerConfig(steps=40, step_size=0.01, noise=0.05, bounds=(0.001, 0.999), init="uniform")
+    energy = make_energy(barrier, torch.full((4, 6), 0.5), sampler=config)
+    found = make_golden(energy, config, precisions=[precision])
+    assert all(np.isfinite(array).all() for array in found.values())
+    report = export_energy(energy, out=tmp_path / "b.ebm", targets=["openvino"], precisions=[precision])
+    assert all(verification.passed for verification in report.verifications)
+
+
+def test_weights_beyond_a_types_range_are_clipped_as_the_graphs_are() -> None:
+    layer = nn.Linear(16, 1, bias=False)
+    nn.init.constant_(layer.weight, 1e5)
+    module = Reference(make_energy(layer, torch.zeros(2, 16)), torch.float32, weights=torch.float16)
+    _, grad = module(np.ones((2, 16), np.float32))
+    np.testing.assert_array_equal(grad, 65504)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -163,6 +163,25 @@ class TestKinks:
         golden[f"reference_energy_error.{precision}"] = np.zeros(golden["energy"].shape)
         assert all(result.passed for result in check(self.turned(off), precision, **golden)) == passed
 
+    def test_the_energys_limit_rises_too(self) -> None:
+        golden = golden_data()
+        size = np.maximum(np.abs(golden["energy"]), np.std(golden["energy"]))
+        golden["reference_energy_error.bf16"] = 0.15 * size
+        for off, passed in ((0.25, True), (0.35, False)):
+            engine = quadratic(energy=lambda energy, off=off: (energy + off * size.min()).astype(np.float32))
+            assert all(result.passed for result in check(engine, "bf16", **golden)) == passed
+
+    @pytest.mark.parametrize("floor", [np.inf, np.nan, 1e9])
+    @pytest.mark.parametrize("grad", [np.nan, 0.0, 0.1])
+    def test_no_floor_lets_a_wrong_engine_pass(self, floor: float, grad: float) -> None:
+        golden = golden_data()
+        for name in ("reference_error", "reference_energy_error"):
+            golden[f"{name}.fp16"] = np.full(golden["energy"].shape, floor)
+        wrong = check(quadratic(grad=lambda exact: (grad * exact).astype(np.float32)), "fp16", **golden)
+        assert not any(result.passed for result in wrong)
+        wrong = check(quadratic(energy=lambda exact: (np.nan * exact).astype(np.float32)), "fp16", **golden)
+        assert not any(result.passed for result in wrong)
+
     @pytest.mark.parametrize("precision", ["fp16", "bf16"])
     def test_without_any_it_stays(self, precision: str) -> None:
         assert all(result.passed for result in check(self.turned(0.03), precision))
