@@ -189,7 +189,10 @@ class _Writer:
                 "count": len(states),
                 "stages": len(np.unique(states.step)),
                 "real data": int(np.count_nonzero(states.step < 0)),
-                "conditions": {name: len(rows) for name, rows in self.calibrated.conditions.calibration.items()},
+                "conditions": {
+                    name: min(len(rows), 1 + int(states.chain.max()))
+                    for name, rows in self.calibrated.conditions.calibration.items()
+                },
             },
             "artifacts": [{"path": path, "nodes": nodes} for path, nodes in self.layers.items()],
         }

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .energy import Energy
-from .golden import CHAINS, fresh_conditions
+from .golden import CHAINS, distinct_rows, fresh_conditions
 
 __all__ = ["ENOUGH", "Conditions", "split_conditions"]
 
@@ -28,9 +28,16 @@ class Conditions(NamedTuple):
 
 
 def split_conditions(energy: Energy) -> Conditions:
-    """Takes a model's observations in turns for the one and the other; few serve for both, with others like them."""
-    count = max((len(rows) for rows in energy.observations.values()), default=0)
+    """Takes a model's observations in turns for the one and the other; few serve for both, with others like them.
+
+    Many are shuffled, so that the first of them, where there are fewer chains, are from all over.
+    """
+    count = len(distinct_rows(energy.observations))
     rows = fresh_conditions(energy, max(count, CHAINS), 0)
     if count < ENOUGH:
         return Conditions(rows, rows)
-    return Conditions(*({name: array[first::2] for name, array in rows.items()} for first in (0, 1)))
+    halves = []
+    for first in (0, 1):
+        order = np.random.default_rng(first).permutation(np.arange(first, count, 2))
+        halves.append({name: array[order] for name, array in rows.items()})
+    return Conditions(*halves)

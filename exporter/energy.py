@@ -82,8 +82,9 @@ class Energy:
         for name in rows:
             if name not in self.cond:
                 raise UsageError(f"cond: {name!r} is no conditioning input; {_listed(self.cond)}")
-        count = _count_rows(rows, len(self.x))
-        self.observations = {name: _in_turns(rows.get(name, value), count) for name, value in self.cond.items()}
+        given = {**self.observations, **rows}
+        count = max([_count_rows(rows, len(self.x)), *(len(value) for value in given.values())])
+        self.observations = {name: _in_turns(given[name], count) for name in self.cond}
         self.example = tuple(
             _in_turns(rows[name], len(value)) if name in rows else value
             for name, value in zip(self.inputs, self.example, strict=True)

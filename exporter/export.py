@@ -27,7 +27,7 @@ from .contract import check_contract
 from .energy import Energy, EnergyMode, make_energy
 from .found_sampler import find_sampler
 from .fusion import Fusion
-from .golden import make_golden
+from .golden import CHAINS, distinct_rows, make_golden
 from .index_limits import index_limits
 from .lowering import lower
 from .manifest import describe_bundle, model_spec
@@ -303,13 +303,14 @@ def _plan(targets: Sequence[str], precisions: Sequence[str], batch: tuple[int, i
 
 def _warn_of_few(energy: Energy) -> None:
     """Says where a verdict holds, if what is known of the conditioning inputs cannot stand for those of use."""
-    count = max((len(rows) for rows in energy.observations.values()), default=ENOUGH)
-    if count < ENOUGH:
+    count = len(distinct_rows(energy.observations))
+    if energy.observations and count < ENOUGH:
         _LOG.warning(
-            "samples are judged at %d rows of %s and noisy copies of them: give rows as they come in use, %d or more, for a "
-            "verdict that holds there (cond={name: rows}, on the command line --cond NAME=FILE.npy)",
-            count,
+            "samples are judged at %s %s%s: give rows as they come in use, %d or more, for a verdict that holds there "
+            "(cond={name: rows}, on the command line --cond NAME=FILE.npy)",
+            "one row of" if count == 1 else f"{count} rows of",
             ", ".join(energy.observations),
+            " and noisy copies" if count < CHAINS else "",
             ENOUGH,
         )
 

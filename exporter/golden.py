@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from .energy import Energy
 from .reference import Reference
 from .trace import graph_dtype, input_names
 
-__all__ = ["CHAINS", "fresh_conditions", "make_golden", "run_in_pytorch"]
+__all__ = ["CHAINS", "distinct_rows", "fresh_conditions", "make_golden", "run_in_pytorch"]
 
 CHAINS = 8
 """Samples at each stage; the batch sizes 1, 3 and 8 are slices of them."""
@@ -92,12 +92,22 @@ def run_in_pytorch(
 def fresh_conditions(energy: Energy, count: int, seed: int) -> dict[str, np.ndarray]:
     """Conditioning inputs [count, ...] by graph input name: observations from all over their rows, or others like them where they are few."""
     names = input_names(energy)
+    rows = distinct_rows(energy.observations)
+    chosen = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)] if len(rows) >= count else rows
     found = {}
-    for index, (name, rows) in enumerate(energy.observations.items()):
-        if len(rows) < count:
-            rows = rows_like(rows, count, seed + index)
-        found[names[name]] = _plain(rows[torch.linspace(0, len(rows) - 1, count).round().long()])
+    for index, (name, values) in enumerate(energy.observations.items()):
+        taken = values[torch.as_tensor(chosen)]
+        found[names[name]] = _plain(taken if len(taken) == count else rows_like(taken, count, seed + index))
     return found
+
+
+def distinct_rows(observations: Mapping[str, torch.Tensor]) -> np.ndarray:
+    """Numbers of the rows, the inputs taken together, that no row before them is equal to."""
+    seen: dict[bytes, int] = {}
+    arrays = [_plain(values) for values in observations.values()]
+    for row in range(len(arrays[0]) if arrays else 0):
+        seen.setdefault(b"".join(np.ascontiguousarray(array[row]).tobytes() for array in arrays), row)
+    return np.fromiter(seen.values(), dtype=np.int64)
 
 
 def _plain(tensor: torch.Tensor) -> np.ndarray:

@@ -17,15 +17,13 @@ _SAME_NUMBERS = {
     aten.expand.default,
     aten.permute.default,
     aten.reshape.default,
-    aten.select.int,
-    aten.slice.Tensor,
     aten.squeeze.dim,
     aten.squeeze.dims,
     aten.transpose.int,
     aten.unsqueeze.default,
     aten.view.default,
 }
-"""Operations that leave the numbers what they are."""
+"""Operations that keep all the numbers: the limits of one column are none of the others'."""
 
 
 def index_limits(traced: ScoreGraph) -> dict[str, tuple[int, int]]:

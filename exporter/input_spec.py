@@ -11,7 +11,7 @@ import torch
 
 from ..runtime.errors import UsageError
 
-__all__ = ["InputSpec", "parse_cond", "parse_shape"]
+__all__ = ["InputSpec", "converted", "parse_cond", "parse_shape"]
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -89,6 +89,9 @@ def _rows(name: str, path: Path, dtype: torch.dtype | None) -> torch.Tensor:
         raise UsageError(f"--cond {name}: {path}: expected a .npy file with numbers: {error}") from error
     if array.dtype.kind == "f":
         array = array.astype(np.float32)
+        if not (array < np.inf).all():  # a mask may hold negative infinity
+            raise UsageError(f"--cond {name}: {path} holds NaN or infinity")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     own = getattr(torch, array.dtype.name, None)
     if own not in _DTYPES.values():
         raise UsageError(
@@ -97,4 +100,16 @@ def _rows(name: str, path: Path, dtype: torch.dtype | None) -> torch.Tensor:
     if not array.ndim or not len(array):
         raise UsageError(f"--cond {name}: {path}: expected rows, [R, ...], got shape {list(array.shape)}")
     rows = torch.from_numpy(np.ascontiguousarray(array))
-    return rows if dtype is None else rows.to(dtype)
+    return rows if dtype is None else converted(name, rows, dtype)
+
+
+def converted(name: str, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Rows of a conditioning input in another type.
+
+    Raises:
+        UsageError: it cannot hold their numbers.
+    """
+    found = rows.to(dtype)
+    if rows.dtype != dtype and not dtype.is_floating_point and not bool((found.to(rows.dtype) == rows).all()):
+        raise UsageError(f"--cond {name}: its rows hold numbers that {str(dtype).removeprefix('torch.')} does not")
+    return found

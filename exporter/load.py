@@ -18,7 +18,7 @@ from .checkpoint import find_states, fit_state, read_weights
 from .energy import Energy, EnergyMode, make_energy
 from .factory import build_model
 from .file_form import FileForm, file_form
-from .input_spec import InputSpec
+from .input_spec import InputSpec, converted
 from .torchscript import ScriptedGraph
 
 __all__ = ["load_model"]
@@ -130,7 +130,7 @@ def _as_in(energy: Energy, name: str, rows: torch.Tensor) -> torch.Tensor:
     if kinds[0] != kinds[1]:
         came, takes = (str(dtype).removeprefix("torch.") for dtype in (rows.dtype, wanted))
         raise UsageError(f"--cond {name}: the archive takes {takes}, and the rows are {came}")
-    return rows.to(wanted)
+    return converted(name, rows, wanted)
 
 
 def _read_torchscript(file: Path) -> nn.Module:

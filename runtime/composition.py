@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
@@ -58,6 +59,11 @@ class CompositeEngine(Engine):
                 engine.open()
                 opened.callback(engine.close)
             opened.pop_all()
+
+    @property
+    def locks(self) -> tuple[threading.RLock, ...]:
+        """Those of the parts, which may be asked by themselves too."""
+        return tuple(lock for engine, _ in self._parts for lock in engine.locks)
 
     def close(self) -> None:
         """Closes every part."""
@@ -149,11 +155,19 @@ def _composed(parts: list[Ebm], weights: Sequence[float] | None, kind: Kind, tem
                 f"{part.model.name} takes [{', '.join(map(str, part.model.x.shape))}]"
             )
         for spec in part.model.cond:
-            if cond.setdefault(spec.name, spec) != spec:
+            before = cond.setdefault(spec.name, spec)
+            if (before.dtype, before.shape) != (spec.dtype, spec.shape):
                 raise UsageError(
                     f"compose: {spec.name} is {spec.dtype} {list(spec.shape)} in {part.model.name} and "
-                    f"{cond[spec.name].dtype} {list(cond[spec.name].shape)} in another: rename one of them"
+                    f"{before.dtype} {list(before.shape)} in another: rename one of them"
                 )
+            if (
+                before.limits is not None and spec.limits is not None
+            ):  # of two tables the smaller one says what there is
+                low, high = zip(before.limits, spec.limits, strict=True)
+                cond[spec.name] = dataclasses.replace(before, limits=(max(low), min(high)))
+            elif spec.limits is not None:
+                cond[spec.name] = dataclasses.replace(before, limits=spec.limits)
     engine = CompositeEngine(
         [(part.engine, [spec.name for spec in part.model.cond]) for part in parts],
         given,

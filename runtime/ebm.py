@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import math
 import numbers
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -37,6 +36,7 @@ from .progress import Callback, ProgressOnly
 from .run import largest_batch, run_chains
 from .sample_file import SampleFile
 from .start import start_states
+from .turns import Turns
 
 __all__ = ["Ebm"]
 
@@ -93,7 +93,8 @@ class Ebm:
         fingerprint: of what the engines were made from.
         data: [M, *S] float32 states for init="data"; None where there are none.
 
-    Calls may come from several threads, which then take turns, and from a callback or between two states of `stream`.
+    Calls may come from several threads, which then take turns, and from a callback or between two states of `stream`. A callback that
+    waits for another thread's call waits for ever: its own call has the turn.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class Ebm:
         self._exact = exact
         self._fused = FusedChoice(fused, fuse, fused_is_faster, self._is_faster)
         self.fingerprint = fingerprint
-        self._turn = threading.RLock()  # engines answer into the same memory at every call
+        self._turns = Turns(self._engines)
         self.data = None if data is None else check_states("data", data, model.x.shape)
         if max_batch is not None:
             check_count("max_batch", max_batch)
@@ -165,7 +166,7 @@ class Ebm:
         conditions = check_conditions(cond, self.model.cond, len(states))
         energies = np.empty(len(states), dtype=np.float32)
         grads = np.empty_like(states)
-        with self._turn:
+        with self._turns.taken():
             for first in range(0, len(states), self._max_batch):
                 rows = slice(first, first + self._max_batch)
                 batch = states[rows]
@@ -191,7 +192,7 @@ class Ebm:
         """
         check_count("n", n)
         settings = config or self.sampler
-        with self._turn:
+        with self._turns.taken():
             batch = largest_batch(settings, n, self._max_batch)
             for size in {batch, n % batch or batch}:
                 rows = size * replicas(settings)
@@ -290,9 +291,10 @@ class Ebm:
             for name, value in long.items():
                 if value is not None:
                     raise UsageError(f"{name} has no effect with deadline_ms: leave it out")
-            with self._turn:
-                return self._draw_by(run, n, called, callback, diverged, deadline_ms)
-        with self._turn, contextlib.ExitStack() as stack:
+            deadline = called + _milliseconds(deadline_ms) / 1000
+            with self._turns.taken(deadline):
+                return self._draw_by(run, n, deadline, callback, diverged)
+        with self._turns.taken(), contextlib.ExitStack() as stack:
             kept, resumed = None, False
             if checkpoint is not None:
                 identity = self._identity(run, n, seed, diverged, energy_range, every)
@@ -364,7 +366,7 @@ class Ebm:
         """The same steps, each in a turn of its own: whoever listens may make other calls between two of them."""
         with contextlib.closing(steps):
             while True:
-                with self._turn:
+                with self._turns.taken():
                     now = next(steps, None)
                 if now is None:
                     return
@@ -487,19 +489,16 @@ class Ebm:
         self,
         run: _Run,
         n: int,
-        called: float,
+        deadline: float,
         callback: Callback | None,
         diverged: Divergence,
-        deadline_ms: float,
     ) -> BestSoFar:
-        """Runs them until a deadline; `called` is when the caller called."""
+        """Runs them until a deadline, on the clock of `perf_counter`."""
         check_choice("diverged", diverged, get_args(Divergence))
         for name, value, left_out in (("callback", callback, None), ("diverged", diverged, "stop")):
             if value != left_out:
                 raise UsageError(f"{name} has no effect with deadline_ms: leave it out, or use stream()")
-        if isinstance(deadline_ms, bool) or not isinstance(deadline_ms, numbers.Real) or not deadline_ms > 0:
-            raise UsageError(f"deadline_ms: expected a number of milliseconds above 0, got {deadline_ms!r}")
-        deadline, options = called + float(deadline_ms) / 1000, run.options
+        options = run.options
         why = hindrance(run.config, exact=options["exact"], switches=options["switches"])
         loop = run.engine.device_loop() if why is None else None
         if why is not None:
@@ -580,9 +579,10 @@ class Ebm:
 
     def close(self) -> None:
         """Frees the engines; safe to call twice."""
-        for engine in self._engines:
-            engine.close()
-        self._fused.close()
+        with self._turns.taken():
+            for engine in self._engines:
+                engine.close()
+            self._fused.close()
 
     def _check_settings(self, settings: SamplerConfig, given: Mapping[str, Any]) -> None:
         """Refuses settings that cannot be used here, and given ones that would have no effect."""
@@ -609,6 +609,12 @@ class Ebm:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _milliseconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) > 0:
+        raise UsageError(f"deadline_ms: expected a number of milliseconds above 0, got {value!r}")
+    return float(value)
 
 
 def _digest(array: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import TracebackType
@@ -28,6 +29,11 @@ class Engine(ABC):
 
     usual_scale: float = 1.0
     """Gradient scale with which the search for a chain's first one begins: the nearer, the fewer calls it takes."""
+
+    @property
+    def locks(self) -> tuple[threading.RLock, ...]:
+        """What whoever asks the engine holds, so that threads take turns; see `turns.Turns`."""
+        return (self.__dict__.setdefault("_lock", threading.RLock()),)
 
     def prepare(self, cond: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Readies what stays the same along a chain, once, for any number of calls of `run`.

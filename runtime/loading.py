@@ -146,13 +146,13 @@ def _on_artifacts(
         fused=fused,
         fuse=fuse,
         fused_is_faster=choices[0].fuse,
-        fingerprint=" ".join(_fingerprint(bundle, choice.artifact) for choice in choices),
+        fingerprint=" ".join(_fingerprint(bundle, choice.artifact, fuse=bool(fuse)) for choice in choices),
     )
     return ebm, [*engines, *([fused] if fuse and fused is not None else [])]
 
 
-def _fingerprint(bundle: Bundle, artifact: Artifact) -> str:
+def _fingerprint(bundle: Bundle, artifact: Artifact, *, fuse: bool) -> str:
     """Of all files that decide what an engine answers: an OpenVINO .xml of other weights is the same, and so is its prologue's."""
-    parts = [artifact, bundle.prologue_of(artifact)]
+    parts = [artifact, bundle.prologue_of(artifact), bundle.sampler_of(artifact) if fuse else None]
     sums = [value for part in parts if part is not None for value in (part.sha256, *part.files.values())]
     return hashlib.sha256(" ".join(sums).encode()).hexdigest()[:16]

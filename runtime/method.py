@@ -14,7 +14,7 @@ from .errors import UsageError
 from .samplers import hmc, langevin, mala, optimize, preconditioned, surrogate, tempering, underdamped
 from .samplers.langevin import Evaluate
 from .samplers.surrogate import Energy
-from .schedule import noise_schedule, temperature_schedule
+from .schedule import distinct, noise_schedule, temperature_schedule
 
 __all__ = ["Method", "build_method", "check_used", "evaluations", "replicas", "settings_of", "warm_up_steps"]
 
@@ -264,7 +264,7 @@ def _tempering(config: SamplerConfig, position: np.ndarray) -> Method:
 
 def _surrogate(config: SamplerConfig, position: np.ndarray, energy: Energy, every: int | None) -> Method:
     temperatures = _temperatures_above_zero(config)
-    if not np.allclose(temperatures, temperatures[0], rtol=1e-6, atol=0):
+    if not np.allclose(distinct(temperatures), temperatures[0], rtol=1e-6, atol=0):
         source = "temperature" if config.noise is None else "noise^2 / (2 * step_size)"
         raise UsageError(
             f"exact sampling needs one temperature for all steps, and {source} goes from {temperatures[0]:.6g} to "
@@ -319,9 +319,10 @@ def _inside(config: SamplerConfig, start: np.ndarray) -> np.ndarray:
 
 def _temperatures_above_zero(config: SamplerConfig) -> np.ndarray:
     temperatures = temperature_schedule(config)
-    if temperatures.min() <= 0:
+    lowest = distinct(temperatures).min()
+    if lowest <= 0:
         raise UsageError(
-            f"a sampler that accepts and rejects needs a temperature above 0 at every step, got {temperatures.min():g}"
+            f"a sampler that accepts and rejects needs a temperature above 0 at every step, got {lowest:g}"
             + (": set noise=None and a temperature" if config.noise is not None else "")
         )
     return temperatures

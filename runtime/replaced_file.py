@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,13 +24,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be written, with the name of `path`.
     """
-    path = path.resolve() if path.is_file() else path  # a link stays one
+    if path.is_symlink() and (path.is_file() or not path.exists()):
+        path = path.resolve()  # a link stays one
     plain = (path.is_file() or not path.exists()) and os.access(path.parent, os.W_OK)
     partial = path.with_name(f"{path.name}.partial") if plain else path
     try:
         with partial.open("wb") as file:
             yield file
             if plain:
+                if path.exists():  # whoever may read it stays the same
+                    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
                 file.flush()
                 os.fsync(file.fileno())
         if plain:

@@ -115,7 +115,7 @@ def run_chains(
             energy_range=energy_range,
             resume=resume,
             draw_ahead=loop is None,
-            shared=not isinstance(callback, ProgressOnly | None),
+            shared=callback is not None,
             every=None if samples is None else samples.every,
         )
         told = None if attempt else callback

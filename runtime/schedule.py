@@ -10,7 +10,7 @@ import numpy as np
 from .config import SamplerConfig, Schedule
 from .errors import UsageError
 
-__all__ = ["noise_schedule", "spread", "temperature_schedule"]
+__all__ = ["distinct", "noise_schedule", "spread", "temperature_schedule"]
 
 
 def spread(setting: Schedule, steps: int) -> np.ndarray:
@@ -36,6 +36,11 @@ def _entries(setting: Schedule, steps: int) -> np.ndarray:
     if len(entries) == 1 or steps == 1:  # with one step all would stand at position 0, where np.interp takes the last
         return np.array(entries[:1])
     return np.interp(np.arange(steps), np.linspace(0, steps - 1, num=len(entries)), entries)
+
+
+def distinct(schedule: np.ndarray) -> np.ndarray:
+    """Returns a schedule, or its one number where it is the same for all steps, to look at all there are."""
+    return schedule[:1] if schedule.strides == (0,) else schedule
 
 
 def noise_schedule(config: SamplerConfig) -> np.ndarray:

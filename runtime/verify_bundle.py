@@ -117,8 +117,8 @@ def _why_fused_differ(
 ) -> str | None:
     """What is off with an engine's fused steps; None where nothing is, or where it has none."""
     fused = fused_of(bundle, artifact, backend_of(artifact.target), threads=threads)
-    if fused is None:
-        return None
+    if fused is None or not fused.fits(bundle.sampler.replace(steps=fused.count)):
+        return None  # there is none, or the settings were changed since, and nobody uses it
     with contextlib.closing(fused):
         fused.open()
         return why_steps_differ(engine, fused, bundle.sampler, golden, artifact.precision)

@@ -83,6 +83,17 @@ class TestObservations:
         assert torch.equal(energy.cond["obs"], self.OBS[:4])
         assert energy.x.shape == (4, 2)
 
+    def test_those_of_other_inputs_stay(self) -> None:
+        def energy_of(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return (x + a + b).sum(1)
+
+        energy = make_energy(energy_of, torch.randn(4, 3), cond={"a": self.OBS, "b": 2 * self.OBS})
+        energy.observe({"a": self.OBS + 1})
+        assert torch.equal(energy.observations["b"], 2 * self.OBS)
+        energy.observe({"a": self.OBS[:1]})
+        assert torch.equal(energy.observations["b"], 2 * self.OBS)
+        assert torch.equal(energy.observations["a"], self.OBS[:1].expand(10, 3))
+
     def test_of_an_input_that_is_not_there(self) -> None:
         energy = make_energy(ConditionalEnergy(), torch.randn(4, 2), cond={"obs": torch.randn(4, 3)})
         with pytest.raises(UsageError, match="cond: 'image' is no conditioning input; the model's are obs"):

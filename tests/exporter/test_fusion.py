@@ -265,6 +265,25 @@ def test_a_device_compares_them_too(bundle: Path, other: Path, tmp_path: Path) -
     assert wrong["note"].startswith("sampler.fp32.onnxruntime.onnx leaves the step-by-step chain: after 4 steps")
 
 
+def test_steps_that_nobody_uses_are_not_compared(bundle: Path, tmp_path: Path) -> None:
+    """Whoever changed the settings in the manifest gets single steps."""
+    copy = Path(shutil.copytree(bundle, tmp_path / "m.ebm"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["sampler"]["grad_clip"] = 0.01
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert {row["result"] for row in verify_bundle(copy)} == {"passed"}
+
+
+def test_a_checkpoint_of_fused_steps_is_told_by_their_file(bundle: Path, tmp_path: Path) -> None:
+    fingerprints = []
+    for folder, count in ((bundle, COUNT), (write(tmp_path, fuse=5), 5)):
+        for fuse in (True, False):
+            with load(folder, backend="onnxruntime", threads=1, fuse=fuse) as ebm:
+                fingerprints.append((ebm.fingerprint, count, fuse))
+    assert fingerprints[1][0] == fingerprints[3][0], "the same score graph"
+    assert len({fingerprint for fingerprint, *_ in fingerprints}) == 3
+
+
 def test_measurement_decides(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 

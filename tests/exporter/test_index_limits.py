@@ -17,19 +17,28 @@ from ebm_export.runtime import UsageError, load
 
 
 class Labelled(nn.Module):
-    """Rows by a label, by tokens through reshapes, by an index that may count from the end, and by a number that is computed."""
+    """Rows by a label, by tokens through reshapes, by an index that may count from the end, by numbers that are computed, and by the
+    first of two numbers, the second of which is a time."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.label, self.token, self.small = nn.Embedding(10, 4), nn.Embedding(7, 4), nn.Embedding(5, 4)
+        self.few = nn.Embedding(8, 4)
         self.table = nn.Parameter(torch.randn(6, 4))
 
     def forward(
-        self, x: torch.Tensor, label: torch.Tensor, tokens: torch.Tensor, place: torch.Tensor, free: torch.Tensor
+        self,
+        x: torch.Tensor,
+        label: torch.Tensor,
+        tokens: torch.Tensor,
+        place: torch.Tensor,
+        free: torch.Tensor,
+        pair: torch.Tensor,
     ) -> torch.Tensor:
         seen = self.label(label) + self.token(tokens.reshape(-1, 3).unsqueeze(2)).sum((1, 2)) + self.table[place]
-        seen = seen + self.small(tokens[:, 0]) + self.label(free % 10) + self.label(free.clamp(0, 9))
+        seen = seen + self.small(tokens[:, 0] % 5) + self.label(free % 10) + self.label(free.clamp(0, 9))
+        seen = seen + self.small(pair[:, 0]) + 0.01 * pair[:, 1:] + self.small(label % 5) + self.few(label)
         return (x - seen).square().sum(1)
 
 
@@ -39,13 +48,14 @@ COND = {
     "tokens": torch.arange(12).reshape(4, 3) % 5,
     "place": torch.arange(4).to(torch.int32),
     "free": torch.arange(4),
+    "pair": torch.tensor([[0, 700], [1, 3], [2, 5], [4, 1]]),
 }
 
 
 def test_are_those_of_the_tables() -> None:
     assert index_limits(trace(make_energy(Labelled().eval(), X, cond=COND))) == {
-        "label": (0, 9),
-        "tokens": (0, 4),  # the smaller of two tables
+        "label": (0, 7),  # the smaller of two tables
+        "tokens": (0, 6),
         "place": (-6, 5),
     }
 
@@ -57,6 +67,6 @@ def test_the_runtime_refuses_others(tmp_path: Path) -> None:
         with load(path, backend=backend, threads=1) as ebm:
             given = {name: rows.numpy() for name, rows in COND.items()}
             ebm.score(X.numpy(), **given | {"free": np.full(4, 123), "place": np.full(4, -6)})
-            for name, value in (("label", 10), ("label", -1), ("tokens", 5), ("place", 6), ("place", -7)):
+            for name, value in (("label", 8), ("label", -1), ("tokens", 7), ("place", 6), ("place", -7)):
                 with pytest.raises(UsageError, match=f"{name}: expected whole numbers from .*got {value} to {value}"):
                     ebm.score(X.numpy(), **given | {name: np.full(given[name].shape, value)})

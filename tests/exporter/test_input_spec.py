@@ -52,6 +52,26 @@ def test_rows_of_a_file(tmp_path: Path, text: str, array: np.ndarray, dtype: tor
     np.testing.assert_allclose(rows.numpy(), array)
 
 
+@pytest.mark.parametrize(
+    ("text", "array", "said"),
+    [
+        ("obs:uint8={}", np.array([3, 300]), "its rows hold numbers that uint8 does not"),
+        ("obs:int64={}", np.array([0.7, 1.9]), "its rows hold numbers that int64 does not"),
+        ("obs={}", np.array([0.7, np.nan]), "holds NaN or infinity"),
+    ],
+)
+def test_numbers_that_would_change(tmp_path: Path, text: str, array: np.ndarray, said: str) -> None:
+    np.save(tmp_path / "o.npy", array)
+    with pytest.raises(UsageError, match=said):
+        parse_cond([text.format(tmp_path / "o.npy")])
+
+
+def test_files_of_another_byte_order(tmp_path: Path) -> None:
+    np.save(tmp_path / "o.npy", np.array([3, 258], dtype=">i4"))
+    rows = parse_cond([f"obs={tmp_path / 'o.npy'}"])["obs"]
+    assert isinstance(rows, torch.Tensor) and rows.tolist() == [3, 258]
+
+
 def test_files_that_hold_no_rows(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"--cond obs: .*none\.npy: expected a \.npy file with numbers: .*No such file"

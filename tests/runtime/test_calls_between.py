@@ -5,20 +5,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ebm_export.runtime import Ebm, load
+from ebm_export.runtime import Ebm, UsageError, load
 from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from ebm_export.runtime.backends.openvino import OpenVinoEngine
-from ebm_export.runtime.progress import Progress
+from ebm_export.runtime.composition import compose
+from ebm_export.runtime.progress import Progress, ProgressOnly
 
 from .tiny_bundle import write_bundle
 
 OTHER = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32) * 50
-SAMPLERS = ["langevin", "preconditioned", "underdamped", "optimize", "mala", "hmc"]
+SAMPLERS = ["langevin", "preconditioned", "underdamped", "optimize", "mala", "hmc", "tempering"]
 
 
 @pytest.fixture(params=[OnnxRuntimeEngine, OpenVinoEngine])
@@ -37,6 +39,11 @@ def test_a_callback_may_score(ebm: Ebm, sampler: str) -> None:
     alone = ebm.sample(6, 3, **settings)
     scored = ebm.sample(6, 3, callback=lambda now: ebm.score(OTHER), **settings)
     np.testing.assert_array_equal(scored, alone)
+
+
+def test_one_that_is_only_told_of_the_progress_may_too(ebm: Ebm) -> None:
+    told = ProgressOnly(lambda done, total: ebm.score(OTHER))
+    np.testing.assert_array_equal(ebm.sample(6, 3, callback=told), ebm.sample(6, 3))
 
 
 def test_a_callback_may_sample(ebm: Ebm) -> None:
@@ -76,6 +83,49 @@ def test_threads_take_turns(ebm: Ebm) -> None:
             np.testing.assert_array_equal(x, samples)
             np.testing.assert_array_equal(energy, wanted[0])
             np.testing.assert_array_equal(grad, wanted[1])
+
+
+def test_streams_and_compositions_take_turns_with_other_threads(ebm: Ebm) -> None:
+    alone, wanted = list(ebm.stream(6, 3, steps=300))[-1], ebm.score(OTHER)
+    both = compose([ebm, ebm])
+    together, over = both.sample(6, 3, steps=300), threading.Event()
+    wrong: list[object] = []
+
+    def work() -> None:
+        while not over.is_set():
+            energy, grad = ebm.score(OTHER)
+            if not (np.array_equal(energy, wanted[0]) and np.array_equal(grad, wanted[1])):
+                wrong.append(energy)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        np.testing.assert_array_equal(list(ebm.stream(6, 3, steps=300))[-1].x, alone.x)
+        np.testing.assert_array_equal(both.sample(6, 3, steps=300), together)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_deadline_does_not_wait_for_another_thread(ebm: Ebm) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def hold(now: Progress) -> None:
+        begun.set()
+        over.wait(30)
+
+    thread = threading.Thread(target=lambda: ebm.sample(6, callback=hold), daemon=True)
+    thread.start()
+    begun.wait(30)
+    at = perf_counter()
+    with pytest.raises(UsageError, match="deadline_ms: another thread's call kept the engine until then"):
+        ebm.sample(6, deadline_ms=50)
+    assert perf_counter() - at < 1
+    over.set()
+    thread.join()
+    assert ebm.sample(6, deadline_ms=1e4).complete
 
 
 def test_a_stream_that_is_left_holds_nobody_up(ebm: Ebm) -> None:

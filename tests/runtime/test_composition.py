@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,20 @@ def test_a_checkpoint_is_of_these_weights(tmp_path: Path) -> None:
         run([1.0, 20.0])
     with pytest.raises(UsageError, match="is of another run: .*files was"):
         run([1.0, 0.5], temperature=2.0)
+
+
+def test_tables_of_several_sizes_are_one_input() -> None:
+    """The smaller one says what there is."""
+    label = TensorSpec("label", (), "int64", limits=(0, 9))
+
+    def part(spec: TensorSpec) -> Ebm:
+        model = ModelSpec("m", TensorSpec("x", (2,), "float32"), cond=(spec,))
+        return Ebm(FunctionEngine(lambda x, label: ((x * x).sum(axis=1), 2 * x)), model, SamplerConfig())
+
+    specs = [label, dataclasses.replace(label, limits=None), dataclasses.replace(label, limits=(-4, 7))]
+    for order in (specs, specs[::-1]):
+        with compose([part(spec) for spec in order]) as both:
+            assert both.model.cond == (dataclasses.replace(label, limits=(0, 7)),)
 
 
 def test_parts_that_are_refused_are_closed() -> None:

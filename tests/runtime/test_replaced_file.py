@@ -71,3 +71,17 @@ def test_the_bytes_are_those_of_numpy(array: np.ndarray) -> None:
     write_npy(own, array)
     np.save(numpys, np.ascontiguousarray(array), allow_pickle=False)
     assert own.getvalue() == numpys.getvalue()
+
+
+def test_a_file_keeps_its_mode_and_a_link_stays_one(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.write_bytes(b"old")
+    private.chmod(0o600)
+    with replacing(private) as file:
+        file.write(b"new")
+    assert private.read_bytes() == b"new" and private.stat().st_mode & 0o777 == 0o600
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "not there yet")
+    with replacing(link) as file:
+        file.write(b"new")
+    assert link.is_symlink() and (tmp_path / "not there yet").read_bytes() == b"new"
