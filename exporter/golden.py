@@ -30,7 +30,7 @@ _LARGEST_STEP = 2.0**-6
 _LOW = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _LOW_ROUNDINGS, _LOW_PAIRS = 4.0, 6
 """In a low type the weights are rounded, and each layer's numbers: as many kinks are met as by copies that are some of the type's
-roundings away. With these no engine of 16 with relus was off by more than what is allowed then."""
+roundings away. Found by trial on small networks with relus and max pools; with half of either, some right engine failed."""
 
 
 Bounds = tuple[float, float] | None

@@ -21,7 +21,8 @@ class Reference:
     Args:
         energy: the model; it is copied.
         dtype: torch.float32 or torch.float64.
-        weights: a lower type that the parameters are rounded to; they are computed with in `dtype` all the same.
+        weights: a lower type that matrices and kernels are rounded to; they are computed with in `dtype` all the same. What has one
+            dimension stays: a centre that is taken from the state is not rounded in a typed graph either.
     """
 
     def __init__(self, energy: Energy, dtype: torch.dtype, weights: torch.dtype | None = None) -> None:
@@ -31,7 +32,7 @@ class Reference:
         if weights is not None:
             limits = torch.finfo(weights)
             for parameter in self._module.parameters():
-                if parameter.is_floating_point():
+                if parameter.is_floating_point() and parameter.dim() > 1:
                     parameter.copy_(parameter.clamp(limits.min, limits.max).to(weights))
         self._dtype = dtype
         self._names = input_names(energy)

@@ -73,7 +73,8 @@ def test_a_low_type_may_be_off_by_what_rounded_weights_and_kinks_are() -> None:
 def test_curvature_is_no_kink() -> None:
     """Near a minimum a gradient is small, and copies of the state have others; an engine is asked at the state itself."""
     bowl = Gated(nn.Tanh())
-    energy = make_energy(lambda x: 5 * (x - 0.4).square().sum(1) + 0.01 * bowl(x), torch.zeros(2, 16))
+    centre = nn.Parameter(torch.linspace(-0.5, 0.7, 16))
+    energy = make_energy(lambda x: 5 * (x - centre).square().sum(1) + 0.01 * bowl(x), torch.zeros(2, 16))
     found = make_golden(energy, SamplerConfig(steps=60, step_size=0.05, noise=0.002), precisions=["bf16", "fp16"])
     lengths = np.linalg.norm(found["grad"].reshape(12, -1), axis=1)
     assert lengths[-1] < 0.05 * lengths[0]
