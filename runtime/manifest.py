@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -162,14 +163,19 @@ class Manifest:
             sampler = SamplerConfig.from_dict(top.take("sampler", dict, {}))
         except UsageError as error:
             raise LoadError(f"{where}: sampler: {error}") from error
+        model = _model(top.inner("model"))
         return cls(
-            model=_model(top.inner("model")),
+            model=model,
             sampler=sampler,
-            artifacts=tuple(_artifact(entry) for entry in top.each("artifacts")),
-            files={_file_name(name, where): digest for name, digest in top.take("files", dict, {}).items()},
+            artifacts=tuple(_artifact(entry, model) for entry in top.each("artifacts")),
+            files=top.digests("files"),
             verification=tuple(top.take("verification", list, [])),
             created_with=top.take("created_with", dict, {}),
         )
+
+
+_MOST_NUMBERS = 2**31
+"""Numbers of one sample, 8 GiB; a manifest that says more was damaged."""
 
 
 class _Entries:
@@ -193,6 +199,13 @@ class _Entries:
     def inner(self, key: str) -> _Entries:
         return _Entries(self.take(key, dict), f"{self.where}: {key}")
 
+    def digests(self, key: str) -> dict[str, str]:
+        """Files and their sha256."""
+        found = self.take(key, dict, {})
+        if not all(isinstance(digest, str) for digest in found.values()):
+            raise LoadError(f"{self.where}: {key}: expected the sha256 of each file, got {found}")
+        return {_file_name(name, self.where): digest for name, digest in found.items()}
+
     def each(self, key: str, default: Any = None) -> list[_Entries]:
         values = self.take(key, list, default)
         return [_Entries(value, f"{self.where}: {key}[{index}]") for index, value in enumerate(values)]
@@ -203,6 +216,10 @@ def _model(entries: _Entries) -> ModelSpec:
     if x.dtype != "float32":
         raise LoadError(f"{entries.where}: x: expected dtype float32, got {x.dtype}")
     ends = entries.take("range", dict, {}).get("x")
+    if ends is not None and not (
+        isinstance(ends, list) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
+    ):
+        raise LoadError(f"{entries.where}: range: x: expected the smallest and the largest number, got {ends!r}")
     return ModelSpec(
         name=entries.take("name", str),
         x=x,
@@ -215,8 +232,10 @@ def _model(entries: _Entries) -> ModelSpec:
 
 def _tensor(entries: _Entries, name: str) -> TensorSpec:
     shape = entries.take("shape", list)
-    if not all(isinstance(size, int) and size > 0 for size in shape):
-        raise LoadError(f"{entries.where}: shape: expected whole numbers above 0, got {shape}")
+    if not all(type(size) is int and size > 0 for size in shape) or math.prod(shape) > _MOST_NUMBERS:
+        raise LoadError(
+            f"{entries.where}: shape: expected whole numbers above 0, and a product that fits into memory, got {shape}"
+        )
     dtype = entries.take("dtype", str)
     if dtype not in DTYPES:
         raise LoadError(f"{entries.where}: dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -228,21 +247,26 @@ def _tensor(entries: _Entries, name: str) -> TensorSpec:
     )
 
 
-def _artifact(entries: _Entries) -> Artifact:
+def _artifact(entries: _Entries, model: ModelSpec) -> Artifact:
+    reads, names = entries.take("reads", list, []), [spec.name for spec in model.cond]
+    if not all(name in names for name in reads):
+        raise LoadError(
+            f"{entries.where}: reads: expected names of conditioning inputs ({', '.join(names)}), got {reads}"
+        )
     return Artifact(
         path=_file_name(entries.take("path", str), entries.where),
         target=entries.take("target", str),
         precision=entries.take("precision", str),
         role=entries.take("role", str, "score"),
         sha256=entries.take("sha256", str),
-        files={_file_name(name, entries.where): digest for name, digest in entries.take("files", dict, {}).items()},
+        files=entries.digests("files"),
         toolchain=entries.take("toolchain", dict, {}),
         options=entries.take("options", dict, {}),
         status=entries.take("status", str),
         note=entries.take("note", str, ""),
         schedule=entries.take("schedule", str, ""),
         prologue=_file_name(prologue, entries.where) if (prologue := entries.take("prologue", str, "")) else "",
-        reads=tuple(entries.take("reads", list, [])),
+        reads=tuple(reads),
         sampler=_file_name(sampler, entries.where) if (sampler := entries.take("sampler", str, "")) else "",
         steps=entries.take("steps", int, 0),
         settings=entries.take("settings", dict, {}),

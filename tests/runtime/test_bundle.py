@@ -89,6 +89,16 @@ class TestErrors:
             ),
             ({"model": {"name": "m", "x": {"shape": [3], "dtype": "int64"}}}, "x: expected dtype float32, got int64"),
             ({"model": {"name": "m", "x": {"shape": ["3"], "dtype": "float32"}}}, "expected whole numbers above 0"),
+            (
+                {"model": {"name": "m", "x": {"shape": [10**6, 10**6], "dtype": "float32"}}},
+                "a product that fits into memory",
+            ),
+            ({"model": {"name": "m", "x": {"shape": [True], "dtype": "float32"}}}, "expected whole numbers above 0"),
+            (
+                {"model": {"name": "m", "x": {"shape": [3], "dtype": "float32"}, "range": {"x": ["a"]}}},
+                "model: range: x: expected the smallest and the largest number, got ['a']",
+            ),
+            ({"files": {"golden.npz": 3}}, "files: expected the sha256 of each file, got {'golden.npz': 3}"),
             ({"artifacts": [7]}, "artifacts[0]: expected an object, got int"),
             ({"artifacts": [{}]}, "artifacts[0]: the entry 'path' is missing"),
             ({"sampler": {"step": 3}}, "sampler: 'step' is not a sampler setting; did you mean 'steps'?"),
@@ -98,6 +108,14 @@ class TestErrors:
     def test_manifest_entries(self, bundle: Path, change: dict[str, Any], message: str) -> None:
         edit(bundle, change)
         with pytest.raises(LoadError, match=re.escape(message)):
+            Bundle(bundle)
+
+    def test_a_prologue_of_inputs_that_there_are_not(self, bundle: Path) -> None:
+        artifacts = json.loads((bundle / "manifest.json").read_text())["artifacts"]
+        edit(bundle, {"artifacts": [artifacts[0] | {"reads": ["image"]}]})
+        with pytest.raises(
+            LoadError, match=r"artifacts\[0\]: reads: expected names of conditioning inputs \(.*\), got"
+        ):
             Bundle(bundle)
 
     @pytest.mark.parametrize("path", ["", "..", "../score.onnx", "/etc/hostname", "sub/score.onnx", "..\\score.onnx"])

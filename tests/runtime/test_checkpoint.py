@@ -217,8 +217,12 @@ def test_arrays_are_looked_at_to_their_last_number(tmp_path: Path, given: str) -
         ebm().sample(300, 7, checkpoint=tmp_path / "run", **more)
 
 
-def test_a_file_that_is_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["text", "array"])
+def test_a_file_that_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "run").write_bytes(b"no zip")
+    if content == "array":
+        np.save(tmp_path / "run.npy", np.zeros(3))
+        (tmp_path / "run.npy").rename(tmp_path / "run")
     with pytest.raises(LoadError, match="is no checkpoint of a run .*remove it to begin anew"):
         ebm().sample(5, 7, checkpoint=tmp_path / "run")
 
