@@ -38,9 +38,8 @@ class Bundle:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._folder = (
-            self.path.absolute()
-        )  # files are opened later too, perhaps after the process went to another folder
+        # Some files are opened later, perhaps after the process went to another folder.
+        self._folder = self.path.absolute()
         self.manifest = _read_manifest(self.path)
 
     @property
