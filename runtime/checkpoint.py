@@ -17,6 +17,7 @@ import numpy as np
 
 from .arguments import check_writable
 from .errors import LoadError, UsageError
+from .replaced_file import replacing
 from .snapshot import Snapshot, from_arrays, to_arrays
 
 __all__ = ["Checkpoint", "Saved", "dropped_in"]
@@ -125,8 +126,7 @@ class Checkpoint:
         arrays = {name: np.asarray(value) for name, value in saved._asdict().items() if name != "snapshot"}
         if saved.snapshot is not None:
             arrays |= {f"run.{name}": array for name, array in to_arrays(saved.snapshot).items()}
-        partial = self.path.with_name(f"{self.path.name}.partial")
-        with partial.open("wb") as file:
+        with replacing(self.path) as file:
             np.savez(
                 file,
                 allow_pickle=False,
@@ -134,9 +134,6 @@ class Checkpoint:
                 version=np.array(_VERSION),
                 **arrays,
             )
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
         _sync_folder(self.path.parent)
         self._next = time.monotonic() + self._seconds
 

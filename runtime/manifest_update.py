@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .bundle import MANIFEST
+from .replaced_file import replacing
 
 __all__ = ["enter_artifact", "set_status"]
 
@@ -26,6 +27,5 @@ def _update(folder: Path, change: Callable[[list[dict[str, Any]]], list[dict[str
     """Rewrites the list of artifacts; a reader sees the old manifest or the new one."""
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     manifest["artifacts"] = change(manifest["artifacts"])
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / MANIFEST)
+    with replacing(folder / MANIFEST) as file:
+        file.write((json.dumps(manifest, indent=1) + "\n").encode())
