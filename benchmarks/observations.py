@@ -98,8 +98,7 @@ def judged(policy: Policy, images: torch.Tensor, unseen: Path, folder: Path) -> 
     return {
         "export": "passes",
         "at unseen images": "passes" if gate["passed"] else "fails",
-        "score gain": values["score gain"],
-        "score bias": values["score bias"],
+        **{metric: value for metric, value in values.items() if metric.startswith("score")},
         "seconds": report.seconds,
     }
 

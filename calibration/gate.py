@@ -5,8 +5,9 @@ Three questions, all of which must be answered with yes:
 1. *Samples.* For every metric in force, is the distance of the candidate's samples from FP32's at most `gate` times the
    distance between FP32 samples of two seeds, the seed noise floor (`noise_floor`, `gate_metrics`)?
 2. *Rare modes.* Has no mode surely lost more than half of its mass? Ratios weigh modes by mass, so this is asked apart.
-3. *Score.* Are gain and bias of the gradient along the trajectory at most `bias_limit` (`score_bias`)? Cold chains end
-   almost where they should even with a bent gradient, so this is asked apart too.
+3. *Score.* Are gain and bias of the gradient along the trajectory at most `bias_limit`, and at each condition twice that
+   (`score_bias`)? Cold chains end almost where they should even with a bent gradient, and samples are pooled over
+   conditions, so this is asked apart too.
 
 How often an engine without fault fails: a metric that looks along one direction is over the gate with probability 0.0016
 (`chain_plan.plan_chains`), one that looks along many more rarely, and the exact test of question 2 takes 0.001. With seven

@@ -15,7 +15,7 @@ class GateRules:
         gate: largest ratio to the seed noise floor that passes.
         smallest_difference: shift of the energy that should be seen, in its standard deviations; the number of
             chains follows from it.
-        bias_limit: largest gain and bias of the gradient that pass, relative to its rms.
+        bias_limit: largest gain and bias of the gradient that pass, relative to its rms; twice that at each condition.
         extra_rounds: times that more chains are drawn for a verdict that is not decided.
         seed: FP32 draws with this one, candidates with the next, the trajectory of the score with the one after.
     """

@@ -85,8 +85,7 @@ class QualityGate:
         bent = [verdict for verdict in self.score_verdicts(fidelity) if not verdict.passed]
         if not bent:
             return ""
-        said = ", ".join(f"{verdict.metric} {verdict.value:.4f}" for verdict in bent)
-        return f"{said}, at most {self.rules.bias_limit:g} passes"
+        return ", ".join(f"{verdict.metric} {verdict.value:.4f}, at most {verdict.floor:g} passes" for verdict in bent)
 
     def judge(
         self,

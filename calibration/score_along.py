@@ -55,7 +55,9 @@ def gradients_along(
     return grads
 
 
-def fidelity_along(trajectory: Trajectory, reference: np.ndarray, candidate: np.ndarray) -> tuple[StageFidelity, ...]:
+def fidelity_along(
+    trajectory: Trajectory, reference: np.ndarray, candidate: np.ndarray, conditions: np.ndarray | None = None
+) -> tuple[StageFidelity, ...]:
     """Compares two sets of gradients stage by stage.
 
     A stage where every reference gradient is 0 (clipped flat, say) has no fidelity and is left out.
@@ -64,9 +66,10 @@ def fidelity_along(trajectory: Trajectory, reference: np.ndarray, candidate: np.
         trajectory: where they were asked for.
         reference: [G, n, *S], as `gradients_along` returns them from FP32.
         candidate: [G, n, *S] from the candidate.
+        conditions: [n], which condition each chain has; None where all have the same.
     """
     return tuple(
-        score_fidelity(reference[stage], candidate[stage], stage=stage, step=int(step))
+        score_fidelity(reference[stage], candidate[stage], conditions=conditions, stage=stage, step=int(step))
         for stage, step in enumerate(trajectory.step)
         if np.any(reference[stage])
     )

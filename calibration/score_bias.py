@@ -14,6 +14,8 @@ from .verdict import MetricVerdict
 __all__ = ["judge_score"]
 
 _NORMAL = 1.959964  # 97.5 % point of the normal distribution
+_WIDER = 2.0
+"""The limit for each condition, in limits for all together."""
 
 
 def judge_score(fidelity: Sequence[StageFidelity], limit: float) -> list[MetricVerdict]:
@@ -33,6 +35,10 @@ def judge_score(fidelity: Sequence[StageFidelity], limit: float) -> list[MetricV
     along the gradient in part; the larger of the two is then at least 0.014. So any limit below that stops it, and 0.01
     leaves room for the standard error. Noise is not judged here, as samples show it.
 
+    The same is asked of each condition of a conditional model, from `condition_gain_squared` and `condition_bias_squared`, with twice
+    the limit: what a grid does to one observation does not average out, and one observation's samples, of which there are fewer, hide
+    more. Errors that differ from condition to condition would not show in the mean at all.
+
     With too few states the errors are too large to say: then a verdict is not decided.
 
     Args:
@@ -40,7 +46,8 @@ def judge_score(fidelity: Sequence[StageFidelity], limit: float) -> list[MetricV
         limit: largest size that passes, relative to rms(g).
 
     Returns:
-        Verdicts "score gain" and "score bias", whose `floor` is the limit and whose own limit is 1; none for no stages.
+        Verdicts "score gain" and "score bias", and "score gain by condition" and "score bias by condition" where there are conditions.
+        Their `floor` is the limit and their own limit is 1. None for no stages.
 
     Raises:
         UsageError: the limit is not above 0.
@@ -57,10 +64,20 @@ def judge_score(fidelity: Sequence[StageFidelity], limit: float) -> list[MetricV
     )
     # var(z^2) = 4 z^2 e^2 + 2 e^4 for a normal z with error e.
     gain_squared_error = np.sqrt(4.0 * np.square(gain * error) + 2.0 * error**4)
-    return [
+    verdicts = [
         _verdict("score gain", weights, gain, np.square(gain) - np.square(error), gain_squared_error, limit),
         _verdict("score bias", weights, bias, bias_squared, bias_squared_error, limit),
     ]
+    if fidelity[0].condition_bias_squared is None:
+        return verdicts
+    for name in ("gain", "bias"):
+        squares, errors = (
+            np.array([getattr(stage, f"condition_{name}_{what}") for stage in fidelity], np.float64)
+            for what in ("squared", "squared_error")
+        )
+        sizes = np.sqrt(np.maximum(squares, 0.0))
+        verdicts.append(_verdict(f"score {name} by condition", weights, sizes, squares, errors, _WIDER * limit))
+    return verdicts
 
 
 def _verdict(

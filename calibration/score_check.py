@@ -19,6 +19,8 @@ __all__ = ["ScoreCheck"]
 _CHAINS, _NUMBERS = (256, 4096), 2**14
 """Chains whose states gradients are compared at: as many as make up 2**14 numbers of x, within these limits. With 256 a bias
 of 1/16 of the noise shows, with 4096 one of 1/64; in few dimensions fewer numbers share in the mean."""
+_OF_ONE = 4
+"""Chains at each condition, at least: what their errors have in common is the bias there, which one chain could not show."""
 _STAGES = 12
 _BYTES = 256 * 2**20
 """Largest size of the states; fewer chains are run where a state is large."""
@@ -50,7 +52,9 @@ class ScoreCheck:
     ) -> None:
         numbers = math.prod(model.x.shape)
         chains = min(max(_CHAINS[0], min(_NUMBERS // numbers, _CHAINS[1])), max(16, _BYTES // (4 * _STAGES * numbers)))
-        self._cond = conditions(chains)
+        several = max(1, chains // _OF_ONE)
+        self._cond = {name: rows[np.arange(chains) % several] for name, rows in conditions(several).items()}
+        self._condition = _numbered(self._cond, chains)
         self._trajectory = record_trajectory(
             fp32,
             config,
@@ -74,4 +78,11 @@ class ScoreCheck:
             progress: called with (stages done, in all).
         """
         grads = gradients_along(engine, self._trajectory, self._cond, progress=progress)
-        return fidelity_along(self._trajectory, self._exact, grads)
+        return fidelity_along(self._trajectory, self._exact, grads, self._condition)
+
+
+def _numbered(cond: Mapping[str, np.ndarray], chains: int) -> np.ndarray:
+    """[n] which condition each chain has: the same number where all rows are the same."""
+    numbers: dict[bytes, int] = {}
+    rows = (b"".join(array[chain].tobytes() for array in cond.values()) for chain in range(chains))
+    return np.array([numbers.setdefault(row, len(numbers)) for row in rows])

@@ -47,9 +47,19 @@ class StageFidelity:
     """bias^2 before it is cut at 0: below 0 by chance as often as above where there is no bias, so that it can be averaged."""
     bias_squared_error: float
     """Standard error of `bias_squared` over states."""
+    condition_bias_squared: float | None = None
+    """As `bias_squared`, of the mean errors at each condition, in the mean over conditions; None where there is one condition."""
+    condition_bias_squared_error: float | None = None
+    """Standard error of `condition_bias_squared` over states."""
+    condition_gain_squared: float | None = None
+    """Mean square of the gains at each condition, without what chance adds; None where there is one condition."""
+    condition_gain_squared_error: float | None = None
+    """Standard error of `condition_gain_squared` over states."""
 
 
-def score_fidelity(reference: Any, candidate: Any, *, stage: int = 0, step: int = 0) -> StageFidelity:
+def score_fidelity(
+    reference: Any, candidate: Any, *, conditions: Any = None, stage: int = 0, step: int = 0
+) -> StageFidelity:
     """Takes a gradient's error apart into gain, bias and noise.
 
     With g_i the reference's and q_i the candidate's gradient at state i of N, and all norms over the whole stage,
@@ -64,6 +74,13 @@ def score_fidelity(reference: Any, candidate: Any, *, stage: int = 0, step: int 
     temperature and can be taken out of the injected noise (Zhang, Wilson and De Sa, ICML 2022), while gain and
     bias move the distribution that the chain goes to.
 
+    An engine of a conditional model may pull to the left at one condition and to the right at another: both are wrong,
+    though the mean error is 0. So the same is asked of each condition, with means over pairs i != j of one condition, which
+    hold no chance either:
+
+        condition_bias_squared = mean <e_i, e_j> / mean_i |g_i|^2
+        condition_gain_squared = mean <q_i - g_i, g_i> <q_j - g_j, g_j> / (mean_i |g_i|^2)^2
+
     Standard errors are from the jackknife over states (Efron and Stein 1981): states of independent chains, not of one
     chain after the other. That of `bias` is found for bias^2 and carried through the root, where
     bias^2 +- its error is cut at 0.
@@ -71,6 +88,7 @@ def score_fidelity(reference: Any, candidate: Any, *, stage: int = 0, step: int 
     Args:
         reference: [N, *S] gradients g, any real type; N at least 2.
         candidate: [N, *S] gradients q at the same states.
+        conditions: [N] whole numbers from 0, which condition each state was asked at; None where all have the same.
         stage: number of the stage, kept in the result.
         step: sampler steps taken before it, kept in the result.
 
@@ -80,7 +98,8 @@ def score_fidelity(reference: Any, candidate: Any, *, stage: int = 0, step: int 
         cosine 0.
 
     Raises:
-        UsageError: shapes differ, N is below 2, or the reference is not finite or 0 everywhere.
+        UsageError: shapes differ, N is below 2, fewer than three states share a condition, or the reference is not finite
+            or 0 everywhere.
     """
     g = as_rows("reference gradients", reference, 2)
     if np.shape(candidate) != np.shape(reference):
@@ -90,13 +109,15 @@ def score_fidelity(reference: Any, candidate: Any, *, stage: int = 0, step: int 
         )
     q = np.asarray(candidate, np.float64).reshape(g.shape)
     n = len(g)
+    own = None if conditions is None else _checked(conditions, n)
     lengths = np.einsum("nd,nd->n", g, g)
     power = float(lengths.mean())
     if power == 0.0:
         raise UsageError("reference gradients: all are 0, so nothing can be said relative to them")
     if not np.isfinite(q).all():
         nan = math.nan
-        return StageFidelity(stage, step, nan, nan, nan, nan, nan, nan, nan, nan, n, nan, nan)
+        of_conditions = (None if own is None else nan,) * 4
+        return StageFidelity(stage, step, nan, nan, nan, nan, nan, nan, nan, nan, n, nan, nan, *of_conditions)
 
     products = np.einsum("nd,nd->n", q, g)
     gain = float(products.mean() / power) - 1.0
@@ -108,14 +129,16 @@ def score_fidelity(reference: Any, candidate: Any, *, stage: int = 0, step: int 
     spread = float(np.square(e - mean).sum()) / (n - 1)
     squared = float(mean @ mean) - spread / n
     # Without state i, the mean of <e_j, e_k> over j != k: from row sums of the Gram matrix, which is not needed whole.
-    own = np.einsum("nd,nd->n", e, e)
-    row = e @ (n * mean) - own  # sum over j != i of <e_i, e_j>
+    row = e @ (n * mean) - np.einsum("nd,nd->n", e, e)  # sum over j != i of <e_i, e_j>
     if n > 2:
         without = (n * (n - 1) * squared - 2.0 * row) / ((n - 1) * (n - 2))
         squared_error = math.sqrt((n - 1) / n * float(np.square(without - without.mean()).sum()))
     else:
         squared_error = spread / n
     bias = math.sqrt(max(0.0, squared) / power)
+    shared: tuple[float | None, ...] = (None,) * 4
+    if own is not None:
+        shared = (*_shared(e / math.sqrt(power), own), *_shared((products - lengths)[:, None] / power, own))
     above, below = (math.sqrt(max(0.0, squared + sign * squared_error) / power) for sign in (1, -1))
 
     sizes = np.sqrt(lengths * np.einsum("nd,nd->n", q, q))
@@ -135,4 +158,35 @@ def score_fidelity(reference: Any, candidate: Any, *, stage: int = 0, step: int 
         states=n,
         bias_squared=squared / power,
         bias_squared_error=squared_error / power,
+        condition_bias_squared=shared[0],
+        condition_bias_squared_error=shared[1],
+        condition_gain_squared=shared[2],
+        condition_gain_squared_error=shared[3],
     )
+
+
+def _checked(conditions: Any, states: int) -> np.ndarray | None:
+    """Returns the conditions' numbers; None where there is one condition."""
+    numbers = np.asarray(conditions)
+    if numbers.shape != (states,):
+        raise UsageError(f"conditions: expected one per state, [{states}], got {list(numbers.shape)}")
+    if np.bincount(numbers).max() < 3:
+        raise UsageError("conditions: expected at least three states of one condition")
+    return numbers if (numbers != numbers[0]).any() else None
+
+
+def _shared(rows: np.ndarray, conditions: np.ndarray) -> tuple[float, float]:
+    """Returns the mean of <e_i, e_j> over pairs i != j of one condition, and its standard error.
+
+    Args:
+        rows: [N, D], e.
+        conditions: [N], one of them of three states at least.
+    """
+    sums = np.zeros((int(conditions.max()) + 1, rows.shape[1]))
+    np.add.at(sums, conditions, rows)
+    others = np.bincount(conditions)[conditions] - 1  # of the same condition
+    # Row sums of the Gram matrix, which is not needed whole.
+    row = np.einsum("nd,nd->n", rows, sums[conditions] - rows)
+    n, total, pairs = len(rows), float(row.sum()), int(others.sum())
+    without = (total - 2.0 * row) / (pairs - 2 * others)
+    return total / pairs, math.sqrt((n - 1) / n * float(np.square(without - without.mean()).sum()))

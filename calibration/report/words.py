@@ -28,12 +28,23 @@ METRICS: dict[str, tuple[str, str]] = {
         "gradient gain",
         "How much too long or short the gradient is along the chain; 1 % of it is the limit.",
     ),
-    "score bias": ("gradient bias", "The gradient's constant error along the chain; 1 % of its size is the limit."),
+    "score bias": (
+        "gradient bias",
+        "The gradient's constant error along the chain; 1 % of its size is the limit.",
+    ),
+    "score gain by condition": (
+        "gradient gain by condition",
+        "The same at each condition, root mean square over them; 2 % is the limit.",
+    ),
+    "score bias by condition": (
+        "gradient bias by condition",
+        "The gradient's constant error at each condition, root mean square over them; 2 % of its size is the limit.",
+    ),
     "finite": ("finite", "Chains that left the numbers a float can hold, or went far out."),
 }
 """For each metric of the gate its name in the report, and what it sees."""
 
-_OF_SCORE = ("score gain", "score bias")
+_OF_SCORE = tuple(metric for metric in METRICS if metric.startswith("score"))
 
 HOW_TO_READ = (
     "Each engine ran the sampler with the bundle's own settings, and FP32 ran it with another seed. A ratio is the "

@@ -142,3 +142,18 @@ def test_conditions_are_dealt_to_chains() -> None:
     assert own.judge("engine", FunctionEngine(pulled)).passed
     lost = FunctionEngine(lambda x, centre: pulled(x, np.zeros_like(centre)))
     assert not own.judge("engine", lost).passed
+
+
+def test_pulling_left_at_one_condition_and_right_at_another_fails() -> None:
+    """Neither the mean error nor the samples of all conditions together show it."""
+    centres = np.random.default_rng(0).standard_normal((40, 2)).astype(np.float32)
+
+    def pulled(x: np.ndarray, centre: np.ndarray, by: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        return 0.5 * np.square(x - centre).sum(1), x - centre + by * np.sign(centre)
+
+    model = ModelSpec("pulled", MODEL.x, cond=(TensorSpec("centre", (2,), "float32"),))
+    rules = GateRules(smallest_difference=0.3)
+    gate = QualityGate(FunctionEngine(pulled), model, CONFIG, rules, cond={"centre": centres})
+    bent = gate.judge("engine", FunctionEngine(lambda x, centre: pulled(x, centre, 0.05)))
+    assert [verdict.metric for verdict in bent.verdicts if not verdict.passed] == ["score bias by condition"]
+    assert gate.judge("engine", FunctionEngine(lambda x, centre: pulled(x, centre, 0.01))).passed

@@ -107,6 +107,34 @@ def test_measured_gradients() -> None:
     assert not judge_score(measured(lambda g: noisy(g) + 0.02), 0.01)[1].passed
 
 
+@pytest.mark.parametrize(("size", "passes"), [(0.015, True), (0.03, False)])
+def test_errors_of_both_signs_at_two_conditions(size: float, passes: bool) -> None:
+    """The mean over conditions shows nothing; each may be off by twice the limit."""
+    rng = np.random.default_rng(0)
+    own = np.arange(64) % 2
+    sign = np.where(own, 1, -1)[:, None]
+
+    def judged(change) -> dict[str, bool]:
+        grads = [rng.standard_normal((64, 400)) for _ in STEPS]
+        measured = [
+            score_fidelity(g, change(g), conditions=own, stage=i, step=s)
+            for i, (s, g) in enumerate(zip(STEPS, grads, strict=True))
+        ]
+        return {verdict.metric: verdict.passed for verdict in judge_score(measured, 0.01)}
+
+    fine = {"score gain": True, "score bias": True}
+    assert judged(lambda g: g + size * sign) == {
+        **fine,
+        "score gain by condition": True,
+        "score bias by condition": passes,
+    }
+    assert judged(lambda g: g * (1 + size * sign)) == {
+        **fine,
+        "score gain by condition": passes,
+        "score bias by condition": True,
+    }
+
+
 @pytest.mark.parametrize(("states", "width", "noise"), [(256, 2, 0.3), (32, 8, 0.2)])
 def test_noise_alone_is_no_bias(states: int, width: int, noise: float) -> None:
     """In few dimensions the mean error of noise varies much from stage to stage; what varies around 0 has mean 0."""

@@ -90,6 +90,58 @@ class TestScoreFidelity:
         found = score_fidelity(g, q)
         assert np.isnan([found.gain, found.bias, found.noise, found.cosine_mean]).all()
 
+    def test_opposite_errors_at_two_conditions(self, g) -> None:
+        """Their mean is 0; each is what a user of one condition gets."""
+        own = np.arange(N) % 2
+        found = score_fidelity(g, g + 0.05 * np.where(own, 1, -1)[:, None, None], conditions=own)
+        assert found.bias < 0.01
+        assert np.sqrt(found.condition_bias_squared) == pytest.approx(0.05, rel=0.05)
+
+    def test_opposite_gains_at_two_conditions(self, g) -> None:
+        own = np.arange(N) % 2
+        found = score_fidelity(g, g * (1 + 0.04 * np.where(own, 1, -1)[:, None, None]), conditions=own)
+        assert abs(found.gain) < 0.005
+        assert np.sqrt(found.condition_gain_squared) == pytest.approx(0.04, rel=0.1)
+
+    def test_noise_is_neither_at_many_conditions(self, g) -> None:
+        """Fifty conditions of four states: the squares are 0 in the mean over seeds, and their standard errors are their spread."""
+        own = np.arange(N) % 50
+        found = [
+            score_fidelity(g, g + 0.1 * np.random.default_rng(100 + seed).standard_normal(g.shape), conditions=own)
+            for seed in range(60)
+        ]
+        for name in ("condition_bias_squared", "condition_gain_squared"):
+            squares = np.array([getattr(one, name) for one in found])
+            error = np.mean([getattr(one, f"{name}_error") for one in found])
+            assert abs(squares.mean()) < 3 * squares.std() / np.sqrt(len(squares))
+            assert squares.std() == pytest.approx(error, rel=0.35)
+
+    def test_pair_by_pair(self, g) -> None:
+        """As written in the docstring."""
+        own, q = np.arange(12) % 5, g[:12] * 1.1 + np.random.default_rng(3).standard_normal((12, *S))
+        found = score_fidelity(g[:12], q, conditions=own)
+        flat, other = g[:12].reshape(12, -1), q.reshape(12, -1)
+        power = np.mean((flat**2).sum(1))
+        e = other - (1 + found.gain) * flat
+        along = ((other - flat) * flat).sum(1) / power
+        pairs = [(i, j) for i in range(12) for j in range(12) if i != j and own[i] == own[j]]
+        assert found.condition_bias_squared == pytest.approx(np.mean([e[i] @ e[j] for i, j in pairs]) / power)
+        assert found.condition_gain_squared == pytest.approx(np.mean([along[i] * along[j] for i, j in pairs]))
+
+    def test_one_condition_is_as_none(self, g) -> None:
+        q = 1.01 * g + 0.02
+        assert score_fidelity(g, q, conditions=np.zeros(N, int)) == score_fidelity(g, q)
+
+    def test_nan_at_conditions(self, g) -> None:
+        found = score_fidelity(g, np.full_like(g, np.nan), conditions=np.arange(N) % 2)
+        assert np.isnan([found.condition_bias_squared, found.condition_gain_squared]).all()
+
+    def test_conditions_that_say_nothing(self, g) -> None:
+        with pytest.raises(UsageError, match="at least three states of one condition"):
+            score_fidelity(g, g, conditions=np.arange(N) % 100)
+        with pytest.raises(UsageError, match=r"conditions: expected one per state, \[200\], got \[3\]"):
+            score_fidelity(g, g, conditions=np.zeros(3, int))
+
     @pytest.mark.parametrize(
         ("reference", "candidate", "message"),
         [
