@@ -25,6 +25,7 @@ from ..calibration.sensitivity import Sensitivity, measure_sensitivity
 from ..calibration.states import States, record_states
 from ..calibration.verdict import GateResult
 from ..runtime.backends.openvino import OpenVinoEngine
+from ..runtime.backends.openvino_saturation import SAFE_WEIGHT, saturates
 from ..runtime.config import SamplerConfig
 from ..runtime.engine import Engine
 from ..runtime.errors import EngineMismatch, QualityGateError
@@ -225,6 +226,8 @@ class CalibratedArtifacts:
             steps.run(self.states.inputs(slice(0, self.batch[1])))
             low, total = steps.int8_layers
         said = f"OpenVINO runs {low} of {total} convolutions and matrix products in INT8"
+        if self.scheme(artifact["target"]).largest_weight == SAFE_WEIGHT:
+            said += ", with weights of 7 bits, as products of 8-bit numbers overflow on the CPU that exported it"
         artifact["note"] = "; ".join(filter(None, [artifact["note"], said]))
 
     def _verdict(self, artifact: Artifact, folder: Path) -> tuple[str, GateResult | None]:
@@ -403,6 +406,10 @@ def _apart(found: np.ndarray, exact: np.ndarray) -> float:
 
 
 def _scheme_of(name: str) -> Scheme:
-    """How a target wants its grids: TensorRT, which builds from the ONNX file, takes symmetric ones only, and fuses sums."""
+    """How a target wants its grids: TensorRT, which builds from the ONNX file, takes symmetric ones only, and fuses sums.
+
+    OpenVINO's products of bytes overflow on some CPUs. What is exported on one of them is made for it.
+    """
     for_tensorrt = name in ("onnx", "tensorrt")
-    return Scheme(asymmetric=not for_tensorrt, fuses_sums=for_tensorrt)
+    scheme = Scheme(asymmetric=not for_tensorrt, fuses_sums=for_tensorrt)
+    return replace(scheme, largest_weight=SAFE_WEIGHT) if name == "openvino" and saturates() else scheme

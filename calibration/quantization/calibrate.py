@@ -44,6 +44,7 @@ class Scheme:
         evens: the halves of the graph in which channels are evened out (see `equalize.py`).
         fuses_sums: its engines add inside an INT8 convolution what is on the convolution's grid, as TensorRT's do.
             OpenVINO's (2026.4.1) and onnxruntime's add in float32 in any case.
+        largest_weight: weights are whole numbers up to this one: 127, or fewer where products of bytes overflow.
     """
 
     asymmetric: bool = True
@@ -51,6 +52,7 @@ class Scheme:
     fit_weights: bool = True
     evens: tuple[str, ...] = ("forward", "gradient")
     fuses_sums: bool = False
+    largest_weight: int = 127
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def calibrate(
         if scheme.fit_weights and _row_size(nodes[chunk[0].name]) <= _LARGEST_INPUT:
             moments = _gather(proto, chunk, nodes, grids, states, batch, threads, seed, progress)
         for layer in chunk:
-            weights[layer.name] = _round(nodes[layer.name], layer, moments.get(layer.name))
+            weights[layer.name] = _round(nodes[layer.name], layer, moments.get(layer.name), scheme.largest_weight)
     return Calibration(tuple(layers), grids, weights, ranges)
 
 
@@ -199,19 +201,19 @@ def _gather(
     return moments
 
 
-def _round(node: ir.Node, layer: Layer, moments: list[Moments] | None) -> IntWeights:
+def _round(node: ir.Node, layer: Layer, moments: list[Moments] | None, limit: int) -> IntWeights:
     weight = node.inputs[1]
     assert weight is not None and weight.const_value is not None
     held = weight.const_value.numpy()
     rows = np.moveaxis(held, layer.channel_axis, 0).reshape(held.shape[layer.channel_axis], -1)
-    scales = channel_scales(rows)
+    scales = channel_scales(rows, limit)
     if moments is None:
-        numbers = round_nearest(rows, scales)
+        numbers = round_nearest(rows, scales, limit)
     else:
         each = len(rows) // len(moments)
         numbers = np.concatenate(
             [
-                round_to_inputs(rows[g * each : (g + 1) * each], scales[g * each : (g + 1) * each], group)
+                round_to_inputs(rows[g * each : (g + 1) * each], scales[g * each : (g + 1) * each], group, limit)
                 for g, group in enumerate(moments)
             ]
         )

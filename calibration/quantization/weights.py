@@ -19,7 +19,6 @@ import numpy as np
 
 __all__ = ["Moments", "channel_scales", "round_nearest", "round_to_inputs"]
 
-_LIMIT = 127
 _CHUNK = 1024
 """Rows that are multiplied at once: a few at a time would spend the time on adding up results."""
 _SMALLEST_SCALE = 2.0**-100
@@ -60,11 +59,12 @@ class Moments:
             self._waiting.clear()
 
 
-def channel_scales(weights: np.ndarray) -> np.ndarray:
+def channel_scales(weights: np.ndarray, limit: int = 127) -> np.ndarray:
     """Returns for each row the scale of the symmetric INT8 grid that is closest to it in the mean square.
 
     Args:
         weights: [N, K].
+        limit: largest number of the grid.
 
     Returns:
         [N] float32, above 0.
@@ -73,22 +73,22 @@ def channel_scales(weights: np.ndarray) -> np.ndarray:
     largest = np.abs(weights).max(axis=1)
     largest = np.where(largest > 0, largest, 1.0)
     best = np.full(len(weights), np.inf)
-    scales = largest / _LIMIT
+    scales = largest / limit
     for share in _SHARES[::-1]:
-        candidate = share * largest / _LIMIT
-        error = ((round_nearest(weights, candidate) * candidate[:, None] - weights) ** 2).sum(axis=1)
+        candidate = share * largest / limit
+        error = ((round_nearest(weights, candidate, limit) * candidate[:, None] - weights) ** 2).sum(axis=1)
         better = error < best
         best, scales = np.where(better, error, best), np.where(better, candidate, scales)
     # Decayed weights end as denormal numbers, which engines take for zero; a scale must stay above it.
     return np.maximum(scales, _SMALLEST_SCALE).astype(np.float32)
 
 
-def round_nearest(weights: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Returns the INT8 numbers nearest to weights [N, K] on grids of scale [N]."""
-    return np.clip(np.rint(weights / scales[:, None]), -_LIMIT, _LIMIT).astype(np.int8)
+def round_nearest(weights: np.ndarray, scales: np.ndarray, limit: int = 127) -> np.ndarray:
+    """Returns the INT8 numbers of at most `limit` that are nearest to weights [N, K] on grids of scale [N]."""
+    return np.clip(np.rint(weights / scales[:, None]), -limit, limit).astype(np.int8)
 
 
-def round_to_inputs(weights: np.ndarray, scales: np.ndarray, moments: Moments) -> np.ndarray:
+def round_to_inputs(weights: np.ndarray, scales: np.ndarray, moments: Moments, limit: int = 127) -> np.ndarray:
     """Returns INT8 numbers whose products with the layer's inputs on their grid are close to the layer's own.
 
     A row keeps the numbers of `round_nearest` where those are closer: greedy rounding and damping promise nothing.
@@ -97,6 +97,7 @@ def round_to_inputs(weights: np.ndarray, scales: np.ndarray, moments: Moments) -
         weights: [N, K].
         scales: [N].
         moments: of the layer's inputs, with at least one row.
+        limit: largest number of the grid.
 
     Returns:
         [N, K] int8.
@@ -104,7 +105,7 @@ def round_to_inputs(weights: np.ndarray, scales: np.ndarray, moments: Moments) -
     size = weights.shape[1]
     mean = float(np.trace(moments.rounded)) / size
     if mean == 0:  # the inputs are zero: any weights would do
-        return round_nearest(weights, scales)
+        return round_nearest(weights, scales, limit)
     damping = _DAMPING * mean * np.eye(size)
     damped = moments.rounded.astype(np.float64) + damping
     target = weights.astype(np.float64) @ (moments.crossed.astype(np.float64) + damping)
@@ -121,13 +122,13 @@ def round_to_inputs(weights: np.ndarray, scales: np.ndarray, moments: Moments) -
         stop = min(start + block, size)
         errors = np.empty((stop - start, len(weights)))
         for column in range(start, stop):
-            numbers[column] = np.clip(np.rint(rest[column] / wide), -_LIMIT, _LIMIT)
+            numbers[column] = np.clip(np.rint(rest[column] / wide), -limit, limit)
             errors[column - start] = (rest[column] - numbers[column] * wide) / upper[column, column]
             rest[column + 1 : stop] -= np.outer(upper[column, column + 1 : stop], errors[column - start])
         rest[stop:] -= upper[start:stop, stop:].T @ errors
     back = np.empty_like(numbers)
     back[order] = numbers
-    fitted, nearest = np.ascontiguousarray(back.T), round_nearest(weights, scales)
+    fitted, nearest = np.ascontiguousarray(back.T), round_nearest(weights, scales, limit)
     better = _errors(fitted, weights, scales, moments) <= _errors(nearest, weights, scales, moments)
     return np.where(better[:, None], fitted, nearest)
 

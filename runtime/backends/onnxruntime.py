@@ -132,6 +132,8 @@ class OnnxRuntimeEngine(Engine):
         settings.inter_op_num_threads = 1
         settings.intra_op_num_threads = self.threads or 0  # 0: one per physical core
         settings.log_severity_level = _ERRORS_ONLY
+        # On x86 without VNNI its kernels for unsigned by signed bytes overflow, and are left for slower ones only if asked.
+        settings.add_session_config_entry("session.x64quantprecision", "1")
         if not self.path.is_file():
             raise LoadError(f"there is no ONNX file {self.path}")
         try:

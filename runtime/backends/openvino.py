@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from ..engine import Engine
 from ..errors import EbmExportError, LoadError, MissingBackend, UsageError
 from .openvino_error import in_one_sentence
+from .openvino_saturation import has_large_weights, saturates
 
 __all__ = ["OpenVinoEngine", "available"]
 
@@ -21,6 +23,7 @@ _ARITHMETIC = frozenset(
     ["Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq", "ScaledDotProductAttention"]
 )
 _EIGHT_BITS = frozenset({"i8", "u8"})
+_LOG = logging.getLogger("ebm_export")
 _BOOKKEEPING = frozenset({"Const", "Convert", "Input", "Output", "Reorder", "Reshape"})
 
 
@@ -54,6 +57,9 @@ class OpenVinoEngine(Engine):
     parts of a BF16 graph included), so INFERENCE_PRECISION_HINT is always set, to f32 unless the options say
     otherwise: a CPU without instructions for a low type then computes in float32 on weights stored in that type,
     and never in a lower type than the graph asks for. `executed_precision` says what really runs.
+
+    On a CPU whose 8-bit products overflow (see `openvino_saturation`), a graph with large 8-bit weights is computed in float32
+    on its 8-bit numbers: right, and not faster than float32. A warning says so.
 
     A model is compiled for the very shapes of a batch, at the first call that brings them, and the last four are
     kept: with fixed shapes a call was 1.1 to 1.7 times faster than with a symbolic batch, and compiling took
@@ -91,6 +97,7 @@ class OpenVinoEngine(Engine):
         self.threads = threads
         self._core: Any = None
         self._model: Any = None
+        self._exact = False  # whether 8-bit products are computed in float32
         self._bound: OrderedDict[tuple[tuple[int, ...], ...], _Bound] = OrderedDict()
 
     def open(self) -> None:
@@ -112,6 +119,13 @@ class OpenVinoEngine(Engine):
             self._model = self._core.read_model(self.path)
         except RuntimeError as error:
             raise LoadError(f"OpenVINO cannot read {self.path.name}: {in_one_sentence(error)}") from error
+        self._exact = has_large_weights(self._model) and saturates()
+        if self._exact:
+            _LOG.warning(
+                "%s: 8-bit products overflow on this CPU, which has no VNNI instructions, so it runs in float32 on its 8-bit numbers: "
+                "right, but no faster than fp32. INT8 that is exported on such a machine has weights that do not overflow",
+                self.path.name,
+            )
         self._inputs = [port.get_any_name() for port in self._model.inputs]
         self._outputs = [port.get_any_name() for port in self._model.outputs]
 
@@ -162,6 +176,8 @@ class OpenVinoEngine(Engine):
             # OpenVINO 2026.4.1 dies of a segmentation fault when it fuses such a chain at a small fixed batch (every
             # perceptron with SiLU did; 2025.4.1 did not). Without fusion a transformer layer took 3 to 20% longer.
             settings["SNIPPETS_MODE"] = "DISABLE"
+        if self._exact:
+            settings["LP_TRANSFORMS_MODE"] = False
         if self.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = self.threads
         try:
@@ -197,10 +213,12 @@ class OpenVinoEngine(Engine):
     def int8_layers(self) -> tuple[int, int]:
         """How many convolutions and matrix products of the last batch read 8-bit numbers, and how many there are.
 
-        Read from the compiled graph: a Q/DQ pair that the plugin did not fuse into its layer does not count.
+        Read from the compiled graph: a Q/DQ pair that the plugin did not fuse into its layer does not count. None does where
+        8-bit products would overflow and are computed in float32.
         """
         arithmetic = [precision for layer, precision in self._executed("int8_layers") if layer in _ARITHMETIC]
-        return sum(precision in _EIGHT_BITS for precision in arithmetic), len(arithmetic)
+        low = 0 if self._exact else sum(precision in _EIGHT_BITS for precision in arithmetic)
+        return low, len(arithmetic)
 
     def _executed(self, asked: str) -> list[tuple[str, str]]:
         """(kind, precision) of each layer that the last batch ran."""

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import openvino
 import pytest
 import torch
 import torch.nn.functional as F
+from onnx import numpy_helper
 from torch import nn
 
 from ebm_export.calibration.gate_rules import GateRules
@@ -32,6 +34,7 @@ from ebm_export.exporter.manifest import model_spec
 from ebm_export.exporter.mixed import _Trials
 from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
+from ebm_export.runtime.backends.openvino_saturation import has_large_weights, saturates
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.errors import QualityGateError
 from ebm_export.runtime.verify_bundle import verify_bundle
@@ -134,6 +137,23 @@ class TestInt8:
             weight = made_by[node.input[1]]
             assert weight.op_type == "DequantizeLinear" and kinds[weight.input[0]] == onnx.TensorProto.INT8
             assert len(node.input) < 3 or kinds[node.input[2]] == onnx.TensorProto.FLOAT
+
+    def test_weights_do_not_overflow_on_the_cpu_that_exports(self, bundle: Path) -> None:
+        """A CPU without VNNI needs smaller ones for OpenVINO; for TensorRT, which runs elsewhere, they use the whole range."""
+        graph = onnx.load(bundle / "score.int8.onnx").graph
+        weights = [numpy_helper.to_array(held) for held in graph.initializer if held.data_type == onnx.TensorProto.INT8]
+        assert max(np.abs(held.astype(int)).max() for held in weights if held.ndim > 1) == 127
+        model = openvino.Core().read_model(bundle / "score.int8.openvino.xml")
+        assert has_large_weights(model) == (not saturates())
+
+    @pytest.mark.parametrize(
+        ("name", "overflows", "largest"), [("openvino", True, 64), ("openvino", False, 127), ("onnx", True, 127)]
+    )
+    def test_smaller_weights_where_products_overflow(
+        self, name: str, overflows: bool, largest: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(calibrated, "saturates", lambda: overflows)
+        assert calibrated._scheme_of(name).largest_weight == largest
 
     def test_a_device_checks_int8_against_what_was_measured(self, bundle: Path) -> None:
         rows = {row["file"]: row for row in verify_bundle(bundle, precision="int8")}

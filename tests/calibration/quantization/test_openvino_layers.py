@@ -21,9 +21,12 @@ from ebm_export.exporter.targets import target
 from ebm_export.runtime import SamplerConfig
 from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from ebm_export.runtime.backends.openvino import OpenVinoEngine
+from ebm_export.runtime.backends.openvino_saturation import SAFE_WEIGHT, saturates
 from tests.exporter.referee import score_graph
 
 from .graphs import error, run
+
+SCHEME = Scheme(largest_weight=SAFE_WEIGHT if saturates() else 127)  # as an export for OpenVINO takes it on this CPU
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
@@ -65,7 +68,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     config = SamplerConfig(steps=20, step_size=1.0, noise=0.01)
     with OnnxRuntimeEngine(folder / "float.onnx", precision="fp32", threads=1) as engine:
         states = record_states(engine, config, (1, 16, 16), folder, count=64, stages=8, chains=32, seed=0)
-    quantizer = Quantizer(model, states, Scheme(), threads=1)
+    quantizer = Quantizer(model, states, SCHEME, threads=1)
     int8 = quantizer.model(quantizer.default)
     correct_score(model, int8, quantizer.layers, states, threads=1)
     return model, int8, states, quantizer
@@ -151,7 +154,7 @@ def test_a_mask_behind_a_convolution_in_int8(tmp_path: Path) -> None:
         states = record_states(
             engine, SamplerConfig(steps=8, step_size=1.0, noise=0.01), (1, 16, 16), tmp_path, count=32, chains=8, seed=0
         )
-    quantizer = Quantizer(model, states, Scheme(), threads=1)
+    quantizer = Quantizer(model, states, SCHEME, threads=1)
     quantizer._weights = quantizer.calibration.weights  # as they are where corrections do not help
     inputs = states.inputs(slice(0, 8))
     int8 = quantizer.model(quantizer.default)

@@ -53,6 +53,18 @@ class TestChannelScales:
         assert not round_nearest(np.full((1, 4), 1e-42), scales).any()
 
 
+@pytest.mark.parametrize("limit", [64, 127])
+def test_numbers_stay_within_the_limit_and_reach_it(limit: int) -> None:
+    rng = np.random.default_rng(0)
+    weights, x = rng.standard_normal((8, 40)).astype(np.float32), correlated(rng, 400, 40)
+    scales = channel_scales(weights, limit)
+    for numbers in (round_nearest(weights, scales, limit), round_to_inputs(weights, scales, moments_of(x), limit)):
+        assert np.abs(numbers.astype(int)).max() == limit
+    assert (
+        own_error(numbers, scales, weights, x, x).mean() < 0.02 * own_error(0 * numbers, scales, weights, x, x).mean()
+    )
+
+
 def test_round_nearest_stays_on_the_symmetric_grid() -> None:
     numbers = round_nearest(np.array([[-9.0, -0.26, 0.0, 0.24, 0.26, 9.0]]), np.array([0.05]))
     assert numbers.tolist() == [[-127, -5, 0, 5, 5, 127]]
