@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,11 @@ from .targets import Progress
 if TYPE_CHECKING:
     from .energy import EnergyMode
 
-__all__ = ["ExportOptions", "run_export"]
+__all__ = ["ExportOptions", "no_faster", "run_export"]
 
 
 _GATE, _SMALLEST_DIFFERENCE = 1.25, 0.15
+_LOG = logging.getLogger("ebm_export")
 
 
 @dataclass(frozen=True)
@@ -254,6 +256,8 @@ def _rows(report: Any, batch: int, progress: Progress) -> list[dict[str, Any]]:
     from .targets.score import files_of
 
     timed_rows = time_bundle(report.path, batches=[batch], fused=False, progress=progress)
+    for said in no_faster(timed_rows):
+        _LOG.warning(said)
     times = {row["file"]: row for row in timed_rows}
     found = {verification.path: verification for verification in report.verifications}
     status = {entry.path: entry.status for entry in Bundle(report.path).artifacts}
@@ -278,6 +282,21 @@ def _rows(report: Any, batch: int, progress: Progress) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def no_faster(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Says which engines of low precision are not faster than float32 of the same backend, as on a CPU without instructions for them.
+
+    Args:
+        rows: as `time_bundle` returns them, of one batch size.
+    """
+    exact = {row["backend"]: row["median ms"] for row in rows if row["precision"] == "fp32"}
+    return [
+        f"{row['file']} is no faster than fp32 on this machine: {row['median ms']:.3g} against {exact[row['backend']]:.3g} ms a step at a "
+        f"batch of {row['batch']}"
+        for row in rows
+        if row["precision"] != "fp32" and row["median ms"] >= exact.get(row["backend"], math.inf)
+    ]
 
 
 def _worst(gate: Any) -> float:

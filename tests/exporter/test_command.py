@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ebm_export.exporter.command import ExportOptions
+from ebm_export.exporter.command import ExportOptions, no_faster
 from ebm_export.runtime import UsageError
 
 
@@ -90,3 +90,25 @@ def test_a_value_of_another_type_is_refused(file: Path, text: str, said: str) ->
     file.write_text(text)
     with pytest.raises(UsageError, match=f"c.toml: {said}"):
         options().with_file(file)
+
+
+def test_low_precisions_that_gain_nothing_are_named() -> None:
+    times = [
+        ("openvino", "fp32", 2.0),
+        ("openvino", "int8", 2.5),
+        ("openvino", "bf16", 1.5),
+        ("onnxruntime", "int8", 9.0),
+    ]
+    rows = [
+        {
+            "file": f"score.{precision}.{backend}",
+            "backend": backend,
+            "precision": precision,
+            "batch": 8,
+            "median ms": time,
+        }
+        for backend, precision, time in times
+    ]
+    assert no_faster(rows) == [
+        "score.int8.openvino is no faster than fp32 on this machine: 2.5 against 2 ms a step at a batch of 8"
+    ]
