@@ -124,22 +124,12 @@ def score_fidelity(
     residuals = products - (1.0 + gain) * lengths  # of the ratio of means
     gain_error = float(np.sqrt(np.square(residuals).sum() / (n * (n - 1)))) / power
 
-    e = q - (1.0 + gain) * g
-    mean = e.mean(axis=0)
-    spread = float(np.square(e - mean).sum()) / (n - 1)
-    squared = float(mean @ mean) - spread / n
-    # Without state i, the mean of <e_j, e_k> over j != k: from row sums of the Gram matrix, which is not needed whole.
-    row = e @ (n * mean) - np.einsum("nd,nd->n", e, e)  # sum over j != i of <e_i, e_j>
-    if n > 2:
-        without = (n * (n - 1) * squared - 2.0 * row) / ((n - 1) * (n - 2))
-        squared_error = math.sqrt((n - 1) / n * float(np.square(without - without.mean()).sum()))
-    else:
-        squared_error = spread / n
-    bias = math.sqrt(max(0.0, squared) / power)
+    e = (q - (1.0 + gain) * g) / math.sqrt(power)
+    squared, squared_error = _shared(e, np.zeros(n, np.int64))
+    bias, above, below = (math.sqrt(max(0.0, squared + sign * squared_error)) for sign in (0, 1, -1))
     shared: tuple[float | None, ...] = (None,) * 4
     if own is not None:
-        shared = (*_shared(e / math.sqrt(power), own), *_shared((products - lengths)[:, None] / power, own))
-    above, below = (math.sqrt(max(0.0, squared + sign * squared_error) / power) for sign in (1, -1))
+        shared = (*_shared(e, own), *_shared((products - lengths)[:, None] / power, own))
 
     sizes = np.sqrt(lengths * np.einsum("nd,nd->n", q, q))
     moving = lengths > 0.0
@@ -153,11 +143,11 @@ def score_fidelity(
         gain_error=gain_error,
         bias=bias,
         bias_error=max(above - bias, bias - below) if bias == 0.0 else (above - below) / 2.0,
-        noise=math.sqrt(spread / power),
+        noise=math.sqrt(float(np.square(e - e.mean(axis=0)).sum()) / (n - 1)),
         relative_error=math.sqrt(float(np.square(q - g).sum()) / n / power),
         states=n,
-        bias_squared=squared / power,
-        bias_squared_error=squared_error / power,
+        bias_squared=squared,
+        bias_squared_error=squared_error,
         condition_bias_squared=shared[0],
         condition_bias_squared_error=shared[1],
         condition_gain_squared=shared[2],
@@ -180,7 +170,7 @@ def _shared(rows: np.ndarray, conditions: np.ndarray) -> tuple[float, float]:
 
     Args:
         rows: [N, D], e.
-        conditions: [N], one of them of three states at least.
+        conditions: [N], one of them of two states at least.
     """
     sums = np.zeros((int(conditions.max()) + 1, rows.shape[1]))
     np.add.at(sums, conditions, rows)
@@ -188,5 +178,9 @@ def _shared(rows: np.ndarray, conditions: np.ndarray) -> tuple[float, float]:
     # Row sums of the Gram matrix, which is not needed whole.
     row = np.einsum("nd,nd->n", rows, sums[conditions] - rows)
     n, total, pairs = len(rows), float(row.sum()), int(others.sum())
-    without = (total - 2.0 * row) / (pairs - 2 * others)
+    left = pairs - 2 * others
+    if not left.all():  # two states: without one of them there is no pair
+        return total / pairs, float(np.square(rows - rows.mean(axis=0)).sum()) / (n - 1) / n
+    # Without each state in turn.
+    without = (total - 2.0 * row) / left
     return total / pairs, math.sqrt((n - 1) / n * float(np.square(without - without.mean()).sum()))

@@ -41,6 +41,6 @@ def has_large_weights(model: Any) -> bool:
     for operation in model.get_ordered_ops():
         if operation.get_type_name() == "Constant" and operation.get_element_type().get_type_name() in ("i8", "u8"):
             held = operation.get_data()
-            if held.size > 1 and np.abs(held.astype(np.int16)).max() > SAFE_WEIGHT:
+            if held.size > 1 and max(int(held.max()), -int(held.min())) > SAFE_WEIGHT:
                 return True
     return False

@@ -36,9 +36,8 @@ def run(model: ir.Model, inputs: dict[str, np.ndarray], *more: str) -> dict[str,
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_session_config_entry(
-        "session.disable_quant_qdq", "1"
-    )  # what the graph says, on CPUs whose bytes overflow too
+    # What the graph says, on CPUs whose bytes overflow too.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [port.name for port in session.get_outputs()]
     return dict(
