@@ -30,7 +30,7 @@ def gradients_along(
     Args:
         engine: an open engine, or a function that gives one for a number of steps taken: a precision schedule.
         trajectory: states by stage.
-        cond: conditioning inputs by name, [n, ...] for the trajectory's n chains.
+        cond: rows of the conditioning inputs by name, [R, ...]; chain i takes row i modulo R.
         max_batch: most states in one call; None for about 2**18 numbers of x.
         progress: called with (stages done, in all).
 
@@ -39,14 +39,18 @@ def gradients_along(
     """
     grads = np.empty_like(trajectory.x)
     rows = max_batch or max(1, _CALL_NUMBERS // math.prod(trajectory.x.shape[2:]))
+    prepared: dict[int, Mapping[str, np.ndarray]] = {}  # by engine: a prologue runs once
     for stage, (step, states, scales) in enumerate(
         zip(trajectory.step.tolist(), trajectory.x, trajectory.grad_scale, strict=True)
     ):
         asked = engine if isinstance(engine, Engine) else engine(step)
+        if id(asked) not in prepared:
+            prepared[id(asked)] = asked.prepare(cond) if cond else {}
         for first in range(0, len(states), rows):
             part = slice(first, first + rows)
+            chains = np.arange(first, min(first + rows, len(states)))
             inputs = {"x": states[part], "grad_scale": scales[part]}
-            inputs |= {name: array[part] for name, array in cond.items()}
+            inputs |= {name: array[chains % len(array)] for name, array in prepared[id(asked)].items()}
             answer = asked.run({name: np.ascontiguousarray(array) for name, array in inputs.items()})
             per_state = scales[part].reshape(-1, *[1] * (states.ndim - 1))  # [B, 1, ..]
             grads[stage, part] = answer["grad"] / per_state

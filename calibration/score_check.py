@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from ..runtime.config import SamplerConfig
+from ..runtime.distinct_rows import distinct_rows
 from ..runtime.engine import Engine
 from ..runtime.manifest import ModelSpec
 from .metrics.score_fidelity import StageFidelity
@@ -53,8 +54,10 @@ class ScoreCheck:
         numbers = math.prod(model.x.shape)
         chains = min(max(_CHAINS[0], min(_NUMBERS // numbers, _CHAINS[1])), max(16, _BYTES // (4 * _STAGES * numbers)))
         several = max(1, chains // _OF_ONE)
-        self._cond = {name: rows[np.arange(chains) % several] for name, rows in conditions(several).items()}
-        self._condition = _numbered(self._cond, chains)
+        self._cond = conditions(several)
+        own_row = np.arange(chains) % several
+        _, which = distinct_rows(self._cond.values(), several)
+        self._condition = which[own_row]
         self._trajectory = record_trajectory(
             fp32,
             config,
@@ -62,7 +65,7 @@ class ScoreCheck:
             chains,
             seed=seed,
             stages=_STAGES,
-            cond=self._cond,
+            cond={name: rows[own_row] for name, rows in self._cond.items()},
             data=data,
             progress=progress,
         )
@@ -79,10 +82,3 @@ class ScoreCheck:
         """
         grads = gradients_along(engine, self._trajectory, self._cond, progress=progress)
         return fidelity_along(self._trajectory, self._exact, grads, self._condition)
-
-
-def _numbered(cond: Mapping[str, np.ndarray], chains: int) -> np.ndarray:
-    """[n] which condition each chain has: the same number where all rows are the same."""
-    numbers: dict[bytes, int] = {}
-    rows = (b"".join(array[chain].tobytes() for array in cond.values()) for chain in range(chains))
-    return np.array([numbers.setdefault(row, len(numbers)) for row in rows])

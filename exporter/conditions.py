@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .energy import Energy
-from .golden import CHAINS, distinct_rows, fresh_conditions
+from .golden import CHAINS, distinct_observations, fresh_conditions
 
 __all__ = ["ENOUGH", "Conditions", "split_conditions"]
 

@@ -27,7 +27,7 @@ from .contract import check_contract
 from .energy import Energy, EnergyMode, make_energy
 from .found_sampler import find_sampler
 from .fusion import Fusion
-from .golden import CHAINS, distinct_rows, make_golden
+from .golden import CHAINS, distinct_observations, make_golden
 from .index_limits import index_limits
 from .lowering import lower
 from .manifest import describe_bundle, model_spec
@@ -303,7 +303,7 @@ def _plan(targets: Sequence[str], precisions: Sequence[str], batch: tuple[int, i
 
 def _warn_of_few(energy: Energy) -> None:
     """Says where a verdict holds, if what is known of the conditioning inputs cannot stand for those of use."""
-    count = len(distinct_rows(energy.observations))
+    count = len(distinct_observations(energy.observations))
     if energy.observations and count < ENOUGH:
         _LOG.warning(
             "samples are judged at %s %s%s: give rows as they come in use, %d or more, for a verdict that holds there "

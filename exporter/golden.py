@@ -10,12 +10,13 @@ import torch
 from ..calibration import Trajectory, record_trajectory
 from ..runtime.backends.function import FunctionEngine
 from ..runtime.config import SamplerConfig
+from ..runtime.distinct_rows import distinct_rows
 from .contract import rows_like
 from .energy import Energy
 from .reference import Reference
 from .trace import graph_dtype, input_names
 
-__all__ = ["CHAINS", "distinct_rows", "fresh_conditions", "make_golden", "run_in_pytorch"]
+__all__ = ["CHAINS", "distinct_observations", "fresh_conditions", "make_golden", "run_in_pytorch"]
 
 CHAINS = 8
 """Samples at each stage; the batch sizes 1, 3 and 8 are slices of them."""
@@ -92,7 +93,7 @@ def run_in_pytorch(
 def fresh_conditions(energy: Energy, count: int, seed: int) -> dict[str, np.ndarray]:
     """Conditioning inputs [count, ...] by graph input name: observations from all over their rows, or others like them where they are few."""
     names = input_names(energy)
-    rows = distinct_rows(energy.observations)
+    rows = distinct_observations(energy.observations)
     chosen = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)] if len(rows) >= count else rows
     found = {}
     for index, (name, values) in enumerate(energy.observations.items()):
@@ -101,13 +102,10 @@ def fresh_conditions(energy: Energy, count: int, seed: int) -> dict[str, np.ndar
     return found
 
 
-def distinct_rows(observations: Mapping[str, torch.Tensor]) -> np.ndarray:
+def distinct_observations(observations: Mapping[str, torch.Tensor]) -> np.ndarray:
     """Numbers of the rows, the inputs taken together, that no row before them is equal to."""
-    seen: dict[bytes, int] = {}
     arrays = [_plain(values) for values in observations.values()]
-    for row in range(len(arrays[0]) if arrays else 0):
-        seen.setdefault(b"".join(np.ascontiguousarray(array[row]).tobytes() for array in arrays), row)
-    return np.fromiter(seen.values(), dtype=np.int64)
+    return distinct_rows(arrays, len(arrays[0]) if arrays else 0)[0]
 
 
 def _plain(tensor: torch.Tensor) -> np.ndarray:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .device_loop import DeviceLoop
+from .distinct_rows import distinct_rows
 from .engine import Engine, read_only
 
 __all__ = ["SplitEngine"]
@@ -20,8 +21,7 @@ _NUMBERS = 2**18
 class SplitEngine(Engine):
     """Runs a prologue (conditioning inputs -> features) and a score graph that takes the features.
 
-    `prepare` runs the prologue, for one row where all samples share the conditions that it reads, whatever the batch. A call
-    of `run` with conditioning inputs that were not prepared runs it too, so that the whole is an engine like any other.
+    `prepare` runs the prologue, once for samples that share the conditions that it reads, whatever the batch. A call of `run` with conditioning inputs that were not prepared runs it too, so that the whole is an engine like any other.
 
     Args:
         prologue: the engine of the prologue.
@@ -30,39 +30,41 @@ class SplitEngine(Engine):
         keeps: names of those that the score graph reads.
 
     Attributes:
+        prologue: the engine of the prologue.
         score: the engine of the score graph.
     """
 
     def __init__(self, prologue: Engine, score: Engine, reads: Sequence[str], keeps: Sequence[str] = ()) -> None:
         self.backend = score.backend
         self.needs_scale, self.usual_scale = score.needs_scale, score.usual_scale
+        self.prologue = prologue
         self.score = score
-        self._prologue = prologue
         self._reads, self._keeps = tuple(reads), tuple(keeps)
         self._features: tuple[str, ...] | None = None
 
     def open(self) -> None:
         """Opens both; where the second fails, the first is closed."""
         with contextlib.ExitStack() as opened:
-            for engine in (self._prologue, self.score):
+            for engine in (self.prologue, self.score):
                 engine.open()
                 opened.callback(engine.close)
             opened.pop_all()
 
     def close(self) -> None:
         """Closes both."""
-        self._prologue.close()
+        self.prologue.close()
         self.score.close()
 
     def prepare(self, cond: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the prologue; see `Engine.prepare`. What the prologue alone reads is not there any more."""
         read = {name: cond[name] for name in self._reads}
         size = len(next(iter(read.values())))
-        if all(len(array) == 1 or array.strides[0] == 0 for array in read.values()):
-            features = self._ask({name: array[:1] for name, array in read.items()}, 1)
+        first, which = distinct_rows(read.values(), size)
+        features = self._ask({name: array[first] for name, array in read.items()}, len(first))
+        if len(first) == 1:
             features = {name: np.broadcast_to(array, (size, *array.shape[1:])) for name, array in features.items()}
-        else:
-            features = self._ask(read, size)
+        elif len(first) < size:
+            features = {name: array[which] for name, array in features.items()}
         self._features = tuple(features)
         return self.score.prepare({**{name: cond[name] for name in self._keeps}, **features})
 
@@ -87,5 +89,5 @@ class SplitEngine(Engine):
         answers = []
         for first in range(0, size, rows):
             part = {name: read_only(array[first : first + rows]) for name, array in read.items()}
-            answers.append({name: array.copy() for name, array in self._prologue.run(part).items()})
+            answers.append({name: array.copy() for name, array in self.prologue.run(part).items()})
         return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,23 @@ def test_gradients_are_divided_by_their_scale(trajectory: Trajectory, cond: dict
 def test_batches_change_nothing(trajectory: Trajectory, cond: dict[str, np.ndarray]) -> None:
     whole = gradients_along(steep(1.0), trajectory, cond)
     np.testing.assert_array_equal(gradients_along(steep(1.0), trajectory, cond, max_batch=5), whole)
+
+
+def test_a_prologue_runs_once_for_each_condition(trajectory: Trajectory, cond: dict[str, np.ndarray]) -> None:
+    prepared: list[int] = []
+
+    class Counting(type(steep(1.0))):  # type: ignore[misc]
+        def prepare(self, cond: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            prepared.append(len(cond["centre"]))
+            return super().prepare(cond)  # type: ignore[no-any-return]
+
+    def energy(x: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return 0.5 * np.square(x - centre).sum(1), x - centre
+
+    few = {"centre": cond["centre"][:3]}
+    found = gradients_along(Counting(energy), trajectory, few, max_batch=5)
+    assert prepared == [3]
+    np.testing.assert_allclose(found, trajectory.x - few["centre"][np.arange(16) % 3], atol=1e-6)
 
 
 def test_a_schedule_is_asked_phase_by_phase(trajectory: Trajectory, cond: dict[str, np.ndarray]) -> None:

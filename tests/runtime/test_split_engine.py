@@ -74,6 +74,14 @@ def test_a_shared_condition_is_one_row() -> None:
     np.testing.assert_array_equal(found, Ebm(whole_engine(), MODEL, CONFIG).sample(4, obs=OBS[:1], goal=GOAL))
 
 
+def test_conditions_that_chains_share_are_encoded_once() -> None:
+    engine, encoder = split_engine()
+    obs, goal = OBS[[2, 0, 2, 2]], GOAL * np.arange(4, dtype=np.float32)[:, None]
+    found = Ebm(engine, MODEL, CONFIG).sample(4, obs=obs, goal=goal)
+    assert encoder.rows == [2]
+    np.testing.assert_array_equal(found, Ebm(whole_engine(), MODEL, CONFIG).sample(4, obs=obs, goal=goal))
+
+
 def test_a_call_with_conditions_is_answered_all_the_same() -> None:
     engine, encoder = split_engine()
     x = np.ones((4, 2), np.float32)
