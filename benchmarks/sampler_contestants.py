@@ -18,6 +18,7 @@ from sampler_cases import CASES, Case
 from torch import nn
 
 from ebm_export.exporter import calibrated, export
+from ebm_export.exporter.conditions import ENOUGH
 from ebm_export.runtime import SamplerConfig, load
 
 __all__ = ["Contestant", "Run", "contestants"]
@@ -160,7 +161,7 @@ def bundles(case: Case, module: nn.Module, folder: Path) -> tuple[Path, Path]:
     path, whole = folder / "model.ebm", folder / "whole.ebm"
     calibrated._CHAINS, calibrated._STATES = 32, (32, 32)  # the numbers of INT8 grids do not change the time
     common: dict[str, Any] = {
-        "cond": {name: torch.rand(2, *shape) for name, shape in case.cond.items()},
+        "cond": {name: torch.rand(ENOUGH, *shape) for name, shape in case.cond.items()},
         "sampler": case.settings,
         "verify": case.verify,
     }

@@ -21,6 +21,7 @@ from ..runtime.manifest import ModelSpec
 from .calibrated import Calibrated, CalibratedArtifacts
 from .conditions import Conditions
 from .fusion import Fusion
+from .low_prologue import lower_prologue
 from .mixed import write_mixed
 from .score_graph import ScoreGraph
 from .targets import Artifact, Progress
@@ -137,6 +138,7 @@ class _Writer:
                 made = mixed.made
                 if mixed.schedule:
                     made.artifact["schedule"] = mixed.schedule
+            lower_prologue(self.calibrated, name, self.folder, made)
         except QualityGateError as error:
             self.written.refusals.append(str(error))
             if name == "onnx":

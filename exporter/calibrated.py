@@ -18,7 +18,6 @@ from ..calibration.gate_rules import GateRules
 from ..calibration.quality_gate import QualityGate
 from ..calibration.quantization.calibrate import Scheme
 from ..calibration.quantization.correct_score import correct_score
-from ..calibration.quantization.layers import find_layers
 from ..calibration.quantization.quantizer import Quantizer
 from ..calibration.quantization.score_error import gradients
 from ..calibration.sensitivity import Sensitivity, measure_sensitivity
@@ -66,6 +65,8 @@ class Calibrated:
     """What calibration.json says of each layer."""
     gate: GateResult | None
     """None where nothing was judged."""
+    other: str = "fp32"
+    """Precision of what is not in INT8."""
 
 
 @dataclass
@@ -118,7 +119,7 @@ class CalibratedArtifacts:
 
     @cached_property
     def halves(self) -> Split | None:
-        """The float32 graph's prologue and steps, where it is split. A prologue is not quantized, and asked once for each condition."""
+        """The float32 graph's prologue and steps, where it is split. What is calibrated is the steps; see `lower_prologue` for the other."""
         return split(self.model) if self.splits else None
 
     @property
@@ -196,7 +197,7 @@ class CalibratedArtifacts:
             int8 = [layer for layer in quantizer.default if layer not in kept]
             artifact = self.write(name, folder, quantizer, int8, "int8", "fp32")
             self.tell(f"judging {artifact['path']}", 0, 0)
-            refused, result = self._verdict(artifact, folder)
+            refused, result = self.verdict(artifact, folder)
             if not refused:
                 self.note_int8(artifact, folder)
                 return Calibrated(artifact, quantizer.describe(int8, kept), result)
@@ -230,7 +231,17 @@ class CalibratedArtifacts:
             said += ", with weights of 7 bits, as products of 8-bit numbers overflow on the CPU that exported it"
         artifact["note"] = "; ".join(filter(None, [artifact["note"], said]))
 
-    def _verdict(self, artifact: Artifact, folder: Path) -> tuple[str, GateResult | None]:
+    def note_prologue(self, artifact: Artifact, folder: Path) -> None:
+        """Writes into an artifact's note how much of its prologue OpenVINO runs in INT8."""
+        if artifact["target"] != "openvino":
+            return
+        with self.open(artifact, folder) as engine:
+            assert isinstance(engine, SplitEngine) and isinstance(engine.prologue, OpenVinoEngine)
+            engine.prepare({name: rows[:1] for name, rows in self.conditions.calibration.items()})
+            low, total = engine.prologue.int8_layers
+        artifact["note"] += f"; of its prologue, {low} of {total}"
+
+    def verdict(self, artifact: Artifact, folder: Path) -> tuple[str, GateResult | None]:
         """Why the gate refuses an artifact, or "", and what it found; the score is asked first, as it needs no samples."""
         gate = self.gate
         if gate is None:
@@ -360,10 +371,8 @@ class CalibratedArtifacts:
     def quantizer(self, scheme: Scheme) -> Quantizer:
         """The calibration for a scheme, made once."""
         if scheme not in self._quantizers:
-            inside = {node.name for node in self.steps.graph}
-            apart = [layer for layer in find_layers(self.model) if layer.name not in inside]
             self._quantizers[scheme] = Quantizer(
-                self.steps, self.states, scheme, apart=apart, batch=self.batch[1], progress=self.tell
+                self.steps, self.states, scheme, batch=self.batch[1], progress=self.tell
             )
         return self._quantizers[scheme]
 

@@ -26,13 +26,18 @@ class Conditions(NamedTuple):
     calibration: dict[str, np.ndarray]
     judged: dict[str, np.ndarray]
 
+    @property
+    def held_out(self) -> bool:
+        """Whether engines are judged at conditions that they were not calibrated at."""
+        return self.judged is not self.calibration
+
 
 def split_conditions(energy: Energy) -> Conditions:
     """Takes a model's observations in turns for the one and the other; few serve for both, with others like them.
 
     Many are shuffled, so that the first of them, where there are fewer chains, are from all over.
     """
-    count = len(distinct_rows(energy.observations))
+    count = len(distinct_observations(energy.observations))
     rows = fresh_conditions(energy, max(count, CHAINS), 0)
     if count < ENOUGH:
         return Conditions(rows, rows)

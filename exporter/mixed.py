@@ -117,7 +117,9 @@ def write_mixed(
     artifact["note"] = "; ".join(
         filter(None, [artifact["note"], f"{found.reason}{share}", "" if found.complete else "time ran out"])
     )
-    made = Calibrated(artifact, quantizer.describe(int8, out, choice.other, wide), trials.results.get(choice.key))
+    made = Calibrated(
+        artifact, quantizer.describe(int8, out, choice.other, wide), trials.results.get(choice.key), choice.other
+    )
     return Mixed(made, schedule)
 
 

@@ -48,20 +48,20 @@ class Layer:
 
 
 def find_layers(model: ir.Model) -> list[Layer]:
-    """Finds the layers of a score graph, in the order in which they run.
+    """Finds the layers of a score graph or of a prologue, in the order in which they run.
 
     1. Conv whose kernel, and Gemm or MatMul whose second operand, is an initializer of at least two dimensions, and
        whose bias, where it has one, is an initializer as well.
     2. Products of two computed tensors (attention) and anything else are no layers: they stay as they are.
 
     Args:
-        model: a lowered float32 score graph; every value is shaped.
+        model: a lowered float32 graph; every value is shaped. A prologue has neither x nor grad_scale.
     """
     graph = model.graph
     found: dict[ir.Node, Layer] = {}
-    from_scale = _descendants(next(value for value in graph.inputs if value.name == "grad_scale"))
+    from_scale = _behind(graph, "grad_scale")
     from_others = set().union(*(_descendants(value) for value in graph.inputs if value.name != "grad_scale"))
-    from_x = _descendants(next(value for value in graph.inputs if value.name == "x"))
+    from_x = _behind(graph, "x")
     layers = {node for node in graph if _has_weights(node)}
     behind = _nodes_behind(layers & from_x)  # what depends on a layer that depends on x
     before = _nodes_before(layers)  # what a layer depends on
@@ -134,6 +134,11 @@ def _for_one_sample(size: int | ir.SymbolicDim) -> int:
     if isinstance(size, int):
         return size
     return math.prod(int(factor) for factor in str(size.value).split("*") if factor.strip().isdigit())
+
+
+def _behind(graph: ir.Graph, name: str) -> set[ir.Node]:
+    """What depends on an input; nothing where there is none of this name."""
+    return set().union(*(_descendants(value) for value in graph.inputs if value.name == name))
 
 
 def _descendants(value: ir.Value) -> set[ir.Node]:

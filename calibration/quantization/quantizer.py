@@ -14,6 +14,7 @@ from .calibrate import Calibration, Scheme, calibrate
 from .correct_bias import correct_bias
 from .equalize import channel_factors, equalized
 from .insert import insert_int8
+from .layer_entry import layer_entry, said_range
 from .layers import Layer, find_layers
 from .score_error import gradients, score_error
 
@@ -35,7 +36,6 @@ class Quantizer:
         model: the lowered float32 score graph.
         states: where it is asked along trajectories.
         scheme: how the target wants its grids.
-        apart: layers of a prologue that is no part of the graph, for what is said of them.
         batch: states in one call.
         threads: threads of one call.
         seed: of the rows that weights are fitted to.
@@ -54,14 +54,12 @@ class Quantizer:
         states: States,
         scheme: Scheme,
         *,
-        apart: Sequence[Layer] = (),
         batch: int = 8,
         threads: int | None = None,
         seed: int = 0,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
         self.scheme = scheme
-        self._apart = tuple(apart)
         self.layers = tuple(find_layers(model))
         self.default = frozenset(layer.name for layer in self.layers if self._why_float(layer) is None)
         self._model = model
@@ -114,23 +112,14 @@ class Quantizer:
             wide: names of those that are in float32 all the same.
         """
         entries = []
-        for layer in (*self._apart, *self.layers):
-            inside = layer.name in int8
-            read = self._even[layer.name].activation if inside else ""
-            grid = self._calibration.grids.get(read)
-            reason = f"range {_said(self._calibration.ranges[read])}" if inside else kept.get(layer.name)
-            entry: dict[str, Any] = {
-                "name": layer.name,
-                "op": layer.op,
-                "module": layer.module,
-                "half": layer.half,
-                "macs": layer.macs,
-                "precision": "int8" if inside else "fp32" if layer.name in wide else other,
-                "reason": reason or self._why_float(layer) or "not chosen",
-            }
-            if inside and grid is not None:
-                entry |= {"scale": grid.scale, "zero_point": grid.zero_point, "signed": grid.signed}
-            entries.append(entry)
+        for layer in self.layers:
+            if layer.name in int8:
+                read = self._even[layer.name].activation
+                grid, ends = self._calibration.grids[read], self._calibration.ranges[read]
+                entries.append(layer_entry(layer, "int8", said_range(*ends), grid))
+                continue
+            reason = kept.get(layer.name) or self._why_float(layer) or "not chosen"
+            entries.append(layer_entry(layer, "fp32" if layer.name in wide else other, reason))
         return entries
 
     def _why_float(self, layer: Layer) -> str | None:
@@ -190,7 +179,3 @@ class Quantizer:
 def _systematic(stages: Sequence[StageFidelity]) -> float:
     """gain^2 + bias^2 in the mean over the stages: what corrections are for."""
     return float(np.mean([stage.gain**2 + stage.bias**2 for stage in stages])) if stages else 0.0
-
-
-def _said(ends: tuple[float, float]) -> str:
-    return f"{ends[0]:.3g} to {ends[1]:.3g}"

@@ -32,6 +32,7 @@ from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.export import export_energy, gating_for
 from ebm_export.exporter.manifest import model_spec
 from ebm_export.exporter.mixed import _Trials
+from ebm_export.exporter.targets import Artifact
 from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from ebm_export.runtime.backends.openvino_saturation import has_large_weights, saturates
@@ -284,7 +285,15 @@ class Seeing(nn.Module):
         return self.judge(torch.cat([seen, action], 1)).squeeze(1) + (action - seen).square().sum(1)
 
 
-IMAGES = torch.rand(20, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+def pictures(count: int, seed: int) -> torch.Tensor:
+    """A wave in each colour, of its own direction, phase and strength: what an encoder tells apart."""
+    generator = torch.Generator().manual_seed(seed)
+    direction, strength, phase = (torch.rand(count, 3, 1, 1, generator=generator) for _ in range(3))
+    place = torch.linspace(0, 1, 16)
+    return 0.5 + strength * torch.sin(6 * (direction * place + (1 - direction) * place[:, None] + phase)) / 2
+
+
+IMAGES = pictures(40, 5)
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +309,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestPrologue:
-    """What depends on conditions alone is not quantized, so that calibration need not compute it again and again."""
+    """What depends on conditions alone is calibrated apart, from conditions, so that it runs once for each of them."""
 
     PATHS = ("score.int8.onnx", "score.int8.openvino.xml", "score.mixed.onnx", "score.mixed.openvino.xml")
 
@@ -311,10 +320,8 @@ class TestPrologue:
             score_graph(energy), model_spec(energy), CONFIG, tmp_path, None, split, None, (1, 8, 8), True, None,
             lambda what, done, total: None,
         ) as made:  # fmt: skip
-            assert [len(rows) for rows in made.states.conditions.values()] == [
-                10,
-                10,
-            ]  # the layer's share, and the bowl's
+            # the layer's share, and the bowl's
+            assert [len(rows) for rows in made.states.conditions.values()] == [20, 20]
             assert {value.name for value in made.steps.graph.inputs} == {"x", "grad_scale", *made.states.conditions}
             whole = dataclasses.replace(made.states, conditions=split.calibration)
             np.testing.assert_allclose(gradients(made.steps, made.states), gradients(made.model, whole), rtol=1e-4)
@@ -341,15 +348,76 @@ class TestPrologue:
         assert 0 < max(stage["relative_error"] for stage in entries[path]["stages"]) < 0.3
 
     @pytest.mark.parametrize("path", PATHS)
-    def test_calibration_says_why_it_is_float(self, policy: Path, path: str) -> None:
+    def test_it_is_in_int8_and_passed(self, policy: Path, path: str) -> None:
         said = json.loads((policy / "calibration.json").read_text())
-        assert said["states"]["conditions"] == {"image": 10}
+        assert said["states"]["conditions"] == {"image": 20}
         nodes = next(entry["nodes"] for entry in said["artifacts"] if entry["path"] == path)
         encoder = [node for node in nodes if node["module"].startswith("encoder")]
-        assert len(encoder) == 2
-        assert all(node["precision"] != "int8" for node in encoder)
-        assert all(node["reason"].startswith("does not depend on x") for node in encoder)
-        assert any(node["precision"] == "int8" for node in nodes)
+        assert [node["precision"] for node in encoder] == ["int8", "int8"]
+        assert all(node["reason"].startswith("range ") for node in encoder)
+        artifact = next(entry for entry in Bundle(policy).artifacts if entry.path == path)
+        if path.endswith(".onnx"):
+            graph = onnx.load(policy / str(artifact.prologue)).graph
+            assert [node.op_type for node in graph.node].count("QuantizeLinear") >= 2
+        else:
+            assert "; of its prologue, 3 of 3" in artifact.note  # the layer's share is a product of its own
+        entry = next(entry for entry in Bundle(policy).manifest.verification if entry["path"] == path)
+        if "gate" in entry:
+            gate = GateResult.from_dict(entry["gate"])
+            bias = next(v for v in gate.verdicts if v.metric == "score bias by condition")
+            assert gate.passed and 1e-4 < bias.value < 0.02
+
+    def test_layers_stay_in_float32_until_it_passes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        made, graphs = self.lowered(tmp_path, monkeypatch, ["", "score bias by condition 0.04", ""])
+        assert graphs == [0, 3, 2]  # layers of the prologue in INT8, in each that was judged
+        first, *others = sorted(made[:3], key=lambda node: node["precision"])
+        assert first["precision"] == "fp32" and {node["precision"] for node in others} == {"int8"}
+        assert first["reason"].startswith("alone it moves the features by ")
+        assert first["reason"].endswith("; with it in INT8: score bias by condition 0.04")
+
+    def test_one_that_never_passes_stays_as_it_is(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        made, graphs = self.lowered(tmp_path, monkeypatch, ["", *(f"score gain {turn}" for turn in range(9))])
+        assert graphs[:2] == [0, 3] and len(graphs) < 5
+        assert {node["precision"] for node in made[:3]} == {"fp32"}
+        assert {node["reason"] for node in made[:3]} == {f"with it in INT8: score gain {len(graphs) - 2}"}
+        graph = onnx.load(tmp_path / "policy.ebm" / "prologue.int8.onnxruntime.onnx").graph
+        assert "QuantizeLinear" not in {node.op_type for node in graph.node}
+
+    def test_few_conditions_are_not_enough(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        made, graphs = self.lowered(tmp_path, monkeypatch, [""], images=IMAGES[:15])
+        assert graphs == [0]
+        assert all("only 16 real conditions or more, as --cond NAME=FILE.npy" in node["reason"] for node in made[:3])
+
+    def test_little_work_is_not_worth_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        made, graphs = self.lowered(tmp_path, monkeypatch, [""], steps=1000)
+        assert graphs == [0]
+        assert {node["reason"] for node in made[:3]} == {"0.18% of the work of one chain: nothing to gain"}
+
+    def lowered(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        refusals: list[str],
+        *,
+        images: torch.Tensor = IMAGES,
+        steps: int = CONFIG.steps,
+    ) -> tuple[list[dict[str, Any]], list[int]]:
+        """What calibration.json says of the layers where the gate answers so, and layers of each prologue that it was asked for."""
+        asked: list[int] = []
+        answers = iter(refusals)
+
+        def verdict(self: CalibratedArtifacts, artifact: Artifact, folder: Path) -> tuple[str, None]:
+            nodes = onnx.load(folder / artifact["prologue"]["path"]).graph.node
+            made = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+            asked.append(sum(node.op_type in ("Conv", "Gemm") and node.input[1] in made for node in nodes))
+            return next(answers), None
+
+        monkeypatch.setattr(CalibratedArtifacts, "verdict", verdict)
+        path = export(
+            Seeing().eval(), torch.zeros(4, 4), cond={"image": images}, sampler={**CONFIG.to_dict(), "steps": steps}, gate=None,
+            targets=["onnxruntime"], precisions=["int8"], out=tmp_path / "policy.ebm",
+        )  # fmt: skip
+        return json.loads((path / "calibration.json").read_text())["artifacts"][0]["nodes"], asked
 
 
 class TestMixed:
