@@ -181,6 +181,15 @@ def export_command(
             "--verify/--no-verify", help="Compare every engine that can run here with PyTorch; on if left out."
         ),
     ] = None,
+    weight_bits: Annotated[
+        int | None,
+        typer.Option(
+            help="Bits of INT8 weights for OpenVINO. 7 for devices whose x86 CPU has no VNNI (AVX2 alone), where products of 8-bit "
+            "numbers overflow, 8 for all others; if left out, what the CPU needs that exports.",
+            min=7,
+            max=8,
+        ),
+    ] = None,
     no_split: Annotated[
         bool,
         typer.Option(
@@ -236,6 +245,7 @@ def export_command(
         no_gate=no_gate,
         smallest_difference=smallest_difference,
         search_seconds=search_seconds,
+        weight_bits=weight_bits,
         no_split=no_split,
         fuse=fuse,
         force=force,

@@ -213,6 +213,7 @@ def write_artifacts(
     data: np.ndarray | None,
     batch: tuple[int, int, int],
     gating: Gating,
+    weight_bits: int | None,
     splits: bool,
     fuse: int | None,
     folder: Path,
@@ -232,6 +233,7 @@ def write_artifacts(
         data: states that chains start from.
         batch: smallest, most frequent and largest batch.
         gating: what is judged.
+        weight_bits: of INT8 weights for OpenVINO, 7 or 8; None for what this CPU needs.
         splits: whether what does not depend on x becomes a prologue.
         fuse: steps that a sampler graph takes in one call; None writes none.
         folder: the bundle's.
@@ -241,7 +243,18 @@ def write_artifacts(
     with ExitStack() as stack:
         calibrated = stack.enter_context(
             CalibratedArtifacts(
-                models["fp32"], spec, config, scratch, gating.rules, conditions, data, batch, splits, golden, tell
+                models["fp32"],
+                spec,
+                config,
+                scratch,
+                gating.rules,
+                conditions,
+                data,
+                batch,
+                splits,
+                golden,
+                tell,
+                weight_bits,
             )
         )
         fusion = None if fuse is None else Fusion(fuse, config, splits)

@@ -88,6 +88,7 @@ class CalibratedArtifacts:
         splits: whether what does not depend on x becomes a prologue.
         golden: PyTorch's answers; None where nothing is compared with them.
         tell: progress.
+        weight_bits: of INT8 weights for OpenVINO, 7 or 8; None for what this CPU needs.
     """
 
     model: ir.Model
@@ -101,6 +102,7 @@ class CalibratedArtifacts:
     splits: bool
     golden: dict[str, np.ndarray] | None
     tell: Progress
+    weight_bits: int | None = None
     _stack: ExitStack = field(default_factory=ExitStack)
     _schemes: dict[str, Scheme] = field(default_factory=dict)
     _quantizers: dict[Scheme, Quantizer] = field(default_factory=dict)
@@ -228,7 +230,7 @@ class CalibratedArtifacts:
             low, total = steps.int8_layers
         said = f"OpenVINO runs {low} of {total} convolutions and matrix products in INT8"
         if self.scheme(artifact["target"]).largest_weight == SAFE_WEIGHT:
-            said += ", with weights of 7 bits, as products of 8-bit numbers overflow on the CPU that exported it"
+            said += ", with weights of 7 bits, whose products overflow on no CPU"
         artifact["note"] = "; ".join(filter(None, [artifact["note"], said]))
 
     def note_prologue(self, artifact: Artifact, folder: Path) -> None:
@@ -330,7 +332,7 @@ class CalibratedArtifacts:
         if name not in self._schemes:
             nearest = np.inf
             for evens in _EVENS:
-                scheme = replace(_scheme_of(name), evens=evens)
+                scheme = replace(_scheme_of(name, self.weight_bits), evens=evens)
                 off = self._score_of(name, self.quantizer(scheme))
                 if off < nearest:
                     nearest, self._schemes[name] = off, scheme
@@ -414,11 +416,13 @@ def _apart(found: np.ndarray, exact: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(off[length > 0] / length[length > 0])))) if length.any() else 0.0
 
 
-def _scheme_of(name: str) -> Scheme:
+def _scheme_of(name: str, weight_bits: int | None) -> Scheme:
     """How a target wants its grids: TensorRT, which builds from the ONNX file, takes symmetric ones only, and fuses sums.
 
-    OpenVINO's products of bytes overflow on some CPUs. What is exported on one of them is made for it.
+    OpenVINO's products of bytes overflow on some CPUs. What is exported on one of them is made for it, unless bits are asked for.
     """
     for_tensorrt = name in ("onnx", "tensorrt")
     scheme = Scheme(asymmetric=not for_tensorrt, fuses_sums=for_tensorrt)
-    return replace(scheme, largest_weight=SAFE_WEIGHT) if name == "openvino" and saturates() else scheme
+    if name == "openvino" and (weight_bits == 7 or (weight_bits is None and saturates())):
+        return replace(scheme, largest_weight=SAFE_WEIGHT)
+    return scheme

@@ -54,6 +54,7 @@ class ExportOptions:
     no_gate: bool
     smallest_difference: float | None
     search_seconds: float | None
+    weight_bits: int | None
     no_split: bool
     fuse: int | None
     force: bool
@@ -155,6 +156,10 @@ _OPTIONS = {
     "no_gate": ("no_gate", _SWITCH),
     "smallest_difference": ("smallest_difference", _at_least(0.02)),
     "search_seconds": ("search_seconds", _at_least(0)),
+    "weight_bits": (
+        "weight_bits",
+        _Kind("7 or 8", lambda value: value if _is_whole(value) and value in (7, 8) else None),
+    ),
     "no_split": ("no_split", _SWITCH),
     "fuse": ("fuse", _WHOLE),
     "force": ("force", _SWITCH),
@@ -232,6 +237,7 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
             all_low=options.gate is not None,
         ),
         data=None if options.calibration_data is None else _data(options.calibration_data),
+        weight_bits=options.weight_bits,
         splits=not options.no_split,
         fuse=options.fuse,
         verify=options.verify is not False,

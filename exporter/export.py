@@ -81,6 +81,7 @@ def export(
     gate: float | None = 1.25,
     smallest_difference: float = 0.15,
     search_seconds: float | None = None,
+    weight_bits: int | None = None,
     split: bool = True,
     fuse: int | None = None,
     verify: bool = True,
@@ -110,6 +111,8 @@ def export(
         smallest_difference: shift of the energy, in its standard deviations, that the gate should see; the number of chains
             that it draws is 18 / smallest_difference^2.
         search_seconds: time after which the search for mixed begins no new trial; None for no limit.
+        weight_bits: 7 or 8, of INT8 weights for OpenVINO: 7 for devices whose x86 CPU has no VNNI instructions, where products of 8-bit
+            numbers overflow; None for what this CPU needs.
         split: False keeps what does not depend on x in the score graph, which then computes it at every step.
         fuse: writes, beside each score graph, one that takes so many steps of the sampler in one call, and once for each precision a
             file with a whole chain, noise included. None writes neither.
@@ -140,6 +143,7 @@ def export(
         gating=gating_for(
             precisions, gate, smallest_difference=smallest_difference, out=Path(out), seconds=search_seconds
         ),
+        weight_bits=weight_bits,
         splits=split,
         fuse=fuse,
         force=force,
@@ -187,6 +191,7 @@ def export_energy(
     data: np.ndarray | None = None,
     verify: bool = True,
     gating: Gating | None = None,
+    weight_bits: int | None = None,
     splits: bool = True,
     fuse: int | None = None,
     force: bool = False,
@@ -200,6 +205,8 @@ def export_energy(
     begun = time.perf_counter()
     tell = progress or (lambda what, done, total: None)
     plan = _plan(targets, precisions, batch)
+    if weight_bits not in (None, 7, 8):
+        raise UsageError(f"weight_bits: weights have 7 or 8 bits, not {weight_bits!r}")
     # Whatever the caller runs in: here gradients are taken, and tensors computed with in their own types.
     with (
         torch.inference_mode(False),
@@ -257,6 +264,7 @@ def export_energy(
                 data=data,
                 batch=batch,
                 gating=gating or Gating(),
+                weight_bits=weight_bits,
                 splits=splits,
                 fuse=fuse,
                 folder=folder,

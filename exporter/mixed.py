@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +240,7 @@ def _subject(artifacts: CalibratedArtifacts, name: str, order: list[str], rules:
         "graph": hashlib.sha256(graph).hexdigest(),
         "target": name,
         "order": order,
+        "scheme": asdict(artifacts.scheme(name)),
         "sampler": artifacts.config.to_dict(),
         "batch": list(artifacts.batch),
         "gate": vars(rules),

@@ -123,7 +123,7 @@ class OpenVinoEngine(Engine):
         if self._exact:
             _LOG.warning(
                 "%s: 8-bit products overflow on this CPU, which has no VNNI instructions, so it runs in float32 on its 8-bit numbers: "
-                "right, but no faster than fp32. INT8 that is exported on such a machine has weights that do not overflow",
+                "right, but no faster than fp32. ebm-export --weight-bits 7 makes INT8 that does not overflow",
                 self.path.name,
             )
         self._inputs = [port.get_any_name() for port in self._model.inputs]

@@ -37,7 +37,7 @@ from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from ebm_export.runtime.backends.openvino_saturation import has_large_weights, saturates
 from ebm_export.runtime.bundle import Bundle
-from ebm_export.runtime.errors import QualityGateError
+from ebm_export.runtime.errors import QualityGateError, UsageError
 from ebm_export.runtime.verify_bundle import verify_bundle
 
 from .referee import score_graph
@@ -148,13 +148,38 @@ class TestInt8:
         assert has_large_weights(model) == (not saturates())
 
     @pytest.mark.parametrize(
-        ("name", "overflows", "largest"), [("openvino", True, 64), ("openvino", False, 127), ("onnx", True, 127)]
+        ("name", "bits", "overflows", "largest"),
+        [
+            ("openvino", None, True, 64),
+            ("openvino", None, False, 127),
+            ("openvino", 7, False, 64),
+            ("openvino", 8, True, 127),
+            ("onnx", None, True, 127),
+            ("onnx", 7, True, 127),
+        ],
     )
     def test_smaller_weights_where_products_overflow(
-        self, name: str, overflows: bool, largest: int, monkeypatch: pytest.MonkeyPatch
+        self, name: str, bits: int | None, overflows: bool, largest: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(calibrated, "saturates", lambda: overflows)
-        assert calibrated._scheme_of(name).largest_weight == largest
+        assert calibrated._scheme_of(name, bits).largest_weight == largest
+
+    @pytest.mark.parametrize("bits", [7, 8])
+    def test_weights_have_the_bits_that_were_asked_for(self, tmp_path: Path, bits: int) -> None:
+        more = options(tmp_path, targets=["openvino"], precisions=["int8"], gate=None, weight_bits=bits)
+        path = export(Residual().eval(), torch.randn(4, *SHAPE), **more)
+        assert has_large_weights(openvino.Core().read_model(path / "score.int8.openvino.xml")) == (bits == 8)
+        said = "with weights of 7 bits" in Bundle(path).artifacts[0].note
+        assert said == (bits == 7)
+        with load(path, backend="openvino", precision="int8") as ebm:  # right on every CPU
+            _, grad = ebm.score(np.ones((2, *SHAPE), np.float32))
+        wanted = torch.ones(2, *SHAPE, requires_grad=True)
+        Residual().eval()(wanted).sum().backward()
+        assert np.linalg.norm(grad - wanted.grad.numpy()) < 0.05 * np.linalg.norm(grad)
+
+    def test_other_bits_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="weights have 7 or 8 bits, not 4"):
+            export(Residual().eval(), torch.randn(4, *SHAPE), **options(tmp_path, weight_bits=4))
 
     def test_a_device_checks_int8_against_what_was_measured(self, bundle: Path) -> None:
         rows = {row["file"]: row for row in verify_bundle(bundle, precision="int8")}

@@ -27,11 +27,12 @@ def file(tmp_path: Path) -> Path:
 def test_what_was_not_given_is_filled_in(file: Path) -> None:
     file.write_text(
         'target = "onnx"\nprecision = ["fp32", "bf16"]\nmodel = "nets:Net"\nmodel-arg = "width=3"\nshape = [3, 8]\n'
-        'out = "o.ebm"\nforce = true\nverify = false\ngate = 2\nsearch_seconds = 0\nfuse = 4\n'
+        'out = "o.ebm"\nforce = true\nverify = false\ngate = 2\nsearch_seconds = 0\nfuse = 4\nweight-bits = 7\n'
     )
     read = options().with_file(file)
     assert (read.targets, read.precisions, read.factory) == (["onnx"], ["fp32", "bf16"], "nets:Net")
     assert (read.model_args, read.shape, read.out) == (["width=3"], "3,8", Path("o.ebm"))
+    assert read.weight_bits == 7
     assert (read.force, read.verify, read.gate, read.search_seconds, read.fuse) == (True, False, 2, 0, 4)
 
 
@@ -67,6 +68,7 @@ def test_settings_of_flags_win_over_those_of_files(file: Path, tmp_path: Path) -
     [
         ('force = "false"', "force: expected true or false, got 'false'"),
         ('verify = "no"', "verify: expected true or false, got 'no'"),
+        ("weight_bits = 4", "weight_bits: expected 7 or 8, got 4"),
         ("shape = 2", "shape: expected sizes of one sample, such as .*, got 2"),
         ("shape = [2.5]", "shape: expected sizes of one sample, such as .*, got \\[2.5\\]"),
         ("model = 5", "model: expected text, got 5"),
