@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 import torch.fx.traceback as fx_traceback
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -156,6 +158,8 @@ def _tracing() -> Iterator[None]:
             sdpa_kernel(SDPBackend.MATH),
             # The gradient of a write into a view replays the view; by strides no other layout could follow it.
             torch.autograd.grad_mode._force_original_view_tracking(True),
+            # The tracer describes each value by a fake tensor. Left alone it makes a mode for each of them, which takes a stack trace.
+            tracing(TracingContext(FakeTensorMode())),
         ):
             yield
     finally:
