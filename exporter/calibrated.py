@@ -9,13 +9,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
 from ..calibration.gate_rules import GateRules
-from ..calibration.quality_gate import QualityGate
 from ..calibration.quantization.calibrate import Scheme
 from ..calibration.quantization.correct_score import correct_score
 from ..calibration.quantization.quantizer import Quantizer
@@ -37,6 +36,9 @@ from .targets import Artifact, Progress, target
 from .targets.score import files_of, write_score
 from .verify import verify_artifact
 from .written_engine import written_engine
+
+if TYPE_CHECKING:
+    from ..calibration.quality_gate import QualityGate
 
 __all__ = ["Calibrated", "CalibratedArtifacts", "steps_of"]
 
@@ -155,6 +157,8 @@ class CalibratedArtifacts:
     @property
     def gate(self) -> QualityGate | None:
         """The gate with FP32's side; None where nothing is judged."""
+        from ..calibration.quality_gate import QualityGate  # needs libraries that an export without it has no use for
+
         if self.rules is not None and self._gate is None:
             self._gate = QualityGate(
                 self.fp32,

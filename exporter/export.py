@@ -205,6 +205,9 @@ def export_energy(
     begun = time.perf_counter()
     tell = progress or (lambda what, done, total: None)
     plan = _plan(targets, precisions, batch)
+    judges = gating is not None and gating.rules is not None and gating.all_low and set(precisions) != {"fp32"}
+    if judges:
+        from ..calibration.metrics import scientific  # noqa: F401  says what is missing, before any work
     if weight_bits not in (None, 7, 8):
         raise UsageError(f"weight_bits: weights have 7 or 8 bits, not {weight_bits!r}")
     # Whatever the caller runs in: here gradients are taken, and tensors computed with in their own types.
@@ -215,7 +218,7 @@ def export_energy(
         writing_bundle(out, force=force) as folder,
     ):
         data = _check_data(data, energy)
-        if gating is not None and gating.rules is not None and gating.all_low and set(precisions) != {"fp32"}:
+        if judges:
             _warn_of_few(energy)
         tell("checking the energy", 0, 0)
         check_contract(energy, None if data is None else torch.as_tensor(data))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from .check import as_numbers
+from .scientific import roc_auc_score
 
 __all__ = ["ood_auroc"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.stats import wasserstein_distance
 
 from .check import as_numbers
 from .permutation import permutation_p_value, shuffled_labels
+from .scientific import wasserstein_distance
 
 __all__ = ["energy_p_value", "energy_wasserstein"]
 

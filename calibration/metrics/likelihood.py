@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import logsumexp
 
 from ...runtime.errors import UsageError
 from .check import as_numbers, as_rows
+from .scientific import logsumexp
 
 __all__ = ["GaussianBase", "LogPartition", "UniformBase", "log_partition_bounds"]
 

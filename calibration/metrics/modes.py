@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import beta, hypergeom
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from ...runtime.errors import UsageError
 from .check import as_rows, check_width
 from .permutation import permutation_p_value
+from .scientific import ConvergenceWarning, KMeans, beta, hypergeom
 
 __all__ = ["ModeMasses", "Modes", "find_modes", "loss_interval", "mode_masses"]
 

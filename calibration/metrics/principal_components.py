@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.decomposition import PCA
 
 from ...runtime.errors import UsageError
 from .check import as_rows
+from .scientific import PCA
 
 __all__ = ["principal_components"]
 

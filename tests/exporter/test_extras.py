@@ -1,0 +1,40 @@
+"""What an installation with the extra `export` alone can do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+_NOT_THERE = ("scipy", "sklearn", "arviz_stats", "jinja2", "PIL", "openvino", "tensorrt", "tensorrt_rtx", "cuda")
+
+
+def in_a_lean_installation(code: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python in which the packages of the other extras are missing."""
+    before = (
+        f"import sys\nfor name in {_NOT_THERE}: sys.modules[name] = None\n"  # None: as if it were not installed
+        "import torch\nfrom ebm_export.exporter import export\nfrom ebm_export.runtime import load\n"
+        "net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.SiLU(), torch.nn.Linear(8, 1)).eval()\n"
+    )
+    return subprocess.run([sys.executable, "-c", before + code], capture_output=True, text=True)
+
+
+def test_float_precisions_are_exported_and_run(tmp_path: Path) -> None:
+    done = in_a_lean_installation(
+        "path = export(net, torch.randn(4, 3), targets=['onnx', 'onnxruntime'], precisions=['fp32', 'fp16'], fuse=4, "
+        f"sampler=dict(steps=8, step_size=0.1), out={str(tmp_path / 'net.ebm')!r})\n"
+        "with load(path) as ebm: print(ebm.sample(2).shape)"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "(2, 3)\n"
+
+
+def test_the_gate_says_before_any_work_what_it_needs(tmp_path: Path) -> None:
+    done = in_a_lean_installation(
+        f"try: export(net, torch.randn(4, 3), precisions=['int8'], out={str(tmp_path / 'net.ebm')!r}, "
+        "progress=lambda what, done, total: sys.exit(what))\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("MissingBackend comparing samples needs the package scipy: pip install")
+    assert not list(tmp_path.iterdir())
