@@ -10,6 +10,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_flatten
 
 from .batch import BatchSize, arguments_of
+from .shared_factor import share_factors
 
 __all__ = ["simplify"]
 
@@ -34,8 +35,9 @@ def simplify(traced: GraphModule, constants: dict[str, torch.Tensor], origins: d
 
     1. Writes into parameters and buffers (statistics that a forward updates) are dropped.
     2. Identities are removed; equal nodes become one, so energy and gradient share one forward pass.
-    3. Nodes that depend on constants alone are evaluated, in float64, and become constants.
-    4. What no output needs is removed, constants included.
+    3. Products with a repeated matrix become products with that matrix.
+    4. Nodes that depend on constants alone are evaluated, in float64, and become constants.
+    5. What no output needs is removed, constants included.
 
     Args:
         traced: functional ATen whose placeholders are constants and inputs.
@@ -50,6 +52,7 @@ def simplify(traced: GraphModule, constants: dict[str, torch.Tensor], origins: d
     _remove_dead(graph)
     _remove_identities(graph)
     _merge_duplicates(graph)
+    share_factors(graph)
     _fold(graph, constants, origins)
     _merge_duplicates(graph)
     _remove_dead(graph)

@@ -29,7 +29,7 @@ def _vector(context: Context, a: Node, b: Node) -> ir.Value:
     return reshape(context, context.op("MatMul", left, column, shape=[rows[0], 1]), context.shape)
 
 
-@lowers(aten.mm.default, aten.bmm.default)
+@lowers(aten.mm.default, aten.bmm.default, aten.matmul.default)
 def _matmul(context: Context, a: Node, b: Node) -> ir.Value:
     return context.op("MatMul", context.value(a, context.dtype), context.value(b, context.dtype))
 
