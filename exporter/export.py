@@ -22,7 +22,7 @@ from ..runtime.bundle_writer import writing_bundle
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import EngineMismatch, MissingBackend, QualityGateError, UsageError
 from .artifacts import CALIBRATED, Gating, write_artifacts
-from .conditions import ENOUGH, split_conditions
+from .conditions import ENOUGH, split_conditions, stand_for_use
 from .contract import check_contract
 from .energy import Energy, EnergyMode, make_energy
 from .found_sampler import find_sampler
@@ -315,7 +315,7 @@ def _plan(targets: Sequence[str], precisions: Sequence[str], batch: tuple[int, i
 def _warn_of_few(energy: Energy) -> None:
     """Says where a verdict holds, if what is known of the conditioning inputs cannot stand for those of use."""
     count = len(distinct_observations(energy.observations))
-    if energy.observations and count < ENOUGH:
+    if energy.observations and not stand_for_use(energy):
         _LOG.warning(
             "samples are judged at %s %s%s: give rows as they come in use, %d or more, for a verdict that holds there "
             "(cond={name: rows}, on the command line --cond NAME=FILE.npy)",

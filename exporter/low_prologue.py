@@ -54,7 +54,7 @@ def _why_float(artifacts: CalibratedArtifacts, layers: Sequence[Layer], artifact
     chain = artifacts.config.steps * artifacts.quantizer(artifacts.scheme(artifact["target"])).work
     if work <= _SMALL * chain:
         return f"{work / max(chain, 1):.2%} of the work of one chain: nothing to gain"
-    if not artifacts.conditions.held_out:
+    if not artifacts.conditions.stand_for_use:
         return (
             f"what it rounds would bend a whole chain the same way, and only {ENOUGH} real conditions or more, as --cond "
             "NAME=FILE.npy gives them, would show how much"

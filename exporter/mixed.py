@@ -234,7 +234,8 @@ def _subject(artifacts: CalibratedArtifacts, name: str, order: list[str], rules:
     """What a log must have been of for its trials to hold here."""
     graph = ir.to_proto(artifacts.model).SerializeToString(deterministic=True)
     arrays = {"data": artifacts.data}
-    for use, rows in artifacts.conditions._asdict().items():
+    conditions = artifacts.conditions
+    for use, rows in (("calibration", conditions.calibration), ("judged", conditions.judged)):
         arrays |= {f"{use} {name}": array for name, array in rows.items()}
     return {
         "graph": hashlib.sha256(graph).hexdigest(),

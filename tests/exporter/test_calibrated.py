@@ -245,7 +245,7 @@ class TestScheme:
     def artifacts(self, folder: Path, told: list[str]) -> CalibratedArtifacts:
         energy = make_energy(Residual().eval(), torch.randn(4, *SHAPE), sampler=CONFIG)
         return CalibratedArtifacts(
-            score_graph(energy), model_spec(energy), CONFIG, folder, None, Conditions({}, {}), None, (1, 8, 8), True, None,
+            score_graph(energy), model_spec(energy), CONFIG, folder, None, Conditions({}, {}, True), None, (1, 8, 8), True, None,
             lambda what, done, total: told.append(what),
         )  # fmt: skip
 

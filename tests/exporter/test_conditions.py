@@ -54,13 +54,41 @@ def test_equal_rows_count_once() -> None:
         np.testing.assert_array_equal(found.judged["obs"][0], obs[0])
 
 
+def labelled(x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    return (x.square().sum(1) - label.reshape(-1)).abs()
+
+
+@pytest.mark.parametrize(
+    "label", [torch.arange(20), torch.arange(20)[:, None], torch.arange(40) % 20, torch.arange(4) == 1]
+)
+def test_labels_serve_for_both(label: torch.Tensor) -> None:
+    """Half of the classes would never have been calibrated, and the other half never judged."""
+    found = split_conditions(make_energy(labelled, X, cond={"label": label}))
+    assert found.judged is found.calibration and found.stand_for_use
+    assert set(found.judged["label"].reshape(-1).tolist()) >= set(label.reshape(-1).tolist())
+
+
+@pytest.mark.parametrize("count,enough", [(ENOUGH - 1, False), (ENOUGH, True)])
+def test_what_stands_for_use(count: int, enough: bool) -> None:
+    assert (
+        split_conditions(make_energy(ConditionalEnergy(), X, cond={"obs": observations(count)})).stand_for_use == enough
+    )
+    image = (torch.arange(count)[:, None] + torch.arange(3)).to(torch.uint8)  # whole numbers, and no labels
+    found = split_conditions(make_energy(ConditionalEnergy(), X, cond={"obs": image}))
+    assert found.stand_for_use == enough and (found.judged is found.calibration) != enough
+
+
+def test_one_label_says_nothing_of_the_others() -> None:
+    assert not split_conditions(make_energy(labelled, X, cond={"label": torch.tensor([3])})).stand_for_use
+
+
 def test_pairs_stay_together() -> None:
     def energy_of(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return (x + a[:, :2] + b[:, None]).sum(1)
 
     obs = observations(40)
     found = split_conditions(make_energy(energy_of, X, cond={"a": obs, "b": 10 * obs[:, 0]}))
-    for half in found:
+    for half in (found.calibration, found.judged):
         np.testing.assert_array_equal(10 * half["a"][:, 0], half["b"])
 
 
@@ -70,7 +98,7 @@ def test_rows_may_require_a_gradient() -> None:
 
 
 def test_a_model_without_conditions_has_none() -> None:
-    assert split_conditions(make_energy(MlpEnergy(), torch.zeros(3, 4))) == ({}, {})
+    assert split_conditions(make_energy(MlpEnergy(), torch.zeros(3, 4))) == ({}, {}, False)
 
 
 def test_engines_are_compared_at_observations_from_all_over() -> None:
