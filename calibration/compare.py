@@ -115,7 +115,7 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
         seeds={
             "reference": rules.sample_seed(0, candidate=False),
             "candidates": rules.sample_seed(0, candidate=True),
-            "trajectory": rules.trajectory_seed,
+            "trajectory": rules.trajectory_seed(),
         },
         batches=batches,
         energies=histograms({reference.name: base.energy, **others}),
@@ -133,16 +133,15 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
 def _score_check(
     options: CompareOptions, rules: GateRules, reference: Candidate, bundle: Bundle, tell: Tell
 ) -> ScoreCheck:
-    with reference.engine(options.threads) as engine:
-        return ScoreCheck(
-            engine,
-            bundle.model,
-            bundle.sampler,
-            seed=rules.trajectory_seed,
-            conditions=lambda count: conditions_for(bundle, count, options.cond),
-            data=bundle.data(),
-            progress=partial(tell, "a trajectory of FP32"),
-        )
+    return ScoreCheck(
+        lambda: reference.engine(options.threads),
+        bundle.model,
+        bundle.sampler,
+        rules,
+        conditions=lambda count: conditions_for(bundle, count, options.cond),
+        data=bundle.data(),
+        progress=partial(tell, "a trajectory of FP32"),
+    )
 
 
 def _fidelity(score: ScoreCheck, candidate: Candidate, threads: int | None, tell: Tell) -> tuple[StageFidelity, ...]:
@@ -188,7 +187,9 @@ def _auroc(
 ) -> float | None:
     if outliers is None:
         return None
-    inside, outside = (ebm.score(array, **conditions_for(candidate.bundle, len(array), cond))[0] for array in outliers)
+    inside, outside = (
+        ebm.score(array, **conditions_for(candidate.bundle, len(array), cond))[0] for array in outliers
+    )
     if not np.isfinite(inside).all() or not np.isfinite(outside).all():
         return None
     return ood_auroc(inside, outside)

@@ -16,7 +16,7 @@ class GateRules:
         smallest_difference: shift of the energy that should be seen, in its standard deviations; the number of
             chains follows from it.
         bias_limit: largest gain and bias of the gradient that pass, relative to its rms; twice that at each condition.
-        extra_rounds: times that more chains are drawn for a verdict that is not decided.
+        extra_rounds: times that more chains are drawn for a verdict that is not decided, or more trajectories for one on the score.
         seed: FP32 draws with this one, candidates with the next, the trajectory of the score with the one after.
     """
 
@@ -26,10 +26,9 @@ class GateRules:
     extra_rounds: int = 2
     seed: int = 0
 
-    @property
-    def trajectory_seed(self) -> int:
-        """Seed of the chains along which scores are compared."""
-        return self.seed + 2
+    def trajectory_seed(self, extra: int = 0) -> int:
+        """Seed of the chains along which scores are compared; 0 is the first round."""
+        return self.seed + 10 * extra + 2
 
     def sample_seed(self, extra: int, *, candidate: bool) -> int:
         """Seed of the samples of an extra round; 0 is the first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 import numpy as np
 
@@ -11,9 +12,11 @@ from ..runtime.config import SamplerConfig
 from ..runtime.distinct_rows import distinct_rows
 from ..runtime.engine import Engine
 from ..runtime.manifest import ModelSpec
+from .gate_rules import GateRules
 from .metrics.score_fidelity import StageFidelity
 from .score_along import fidelity_along, gradients_along
-from .trajectory import record_trajectory
+from .score_bias import judge_score
+from .trajectory import Trajectory, record_trajectory
 
 __all__ = ["ScoreCheck"]
 
@@ -28,13 +31,16 @@ _BYTES = 256 * 2**20
 
 
 class ScoreCheck:
-    """FP32's gradients at the states of one of its trajectories.
+    """FP32's gradients at the states of its own trajectories.
+
+    There is one trajectory, and another one for an engine that fails by less than what chance could do: noise of few directions looks
+    like a bias where few chains are asked. Then the verdict is that on all states together, as often as the rules allow.
 
     Args:
-        fp32: an open engine; needed no longer once this is made.
+        fp32: opens the engine; used here and whenever another trajectory is needed.
         model: what the energy takes.
         config: the sampler's settings.
-        seed: of the trajectory.
+        rules: seeds, the limit, and how many trajectories more there may be.
         conditions: gives a row of every conditioning input, by graph name, for each of so many chains.
         data: [M, *S] states that chains start from, for init="data".
         progress: called with (steps done, in all).
@@ -42,11 +48,11 @@ class ScoreCheck:
 
     def __init__(
         self,
-        fp32: Engine,
+        fp32: Callable[[], AbstractContextManager[Engine]],
         model: ModelSpec,
         config: SamplerConfig,
+        rules: GateRules,
         *,
-        seed: int,
         conditions: Callable[[int], Mapping[str, np.ndarray]],
         data: np.ndarray | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -54,22 +60,30 @@ class ScoreCheck:
         numbers = math.prod(model.x.shape)
         chains = min(max(_CHAINS[0], min(_NUMBERS // numbers, _CHAINS[1])), max(16, _BYTES // (4 * _STAGES * numbers)))
         several = max(1, chains // _OF_ONE)
-        self._cond = conditions(several)
         own_row = np.arange(chains) % several
+        self._cond = conditions(several)
         _, which = distinct_rows(self._cond.values(), several)
         self._condition = which[own_row]
-        self._trajectory = record_trajectory(
-            fp32,
-            config,
-            model.x.shape,
-            chains,
-            seed=seed,
-            stages=_STAGES,
-            cond={name: rows[own_row] for name, rows in self._cond.items()},
-            data=data,
-            progress=progress,
-        )
-        self._exact = gradients_along(fp32, self._trajectory, self._cond)
+        self._rules = rules
+        self._along: list[tuple[Trajectory, np.ndarray]] = []  # with FP32's gradients
+
+        def record(seed: int) -> tuple[Trajectory, np.ndarray]:
+            with fp32() as engine:
+                trajectory = record_trajectory(
+                    engine,
+                    config,
+                    model.x.shape,
+                    chains,
+                    seed=seed,
+                    stages=_STAGES,
+                    cond={name: rows[own_row] for name, rows in self._cond.items()},
+                    data=data,
+                    progress=progress,
+                )
+                return trajectory, gradients_along(engine, trajectory, self._cond)
+
+        self._record = record
+        self._trajectory(0)
 
     def fidelity(
         self, engine: Engine | Callable[[int], Engine], progress: Callable[[int, int], None] | None = None
@@ -80,5 +94,24 @@ class ScoreCheck:
             engine: the engine, or a function that gives the one for a number of steps taken.
             progress: called with (stages done, in all).
         """
-        grads = gradients_along(engine, self._trajectory, self._cond, progress=progress)
-        return fidelity_along(self._trajectory, self._exact, grads, self._condition)
+        found: list[np.ndarray] = []
+        while True:
+            trajectory, _ = self._trajectory(len(found))
+            found.append(gradients_along(engine, trajectory, self._cond, progress=progress))
+            exact = [self._trajectory(number)[1] for number in range(len(found))]
+            conditions = np.tile(self._condition, len(found))
+            fidelity = fidelity_along(trajectory, _joined(exact), _joined(found), conditions)
+            failed = [verdict for verdict in judge_score(fidelity, self._rules.bias_limit) if not verdict.passed]
+            sure = not failed or any(verdict.decided for verdict in failed)
+            if sure or len(found) > self._rules.extra_rounds:
+                return fidelity
+
+    def _trajectory(self, number: int) -> tuple[Trajectory, np.ndarray]:
+        if number == len(self._along):
+            self._along.append(self._record(self._rules.trajectory_seed(number)))
+        return self._along[number]
+
+
+def _joined(gradients: list[np.ndarray]) -> np.ndarray:
+    """[G, n, *S] of each trajectory as [G, sum of n, *S]."""
+    return gradients[0] if len(gradients) == 1 else np.concatenate(gradients, axis=1)
