@@ -522,7 +522,7 @@ def score(
     if out is not None:
         check_writable("--out", out)
     with load(bundle, backend=backend, precision=precision, threads=threads) as ebm:
-        energy, grad = ebm.score(array_of(x), **conditions_of(cond))
+        energy, grad = ebm.score(array_of(x), cond=conditions_of(cond))
     if out is not None:
         with replacing(out) as file:  # a name alone would get the ending .npz, whatever it has
             np.savez(file, energy=energy, grad=grad)

@@ -188,7 +188,7 @@ def _auroc(
     if outliers is None:
         return None
     inside, outside = (
-        ebm.score(array, **conditions_for(candidate.bundle, len(array), cond))[0] for array in outliers
+        ebm.score(array, cond=conditions_for(candidate.bundle, len(array), cond))[0] for array in outliers
     )
     if not np.isfinite(inside).all() or not np.isfinite(outside).all():
         return None

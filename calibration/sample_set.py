@@ -101,7 +101,7 @@ def score_samples(
             name: array if len(array) == 1 else array[first : first + batch]
             for name, array in ((name, np.asarray(values)) for name, values in (cond or {}).items())
         }
-        energy, grad = ebm.score(part, **own)
+        energy, grad = ebm.score(part, cond=own)
         energies.append(energy)
         grads.append(grad)
         if features is not None:

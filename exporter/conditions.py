@@ -39,11 +39,9 @@ def split_conditions(energy: Energy) -> Conditions:
     rows = fresh_conditions(energy, max(count, CHAINS), 0)
     if count < ENOUGH or _are_labels(energy):
         return Conditions(rows, rows, stand_for_use(energy))
-    halves = []
-    for first in (0, 1):
-        order = np.random.default_rng(first).permutation(np.arange(first, count, 2))
-        halves.append({name: array[order] for name, array in rows.items()})
-    return Conditions(*halves, stand_for_use(energy))
+    orders = (np.random.default_rng(first).permutation(np.arange(first, count, 2)) for first in (0, 1))
+    calibration, judged = ({name: array[order] for name, array in rows.items()} for order in orders)
+    return Conditions(calibration, judged, stand_for_use(energy))
 
 
 def stand_for_use(energy: Energy) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.fx import Graph, Node
 
@@ -33,10 +35,10 @@ def share_factors(graph: Graph) -> None:
         graph.erase_node(node)
 
 
-def _matrix(graph: Graph, value: Node) -> Node | None:
+def _matrix(graph: Graph, value: Any) -> Node | None:
     """The matrix that [N, K, M] repeats, [K, M], or None where it is not one."""
     if value.target is aten.expand.default:
-        source = value.args[0]
+        source: Node = value.args[0]
         shape = tuple(source.meta["shape"])
         if shape == tuple(value.meta["shape"])[1:]:
             return source
@@ -49,12 +51,12 @@ def _matrix(graph: Graph, value: Node) -> Node | None:
     return None if matrix is None else _made(graph, aten.permute.default, matrix, [1, 0])
 
 
-def _made(graph: Graph, target: object, source: Node, argument: object) -> Node:
+def _made(graph: Graph, target: Any, source: Node, argument: Any) -> Node:
     """A node that rearranges a matrix, described as `generalize` describes nodes."""
-    made = graph.call_function(target, (source, argument))  # type: ignore[arg-type]
+    made = graph.call_function(target, (source, argument))
     shape = tuple(source.meta["shape"])
     made.meta = dict(source.meta)
     made.meta["shape"] = shape[1:] if target is aten.squeeze.dim else shape[::-1]
     with torch.no_grad():
-        made.meta["val"] = target(source.meta["val"], argument)  # type: ignore[operator]
+        made.meta["val"] = target(source.meta["val"], argument)
     return made

@@ -59,7 +59,7 @@ def best_of(
     for first in range(0, len(states), max_batch or len(states)):
         rows = slice(first, first + (max_batch or len(states)))
         own = {name: array if len(array) == 1 else array[rows] for name, array in repeated.items()}
-        energies[rows], _ = ebm.score(states[rows], **own)
+        energies[rows], _ = ebm.score(states[rows], cond=own)
     ranked = energies.reshape(n, candidates)
     best = ranked.argmin(axis=1)
     return states.reshape(n, candidates, *ebm.model.x.shape)[np.arange(n), best], ranked.min(axis=1)

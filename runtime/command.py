@@ -142,7 +142,7 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
         if isinstance(drawn, np.ndarray):
             states, taken = drawn, {"dropped": dropped} if watch.drops else {}
             own = {name: rows if len(rows) == 1 else np.delete(rows, dropped, 0) for name, rows in options.cond.items()}
-            energy, _ = ebm.score(states, **own)
+            energy, _ = ebm.score(states, cond=own)
         else:  # what there was at the deadline
             states, energy = drawn.x, drawn.energy
             taken = {"steps": drawn.steps, "complete": drawn.complete}

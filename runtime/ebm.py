@@ -145,7 +145,7 @@ class Ebm:
         """Most samples in one engine call."""
         return self._max_batch
 
-    def score(self, x: Any, /, **cond: Any) -> tuple[np.ndarray, np.ndarray]:
+    def score(self, x: Any, /, *, cond: Mapping[str, Any] | None = None, **named: Any) -> tuple[np.ndarray, np.ndarray]:
         """Evaluates the energy and its gradient.
 
         There is no running gradient scale here, so an engine that needs one is asked twice: once to find it, once to answer.
@@ -154,7 +154,8 @@ class Ebm:
 
         Args:
             x: [B, *S], any real type; computed in float32.
-            **cond: conditioning arrays by name, each with B rows, or 1 that all samples share.
+            cond: conditioning arrays by name, each with B rows, or 1 that all samples share.
+            **named: the same, as keywords.
 
         Returns:
             energy [B] float32 and dE/dx [B, *S] float32, both new arrays.
@@ -163,7 +164,9 @@ class Ebm:
             UsageError: an argument has a wrong name, type or shape.
         """
         states = check_states("x", x, self.model.x.shape)
-        conditions = check_conditions(cond, self.model.cond, len(states))
+        # An input may itself be called cond.
+        given = {**named, **cond} if isinstance(cond, Mapping) else named if cond is None else {**named, "cond": cond}
+        conditions = check_conditions(given, self.model.cond, len(states))
         energies = np.empty(len(states), dtype=np.float32)
         grads = np.empty_like(states)
         with self._turns.taken():

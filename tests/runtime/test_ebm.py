@@ -69,6 +69,22 @@ class TestScore:
         _, grad = conditional.score(X, centre=CENTRE[:rows])
         np.testing.assert_allclose(grad, X - CENTRE[:rows], rtol=1e-5, atol=1e-6)
 
+    def test_conditions_as_sample_takes_them(self, conditional: Ebm) -> None:
+        for found, wanted in zip(
+            conditional.score(X, cond={"centre": CENTRE}), conditional.score(X, centre=CENTRE), strict=True
+        ):
+            np.testing.assert_array_equal(found, wanted)
+
+    def test_an_input_that_is_called_cond(self) -> None:
+        engine = FunctionEngine(lambda x, cond: (0.5 * np.square(x - cond).sum(1), x - cond))
+        ebm = Ebm(
+            engine,
+            ModelSpec("m", TensorSpec("x", (3,), "float32"), cond=(TensorSpec("cond", (3,), "float32"),)),
+            SamplerConfig(),
+        )
+        for _, grad in (ebm.score(X, cond=CENTRE), ebm.score(X, cond={"cond": CENTRE})):
+            np.testing.assert_allclose(grad, X - CENTRE, rtol=1e-6)
+
     def test_other_types_and_layouts(self, conditional: Ebm) -> None:
         _, expected = conditional.score(X, centre=CENTRE)
         _, grad = conditional.score(np.asfortranarray(X.astype(np.float64)), centre=CENTRE.T.copy().T)
