@@ -55,7 +55,7 @@ def _made(graph: Graph, target: Any, source: Node, argument: Any) -> Node:
     """A node that rearranges a matrix, described as `generalize` describes nodes."""
     made = graph.call_function(target, (source, argument))
     shape = tuple(source.meta["shape"])
-    made.meta = dict(source.meta)
+    made.meta = {**source.meta, "batched": {}}  # which names the source's arguments
     made.meta["shape"] = shape[1:] if target is aten.squeeze.dim else shape[::-1]
     with torch.no_grad():
         made.meta["val"] = target(source.meta["val"], argument)

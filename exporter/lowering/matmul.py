@@ -8,7 +8,7 @@ import onnx_ir as ir
 import torch
 from torch.fx import Node
 
-from ..batch import Dim
+from ..batch import BatchSize, Dim
 from .shape import reshape
 from .table import Context, lowers
 
@@ -29,9 +29,28 @@ def _vector(context: Context, a: Node, b: Node) -> ir.Value:
     return reshape(context, context.op("MatMul", left, column, shape=[rows[0], 1]), context.shape)
 
 
-@lowers(aten.mm.default, aten.bmm.default, aten.matmul.default)
+@lowers(aten.mm.default, aten.bmm.default)
 def _matmul(context: Context, a: Node, b: Node) -> ir.Value:
     return context.op("MatMul", context.value(a, context.dtype), context.value(b, context.dtype))
+
+
+@lowers(aten.matmul.default)
+def _shared(context: Context, a: Node, b: Node) -> ir.Value:
+    """[T, N, K] by [K, M], of `share_factors`, with the rows of all matrices as rows of one.
+
+    onnxruntime 1.32 crashes where it moves a transpose of three dimensions past a cast and into such a product.
+    """
+    first, second, width = context.shape_of(a)
+    if isinstance(first, BatchSize) and isinstance(second, BatchSize):
+        return context.op("MatMul", context.value(a, context.dtype), context.value(b, context.dtype))
+    rows = _times(second, first) if isinstance(first, int) else _times(first, second)
+    left = reshape(context, context.value(a, context.dtype), [rows, width])
+    product = context.op("MatMul", left, context.value(b, context.dtype), shape=[rows, context.shape[-1]])
+    return reshape(context, product, context.shape)
+
+
+def _times(size: Dim, factor: Any) -> Dim:
+    return BatchSize(size.factor * factor, size.offset * factor) if isinstance(size, BatchSize) else size * factor
 
 
 @lowers(aten.addmm.default)
