@@ -157,9 +157,11 @@ class CalibratedArtifacts:
     @property
     def gate(self) -> QualityGate | None:
         """The gate with FP32's side; None where nothing is judged."""
-        from ..calibration.quality_gate import QualityGate  # needs libraries that an export without it has no use for
-
         if self.rules is not None and self._gate is None:
+            from ..calibration.quality_gate import (
+                QualityGate,
+            )  # needs libraries that an export without it has no use for
+
             self._gate = QualityGate(
                 self.fp32,
                 self.spec,
