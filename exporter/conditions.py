@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from .energy import Energy
 from .golden import CHAINS, distinct_observations, fresh_conditions
@@ -38,6 +39,9 @@ def split_conditions(energy: Energy) -> Conditions:
     count = len(distinct_observations(energy.observations))
     rows = fresh_conditions(energy, max(count, CHAINS), 0)
     if count < ENOUGH or _are_labels(energy):
+        if count >= ENOUGH:
+            order = np.random.default_rng(0).permutation(count)
+            rows = {name: array[order] for name, array in rows.items()}
         return Conditions(rows, rows, stand_for_use(energy))
     orders = (np.random.default_rng(first).permutation(np.arange(first, count, 2)) for first in (0, 1))
     calibration, judged = ({name: array[order] for name, array in rows.items()} for order in orders)
@@ -45,9 +49,16 @@ def split_conditions(energy: Energy) -> Conditions:
 
 
 def stand_for_use(energy: Energy) -> bool:
-    """Whether a verdict at a model's observations holds in use: there are many, or they are labels, of which a few may be all there are."""
+    """Whether a verdict at a model's observations holds in use: there are many, or they are labels without a gap, which may be all."""
     count = len(distinct_observations(energy.observations))
-    return count >= ENOUGH or (_are_labels(energy) and count > 1)
+    return count >= ENOUGH or (
+        _are_labels(energy) and all(_without_a_gap(rows) for rows in energy.observations.values())
+    )
+
+
+def _without_a_gap(labels: torch.Tensor) -> bool:
+    values = torch.unique(labels.long())
+    return len(values) > 1 and len(values) == int(values[-1] - values[0]) + 1
 
 
 def _are_labels(energy: Energy) -> bool:

@@ -68,6 +68,11 @@ def test_labels_serve_for_both(label: torch.Tensor) -> None:
     assert set(found.judged["label"].reshape(-1).tolist()) >= set(label.reshape(-1).tolist())
 
 
+def test_the_first_of_many_labels_are_from_all_over() -> None:
+    first = split_conditions(make_energy(labelled, X, cond={"label": torch.arange(100)})).judged["label"][:64]
+    assert len(set(first.tolist())) == 64 and first.max() > 90 and np.mean(first >= 50) > 0.3
+
+
 @pytest.mark.parametrize("count,enough", [(ENOUGH - 1, False), (ENOUGH, True)])
 def test_what_stands_for_use(count: int, enough: bool) -> None:
     assert (
@@ -78,8 +83,9 @@ def test_what_stands_for_use(count: int, enough: bool) -> None:
     assert found.stand_for_use == enough and (found.judged is found.calibration) != enough
 
 
-def test_one_label_says_nothing_of_the_others() -> None:
-    assert not split_conditions(make_energy(labelled, X, cond={"label": torch.tensor([3])})).stand_for_use
+@pytest.mark.parametrize("labels", [[3], [3, 700]])
+def test_some_labels_say_nothing_of_the_others(labels: list[int]) -> None:
+    assert not split_conditions(make_energy(labelled, X, cond={"label": torch.tensor(labels)})).stand_for_use
 
 
 def test_pairs_stay_together() -> None:
