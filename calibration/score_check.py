@@ -26,8 +26,8 @@ of 1/16 of the noise shows, with 4096 one of 1/64; in few dimensions fewer numbe
 _OF_ONE = 4
 """Chains at each condition, at least: what their errors have in common is the bias there, which one chain could not show."""
 _STAGES = 12
-_BYTES = 256 * 2**20
-"""Largest size of the states; fewer chains are run where a state is large."""
+_BYTES = 128 * 2**20
+"""Largest size of one trajectory's states; fewer chains are run where a state is large."""
 
 
 class ScoreCheck:
@@ -102,8 +102,9 @@ class ScoreCheck:
             conditions = np.tile(self._condition, len(found))
             fidelity = fidelity_along(trajectory, _joined(exact), _joined(found), conditions)
             failed = [verdict for verdict in judge_score(fidelity, self._rules.bias_limit) if not verdict.passed]
-            sure = not failed or any(verdict.decided for verdict in failed)
-            if sure or len(found) > self._rules.extra_rounds:
+            # One that failed once gets no second chance to pass by luck: it is asked along all trajectories.
+            settled = any(verdict.decided for verdict in failed) or (not failed and len(found) == 1)
+            if settled or len(found) > self._rules.extra_rounds:
                 return fidelity
 
     def _trajectory(self, number: int) -> tuple[Trajectory, np.ndarray]:

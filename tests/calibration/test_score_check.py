@@ -68,6 +68,14 @@ def test_chance_is_asked_again_and_refuses_less() -> None:
     assert any(passed and count > 1 for passed, count in again)
 
 
+def test_a_bias_over_the_limit_has_no_second_chance() -> None:
+    """Of 1.5 %, in as much noise: who fails once is judged by all trajectories, not by the first that lets it pass."""
+    seeds = range(12)
+    again = [asked(bowl(noise=0.3, bias=0.015), seed) for seed in seeds]
+    assert all(count in (1, 3) for passed, count in again if passed)
+    assert sum(passed for passed, _ in again) <= len(seeds) // 2
+
+
 def test_it_ends_where_nothing_decides() -> None:
     assert max(asked(bowl(noise=0.3), seed)[1] for seed in range(12)) <= 3
 
