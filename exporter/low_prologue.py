@@ -39,7 +39,10 @@ def lower_prologue(artifacts: CalibratedArtifacts, name: str, folder: Path, made
     halves = artifacts.halves
     if halves is None:
         return
-    layers = find_layers(halves.prologue)
+    inside = {
+        layer.name for layer in find_layers(halves.score)
+    }  # a layer may be in both halves; the steps say what becomes of it
+    layers = [layer for layer in find_layers(halves.prologue) if layer.name not in inside]
     why = _why_float(artifacts, layers, made.artifact) or _try(artifacts, halves, name, folder, made)
     if why is not None:
         other = "fp32" if name == "openvino" else made.other  # OpenVINO is told to lower the steps alone
@@ -78,7 +81,9 @@ def _try(artifacts: CalibratedArtifacts, halves: Split, name: str, folder: Path,
             return f"with it in INT8: {why}" if why else "nothing to gain"
         refused = _put(artifacts, halves._replace(prologue=quantizer.model(int8)), name, folder, made)
         if not refused:
-            made.layers[:0] = quantizer.describe(int8, f"with it in INT8: {why}")
+            inside = {entry["name"] for entry in made.layers}
+            entries = quantizer.describe(int8, f"with it in INT8: {why}")
+            made.layers[:0] = [entry for entry in entries if entry["name"] not in inside]
             artifacts.note_prologue(made.artifact, folder)
             return None
         why, kept = refused, max(1, 2 * kept)
