@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 from pathlib import Path
@@ -139,6 +140,11 @@ class OnnxRuntimeEngine(Engine):
         try:
             return onnxruntime.InferenceSession(self.path, settings, providers=providers)
         except _failures() as error:
+            # Where layers share 8-bit weights, as fused steps do, onnxruntime 1.32 fails with that setting. Then it computes on the
+            # 8-bit numbers in float32, which is right everywhere.
+            settings.add_session_config_entry("session.disable_quant_qdq", "1")
+            with contextlib.suppress(*_failures()):
+                return onnxruntime.InferenceSession(self.path, settings, providers=providers)
             raise LoadError(f"onnxruntime cannot load {self.path.name}: {_first_line(error)}") from error
 
     def _checked_session(self, onnxruntime: Any, providers: list[Any]) -> Any:

@@ -19,9 +19,9 @@ def in_a_lean_installation(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", before + code], capture_output=True, text=True)
 
 
-def test_float_precisions_are_exported_and_run(tmp_path: Path) -> None:
+def test_what_needs_no_gate_is_exported_and_runs(tmp_path: Path) -> None:
     done = in_a_lean_installation(
-        "path = export(net, torch.randn(4, 3), targets=['onnx', 'onnxruntime'], precisions=['fp32', 'fp16'], fuse=4, "
+        "path = export(net, torch.randn(4, 3), targets=['onnx', 'onnxruntime'], precisions=['fp32', 'fp16', 'int8'], gate=None, fuse=4, "
         f"sampler=dict(steps=8, step_size=0.1), out={str(tmp_path / 'net.ebm')!r})\n"
         "with load(path) as ebm: print(ebm.sample(2).shape)"
     )
