@@ -68,7 +68,7 @@ def typed(model: ir.Model, precision: str) -> ir.Model:
         precision: "fp16" or "bf16".
 
     Returns:
-        The typed copy, with the same inputs and outputs, all float32.
+        The typed copy, with the same inputs and outputs, in the types that they had.
     """
     low = LOW_TYPES[precision]
     copy = ir.from_proto(ir.to_proto(model))
@@ -186,8 +186,8 @@ def _cast(before: ir.Node, value: ir.Value, dtype: ir.DataType) -> ir.Value:
 
 
 def _restore_output(graph: ir.Graph, output: ir.Value) -> None:
-    """Gives a graph output its float32 back."""
-    if output.dtype == ir.DataType.FLOAT:
+    """Gives a graph output its float32 back, where it was made low; a prologue's may be whole numbers and truth values."""
+    if output.dtype not in LOW_TYPES.values():
         return
     producer = output.producer()
     assert producer is not None

@@ -11,6 +11,7 @@ from torch import nn
 from ebm_export.exporter.emulate import emulate
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.precision import LOW_TYPES, keep_in_float32, kept_in_float32, typed
+from ebm_export.exporter.split import split
 
 from .cases import all_cases
 from .referee import energy_of, per_sample, score_graph, session
@@ -132,3 +133,24 @@ def test_an_infinite_mask_stays_infinite_and_a_finite_one_finite() -> None:
     model = typed(score_graph(make_energy(Masked(), torch.zeros(2, 3))), "fp16")
     stored = [v.const_value.numpy() for v in model.graph.initializers.values() if "mask" in (v.name or "")]
     assert any(np.isneginf(array).sum() == 1 and np.isfinite(array).sum() == 2 for array in map(np.ravel, stored))
+
+
+@pytest.mark.parametrize("precision", list(LOW_TYPES))
+def test_features_that_are_no_floats_keep_their_types(precision: str) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.see, self.judge = nn.Linear(5, 4), nn.Linear(4, 1)
+
+        def forward(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+            feature = self.see(seen)
+            kept = torch.where(feature > 0, x, 0.5 * x)  # a mask
+            return self.judge(kept).squeeze(1) + kept.square().sum(1) * feature.argmax(1)
+
+    halves = split(score_graph(make_energy(Masked(), torch.zeros(2, 4), cond={"seen": torch.zeros(2, 5)})))
+    assert halves is not None
+    types = [value.dtype for value in halves.prologue.graph.outputs]
+    assert ir.DataType.BOOL in types
+    low = typed(halves.prologue, precision)
+    assert [value.dtype for value in low.graph.outputs] == types
+    onnx.checker.check_model(ir.to_proto(low), full_check=True)
