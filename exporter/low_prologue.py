@@ -39,9 +39,8 @@ def lower_prologue(artifacts: CalibratedArtifacts, name: str, folder: Path, made
     halves = artifacts.halves
     if halves is None:
         return
-    inside = {
-        layer.name for layer in find_layers(halves.score)
-    }  # a layer may be in both halves; the steps say what becomes of it
+    # A layer may be in both halves; the steps say what becomes of it.
+    inside = {layer.name for layer in find_layers(halves.score)}
     layers = [layer for layer in find_layers(halves.prologue) if layer.name not in inside]
     why = _why_float(artifacts, layers, made.artifact) or _try(artifacts, halves, name, folder, made)
     if why is not None:
