@@ -67,7 +67,7 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
         fp32 = stack.enter_context(reference.open(options.threads))
         sampling = Sampling(options, rules, reference, fp32, plan, tell)
         same = [True, *(_same_model(reference, bundle, options.threads) for bundle in bundles[1:])]
-        score = _score_check(options, rules, reference, bundles[0], tell)
+        score = _score_check(options, rules, reference, bundles[0], fp32.max_batch, tell)
         base = sampling.reference()
         shown = base.x[: min(len(base), _shown(bundles[0]))]
         results: list[EngineResult] = []
@@ -78,7 +78,7 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
             with ExitStack() if candidate is reference else ebm:
                 alike = same[bundles.index(candidate.bundle)]
                 known = alike and candidate is not reference
-                fidelity = _fidelity(score, candidate, options.threads, tell) if known else ()
+                fidelity = _fidelity(score, candidate, options.threads, ebm.max_batch, tell) if known else ()
                 result = dataclasses.replace(_result(candidate), fidelity=fidelity)
                 try:
                     gate, sets[candidate.name] = sampling.judged(candidate, ebm, fidelity)
@@ -131,7 +131,7 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
 
 
 def _score_check(
-    options: CompareOptions, rules: GateRules, reference: Candidate, bundle: Bundle, tell: Tell
+    options: CompareOptions, rules: GateRules, reference: Candidate, bundle: Bundle, max_batch: int, tell: Tell
 ) -> ScoreCheck:
     return ScoreCheck(
         lambda: reference.engine(options.threads),
@@ -140,11 +140,14 @@ def _score_check(
         rules,
         conditions=lambda count: conditions_for(bundle, count, options.cond),
         data=bundle.data(),
+        max_batch=max_batch,
         progress=partial(tell, "a trajectory of FP32"),
     )
 
 
-def _fidelity(score: ScoreCheck, candidate: Candidate, threads: int | None, tell: Tell) -> tuple[StageFidelity, ...]:
+def _fidelity(
+    score: ScoreCheck, candidate: Candidate, threads: int | None, max_batch: int, tell: Tell
+) -> tuple[StageFidelity, ...]:
     """The candidate's gradients beside FP32's, stage by stage; a schedule's by the engine of each stage."""
     with ExitStack() as stack:
         engines = {
@@ -154,6 +157,7 @@ def _fidelity(score: ScoreCheck, candidate: Candidate, threads: int | None, tell
         return score.fidelity(
             lambda step: engines[precision_at(candidate.precision, step)],
             progress=partial(tell, f"gradients of {candidate.name}"),
+            max_batch=max_batch,
         )
 
 

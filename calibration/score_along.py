@@ -31,21 +31,22 @@ def gradients_along(
         engine: an open engine, or a function that gives one for a number of steps taken: a precision schedule.
         trajectory: states by stage.
         cond: rows of the conditioning inputs by name, [R, ...]; chain i takes row i modulo R.
-        max_batch: most states in one call; None for about 2**18 numbers of x.
+        max_batch: most rows that the engine takes in one call; there are never more than about 2**18 numbers of x in one.
         progress: called with (stages done, in all).
 
     Returns:
         [G, n, *S] float32, dE/dx.
     """
     grads = np.empty_like(trajectory.x)
-    rows = max_batch or max(1, _CALL_NUMBERS // math.prod(trajectory.x.shape[2:]))
+    rows = max(1, _CALL_NUMBERS // math.prod(trajectory.x.shape[2:]))
+    rows = min(rows, max_batch or rows)
     prepared: dict[int, Mapping[str, np.ndarray]] = {}  # by engine: a prologue runs once
     for stage, (step, states, scales) in enumerate(
         zip(trajectory.step.tolist(), trajectory.x, trajectory.grad_scale, strict=True)
     ):
         asked = engine if isinstance(engine, Engine) else engine(step)
         if id(asked) not in prepared:
-            prepared[id(asked)] = asked.prepare(cond) if cond else {}
+            prepared[id(asked)] = _prepared(asked, cond, max_batch) if cond else {}
         for first in range(0, len(states), rows):
             part = slice(first, first + rows)
             chains = np.arange(first, min(first + rows, len(states)))
@@ -57,6 +58,19 @@ def gradients_along(
         if progress is not None:
             progress(stage + 1, len(trajectory.step))
     return grads
+
+
+def _prepared(engine: Engine, cond: Mapping[str, np.ndarray], max_batch: int | None) -> Mapping[str, np.ndarray]:
+    """What an engine makes of all rows of the conditions."""
+    count = len(next(iter(cond.values())))
+    size = max_batch or count
+    if count <= size:
+        return engine.prepare(cond)
+    parts = [
+        engine.prepare({name: array[first : first + size] for name, array in cond.items()})
+        for first in range(0, count, size)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def fidelity_along(

@@ -43,6 +43,7 @@ class ScoreCheck:
         rules: seeds, the limit, and how many trajectories more there may be.
         conditions: gives a row of every conditioning input, by graph name, for each of so many chains.
         data: [M, *S] states that chains start from, for init="data".
+        max_batch: most rows that FP32's engine takes in one call; None where it takes any.
         progress: called with (steps done, in all).
     """
 
@@ -55,6 +56,7 @@ class ScoreCheck:
         *,
         conditions: Callable[[int], Mapping[str, np.ndarray]],
         data: np.ndarray | None = None,
+        max_batch: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         numbers = math.prod(model.x.shape)
@@ -78,26 +80,32 @@ class ScoreCheck:
                     stages=_STAGES,
                     cond={name: rows[own_row] for name, rows in self._cond.items()},
                     data=data,
+                    max_batch=max_batch,
                     progress=progress,
                 )
-                return trajectory, gradients_along(engine, trajectory, self._cond)
+                return trajectory, gradients_along(engine, trajectory, self._cond, max_batch=max_batch)
 
         self._record = record
         self._trajectory(0)
 
     def fidelity(
-        self, engine: Engine | Callable[[int], Engine], progress: Callable[[int, int], None] | None = None
+        self,
+        engine: Engine | Callable[[int], Engine],
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        max_batch: int | None = None,
     ) -> tuple[StageFidelity, ...]:
         """Compares an open engine's gradients with FP32's, stage by stage.
 
         Args:
             engine: the engine, or a function that gives the one for a number of steps taken.
             progress: called with (stages done, in all).
+            max_batch: most rows that the engine takes in one call; None where it takes any.
         """
         found: list[np.ndarray] = []
         while True:
             trajectory, _ = self._trajectory(len(found))
-            found.append(gradients_along(engine, trajectory, self._cond, progress=progress))
+            found.append(gradients_along(engine, trajectory, self._cond, max_batch=max_batch, progress=progress))
             exact = [self._trajectory(number)[1] for number in range(len(found))]
             conditions = np.tile(self._condition, len(found))
             fidelity = fidelity_along(trajectory, _joined(exact), _joined(found), conditions)

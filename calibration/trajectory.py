@@ -38,6 +38,7 @@ def record_trajectory(
     stages: int = 12,
     cond: Mapping[str, np.ndarray] | None = None,
     data: np.ndarray | None = None,
+    max_batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trajectory:
     """Runs n chains from the model's own start distribution and keeps states at evenly spaced stages.
@@ -53,23 +54,23 @@ def record_trajectory(
         stages: number of stages, start and end included; fewer where there are fewer steps.
         cond: conditioning arrays by graph name, each [n, ...] or [1, ...].
         data: states to start from, for init="data".
+        max_batch: most chains in one engine call.
         progress: called with (steps done, steps in all).
 
     Raises:
         DivergenceError: a chain left the numbers that a float can hold.
     """
     wanted = sorted({round(done) for done in np.linspace(0, config.steps, stages)})
-    states: list[np.ndarray] = []
-    scales: list[np.ndarray] = []
+    states, scales = np.empty((len(wanted), n, *shape), np.float32), np.empty((len(wanted), n), np.float32)
     watched = Watched(engine, config)
 
     def keep(now: Progress) -> None:
         if progress is not None:
-            progress(now.done, now.steps)
+            progress(now.part[0] // n, now.steps)
         if now.done in wanted:
-            states.append(watched.where(now).copy())
+            stage, chains = wanted.index(now.done), np.asarray(now.chains)
             assert now.grad_scale is not None, "chains on a watched engine have a scale"
-            scales.append(now.grad_scale.copy())
+            states[stage, chains], scales[stage, chains] = watched.where(now), now.grad_scale
 
     run_chains(
         watched,
@@ -78,9 +79,10 @@ def record_trajectory(
         n,
         seed=seed,
         cond=cond,
+        max_batch=max_batch,
         callback=keep,
     )
-    return Trajectory(np.asarray(wanted, np.int64), np.stack(states), np.stack(scales))
+    return Trajectory(np.asarray(wanted, np.int64), states, scales)
 
 
 class Watched(Engine):

@@ -43,6 +43,32 @@ def test_batches_change_nothing(trajectory: Trajectory, cond: dict[str, np.ndarr
     np.testing.assert_array_equal(gradients_along(steep(1.0), trajectory, cond, max_batch=5), whole)
 
 
+def test_an_engine_that_takes_few_rows_is_asked_for_few(cond: dict[str, np.ndarray]) -> None:
+    """A plan of TensorRT refuses more, in a prologue too."""
+
+    class Few(type(steep(1.0))):  # type: ignore[misc]
+        def prepare(self, cond: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            assert len(cond["centre"]) <= 5
+            return super().prepare(cond)  # type: ignore[no-any-return]
+
+        def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            assert len(inputs["x"]) <= 5
+            return super().run(inputs)  # type: ignore[no-any-return]
+
+    def energy(x: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return 0.5 * np.square(x - centre).sum(1), x - centre
+
+    config = SamplerConfig(steps=20, step_size=0.2, noise=0.3)
+    asked = {"seed": 0, "stages": 5, "cond": cond}
+    whole = record_trajectory(FunctionEngine(energy), config, (3,), 16, **asked)
+    found = record_trajectory(Few(energy), config, (3,), 16, **asked, max_batch=5)
+    np.testing.assert_array_equal(found.x, whole.x)
+    np.testing.assert_array_equal(found.grad_scale, whole.grad_scale)
+    np.testing.assert_allclose(
+        gradients_along(Few(energy), found, cond, max_batch=5), found.x - cond["centre"], atol=1e-6
+    )
+
+
 def test_a_prologue_runs_once_for_each_condition(trajectory: Trajectory, cond: dict[str, np.ndarray]) -> None:
     prepared: list[int] = []
 
