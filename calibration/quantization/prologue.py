@@ -9,11 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ..states import States
-from .calibrate import Scheme, calibrate
-from .equalize import channel_factors, equalized
-from .insert import insert_int8
-from .layer_entry import layer_entry, said_range
+from .calibrate import Scheme
+from .layer_entry import layer_entry
 from .layers import find_layers
+from .quantized_layers import QuantizedLayers
 from .taps import Taps
 
 __all__ = ["PrologueQuantizer"]
@@ -54,23 +53,9 @@ class PrologueQuantizer:
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
         self.layers = tuple(find_layers(model))
-        self._scheme = scheme
-        self._model = model
         rows = _as_states(conditions)
         candidates = [layer for layer in self.layers if layer.macs and layer.macs >= _SMALL * self.work]
-        evened = candidates if "forward" in scheme.evens else []
-        self._factors = channel_factors(model, evened, rows, fuses_sums=scheme.fuses_sums, batch=batch, threads=threads)
-        even_model = equalized(model, evened, self._factors)
-        self._even = {layer.name: layer for layer in find_layers(even_model)}
-        self._calibration = calibrate(
-            even_model,
-            [self._even[layer.name] for layer in candidates],
-            rows,
-            scheme,
-            batch=batch,
-            threads=threads,
-            progress=progress,
-        )
+        self._made = QuantizedLayers(model, candidates, rows, scheme, batch=batch, threads=threads, progress=progress)
         asked = rows.part(np.unique(np.linspace(0, len(rows) - 1, _ASKED).round().astype(int)))
         exact = _features(model, asked, batch, threads)
         found = {}
@@ -88,11 +73,7 @@ class PrologueQuantizer:
 
     def model(self, int8: Collection[str]) -> ir.Model:
         """Returns a copy of the prologue with these layers, by name, in INT8."""
-        chosen = [layer for layer in self.layers if layer.name in int8]
-        model = equalized(self._model, chosen, self._factors)
-        even = [self._even[layer.name] for layer in chosen]
-        found = self._calibration
-        return insert_int8(model, even, found.grids, found.weights, fuses_sums=self._scheme.fuses_sums)
+        return self._made.model(int8)
 
     def describe(self, int8: Collection[str], why_kept: str) -> list[dict[str, Any]]:
         """Returns what calibration.json says of each layer.
@@ -104,9 +85,7 @@ class PrologueQuantizer:
         entries = []
         for layer in self.layers:
             if layer.name in int8:
-                read = self._even[layer.name].activation
-                ends, grid = self._calibration.ranges[read], self._calibration.grids[read]
-                entries.append(layer_entry(layer, "int8", said_range(*ends), grid))
+                entries.append(self._made.entry(layer))
             elif layer.name in self.harm:
                 said = f"alone it moves the features by {self.harm[layer.name]:.1%}; {why_kept}"
                 entries.append(layer_entry(layer, "fp32", said))

@@ -10,12 +10,11 @@ import onnx_ir as ir
 
 from ..metrics.score_fidelity import StageFidelity
 from ..states import States
-from .calibrate import Calibration, Scheme, calibrate
+from .calibrate import Calibration, Scheme
 from .correct_bias import correct_bias
-from .equalize import channel_factors, equalized
-from .insert import insert_int8
-from .layer_entry import layer_entry, said_range
+from .layer_entry import layer_entry
 from .layers import Layer, find_layers
+from .quantized_layers import QuantizedLayers
 from .score_error import gradients, score_error
 
 __all__ = ["Quantizer"]
@@ -63,16 +62,9 @@ class Quantizer:
         self.layers = tuple(find_layers(model))
         self.default = frozenset(layer.name for layer in self.layers if self._why_float(layer) is None)
         self._model = model
-        candidates = [layer for layer in self.layers if layer.macs]
-        evened = [layer for layer in candidates if layer.half in scheme.evens]
-        self._factors = channel_factors(
-            model, evened, states, fuses_sums=scheme.fuses_sums, batch=batch, threads=threads
-        )
-        self._even_model = equalized(model, evened, self._factors)
-        self._even = {layer.name: layer for layer in find_layers(self._even_model)}
-        self._calibration = calibrate(
-            self._even_model,
-            [self._even[layer.name] for layer in candidates],
+        self._made = QuantizedLayers(
+            model,
+            [layer for layer in self.layers if layer.macs],
             states,
             scheme,
             batch=batch,
@@ -80,7 +72,6 @@ class Quantizer:
             seed=seed,
             progress=progress,
         )
-        self._weights = self._calibration.weights
         self.corrected = self._try_corrections(states, batch, threads, progress)
 
     @property
@@ -91,14 +82,11 @@ class Quantizer:
     @property
     def calibration(self) -> Calibration:
         """Grids, ranges and weights."""
-        return self._calibration
+        return self._made.calibration
 
     def model(self, int8: Collection[str]) -> ir.Model:
         """Returns a copy of the graph with these layers, by name, in INT8."""
-        chosen = [layer for layer in self.layers if layer.name in int8]
-        model = equalized(self._model, [layer for layer in chosen if layer.half in self.scheme.evens], self._factors)
-        even = [self._even[layer.name] for layer in chosen]
-        return insert_int8(model, even, self._calibration.grids, self._weights, fuses_sums=self.scheme.fuses_sums)
+        return self._made.model(int8)
 
     def describe(
         self, int8: Collection[str], kept: dict[str, str], other: str = "fp32", wide: Collection[str] = ()
@@ -114,9 +102,7 @@ class Quantizer:
         entries = []
         for layer in self.layers:
             if layer.name in int8:
-                read = self._even[layer.name].activation
-                grid, ends = self._calibration.grids[read], self._calibration.ranges[read]
-                entries.append(layer_entry(layer, "int8", said_range(*ends), grid))
+                entries.append(self._made.entry(layer))
                 continue
             reason = kept.get(layer.name) or self._why_float(layer) or "not chosen"
             entries.append(layer_entry(layer, "fp32" if layer.name in wide else other, reason))
@@ -145,15 +131,15 @@ class Quantizer:
         threads: int | None,
         progress: Callable[[str, int, int], None] | None,
     ) -> bool:
-        chosen = [self._even[layer.name] for layer in self.layers if layer.name in self.default]
+        chosen = [self._made.even[layer.name] for layer in self.layers if layer.name in self.default]
         held_out = np.arange(len(states)) % _HELD_OUT == 0
         if not chosen or not held_out[1:].any():
             return False
         corrected = correct_bias(
-            self._even_model,
+            self._made.even_model,
             chosen,
-            self._calibration.grids,
-            self._weights,
+            self._made.calibration.grids,
+            self._made.weights,
             states.part(np.flatnonzero(~held_out)),
             fuses_sums=self.scheme.fuses_sums,
             batch=batch,
@@ -168,11 +154,11 @@ class Quantizer:
             return _systematic(score_error(exact, got, asked))
 
         before = systematic()
-        plain, self._weights = self._weights, corrected
+        plain, self._made.weights = self._made.weights, corrected
         after = systematic()
         if after < before:
             return True
-        self._weights = plain
+        self._made.weights = plain
         return False
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from ebm_export.calibration.quantization import quantizer as module
+from ebm_export.calibration.quantization import quantized_layers as module
 from ebm_export.calibration.quantization.calibrate import Scheme
 from ebm_export.calibration.quantization.equalize import channel_factors, equalized
 from ebm_export.calibration.quantization.layers import find_layers

@@ -155,7 +155,7 @@ def test_a_mask_behind_a_convolution_in_int8(tmp_path: Path) -> None:
             engine, SamplerConfig(steps=8, step_size=1.0, noise=0.01), (1, 16, 16), tmp_path, count=32, chains=8, seed=0
         )
     quantizer = Quantizer(model, states, SCHEME, threads=1)
-    quantizer._weights = quantizer.calibration.weights  # as they are where corrections do not help
+    quantizer._made.weights = quantizer.calibration.weights  # as they are where corrections do not help
     inputs = states.inputs(slice(0, 8))
     int8 = quantizer.model(quantizer.default)
     artifact = target("openvino").write(ir.to_proto(int8), tmp_path, precision="int8", batch=(1, 8, 8))

@@ -56,7 +56,7 @@ def test_corrections_are_kept_where_they_help(monkeypatch: pytest.MonkeyPatch) -
     fresh = states_for(model, 256, seed=5).inputs(slice(None))
     wanted = run(model, fresh)["grad"]
     corrected = score_fidelity(wanted, run(found.model(found.default), fresh)["grad"])
-    found._weights = found.calibration.weights
+    found._made.weights = found.calibration.weights
     before = score_fidelity(wanted, run(found.model(found.default), fresh)["grad"])
     assert before.gain**2 + before.bias**2 > 1e-3
     assert corrected.gain**2 + corrected.bias**2 < 0.7 * (before.gain**2 + before.bias**2)
