@@ -13,7 +13,7 @@ from ..runtime.backends import available, backend_of, needs_scale
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import UsageError
 from ..runtime.fused_check import why_steps_differ
-from ..runtime.fused_steps import BAKED, FUSABLE, Fused
+from ..runtime.fused_steps import BAKED, EACH, FUSABLE, LEAVE_OUT, Fused, ports
 from .sampler_graph import sampler_graph
 from .split import split
 from .standalone_sampler import standalone_sampler, why_not_standalone
@@ -64,9 +64,13 @@ class Fusion(NamedTuple):
         """
         halves = split(model) if self.splits else None
         score = model if halves is None else halves.score
-        graph = sampler_graph(score, self.config, self.steps, scaled=needs_scale(artifact["precision"]))
+        # Only OpenVINO can be told to leave an output out, and in the order "noise-drift" states have no energy.
+        each = artifact["target"] == "openvino" and "grad" in ports(self.config.sampler, self.config.order).state
+        graph = sampler_graph(score, self.config, self.steps, scaled=needs_scale(artifact["precision"]), each=each)
         made = self._written(artifact, ir.to_proto(graph), folder, batch, "sampler", tell)
         made["steps"] = self.steps
+        if each:
+            made["options"][LEAVE_OUT] = list(EACH)
         return made
 
     def write_standalone(
@@ -91,12 +95,19 @@ class Fusion(NamedTuple):
         """
         if available(backend_of(artifact["target"])) is not None:
             return "not run"
-        with tempfile.TemporaryDirectory() as scratch:
-            engine = written_engine(artifact, folder, Path(scratch))
-            fused = Fused(written_engine(made, folder, Path(scratch)), self.steps, self.config)
-            with engine, fused.engine:
-                found = why_steps_differ(engine, fused, self.config, golden, artifact["precision"])
-        return None if found is None else f"{made['path']} {found}"
+        forms = [made]
+        if LEAVE_OUT in made["options"]:
+            whole = {name: value for name, value in made["options"].items() if name != LEAVE_OUT}
+            forms.append(Artifact(**{**made, "options": whole}))  # type: ignore[typeddict-item]
+        with tempfile.TemporaryDirectory() as scratch, written_engine(artifact, folder, Path(scratch)) as engine:
+            for form in forms:
+                each = form is not made
+                fused = Fused(written_engine(form, folder, Path(scratch)), self.steps, self.config, each=each)
+                with fused.engine:
+                    found = why_steps_differ(engine, fused, self.config, golden, artifact["precision"])
+                if found is not None:
+                    return f"{made['path']} {found}"
+        return None
 
     def _written(
         self, artifact: Artifact, proto: Any, folder: Path, batch: tuple[int, int, int], role: str, tell: Progress

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ..runtime.config import SamplerConfig
-from ..runtime.fused_steps import ports
+from ..runtime.fused_steps import EACH, ports
 from .graph_builder import GraphBuilder
 from .passes.graph import dims
 from .sampler_steps import NOISE_FACTOR, StepWriter
@@ -18,7 +18,7 @@ from .sampler_steps import NOISE_FACTOR, StepWriter
 __all__ = ["sampler_graph"]
 
 
-def sampler_graph(score: ir.Model, config: SamplerConfig, steps: int, *, scaled: bool) -> ir.Model:
+def sampler_graph(score: ir.Model, config: SamplerConfig, steps: int, *, scaled: bool, each: bool = False) -> ir.Model:
     """Builds the graph of K steps.
 
     Args:
@@ -27,6 +27,7 @@ def sampler_graph(score: ir.Model, config: SamplerConfig, steps: int, *, scaled:
             the steps is an input.
         steps: K, at least 1.
         scaled: whether the gradient scale goes on from step to step in the graph; else `grad_scale` is used as it is.
+        each: whether it has outputs that tell of each step (`runtime.fused_steps.EACH`); the order is "drift-noise" then.
 
     Returns:
         A model with the inputs and outputs of `runtime.fused_steps.ports`, and the score graph's conditions and features.
@@ -41,8 +42,8 @@ def sampler_graph(score: ir.Model, config: SamplerConfig, steps: int, *, scaled:
     noise = made.input("sampler.noise", [steps, *sizes]) if wanted.noise else None
     factor = NOISE_FACTOR.get(config.sampler)
     if noise is not None and factor is not None:  # for all steps at once
-        each = made.op("Unsqueeze", [numbers.pop(factor), made.constant(range(1, 1 + len(sizes)))])
-        noise = made.op("Mul", [noise, each])
+        factors = made.op("Unsqueeze", [numbers.pop(factor), made.constant(range(1, 1 + len(sizes)))])
+        noise = made.op("Mul", [noise, factors])
     series = {name: made.split(value, steps) for name, value in numbers.items()}
     conditions = {
         value.name or "": made.input_like(value)
@@ -51,11 +52,16 @@ def sampler_graph(score: ir.Model, config: SamplerConfig, steps: int, *, scaled:
     }
     scale = made.input("grad_scale", [batch])
     writer = StepWriter(made, score.graph, config, sizes, conditions, scaled=scaled, scale=scale)
+    places: list[ir.Value] = []
+    energies: list[ir.Value] = []
     for step in range(steps):
-        given = {name: each[step] for name, each in series.items()}
+        given = {name: values[step] for name, values in series.items()}
         if noise is not None:
             given["noise"] = made.op("Gather", [noise, made.index(step)], axis=0)
         position = writer.take(position, state, given)
+        assert writer.energy is not None
+        places.append(position)
+        energies.append(writer.energy)
     made.output("sampler.next.x", position, sizes)
     for name in ("grad", "velocity"):
         if name in state:  # "grad" is, after an evaluation
@@ -63,12 +69,18 @@ def sampler_graph(score: ir.Model, config: SamplerConfig, steps: int, *, scaled:
     if scaled:
         made.output("sampler.grad_scale", writer.last_scale, [batch])
         made.output("sampler.next.grad_scale", writer.scale, [batch])
-    assert writer.energy is not None
-    made.output("sampler.energy", writer.energy, [batch])
+    made.output("sampler.energy", energies[-1], [batch])
+
+    def stacked(values: list[ir.Value]) -> ir.Value:
+        return made.op("Concat", [made.op("Unsqueeze", [value, made.constant([0])]) for value in values], axis=0)
+
+    if each:
+        for name, values, shape in zip(EACH, (places, energies), ([batch, *sizes[1:]], [batch]), strict=True):
+            made.output(name, stacked(values), [steps, *shape])
     if scaled or config.grad_clip is not None or config.bounds is not None:
         # Elsewhere a gradient that is not finite leads to a position that is not.
-        rows = [made.op("Unsqueeze", [writer.square_sum(grad), made.constant([0])]) for grad in writer.grads]
-        made.output("sampler.squares", made.op("Concat", rows, axis=0), [steps, batch])
+        squares = stacked([writer.square_sum(grad) for grad in writer.grads])
+        made.output("sampler.squares", squares, [steps, batch])
     model = made.model()
-    RemoveUnusedNodesPass()(model)  # nobody reads the energies on the way
+    RemoveUnusedNodesPass()(model)  # else nobody reads the energies on the way
     return model

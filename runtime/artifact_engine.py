@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from .bundle import Bundle
 from .config import SamplerConfig
 from .engine import Engine
 from .errors import LoadError
-from .fused_steps import Fused
+from .fused_steps import LEAVE_OUT, Fused
 from .manifest import Artifact
 from .split_engine import SplitEngine
 from .tensorrt_library import build_plan
@@ -45,17 +46,24 @@ def engine_of(bundle: Bundle, artifact: Artifact, backend: str, *, threads: int 
     return SplitEngine(_engine_of_file(bundle, prologue, backend, threads), engine, prologue.reads, artifact.reads)
 
 
-def fused_of(bundle: Bundle, artifact: Artifact, backend: str, *, threads: int | None = None) -> Fused | None:
+def fused_of(
+    bundle: Bundle, artifact: Artifact, backend: str, *, threads: int | None = None, each: bool = False
+) -> Fused | None:
     """Returns what takes several steps of an artifact in one call, its engine not open yet; None where there is none.
 
-    Arguments and errors are those of `engine_of`.
+    Arguments and errors are those of `engine_of`, but for `each`: whether it is to tell of each step.
     """
     sampler = bundle.sampler_of(artifact)
     if sampler is None:
         return None
+    if each:  # which the file can where its backend is told to leave that out
+        if LEAVE_OUT not in sampler.options:
+            return None
+        options = {name: value for name, value in sampler.options.items() if name != LEAVE_OUT}
+        sampler = dataclasses.replace(sampler, options=options)
     engine = _engine_of_file(bundle, sampler, backend, threads)
     settings = SamplerConfig.from_dict(dict(sampler.settings))
-    return Fused(engine, sampler.steps, settings, lambda: bundle.file_of(sampler))
+    return Fused(engine, sampler.steps, settings, lambda: bundle.file_of(sampler), each=each)
 
 
 def _engine_of_file(bundle: Bundle, artifact: Artifact, backend: str, threads: int | None) -> Engine:

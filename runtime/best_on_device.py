@@ -6,12 +6,13 @@ import contextlib
 
 import numpy as np
 
-from .best_so_far import BestSoFar, Pace, Steps, check_energies
+from .best_so_far import BestSoFar, Steps, check_energies
 from .config import SamplerConfig
 from .device_loop import DeviceLoop
 from .engine import Engine
 from .noise import NoiseSource
 from .on_device import hand_over
+from .pace import Pace
 
 __all__ = ["until_on_device"]
 
@@ -23,7 +24,7 @@ def until_on_device(
     config: SamplerConfig,
     seed: int,
     free: np.ndarray | None,
-    deadline: float,
+    pace: Pace,
 ) -> BestSoFar:
     """What `best_so_far.until` gives: the start is evaluated on the host, all that follows on the device.
 
@@ -34,18 +35,19 @@ def until_on_device(
         config: the sampler's settings.
         seed: of the noise.
         free: [n, *S] or [1, *S] float32, 1 where a number may move; None where all may.
-        deadline: in seconds, on the clock of `time.perf_counter`.
+        pace: knows the deadline; the same as that of `chain_steps`.
 
     Raises:
         DivergenceError: no chain ever had a finite energy.
     """
     with contextlib.closing(steps):
-        pace = Pace(deadline)
         now = next(steps)
         pace.started(now.calls)
         start = hand_over(now, config, NoiseSource(seed).key, free, engine.needs_scale)
 
         def goes_on(done: int, lost: int) -> bool:
+            if done > start.done:
+                pace.took()
             return pace.has_time() and lost < now.n
 
         energy = np.asarray(now.state.energy, dtype=np.float32)

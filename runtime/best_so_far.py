@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Generator, Iterator
-from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
 
 from .errors import DivergenceError
+from .fused_steps import EachStep, FusedInfo
+from .pace import Pace
 from .progress import Progress
 
-__all__ = ["BestSoFar", "Pace", "Steps", "check_energies", "improvements", "until"]
-
-_FORGETTING = 0.95  # share of the longest step so far that a step keeps; one slow step in a hundred is forgotten soon
-_RESERVE = 1.5  # in such steps: what is kept free for the next one, for handing over, and for a machine that is busy
-
+__all__ = ["BestSoFar", "Steps", "check_energies", "improvements", "until"]
 
 Steps = Generator[Progress, None, None]
 """What `chain_steps` returns. It is closed at the end: whoever stops in the middle leaves nothing running."""
@@ -65,12 +62,12 @@ def improvements(steps: Steps, switches: Collection[int] = ()) -> Iterator[BestS
                 return
 
 
-def until(steps: Steps, deadline: float, evaluations: int = 1, switches: Collection[int] = ()) -> BestSoFar:
-    """Goes on as long as the next step should end before a deadline, see `Pace`. The start is evaluated in any case.
+def until(steps: Steps, pace: Pace, evaluations: int = 1, switches: Collection[int] = ()) -> BestSoFar:
+    """Goes on as long as the next step should end before a deadline. The start is evaluated in any case.
 
     Args:
-        steps: as in `improvements`.
-        deadline: in seconds, on the clock of `time.perf_counter`.
+        steps: as in `improvements`; several in one call where there is time for them.
+        pace: knows the deadline; the same as that of `chain_steps`.
         evaluations: how often one step asks the engine.
         switches: as in `improvements`.
 
@@ -81,52 +78,17 @@ def until(steps: Steps, deadline: float, evaluations: int = 1, switches: Collect
         DivergenceError: no chain ever had a finite energy.
     """
     best = _Best(switches)
-    pace = Pace(deadline)
     with contextlib.closing(steps):
         for now in steps:
             best.take(now)
             if now.done == 0:
                 pace.started(now.calls, evaluations)
-            if not pace.has_time() or best.over:
+            else:
+                each = _each(now)
+                pace.took(1 if each is None else len(each.energy))
+            if best.over or not pace.has_time():
                 break
     return best.copy()
-
-
-class Pace:
-    """Whether the next step should end before a deadline.
-
-    A step is expected to take as long as the longest of those before it, of which those long ago count for less, and half
-    as long again is kept in reserve. The first step is expected to take as long as the evaluations at the start did, each.
-
-    Args:
-        deadline: in seconds, on the clock of `time.perf_counter`.
-    """
-
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
-        self._longest = 0.0
-        self._before = perf_counter()
-        self._step_begun = False
-
-    def started(self, calls: int, evaluations: int = 1) -> None:
-        """Is told that the start is evaluated.
-
-        Args:
-            calls: how often the engine was asked for it.
-            evaluations: how often one step asks the engine.
-        """
-        clock = perf_counter()
-        self._longest = (clock - self._before) * evaluations / max(calls, 1)
-        self._before = clock
-
-    def has_time(self) -> bool:
-        """Says it once after the start and after every step."""
-        clock = perf_counter()
-        if self._step_begun:
-            self._longest = max(clock - self._before, _FORGETTING * self._longest)
-        self._step_begun = True
-        self._before = clock
-        return clock + _RESERVE * self._longest <= self._deadline
 
 
 def check_energies(energy: np.ndarray, steps: int) -> None:
@@ -158,14 +120,19 @@ class _Best:
             self._to_beat = self._energy.copy()
         elif now.done - 1 in self._switches:
             self._to_beat[:] = np.inf
+        position, energy, lost = now.state.position, now.state.energy, now.diverged
+        each = _each(now)
+        if each is not None:
+            position, energy = _lowest(each)
+            lost = None if self._now is None else self._now.diverged  # those on the way are told by their energies
         self._now = now
-        better = now.state.energy < self._to_beat  # false for NaN
-        if now.diverged is not None:  # an energy can be finite where a position or gradient is not
-            better &= ~now.diverged
+        better = energy < self._to_beat  # false for NaN
+        if lost is not None:  # an energy can be finite where a position or gradient is not
+            better &= ~lost
         if not better.any():
             return False
-        self._x[better] = now.state.position[better]
-        self._energy[better] = self._to_beat[better] = now.state.energy[better]
+        self._x[better] = position[better]
+        self._energy[better] = self._to_beat[better] = energy[better]
         return True
 
     def copy(self) -> BestSoFar:
@@ -174,3 +141,16 @@ class _Best:
         check_energies(self._energy, now.done)
         diverged = np.zeros(now.n, dtype=bool) if now.diverged is None else now.diverged.copy()
         return BestSoFar(self._x.copy(), self._energy.copy(), now.done, now.done == now.steps, diverged)
+
+
+def _each(now: Progress) -> EachStep | None:
+    """The states on the way, where several steps were taken in one call that tells of each."""
+    return now.info.each if isinstance(now.info, FusedInfo) else None
+
+
+def _lowest(each: EachStep) -> tuple[np.ndarray, np.ndarray]:
+    """Position [B, *S] and energy [B] of each chain's lowest state, infinite where none has one."""
+    energy = np.where(np.isnan(each.energy), np.float32(np.inf), each.energy)
+    chains: np.ndarray = np.arange(energy.shape[1])
+    step = energy.argmin(axis=0)
+    return each.position[step, chains], energy[step, chains]

@@ -15,6 +15,7 @@ from .engine import Engine
 from .fused_steps import Fused, fuse
 from .gradient_scale import ScaledScore
 from .method import build_method, replicas
+from .pace import Pace
 from .progress import Progress
 from .samplers.langevin import are_finite
 from .samplers.surrogate import Energy
@@ -47,6 +48,7 @@ def chain_steps(
     evenly: bool = False,
     shared: bool = False,
     every: int | None = None,
+    pace: Pace | None = None,
 ) -> Generator[Progress, None, None]:
     """Runs one batch of chains and tells of the start and of every step; whoever listens may stop at any of them.
 
@@ -70,6 +72,7 @@ def chain_steps(
         evenly: whether the steps should take equally long, so that none does the work of a thousand others.
         shared: whether whoever listens may ask the engine too, which then overwrites what the next step would read.
         every: number of steps of which every multiple is told of, however many are taken in one call.
+        pace: says whether there is time for several steps in one call; it is told when the start will be evaluated.
 
     Raises:
         DivergenceError: as in `run.run_chains`.
@@ -85,8 +88,10 @@ def chain_steps(
     method = build_method(config, start, energy, free, every)
     if switches or exact is not None or free is not None or energy_range is not None:
         fused = None  # which tells of the last energy of a block, for one
+    if fused is not None and pace is not None and not pace.has_time(fused.count):
+        fused = None  # there will be no more time than there is now
     if fused is not None:
-        method = fuse(method, fused, config, start, every)
+        method = fuse(method, fused, config, start, every, pace)
     score: ScaledScore
     step_sizes = spread(config.step_size, config.steps)
     warm_up = WarmUp(method.warm_up, len(chains) * count, method.target)
@@ -178,6 +183,8 @@ def chain_steps(
             first = 0 if resume is None else resume.done
             random.draw_ahead(config.steps, 1 if fused is None else fused.count, first, in_bulk=not evenly)
         score = ScaledScore(engine, rows, free)  # runs the prologue, where there is one
+        if pace is not None:
+            pace.starts()
         # Numbers that leave float32's range are looked for; numpy need not warn of them as well.
         with np.errstate(over="ignore", invalid="ignore"):
             begin()

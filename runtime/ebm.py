@@ -31,8 +31,9 @@ from .manifest import ModelSpec
 from .method import check_used, evaluations, replicas
 from .noise import normal
 from .on_device import hindrance
+from .pace import BlockTime, Pace
 from .precision_schedule import Span, check_steps
-from .progress import Callback, ProgressOnly
+from .progress import Callback, ProgressOnly, on_the_host
 from .run import largest_batch, run_chains
 from .sample_file import SampleFile
 from .start import start_states
@@ -82,7 +83,8 @@ class Ebm:
         exact: an engine of the energy that samples are to follow exactly. Chains move on `engine`, its surrogate, and are
             corrected (see `samplers/surrogate.py`); `score` asks the exact one.
         fused: takes several steps of the engine in one call; opened when it is first used, closed with the Ebm.
-        fuse: whether it does; None lets measurement say, see `load`.
+        telling: the same for deadlines and streams: it tells of each step.
+        fuse: whether they do; None lets measurement say, see `load`.
         fused_is_faster: what was measured of that on this device before; None where nothing was.
         fingerprint: of what the engines were made from, so that a checkpoint is not gone on with on other ones.
 
@@ -109,6 +111,7 @@ class Ebm:
         schedule: Sequence[tuple[Span, Engine]] = (),
         exact: Engine | None = None,
         fused: Fused | None = None,
+        telling: Fused | None = None,
         fuse: bool | None = None,
         fused_is_faster: bool | None = None,
         fingerprint: str = "",
@@ -122,6 +125,8 @@ class Ebm:
         self._schedule = tuple(schedule)
         self._exact = exact
         self._fused = FusedChoice(fused, fuse, fused_is_faster, self._is_faster)
+        self._telling = FusedChoice(telling, fuse, None, self._is_faster)
+        self._block_times: dict[int, dict[int, BlockTime]] = {}  # by number of chains, see `Pace`
         self.fingerprint = fingerprint
         self._turns = Turns(self._engines)
         self.data = None if data is None else check_states("data", data, model.x.shape)
@@ -204,14 +209,10 @@ class Ebm:
                 for engine in self._engines:
                     engine.prepare(shared)  # a prologue sees one row where all samples share it
                     ScaledScore(engine, cond)(normal(0, 0, range(rows), self.model.x.shape))
-                self._fused.open_for(settings, size, worth=True)
-            by_deadline = settings.sampler == "langevin" and settings.order == "drift-noise" and batch == n
-            if by_deadline and self._engine.device_loop() is not None:
-                # What stays on a device allocates there and captures a step; no time is left for taking one.
-                with contextlib.suppress(DivergenceError):
-                    self.refine(
-                        normal(0, 0, range(n), self.model.x.shape), config=settings, cond=shared, deadline_ms=1e-3
-                    )
+                fused = self._fused.open_for(settings, size, worth=True)
+                if fused is not None:
+                    self._take_block(fused, settings, size, shared)
+            self._warm_by_deadline(n, settings, shared)
 
     @overload
     def sample(self, n: int, seed: int = 0, *, deadline_ms: None = None, **keywords: Any) -> np.ndarray: ...
@@ -361,7 +362,8 @@ class Ebm:
             DivergenceError: no chain ever had a finite energy.
         """
         run = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
-        steps = self._in_one_batch(run, n, "stream()", shared=True)
+        fused = self._telling.open_for(run.config, n, worth=False)
+        steps = self._in_one_batch(run, n, "stream()", shared=True, fused=fused)
         run.engine.stays_on_host("stream() looks at the states of every step")
         return improvements(self._by_turns(steps), run.options["switches"])
 
@@ -506,10 +508,12 @@ class Ebm:
         loop = run.engine.device_loop() if why is None else None
         if why is not None:
             run.engine.stays_on_host(why)
-        steps = self._in_one_batch(run, n, "deadline_ms", draw_ahead=loop is None, evenly=True)
+        fused = None if loop is not None else self._telling.open_for(run.config, n, worth=False)
+        pace = Pace(deadline, self._block_times.setdefault(n, {}))
+        steps = self._in_one_batch(run, n, "deadline_ms", draw_ahead=loop is None, evenly=True, fused=fused, pace=pace)
         if loop is not None:
-            return until_on_device(loop, run.engine, steps, run.config, options["seed"], options["free"], deadline)
-        return until(steps, deadline, evaluations(run.config), options["switches"])
+            return until_on_device(loop, run.engine, steps, run.config, options["seed"], options["free"], pace)
+        return until(steps, pace, evaluations(run.config), options["switches"])
 
     def _samples(
         self, run: _Run, n: int, every: int | None, out: str | Path | None, *, resumed: bool
@@ -570,6 +574,40 @@ class Ebm:
             **run.options,
         )
 
+    def _warm_by_deadline(self, n: int, settings: SamplerConfig, cond: Mapping[str, np.ndarray]) -> None:
+        """Does once what calls with a deadline and streams need, which run all chains together."""
+        if largest_batch(settings, n, self._max_batch) < n:
+            return
+        start = normal(0, 0, range(n), self.model.x.shape)
+        loop = None
+        if settings.sampler == "langevin" and settings.order == "drift-noise":
+            loop = self._engine.device_loop()
+        with contextlib.suppress(DivergenceError):  # of noise, which is no start of this model's chains
+            if loop is not None:
+                # What stays on a device allocates there and captures a step; no time is left for taking one.
+                self.refine(start, config=settings, cond=cond, deadline_ms=1e-3)
+                return
+            fused = self._telling.open_for(settings, n, worth=True)
+            if fused is not None:
+                block = settings.replace(steps=fused.count, warmup=0)
+                for _ in range(2):  # in the first the engine compiles, which is not how long a block takes
+                    self._block_times.pop(n, None)
+                    self.refine(start, config=block, cond=cond, deadline_ms=1e6)
+
+    def _take_block(self, fused: Fused, config: SamplerConfig, n: int, cond: Mapping[str, np.ndarray]) -> None:
+        """Lets an engine of fused steps compile for n chains."""
+        settings = config.replace(steps=fused.count, warmup=0)
+        with contextlib.suppress(DivergenceError):  # of noise, which is no start of this model's chains
+            run_chains(
+                self._engine,
+                settings,
+                lambda chains: normal(0, 0, chains, self.model.x.shape),
+                n,
+                cond=cond,
+                callback=on_the_host,
+                fused=fused,
+            )
+
     def _is_faster(self, fused: Fused, config: SamplerConfig, batch: int) -> bool:
         """Times both ways."""
         cond = {spec.name: np.zeros((1, *spec.shape), spec.dtype) for spec in self.model.cond}
@@ -586,6 +624,7 @@ class Ebm:
             for engine in self._engines:
                 engine.close()
             self._fused.close()
+            self._telling.close()
 
     def _check_settings(self, settings: SamplerConfig, given: Mapping[str, Any]) -> None:
         """Refuses settings that cannot be used here, and given ones that would have no effect."""

@@ -9,7 +9,7 @@ import numpy as np
 from .chain import chain_steps
 from .config import SamplerConfig
 from .engine import Engine
-from .fused_steps import Fused
+from .fused_steps import EachStep, Fused, FusedInfo
 
 __all__ = ["why_steps_differ"]
 
@@ -48,33 +48,52 @@ def why_steps_differ(
             if name.startswith("cond.")
         }
         for each in dict.fromkeys((settings, still)):
-            ends = [_ends(engine, each, x, cond, steps) for steps in (None, fused)]
-            well, both = (np.isfinite(end).reshape(len(x), -1).all(axis=1) for end in ends)
-            if not np.array_equal(well, both):
-                return "diverges where the step-by-step chain does not, or the other way round"
-            if not well.any():
-                continue
-            off, far = (_norms((ends[0] - other)[well]) for other in (ends[1], x))
-            worst = float((off / np.maximum(far, 1e-3 * _norms(x[well]) + 1e-12)).max())
-            if not worst <= limit:
-                return (
-                    f"leaves the step-by-step chain: after {fused.count} steps from step "
-                    f"{int(golden['step'][stage])} by {worst:.2g} of the way, allowed {limit:g}"
-                )
+            single, several = (_path(engine, each, x, cond, steps) for steps in (None, fused))
+            place = f"from step {int(golden['step'][stage])}"
+            for back in range(len(several.position), 0, -1):  # of the end alone, or of each step
+                step, (before, after) = fused.count - back + 1, (path.position[-back] for path in (single, several))
+                well, both = (np.isfinite(end).reshape(len(x), -1).all(axis=1) for end in (before, after))
+                if not np.array_equal(well, both):
+                    return "diverges where the step-by-step chain does not, or the other way round"
+                if not well.any():
+                    continue
+                off, far = (_norms((before - other)[well]) for other in (after, x))
+                worst = float((off / np.maximum(far, 1e-3 * _norms(x[well]) + 1e-12)).max())
+                if not worst <= limit:
+                    return (
+                        f"leaves the step-by-step chain: after {step} steps {place} by {worst:.2g} of the way, "
+                        f"allowed {limit:g}"
+                    )
+                energy, told = (path.energy[-back][well] for path in (single, several))
+                worst = float(np.abs(energy - told).max() / (np.abs(energy).max() + 1e-12))
+                if not worst <= 10 * limit:
+                    return (
+                        f"tells another energy than the step-by-step chain: after {step} steps {place} off by {worst:.2g} "
+                        f"of its size, allowed {10 * limit:g}"
+                    )
     return None
 
 
-def _ends(
+def _path(
     engine: Engine, config: SamplerConfig, x: np.ndarray, cond: dict[str, np.ndarray], fused: Fused | None
-) -> np.ndarray:
-    """Where chains end, [N, *S]; NaN where one diverged."""
+) -> EachStep:
+    """The states that are told of after the start, and their energies; NaN where a chain diverged."""
     # Not on the engine's own device, where fused steps have no part in it.
     run = chain_steps(engine, config, x, range(len(x)), len(x), cond=cond, stop_when_diverged=False, fused=fused)
-    now = list(run)[-1]
-    ends = np.array(now.state.position)
-    if now.diverged is not None:
-        ends[now.diverged] = np.nan
-    return ends
+    places, energies = [], []
+    for now in run:
+        if now.done == 0:
+            continue
+        each = now.info.each if isinstance(now.info, FusedInfo) else None
+        if each is None:
+            each = EachStep(now.state.position[None], now.state.energy[None])
+        position, energy = each.position.copy(), each.energy.copy()
+        if now.diverged is not None:
+            energy[-1, now.diverged] = np.nan
+        position[np.isnan(energy)] = np.nan
+        places.append(position)
+        energies.append(energy)
+    return EachStep(np.concatenate(places), np.concatenate(energies))
 
 
 def _norms(rows: np.ndarray) -> np.ndarray:

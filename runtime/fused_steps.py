@@ -19,16 +19,37 @@ from .config import SamplerConfig
 from .engine import Engine
 from .gradient_scale import ScaledScore
 from .method import Method
+from .pace import Pace
 from .samplers.langevin import Evaluate, are_finite
-from .schedule import noise_schedule, spread, temperature_schedule
+from .schedule import distinct, noise_schedule, spread, temperature_schedule
 
-__all__ = ["BAKED", "FUSABLE", "Fused", "FusedInfo", "Ports", "fuse", "ports", "series_of"]
+__all__ = [
+    "BAKED",
+    "EACH",
+    "FUSABLE",
+    "LEAVE_OUT",
+    "EachStep",
+    "Fused",
+    "FusedInfo",
+    "Ports",
+    "fuse",
+    "ports",
+    "series_of",
+]
 
 BAKED = ("sampler", "order", "grad_clip", "grad_clip_mode", "bounds", "bounds_mode")
 """Settings that are part of the graph; all others may differ from call to call."""
 
 FUSABLE = ("langevin", "preconditioned", "underdamped", "optimize")
 """Samplers without rejection: what they do next does not depend on what they found."""
+
+
+EACH = ("sampler.each.x", "sampler.each.energy")
+"""Outputs [K, B, *S] and [K, B] of a graph that tells of each step: the states on the way and their energies."""
+
+
+LEAVE_OUT = "leave_out"
+"""An option of backends: names of outputs that are not computed, such as `EACH` where nobody asks for them."""
 
 
 class Ports(NamedTuple):
@@ -70,16 +91,24 @@ class Fused:
         settings: those that the graph was made with; the `BAKED` ones count.
         check: called before the engine is opened, which may be long after the others were: raises where its file is another
             one by then. None checks nothing.
+        each: whether the engine tells of each step, see `EACH`. It costs time: energies that nobody else asks for.
 
     Attributes:
         engine: its engine.
         count: steps in one call.
+        each: whether the engine tells of each step.
     """
 
     def __init__(
-        self, engine: Engine, count: int, settings: SamplerConfig, check: Callable[[], object] | None = None
+        self,
+        engine: Engine,
+        count: int,
+        settings: SamplerConfig,
+        check: Callable[[], object] | None = None,
+        *,
+        each: bool = False,
     ) -> None:
-        self.engine, self.count = engine, count
+        self.engine, self.count, self.each = engine, count, each
         self._settings = settings
         self._check = check
         self._is_open = False
@@ -108,17 +137,38 @@ class Fused:
         )
 
 
+class EachStep(NamedTuple):
+    """The states that a block of K steps went through, overwritten by the next block.
+
+    Attributes:
+        position: [K, B, *S] float32.
+        energy: [K, B] float32, at `position`; NaN from where a chain was not finite.
+    """
+
+    position: np.ndarray
+    energy: np.ndarray
+
+
 class FusedInfo(NamedTuple):
-    """What a block of steps tells.
+    """What a block of steps tells, or one step that was none of a block.
 
     Attributes:
         not_finite: number of chains whose energy or gradient was not finite at one of the steps.
+        each: the states on the way, where the engine tells of each step; None for a single step, whose state is told anyway.
     """
 
     not_finite: int
+    each: EachStep | None = None
 
 
-def fuse(method: Method, fused: Fused, config: SamplerConfig, position: np.ndarray, every: int | None = None) -> Method:
+def fuse(
+    method: Method,
+    fused: Fused,
+    config: SamplerConfig,
+    position: np.ndarray,
+    every: int | None = None,
+    pace: Pace | None = None,
+) -> Method:
     """Lets a sampler take its steps in blocks, as far as there are whole ones.
 
     A block in which a number is not finite is done again step by step, so that nothing is decided on sums that overflowed. Energies
@@ -130,9 +180,11 @@ def fuse(method: Method, fused: Fused, config: SamplerConfig, position: np.ndarr
         config: the sampler's settings.
         position: [B, *S] float32, in the shape of the batch; its numbers are not looked at.
         every: number of steps of which no block goes beyond a multiple; None for no such place.
+        pace: says whether there is time for a block; None where there is always.
     """
     count = fused.count
-    end = ends_of_blocks(count, config.steps, method.warm_up, every)
+    ends = ends_of_blocks(count, config.steps, method.warm_up, every)
+    number = 1  # of the steps that come next
     wanted = ports(config.sampler, config.order)
     given = [(f"sampler.{name}", name) for name in wanted.state]
     series = [(f"sampler.{name}", numbers) for name, numbers in series_of(config, wanted.series).items()]
@@ -141,11 +193,19 @@ def fuse(method: Method, fused: Fused, config: SamplerConfig, position: np.ndarr
     taken = [("sampler.next.x" if name == "position" else f"sampler.next.{name}", name) for name in changing]
     # A block reads the state of the one before, and engines write into the same memory at every call.
     sets = [{name: np.empty_like(position) for name in changing} for _ in range(2)]
+    each = EachStep(np.empty_like(noise), np.empty(noise.shape[:2], np.float32)) if fused.each else None
+
+    def end(step: int) -> int:
+        nonlocal number
+        number = ends(step) - step
+        # At the end of a warm-up a sampler settles what it learned, in a single step.
+        alone = number < count or 0 < method.warm_up == step or (pace is not None and not pace.has_time(count))
+        if alone and each is not None:  # whoever wants to hear of each step hears of it at once
+            number = 1
+        return step + number
 
     def step(random: ChainRandom, state: Any, score: Evaluate, step_size: Any, step: int) -> tuple[Any, FusedInfo]:
         assert isinstance(score, ScaledScore)
-        number = end(step) - step
-        # At the end of a warm-up a sampler settles what it learned.
         if number < count or 0 < method.warm_up == step:
             return singly(random, state, score, step, number)
         before, calls = score.state, score.calls
@@ -153,20 +213,24 @@ def fuse(method: Method, fused: Fused, config: SamplerConfig, position: np.ndarr
         for port, name in given:
             inputs[port] = getattr(state, name)
         for port, numbers in series:
-            inputs[port] = numbers[step : step + count]
+            inputs[port] = np.ascontiguousarray(numbers[step : step + count])
         if wanted.noise:
             inputs["sampler.noise"] = random.normals(noise)
         answer = score.take_steps(fused.engine, inputs, count)
         energy = answer["sampler.energy"]
         # A gradient that is not finite shows in the sum of its squares, and where these are not told in the position.
-        told = (energy, answer["sampler.next.x"], answer.get("sampler.squares", answer["sampler.next.grad"]))
+        told = [energy, answer["sampler.next.x"], answer.get("sampler.squares", answer["sampler.next.grad"])]
+        if each is not None:
+            for name, array in zip(EACH, each, strict=True):
+                np.copyto(array, answer[name])
+            told.append(each.energy)
         if not all([math.isfinite(np.add.reduce(numbers, axis=None)) for numbers in told]):
             score.state, score.calls = before, calls
             return singly(random, state, score, step, number)
         sets.reverse()
         for port, name in taken:
             np.copyto(sets[0][name], answer[port])
-        return state._replace(energy=energy.copy(), **sets[0]), FusedInfo(0)
+        return state._replace(energy=energy.copy(), **sets[0]), FusedInfo(0, each)
 
     def singly(random: ChainRandom, state: Any, score: Evaluate, step: int, number: int) -> tuple[Any, FusedInfo]:
         finite: np.ndarray = np.ones(len(position), dtype=bool)
@@ -174,31 +238,35 @@ def fuse(method: Method, fused: Fused, config: SamplerConfig, position: np.ndarr
             state, info = method.step(random.at(index), state, score, step_sizes.item(index), index)
             if info.not_finite:
                 finite &= are_finite(state.energy, state.grad)
+            if each is not None and number > 1:
+                each.position[index - step] = state.position
+                each.energy[index - step] = np.where(finite, state.energy, np.float32(np.nan))
         lost = int(np.count_nonzero(~finite))
         if lost:
             state = state._replace(energy=np.where(finite, state.energy, np.float32(np.nan)))
-        return state, FusedInfo(lost)
+        return state, FusedInfo(lost, each if number > 1 else None)
 
     step_sizes = spread(config.step_size, config.steps)
     return method._replace(step=step, end=end)
 
 
 def series_of(config: SamplerConfig, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Returns the numbers of every step, [steps] float32: what a kernel computes in float64 and multiplies float32 arrays by.
+    """Returns the numbers of every step, [steps] float32, read-only: what a kernel computes in float64 and multiplies float32 arrays by.
 
     Args:
         config: the sampler's settings.
         names: those of `Ports.series`.
     """
-    step_sizes = spread(config.step_size, config.steps)
+    # One number where it is the same for all: a million steps may be asked for of which a deadline leaves ten.
+    step_sizes = distinct(spread(config.step_size, config.steps))
     found = {"step_size": step_sizes}
     if "sigma" in names:
-        found["sigma"] = noise_schedule(config)
+        found["sigma"] = distinct(noise_schedule(config))
     if "momentum" in names:
-        found["momentum"] = np.full(config.steps, config.momentum)
+        found["momentum"] = np.array([config.momentum])
     if "kept" in names:
         time_steps = np.sqrt(2 * step_sizes)
         kept = np.array([math.exp(-config.friction * time_step) for time_step in time_steps.tolist()])
-        temperatures = temperature_schedule(config)
+        temperatures = distinct(temperature_schedule(config))
         found |= {"half_step": time_steps / 2, "kept": kept, "kick": np.sqrt((1 - kept**2) * temperatures)}
-    return {name: found[name].astype(np.float32) for name in names}
+    return {name: np.broadcast_to(found[name].astype(np.float32), config.steps) for name in names}

@@ -118,10 +118,13 @@ def _on_artifacts(
         if "batch" in artifact.options:  # (smallest, most frequent, largest)
             largest = int(artifact.options["batch"][-1])
             max_batch = min(max_batch or largest, largest)
-    fused = None
+    fused = telling = None
     if len(choices) == 1:
         only = choices[0]
-        fused = fused_of(bundle, only.artifact, only.backend, threads=threads or only.threads)
+        fused, telling = (
+            fused_of(bundle, only.artifact, only.backend, threads=threads or only.threads, each=each)
+            for each in (False, True)
+        )
     if fuse and fused is None:
         raise UsageError(
             "fuse: there is no graph of several steps for this choice (a schedule, exact sampling, or a bundle without one): "
@@ -144,6 +147,7 @@ def _on_artifacts(
         schedule=[(span, by_name[span.precision][0]) for span in spans],
         exact=engines[1] if exact is not None else None,
         fused=fused,
+        telling=telling,
         fuse=fuse,
         fused_is_faster=choices[0].fuse,
         fingerprint=" ".join(_fingerprint(bundle, choice.artifact, fuse=bool(fuse)) for choice in choices),

@@ -116,12 +116,16 @@ def _why_fused_differ(
     bundle: Bundle, artifact: Artifact, engine: Engine, golden: Mapping[str, np.ndarray], threads: int | None
 ) -> str | None:
     """What is off with an engine's fused steps; None where nothing is, or where it has none."""
-    fused = fused_of(bundle, artifact, backend_of(artifact.target), threads=threads)
-    if fused is None or not fused.fits(bundle.sampler.replace(steps=fused.count)):
-        return None  # there is none, or the settings were changed since, and nobody uses it
-    with contextlib.closing(fused):
-        fused.open()
-        return why_steps_differ(engine, fused, bundle.sampler, golden, artifact.precision)
+    for each in (False, True):
+        fused = fused_of(bundle, artifact, backend_of(artifact.target), threads=threads, each=each)
+        if fused is None or not fused.fits(bundle.sampler.replace(steps=fused.count)):
+            continue  # there is none, or the settings were changed since, and nobody uses it
+        with contextlib.closing(fused):
+            fused.open()
+            found = why_steps_differ(engine, fused, bundle.sampler, golden, artifact.precision)
+        if found is not None:
+            return found
+    return None
 
 
 def _measured_limits(bundle: Bundle, artifact: Artifact) -> Tolerance:

@@ -77,16 +77,18 @@ class OpenVinoEngine(Engine):
             path: an .xml file with its .bin beside it, or an .onnx file.
             precision: the name the bundle gives this artifact; the arithmetic is set by the graph's own types.
             threads: threads that one call may use, None for all cores.
-            options: `inference_precision` ("f32" by default, "bf16", "f16"): the INFERENCE_PRECISION_HINT.
+            options: `inference_precision` ("f32" by default, "bf16", "f16"): the INFERENCE_PRECISION_HINT. `leave_out`: names of
+                outputs that nobody asks for; what only they need is not computed.
 
         Raises:
             UsageError: an option that this backend does not know.
         """
         options = dict(options or {})
         self._hint = options.pop("inference_precision", "f32")
+        self._left_out = frozenset(options.pop("leave_out", ()))
         if options:
             raise UsageError(
-                f"backend 'openvino' knows the option 'inference_precision'; it got {', '.join(map(repr, options))}"
+                f"backend 'openvino' knows the options 'inference_precision' and 'leave_out'; it got {', '.join(map(repr, options))}"
             )
         if self._hint not in ("f32", "bf16", "f16"):
             raise UsageError(
@@ -119,6 +121,9 @@ class OpenVinoEngine(Engine):
             self._model = self._core.read_model(self.path)
         except RuntimeError as error:
             raise LoadError(f"OpenVINO cannot read {self.path.name}: {in_one_sentence(error)}") from error
+        for result in self._model.get_results():
+            if self._left_out & result.input_value(0).get_names():
+                self._model.remove_result(result)
         self._exact = has_large_weights(self._model) and saturates()
         if self._exact:
             _LOG.warning(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,16 @@ import pytest
 import torch
 
 from ebm_export.exporter import export
+from ebm_export.exporter import sampler_graph as sampler_graph_module
 from ebm_export.exporter.sampler_steps import StepWriter
 from ebm_export.runtime import DivergenceError, EngineMismatch, SamplerConfig, UsageError, load
+from ebm_export.runtime.artifact_engine import fused_of
+from ebm_export.runtime.backends import backend_of
+from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.file_hash import sha256_of
+from ebm_export.runtime.fused_steps import EACH
+from ebm_export.runtime.gradient_scale import ScaledScore
+from ebm_export.runtime.pace import BlockTime, Pace
 from ebm_export.runtime.progress import Progress, ProgressOnly
 from ebm_export.runtime.verify_bundle import verify_bundle
 
@@ -311,6 +320,158 @@ def test_it_is_timed_for_real(bundle: Path) -> None:
         ebm.warm(1)
         assert set(ebm._fused._faster) == {1}
         ebm.sample(1, goal=GOAL)
+
+
+class TestByDeadline:
+    """Blocks in calls whose states are looked at on the way."""
+
+    def test_a_file_tells_of_each_step_only_if_asked(self, bundle: Path) -> None:
+        whole = Bundle(bundle)
+        for score in (artifact for artifact in whole.artifacts if artifact.role == "score"):
+            outputs = []
+            for each in (False, True):
+                fused = fused_of(whole, score, backend_of(score.target), each=each)
+                if fused is None:
+                    assert score.target == "onnxruntime" and each
+                    continue
+                with fused.engine:
+                    outputs.append(set(fused.engine._outputs))  # type: ignore[attr-defined]
+            assert not outputs[0] & set(EACH)
+            assert score.target == "onnxruntime" or outputs[1] == outputs[0] | set(EACH)
+
+    @pytest.mark.parametrize("n", [1, 5])
+    @pytest.mark.parametrize("steps", [3, COUNT, 22])
+    def test_the_best_of_the_same_states(
+        self, bundle: Path, n: int, steps: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        blocks = _blocks(monkeypatch)
+        found = []
+        for fuse in (False, True):
+            with load(bundle, backend="openvino", threads=1, fuse=fuse) as ebm:
+                found.append(ebm.sample(n, 3, goal=GOAL, steps=steps, temperature=2.0, deadline_ms=1e6))
+        assert blocks == [COUNT] * (steps // COUNT)
+        one, many = found
+        assert one.steps == many.steps == steps and many.complete
+        np.testing.assert_array_equal(one.x, many.x)
+        np.testing.assert_array_equal(one.energy, many.energy)
+
+    def test_no_block_begins_without_time_for_it(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        blocks = _blocks(monkeypatch)
+        monkeypatch.setattr(Pace, "has_time", lambda self, together=1: together == 1)
+        with load(bundle, backend="openvino", threads=1, fuse=True) as ebm:
+            assert ebm.sample(2, 3, goal=GOAL, deadline_ms=1e6).steps == CONFIG.steps
+        assert not blocks
+
+    def test_blocks_that_never_fit_cost_nothing(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Noise is not drawn for blocks that are not taken, for one."""
+        blocks = _blocks(monkeypatch)
+        with load(bundle, backend="openvino", threads=1, fuse=True) as ebm:
+            ebm._block_times[2] = {COUNT: BlockTime(10.0, 10.0)}
+            monkeypatch.setattr("ebm_export.runtime.chain.fuse", None)
+            assert ebm.sample(2, 3, goal=GOAL, deadline_ms=5e3).steps == CONFIG.steps
+        assert not blocks
+
+    def test_as_many_steps_as_there_is_time_for(self, bundle: Path) -> None:
+        """Nothing is worked out for all of them before the first."""
+        with load(bundle, backend="openvino", threads=1, fuse=True) as ebm:
+            ebm.warm(2)
+            begun = time.perf_counter()
+            assert 10 < ebm.sample(2, 3, goal=GOAL, steps=10**9, deadline_ms=500).steps < 10**7
+            assert time.perf_counter() - begun < 1
+
+    def test_a_stream_tells_of_blocks(self, bundle: Path) -> None:
+        with load(bundle, backend="openvino", threads=1, fuse=True) as ebm:
+            told = list(ebm.stream(3, 3, goal=GOAL, temperature=2.0))
+            best = ebm.sample(3, 3, goal=GOAL, temperature=2.0, deadline_ms=1e6)
+        assert {state.steps for state in told} <= {0, 4, 8, 12, 16, 20, 21, 22}
+        np.testing.assert_array_equal(told[-1].x, best.x)
+        for earlier, later in itertools.pairwise(told):
+            assert (later.energy <= earlier.energy).all()
+
+    def test_a_chain_that_diverges_in_a_block_keeps_its_best(
+        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        start = np.array([[0, 0, 0], [3e18, 0, 0]], np.float32)
+        found = []
+        for fuse in (False, True):
+            blocks = _blocks(monkeypatch)
+            with load(bundle, backend="openvino", threads=1, fuse=fuse) as ebm:
+                found.append(ebm.refine(start, 3, goal=GOAL, step_size=30.0, noise=0.0, deadline_ms=1e6))
+            assert blocks or not fuse
+        one, many = found
+        assert one.diverged.tolist() == many.diverged.tolist() == [True, True]
+        np.testing.assert_array_equal(one.x, many.x)
+        np.testing.assert_array_equal(one.energy, many.energy)
+
+    def test_only_where_it_is_known_to_be_faster(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        blocks = _blocks(monkeypatch)
+        monkeypatch.setattr("ebm_export.runtime.ebm.is_faster", lambda *arguments: True)
+        with load(bundle, backend="openvino", threads=1) as ebm:
+            ebm.sample(2, 3, goal=GOAL, deadline_ms=1e6)
+            assert not blocks, "whoever has a deadline has no time to find out"
+            ebm.warm(2)
+            blocks.clear()
+            ebm.sample(2, 3, goal=GOAL, deadline_ms=1e6)
+            assert blocks == [COUNT] * (CONFIG.steps // COUNT)
+
+    def test_warm_compiles_what_was_asked_for(self, bundle: Path) -> None:
+        with load(bundle, backend="openvino", threads=1, fuse=True) as ebm:
+            ebm.warm(3)
+            compiled = [_compiled(choice._fused) for choice in (ebm._fused, ebm._telling)]
+            assert min(compiled) > 0
+            assert 0 < ebm._block_times[3][COUNT].expected < 0.05, "without what compiling took"
+            ebm.sample(3, 3, goal=GOAL)
+            ebm.sample(3, 3, goal=GOAL, deadline_ms=1e6)
+            assert [_compiled(choice._fused) for choice in (ebm._fused, ebm._telling)] == compiled
+
+    @pytest.mark.parametrize("precision", ["bf16", "int8"])
+    def test_low_precisions(self, tmp_path: Path, precision: str) -> None:
+        path = write(tmp_path, targets=["openvino"], precisions=["fp32", precision], gate=None)
+        found = []
+        for fuse in (False, True):
+            with load(path, backend="openvino", precision=precision, threads=1, fuse=fuse) as ebm:
+                found.append(ebm.sample(64, 3, goal=GOAL, deadline_ms=1e6))
+        one, many = found
+        np.testing.assert_allclose(one.energy.mean(), many.energy.mean(), rtol=0.02)
+
+    def test_energies_of_other_states_are_found(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each step tells the energy of the state before, and the last its own."""
+        real = sampler_graph_module.sampler_graph
+
+        def late(*arguments: Any, **options: Any) -> Any:
+            model = real(*arguments, **options)
+            if options["each"]:
+                told = (
+                    next(value for value in model.graph.outputs if value.name == EACH[1])
+                    .producer()
+                    .inputs[0]
+                    .producer()
+                )
+                rows = list(told.inputs)
+                for index, row in enumerate([rows[0], *rows[:-2], rows[-1]]):
+                    told.replace_input_with(index, row)
+            return model
+
+        monkeypatch.setattr("ebm_export.exporter.fusion.sampler_graph", late)
+        with pytest.raises(EngineMismatch, match="tells another energy than the step-by-step chain"):
+            write(tmp_path, targets=["openvino"])
+
+
+def _blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the blocks that will be taken."""
+    taken: list[int] = []
+    real = ScaledScore.take_steps
+
+    def counted(self: ScaledScore, engine: Any, inputs: Any, count: int) -> Any:
+        taken.append(count)
+        return real(self, engine, inputs, count)
+
+    monkeypatch.setattr(ScaledScore, "take_steps", counted)
+    return taken
+
+
+def _compiled(fused: Any) -> int:
+    return len(fused.engine._bound)
 
 
 def test_nothing_to_fuse(tmp_path: Path, bundle: Path) -> None:

@@ -17,6 +17,7 @@ from ebm_export.exporter.precision import typed
 from ebm_export.exporter.sampler_graph import sampler_graph
 from ebm_export.runtime import SamplerConfig
 from ebm_export.runtime.backends import open_engine
+from ebm_export.runtime.chain import chain_steps
 from ebm_export.runtime.engine import Engine
 from ebm_export.runtime.fused_steps import Fused
 from ebm_export.runtime.run import run_chains
@@ -62,19 +63,25 @@ def config_of(name: str, **changes: Any) -> SamplerConfig:
 
 
 def engines(
-    folder: Path, config: SamplerConfig, backend: str, precision: str = "fp32", count: int = COUNT
+    folder: Path,
+    config: SamplerConfig,
+    backend: str,
+    precision: str = "fp32",
+    count: int = COUNT,
+    *,
+    each: bool = False,
 ) -> tuple[Engine, Fused]:
     model = score_graph(make_energy(Net().eval(), torch.randn(4, 3), cond={"goal": torch.randn(4, 3)}))
     model = model if precision == "fp32" else typed(model, precision)
     scaled = precision == "fp16"
-    paths = {"score": model, "sampler": sampler_graph(model, config, count, scaled=scaled)}
+    paths = {"score": model, "sampler": sampler_graph(model, config, count, scaled=scaled, each=each)}
     opened = []
     for name, graph in paths.items():
         proto = ir.to_proto(graph)
         onnx.checker.check_model(proto, full_check=True)
         onnx.save(proto, folder / f"{name}.onnx")
         opened.append(open_engine(backend, folder / f"{name}.onnx", precision=precision, threads=1))
-    fused = Fused(opened[1], count, config)
+    fused = Fused(opened[1], count, config, each=each)
     opened[0].open()
     fused.open()
     return opened[0], fused
@@ -119,6 +126,34 @@ def test_the_loop_up_to_rounding(tmp_path: Path, name: str, backend: str) -> Non
     engine, fused = engines(tmp_path, config, backend)
     one, many = both(engine, fused, config)
     np.testing.assert_allclose(one, many, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", sorted(name for name in SETTINGS if SETTINGS[name].get("order") != "noise-drift"))
+def test_it_tells_of_each_step(tmp_path: Path, name: str, precision: str, backend: str) -> None:
+    config = config_of(name)
+    engine, fused = engines(tmp_path, config, backend, precision, each=True)
+    start = np.random.default_rng(1).standard_normal((5, 3)).astype(np.float32) * 0.3
+    chains: list[list[tuple[np.ndarray, np.ndarray]]] = []
+    told = set()
+    for steps in (None, fused):
+        chains.append([])
+        for now in chain_steps(engine, config, start, range(5), 5, seed=7, cond={"goal": GOAL}, fused=steps):
+            each = None if steps is None or now.done == 0 else now.info.each
+            if each is None:
+                chains[-1].append((now.state.position.copy(), now.state.energy.copy()))
+            else:
+                chains[-1] += zip(each.position.copy(), each.energy.copy(), strict=True)
+                told.add(len(each.energy))
+                np.testing.assert_array_equal(each.position[-1], now.state.position)
+                np.testing.assert_array_equal(each.energy[-1], now.state.energy)
+    assert told == {COUNT}
+    assert len(chains[0]) == len(chains[1]) == config.steps + 1
+    loose = {"rtol": 1e-4, "atol": 1e-5} if precision == "fp32" else {"rtol": 5e-3, "atol": 2e-3}
+    for one, many in zip(*chains, strict=True):
+        for single, several in zip(one, many, strict=True):
+            np.testing.assert_allclose(single, several, **loose)
 
 
 @pytest.mark.tensorrt

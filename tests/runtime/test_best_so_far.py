@@ -46,7 +46,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock(10)
-    for module in ("best_so_far", "ebm"):
+    for module in ("pace", "ebm"):
         monkeypatch.setattr(f"ebm_export.runtime.{module}.perf_counter", clock)
     return clock
 

@@ -1,0 +1,86 @@
+"""How much time steps take, and whether there is enough of it before a deadline."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import NamedTuple
+
+__all__ = ["BlockTime", "Pace"]
+
+_FORGETTING = 0.95  # share of the longest step so far that a step keeps; one slow step in a hundred is forgotten soon
+_RESERVE = 1.5  # in such steps: what is kept free for the next one, for handing over, and for a machine that is busy
+
+
+class BlockTime(NamedTuple):
+    """How long it takes to take several steps in one call.
+
+    Attributes:
+        shortest: seconds, of all.
+        expected: seconds, the longest lately.
+    """
+
+    shortest: float
+    expected: float
+
+
+class Pace:
+    """Whether what comes next should end before a deadline.
+
+    A step is expected to take as long as the longest of those before it, of which those long ago count for less, and half
+    as long again is kept in reserve. The first step is expected to take as long as the evaluations at the start did, each.
+
+    Several steps in one call are timed as such. Until there has been such a call, they are expected to take as long as one by
+    one; and one step is expected to take no longer than several.
+
+    Args:
+        deadline: in seconds, on the clock of `time.perf_counter`.
+        blocks: what earlier runs of as many chains found about several steps in one call, by their number; what this one finds is
+            written there. One step at a time is slower, and says too little about them.
+    """
+
+    def __init__(self, deadline: float, blocks: dict[int, BlockTime] | None = None) -> None:
+        self._deadline = deadline
+        self._first = 0.0
+        self._single: float | None = None
+        self._blocks = {} if blocks is None else blocks
+        self._before = perf_counter()
+
+    def starts(self) -> None:
+        """Is told that the start will be evaluated now. What was done before, such as encoding a condition, is done once."""
+        self._before = perf_counter()
+
+    def started(self, calls: int, evaluations: int = 1) -> None:
+        """Is told that the start is evaluated.
+
+        Args:
+            calls: how often the engine was asked for it.
+            evaluations: how often one step asks the engine.
+        """
+        clock = perf_counter()
+        self._first = (clock - self._before) * evaluations / max(calls, 1)
+        self._before = clock
+
+    def took(self, together: int = 1) -> None:
+        """Is told that one more step is done, or several in one call."""
+        clock = perf_counter()
+        seconds, self._before = clock - self._before, clock
+        # A block that was slow once is forgotten also while no other is taken, but not what blocks take at the least.
+        for count, block in self._blocks.items():
+            self._blocks[count] = block._replace(expected=max(block.shortest, _FORGETTING * block.expected))
+        if together == 1:
+            self._single = max(seconds, _FORGETTING * (self._single or 0.0))
+        else:
+            block = self._blocks.get(together, BlockTime(seconds, seconds))
+            self._blocks[together] = BlockTime(min(seconds, block.shortest), max(seconds, block.expected))
+
+    def has_time(self, together: int = 1) -> bool:
+        """Says whether there is time for one more step, or for several in one call, after what it was told of last."""
+        return self._before + _RESERVE * self._expected(together) <= self._deadline
+
+    def _expected(self, together: int) -> float:
+        one = self._first if self._single is None else self._single
+        if together == 1:
+            # What was slow once, and is not done any more, must not be expected for ever.
+            return min([one, *(block.expected for block in self._blocks.values())])
+        block = self._blocks.get(together)
+        return together * one if block is None else max(block.shortest, min(together * one, block.expected))
