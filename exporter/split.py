@@ -7,7 +7,7 @@ from typing import NamedTuple
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from .passes.dependence import VARYING_INPUTS, varying
+from .passes.dependence import VARYING_INPUTS, is_batch_size, varying
 from .passes.graph import dims
 
 __all__ = ["Split", "split"]
@@ -44,8 +44,9 @@ class Split(NamedTuple):
 def split(model: ir.Model) -> Split | None:
     """Cuts out what depends neither on x nor on grad_scale.
 
-    The cut goes through values that are led by the batch dimension; what is not (sums of a condition's shape, say) stays in the
-    score graph, or in both.
+    The number of samples in x, of which a recurrent layer makes its first state, is that of a condition there. The cut goes through
+    values with one batch dimension, preferably the first; others (sums of a condition's shape, say) stay in the score graph, or in
+    both.
 
     Args:
         model: a score graph in any precision, quantized or not; not changed.
@@ -67,14 +68,19 @@ def split(model: ir.Model) -> Split | None:
 
 def _cut(graph: ir.Graph) -> list[ir.Value]:
     """The values to cut at, in the order in which a walk from the outputs meets them."""
-    changing = varying(graph)
+    changing = varying(graph, batch_size=False)
+    conditioned = {value for value in graph.inputs if value.name not in VARYING_INPUTS}
     heavy: set[ir.Value] = set()
     for node in graph:
-        if node.outputs[0] not in changing and (
-            node.op_type in _ARITHMETIC or any(value in heavy for value in node.inputs if value is not None)
-        ):
+        sources = [value for value in node.inputs if value is not None]
+        if is_batch_size(node):
+            continue
+        if node.outputs[0] in changing or not any(value in conditioned for value in sources):
+            continue
+        conditioned.update(node.outputs)
+        if node.op_type in _ARITHMETIC or any(value in heavy for value in sources):
             heavy.update(node.outputs)
-    batch = (dims(next(value for value in graph.inputs if value.name == "x")) or ("",))[0]
+    batch = _batch(graph)
     cut: dict[ir.Value, None] = {}
     seen: set[ir.Value] = set()
     waiting = [value for value in graph.outputs]
@@ -84,12 +90,56 @@ def _cut(graph: ir.Graph) -> list[ir.Value]:
         if value in seen or producer is None:
             continue
         seen.add(value)
-        led = (dims(value) or ("",))[0] == batch
-        if value in heavy and led and value.dtype in _BORDER | _LOW and producer.op_type not in _WIDENING:
+        if _fits(value, heavy, batch) and (_axis(value, batch) == 0 or _products_above(value, heavy, batch)):
             cut[value] = None
         else:
             waiting += [source for source in producer.inputs if source is not None]
     return list(cut)
+
+
+def _batch(graph: ir.Graph) -> int | str:
+    return (dims(next(value for value in graph.inputs if value.name == "x")) or ("",))[0]
+
+
+def _fits(value: ir.Value, heavy: set[ir.Value], batch: int | str) -> bool:
+    """Whether a cut may go through a value."""
+    producer = value.producer()
+    return (
+        value in heavy
+        and _axis(value, batch) is not None
+        and value.dtype in _BORDER | _LOW
+        and producer is not None
+        and producer.op_type not in _WIDENING
+    )
+
+
+def _axis(value: ir.Value, batch: int | str) -> int | None:
+    """The dimension that is the batch; None where none is, several are, or another one depends on it."""
+    sizes = dims(value) or ()
+    if isinstance(batch, int):  # a graph for one batch size, in which others may be as large
+        return 0 if sizes[:1] == (batch,) else None
+    found = [axis for axis, size in enumerate(sizes) if not isinstance(size, int)]
+    return found[0] if len(found) == 1 and sizes[found[0]] == batch else 0 if sizes[:1] == (batch,) else None
+
+
+def _products_above(value: ir.Value, heavy: set[ir.Value], batch: int | str) -> bool:
+    """Whether there is a product between a value and those led by the batch that it is made of.
+
+    The batch is brought to the front of a feature that is not led by it, and back at each step. That is worth a product.
+    """
+    waiting, seen = [value], {value}
+    while waiting:
+        producer = waiting.pop().producer()
+        if producer is None:
+            continue
+        if producer.op_type in _ARITHMETIC:
+            return True
+        for source in producer.inputs:
+            if source is None or source in seen or (_fits(source, heavy, batch) and _axis(source, batch) == 0):
+                continue
+            seen.add(source)
+            waiting.append(source)
+    return False
 
 
 def _feature_names(graph: ir.Graph, count: int) -> list[str]:
@@ -101,13 +151,13 @@ def _feature_names(graph: ir.Graph, count: int) -> list[str]:
 def _prologue(model: ir.Model, chosen: dict[str, str]) -> ir.Model:
     copy = ir.from_proto(ir.to_proto(model))
     graph = copy.graph
-    values = _named(graph)
+    values, batch = _named(graph), _batch(graph)
     for old in graph.outputs:
         old.name = f"{old.name}.unused"
     outputs = []
     for name, feature in chosen.items():
         # A node of its own, so that a value which is read inside the prologue too keeps its name there.
-        source = values[name]
+        source = _turned(graph, values[name], axis) if (axis := _axis(values[name], batch)) else values[name]
         node = ir.node("Cast", [source], {"to": _WIDE.value}) if source.dtype in _LOW else ir.node("Identity", [source])
         node.name = feature
         out = node.outputs[0]
@@ -117,18 +167,30 @@ def _prologue(model: ir.Model, chosen: dict[str, str]) -> ir.Model:
         outputs.append(out)
     del graph.outputs[:]
     graph.outputs.extend(outputs)
+    RemoveUnusedNodesPass()(copy)
+    sizes = [node for node in graph if is_batch_size(node)]
+    # Of one that is read anyway: how many rows a prologue is asked for depends on those that it reads.
+    read = next(
+        value
+        for value in graph.inputs
+        if value.name not in VARYING_INPUTS and any(node not in sizes for node, _ in value.uses())
+    )
+    for node in sizes:
+        node.replace_input_with(0, read)
     return _cleaned(copy, {*VARYING_INPUTS})
 
 
 def _score(model: ir.Model, chosen: dict[str, str]) -> ir.Model:
     copy = ir.from_proto(ir.to_proto(model))
     graph = copy.graph
-    values = _named(graph)
+    values, batch = _named(graph), _batch(graph)
     first = next(iter(graph))
     place = list(graph.inputs).index(next(value for value in graph.inputs if value.name == "grad_scale"))
     for name, feature in chosen.items():
         old = values[name]
-        given = ir.val(feature, dtype=_WIDE if old.dtype in _LOW else old.dtype, shape=old.shape)
+        axis, sizes = _axis(old, batch) or 0, list(old.shape or ())
+        sizes.insert(0, sizes.pop(axis))
+        given = ir.val(feature, dtype=_WIDE if old.dtype in _LOW else old.dtype, shape=ir.Shape(sizes))
         graph.inputs.insert(place, given)
         place += 1
         new = given
@@ -137,9 +199,26 @@ def _score(model: ir.Model, chosen: dict[str, str]) -> ir.Model:
             new = cast.outputs[0]
             new.name, new.dtype, new.shape = cast.name, old.dtype, old.shape
             graph.insert_before(first, cast)
+        if axis:
+            back = [*range(1, axis + 1), 0, *range(axis + 1, len(sizes))]
+            turn = ir.node("Transpose", [new], {"perm": back}, name=f"{feature}.turned")
+            new = turn.outputs[0]
+            new.name, new.dtype, new.shape = turn.name, old.dtype, old.shape
+            graph.insert_before(first, turn)
         ir.convenience.replace_all_uses_with(old, new)
     kept = {"x", "grad_scale", *chosen.values()}
     return _cleaned(copy, set(), kept)
+
+
+def _turned(graph: ir.Graph, value: ir.Value, axis: int) -> ir.Value:
+    """Appends what brings a dimension to the front."""
+    sizes = list(value.shape or ())
+    front = [axis, *(other for other in range(len(sizes)) if other != axis)]
+    node = ir.node("Transpose", [value], {"perm": front}, name=f"{value.name}.turned")
+    out = node.outputs[0]
+    out.name, out.dtype, out.shape = node.name, value.dtype, ir.Shape([sizes[place] for place in front])
+    graph.append(node)
+    return out
 
 
 def _named(graph: ir.Graph) -> dict[str, ir.Value]:

@@ -16,6 +16,7 @@ from ebm_export.calibration.candidate import external_candidate
 from ebm_export.exporter import export
 from ebm_export.exporter.emulate import emulate
 from ebm_export.exporter.energy import make_energy
+from ebm_export.exporter.passes.graph import dims
 from ebm_export.exporter.precision import typed
 from ebm_export.exporter.split import Split, split
 from ebm_export.exporter.targets import target
@@ -148,6 +149,92 @@ def table_alone(x: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
 )
 def test_nothing_of_weight_is_left_where_it_is(energy: object, cond: dict[str, torch.Tensor]) -> None:
     assert split(score_graph(make_energy(energy, randn(8, 4), cond=cond))) is None  # type: ignore[arg-type]
+
+
+class Recurrent(nn.Module):
+    """A recurrent network, which begins with a state of zeros for each sample, and a scale of another condition."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.recurrent = kind(3, 8, batch_first=True)
+        self.judge = nn.Sequential(nn.Linear(8 + 4, 16), nn.SiLU(), nn.Linear(16, 1))
+
+    def forward(self, x: torch.Tensor, goal: torch.Tensor, history: torch.Tensor) -> torch.Tensor:
+        seen = self.recurrent(history)[0][:, -1]
+        return self.judge(torch.cat([seen, x], 1)).squeeze(1) + (x - goal).square().sum(1)
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+def test_a_recurrent_encoder_runs_once(kind: type[nn.RNNBase]) -> None:
+    inputs = {"x": randn(8, 4), "goal": randn(8, 4), "history": randn(8, 5, 3)}
+    halves = halves_of(Recurrent(kind), inputs)
+    assert (halves.reads, halves.keeps) == (("history",), ("goal",))
+    weights = [value.name for node in halves.score.graph for value in node.inputs if value is not None]
+    assert not any((name or "").startswith("recurrent.") for name in weights)
+    feeds = {name: tensor.numpy()[:3] for name, tensor in inputs.items()}
+    check_split(graph_of(Recurrent(kind), inputs), halves, feeds | {"grad_scale": np.ones(3, np.float32)})
+
+
+def test_a_recurrent_encoder_of_a_shared_condition(tmp_path: Path) -> None:
+    """The prologue then sees one row, and x has as many as there are chains."""
+    net, history = Recurrent(nn.GRU).eval(), randn(1, 5, 3)
+    out = export(
+        net, randn(8, 4), cond={"goal": randn(8, 4), "history": randn(8, 5, 3)}, out=tmp_path / "m.ebm",
+        sampler=SamplerConfig(steps=3, step_size=0.01),
+    )  # fmt: skip
+    x, goal = randn(6, 4), randn(6, 4)
+    with load(out) as ebm:
+        energy, _ = ebm.score(x, goal=goal, history=history)
+    expected = net(x, goal, history.expand(6, -1, -1)).detach()
+    np.testing.assert_allclose(energy, expected, rtol=1e-5)
+
+
+class CrossAttention(nn.Module):
+    """Points of x attend to tokens of a condition; PyTorch projects keys and values together, with the batch in third place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.points, self.tokens = nn.Linear(2, 16), nn.Linear(3, 16)
+        self.attention, self.judge = nn.MultiheadAttention(16, 4, batch_first=True), nn.Linear(16, 1)
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        points, tokens = self.points(x), self.tokens(context)
+        seen = self.attention(points, tokens, tokens, need_weights=False)[0]
+        return self.judge(torch.tanh(points + seen)).sum((1, 2)) + x.square().sum((1, 2))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_keys_and_values_that_are_projected_together(precision: str) -> None:
+    inputs = {"x": randn(8, 4, 2), "context": randn(8, 6, 3)}
+    whole = graph_of(CrossAttention(), inputs)
+    feeds = {name: tensor.numpy()[:3] for name, tensor in inputs.items()} | {"grad_scale": np.ones(3, np.float32)}
+    halves = split(whole if precision == "fp32" else typed(whole, precision))
+    assert halves is not None
+    assert not halves.keeps
+    # None of their products is left: query, scores, values and output, and the same for the gradient.
+    features = {value for value in halves.score.graph.inputs if value.name not in ("x", "grad_scale")}
+    stored = [value for value in halves.score.graph.initializers.values() if dims(value) in ((16, 32), (32, 16))]
+    assert not stored
+    assert all(dims(value)[0] == "B" for value in features)  # type: ignore[index]
+    if precision == "fp32":
+        check_split(whole, halves, feeds)
+
+
+def test_learned_tokens_are_no_condition() -> None:
+    """What depends on the number of samples alone has nothing to be worked out from."""
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.layer = nn.Parameter(randn(1, 3, 4)), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+            tokens = torch.cat([self.layer(self.tokens.expand(len(x), -1, -1)), x[:, None]], 1)
+            return (tokens.tanh().sum(1) - goal).square().sum(1)
+
+    assert split(graph_of(Tokens(), {"x": randn(8, 4), "goal": randn(8, 4)})) is None
 
 
 def test_a_condition_that_both_halves_read() -> None:
