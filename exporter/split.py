@@ -203,7 +203,7 @@ def _score(model: ir.Model, chosen: dict[str, str]) -> ir.Model:
             back = [*range(1, axis + 1), 0, *range(axis + 1, len(sizes))]
             turn = ir.node("Transpose", [new], {"perm": back}, name=f"{feature}.turned")
             new = turn.outputs[0]
-            new.name, new.dtype, new.shape = turn.name, old.dtype, old.shape
+            new.name, new.type, new.shape = turn.name, old.type, old.shape
             graph.insert_before(first, turn)
         ir.convenience.replace_all_uses_with(old, new)
     kept = {"x", "grad_scale", *chosen.values()}
@@ -216,7 +216,7 @@ def _turned(graph: ir.Graph, value: ir.Value, axis: int) -> ir.Value:
     front = [axis, *(other for other in range(len(sizes)) if other != axis)]
     node = ir.node("Transpose", [value], {"perm": front}, name=f"{value.name}.turned")
     out = node.outputs[0]
-    out.name, out.dtype, out.shape = node.name, value.dtype, ir.Shape([sizes[place] for place in front])
+    out.name, out.type, out.shape = node.name, value.type, ir.Shape([sizes[place] for place in front])
     graph.append(node)
     return out
 

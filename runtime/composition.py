@@ -78,6 +78,11 @@ class CompositeEngine(Engine):
             for name, array in engine.prepare({name: cond[name] for name in names}).items()
         }
 
+    def ready(self, cond: Mapping[str, np.ndarray]) -> None:
+        """Readies each part; see `Engine.ready`."""
+        for engine, names in self._parts:
+            engine.ready({name: cond[name] for name in names})
+
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Evaluates one batch; see `Engine.run`. The arrays are new at every call."""
         energies = np.empty((len(self._parts), len(inputs["x"])))  # [P, B]

@@ -207,7 +207,7 @@ class Ebm:
                 cond = {spec.name: np.zeros((rows, *spec.shape), spec.dtype) for spec in self.model.cond}
                 shared = {name: np.broadcast_to(array[:1], array.shape) for name, array in cond.items()}
                 for engine in self._engines:
-                    engine.prepare(shared)  # a prologue sees one row where all samples share it
+                    engine.ready(cond)
                     ScaledScore(engine, cond)(normal(0, 0, range(rows), self.model.x.shape))
                 fused = self._fused.open_for(settings, size, worth=True)
                 if fused is not None:

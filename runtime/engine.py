@@ -48,6 +48,14 @@ class Engine(ABC):
         """
         return {name: read_only(array) for name, array in cond.items()}
 
+    def ready(self, cond: Mapping[str, np.ndarray]) -> None:
+        """Does beforehand what `prepare` does once, for any conditions of as many samples.
+
+        Args:
+            cond: conditioning inputs, [B, ...], of any values that the model takes.
+        """
+        return None
+
     @abstractmethod
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Evaluates the score graph on one batch.

@@ -17,6 +17,10 @@ __all__ = ["SplitEngine"]
 _NUMBERS = 2**18
 """Numbers of the conditioning inputs in one call of the prologue, as far as rows allow: 1 MiB of float32."""
 
+_ROWS = (64, 8, 1)
+"""Rows of one call of the prologue. How many conditions differ changes from call to call, and libraries compile for each number of
+rows, which takes longer than a deadline leaves: three numbers can be compiled beforehand."""
+
 
 class SplitEngine(Engine):
     """Runs a prologue (conditioning inputs -> features) and a score graph that takes the features.
@@ -68,6 +72,14 @@ class SplitEngine(Engine):
         self._features = tuple(features)
         return self.score.prepare({**{name: cond[name] for name in self._keeps}, **features})
 
+    def ready(self, cond: Mapping[str, np.ndarray]) -> None:
+        """Asks the prologue for as many rows as it will be asked for; see `Engine.ready`."""
+        read = {name: cond[name] for name in self._reads}
+        size = len(next(iter(read.values())))
+        for rows in _ROWS:
+            if rows <= size:
+                self._ask({name: array[:rows] for name, array in read.items()}, rows)
+
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Evaluates one batch; see `Engine.run`."""
         if self._features is None or any(name not in inputs for name in self._features):
@@ -83,11 +95,14 @@ class SplitEngine(Engine):
         self.score.stays_on_host(why)
 
     def _ask(self, read: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
-        """Runs the prologue in calls of as many rows as fit; returns arrays of its own."""
+        """Runs the prologue in calls of `_ROWS`, of which no more than fit; returns arrays of its own."""
         numbers = sum(math.prod(array.shape[1:]) for array in read.values())
-        rows = max(1, _NUMBERS // max(1, numbers))
+        most = max(1, _NUMBERS // max(1, numbers))
         answers = []
-        for first in range(0, size, rows):
+        first = 0
+        while first < size:
+            rows = next(rows for rows in _ROWS if rows <= min(most, size - first))
             part = {name: read_only(array[first : first + rows]) for name, array in read.items()}
             answers.append({name: array.copy() for name, array in self.prologue.run(part).items()})
+            first += rows
         return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}

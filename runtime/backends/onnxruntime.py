@@ -19,7 +19,9 @@ __all__ = ["OnnxRuntimeEngine", "available"]
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
-_ERRORS_ONLY = 3  # onnxruntime's log severity; its warnings about node placement mean nothing to a caller
+_FATAL_ONLY = 4
+"""onnxruntime's log severity: its warnings about node placement mean nothing to a caller, and its errors are raised as well, of which
+one is expected where fused steps share 8-bit weights."""
 _LOG = logging.getLogger("ebm_export")
 
 
@@ -132,7 +134,7 @@ class OnnxRuntimeEngine(Engine):
         settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         settings.inter_op_num_threads = 1
         settings.intra_op_num_threads = self.threads or 0  # 0: one per physical core
-        settings.log_severity_level = _ERRORS_ONLY
+        settings.log_severity_level = _FATAL_ONLY
         # On x86 without VNNI its kernels for unsigned by signed bytes overflow, and are left for slower ones only if asked.
         settings.add_session_config_entry("session.x64quantprecision", "1")
         if not self.path.is_file():

@@ -63,7 +63,7 @@ def whole_engine() -> Engine:
 def test_the_prologue_runs_once_per_chain() -> None:
     engine, encoder = split_engine()
     found = Ebm(engine, MODEL, CONFIG).sample(4, obs=OBS, goal=GOAL)
-    assert encoder.rows == [4]
+    assert encoder.rows == [1] * 4
     np.testing.assert_array_equal(found, Ebm(whole_engine(), MODEL, CONFIG).sample(4, obs=OBS, goal=GOAL))
 
 
@@ -78,7 +78,7 @@ def test_conditions_that_chains_share_are_encoded_once() -> None:
     engine, encoder = split_engine()
     obs, goal = OBS[[2, 0, 2, 2]], GOAL * np.arange(4, dtype=np.float32)[:, None]
     found = Ebm(engine, MODEL, CONFIG).sample(4, obs=obs, goal=goal)
-    assert encoder.rows == [2]
+    assert encoder.rows == [1] * 2
     np.testing.assert_array_equal(found, Ebm(whole_engine(), MODEL, CONFIG).sample(4, obs=obs, goal=goal))
 
 
@@ -91,16 +91,39 @@ def test_a_call_with_conditions_is_answered_all_the_same() -> None:
         found = engine.run(inputs)
         np.testing.assert_array_equal(found["grad"], expected["grad"])
         np.testing.assert_array_equal(found["energy"], expected["energy"])
-    assert encoder.rows == [4, 4]
+    assert encoder.rows == [1] * 8
 
 
 def test_many_rows_go_in_several_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ebm_export.runtime.split_engine._NUMBERS", 9)  # three rows of three
     engine, encoder = split_engine()
     prepared = engine.prepare({"obs": OBS, "goal": GOAL})
-    assert encoder.rows == [3, 1]
+    assert encoder.rows == [1, 1, 1, 1], "three rows fit, and it is asked for 1, 8 or 64"
     np.testing.assert_array_equal(prepared["feature"], 2 * OBS[:, :2])
     assert set(prepared) == {"feature", "goal"}
+
+
+@pytest.mark.parametrize(("count", "calls"), [(7, [1] * 7), (9, [8, 1]), (150, [64, 64, 8, 8, 1, 1, 1, 1, 1, 1])])
+def test_a_prologue_is_asked_for_few_different_numbers_of_rows(count: int, calls: list[int]) -> None:
+    """A library compiles for each."""
+    engine, encoder = split_engine()
+    observed = np.arange(3 * count, dtype=np.float32).reshape(count, 3)
+    prepared = engine.prepare({"obs": observed, "goal": np.zeros((count, *GOAL.shape[1:]), np.float32)})
+    assert encoder.rows == calls
+    np.testing.assert_array_equal(prepared["feature"], 2 * observed[:, :2])
+
+
+@pytest.mark.parametrize(("count", "calls"), [(1, [1]), (20, [8, 1]), (64, [64, 8, 1])])
+def test_warm_asks_for_all_that_will_be_asked_for(count: int, calls: list[int]) -> None:
+    engine, encoder = split_engine()
+    ebm = Ebm(engine, MODEL, CONFIG)
+    ebm.warm(count)
+    assert encoder.rows[: len(calls)] == calls
+    seen = set(encoder.rows)
+    for different in range(1, count + 1):
+        observed = np.minimum(np.arange(count), different - 1)[:, None] * np.ones((1, 3), np.float32)
+        engine.prepare({"obs": observed, "goal": np.zeros((count, *GOAL.shape[1:]), np.float32)})
+    assert set(encoder.rows) == seen
 
 
 def test_another_engine_prepares_for_itself() -> None:
@@ -111,14 +134,14 @@ def test_another_engine_prepares_for_itself() -> None:
     score.switch(engine)
     found = score(x)
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
-    assert encoder.rows == [4]
+    assert encoder.rows == [1] * 4
 
 
 def test_parts_of_a_sum_prepare_their_own() -> None:
     engines = [split_engine() for _ in range(2)]
     both = compose([Ebm(engine, MODEL, CONFIG) for engine, _ in engines], [1.0, 0.5])
     found = both.sample(4, obs=OBS, goal=GOAL)
-    assert [encoder.rows for _, encoder in engines] == [[4], [4]]
+    assert [encoder.rows for _, encoder in engines] == [[1] * 4, [1] * 4]
     whole = compose([Ebm(whole_engine(), MODEL, CONFIG) for _ in range(2)], [1.0, 0.5])
     np.testing.assert_array_equal(found, whole.sample(4, obs=OBS, goal=GOAL))
 
