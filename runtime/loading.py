@@ -20,6 +20,8 @@ from .precision_schedule import is_schedule, parse_precision_schedule
 __all__ = ["load"]
 
 _LOG = logging.getLogger("ebm_export")
+_JUDGED = ("int8", "mixed")
+"""Precisions whose ranges come from the bundle's own chains."""
 
 
 def load(
@@ -150,6 +152,7 @@ def _on_artifacts(
         telling=telling,
         fuse=fuse,
         fused_is_faster=choices[0].fuse,
+        judged=choices[0].artifact.precision if exact is None and choices[0].artifact.precision in _JUDGED else "",
         fingerprint=" ".join(_fingerprint(bundle, choice.artifact, fuse=bool(fuse)) for choice in choices),
     )
     return ebm, [*engines, *([fused] if fuse and fused is not None else [])]

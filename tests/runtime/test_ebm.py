@@ -431,3 +431,26 @@ class TestLoad:
             write_manifest(folder, manifest_entries([entry]))
         with pytest.raises(UsageError, match="backend 'onnxruntime' knows the option 'providers'; it got 'turbo'"):
             load(tmp_path / "m.ebm")
+
+
+class TestJudgedElsewhere:
+    """A low precision is known to be good along the bundle's own chains."""
+
+    @staticmethod
+    def warnings(caplog: pytest.LogCaptureFixture, judged: str, **settings: Any) -> list[str]:
+        model = ModelSpec("bowl", TensorSpec("x", (3,), "float32"))
+        engine = FunctionEngine(lambda x: (0.5 * (x * x).sum(axis=1), x))
+        ebm = Ebm(engine, model, SamplerConfig(steps=3, step_size=0.1), judged=judged)
+        for _ in range(2):
+            ebm.sample(2, **settings)
+        return [record.getMessage() for record in caplog.records]
+
+    def test_it_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        found = self.warnings(caplog, "int8", sampler="mala", temperature=0.1)
+        assert len(found) == 1
+        assert "int8 was calibrated and judged along chains" in found[0]
+        assert "with sampler='mala', temperature=0.1 its gradients" in found[0]
+
+    @pytest.mark.parametrize(("judged", "settings"), [("", {"temperature": 0.1}), ("int8", {"steps": 5})])
+    def test_nothing_to_say(self, caplog: pytest.LogCaptureFixture, judged: str, settings: dict[str, Any]) -> None:
+        assert not self.warnings(caplog, judged, **settings)
