@@ -245,7 +245,9 @@ class TestExecutedPrecision:
 
 class TestErrors:
     def test_unknown_option(self) -> None:
-        with pytest.raises(UsageError, match=r"knows the options 'inference_precision' and 'leave_out'; it got 'streams'"):
+        with pytest.raises(
+            UsageError, match=r"knows the options 'inference_precision' and 'leave_out'; it got 'streams'"
+        ):
             OpenVinoEngine(Path("x.xml"), precision="fp32", options={"streams": 2})
 
     def test_unknown_precision(self) -> None:
