@@ -76,7 +76,7 @@ class SplitEngine(Engine):
         """Asks the prologue for as many rows as it will be asked for; see `Engine.ready`."""
         read = {name: cond[name] for name in self._reads}
         size = len(next(iter(read.values())))
-        for rows in _ROWS:
+        for rows in _rows_of_a_call(read):
             if rows <= size:
                 self._ask({name: array[:rows] for name, array in read.items()}, rows)
 
@@ -95,14 +95,18 @@ class SplitEngine(Engine):
         self.score.stays_on_host(why)
 
     def _ask(self, read: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
-        """Runs the prologue in calls of `_ROWS`, of which no more than fit; returns arrays of its own."""
-        numbers = sum(math.prod(array.shape[1:]) for array in read.values())
-        most = max(1, _NUMBERS // max(1, numbers))
+        """Runs the prologue in calls of as many rows as fit; returns arrays of its own."""
         answers = []
         first = 0
         while first < size:
-            rows = next(rows for rows in _ROWS if rows <= min(most, size - first))
+            rows = next(rows for rows in _rows_of_a_call(read) if rows <= size - first)
             part = {name: read_only(array[first : first + rows]) for name, array in read.items()}
             answers.append({name: array.copy() for name, array in self.prologue.run(part).items()})
             first += rows
         return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+
+def _rows_of_a_call(read: Mapping[str, np.ndarray]) -> list[int]:
+    """Those of `_ROWS` whose numbers fit into one call."""
+    numbers = sum(math.prod(array.shape[1:]) for array in read.values())
+    return [rows for rows in _ROWS if rows == 1 or rows * numbers <= _NUMBERS]

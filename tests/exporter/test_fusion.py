@@ -425,12 +425,14 @@ class TestByDeadline:
             assert [_compiled(choice._fused) for choice in (ebm._fused, ebm._telling)] == compiled
 
     @pytest.mark.parametrize("precision", ["bf16", "int8"])
-    def test_low_precisions(self, tmp_path: Path, precision: str) -> None:
+    def test_low_precisions(self, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
         path = write(tmp_path, targets=["openvino"], precisions=["fp32", precision], gate=None)
         found = []
+        blocks = _blocks(monkeypatch)
         for fuse in (False, True):
             with load(path, backend="openvino", precision=precision, threads=1, fuse=fuse) as ebm:
                 found.append(ebm.sample(64, 3, goal=GOAL, deadline_ms=1e6))
+        assert blocks == [COUNT] * (CONFIG.steps // COUNT)
         one, many = found
         np.testing.assert_allclose(one.energy.mean(), many.energy.mean(), rtol=0.02)
 

@@ -126,6 +126,14 @@ def test_warm_asks_for_all_that_will_be_asked_for(count: int, calls: list[int]) 
     assert set(encoder.rows) == seen
 
 
+def test_warm_encodes_large_conditions_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty-four images that go one by one anyway need not be encoded to compile for one."""
+    monkeypatch.setattr("ebm_export.runtime.split_engine._NUMBERS", 30)  # eight rows of three fit, and not 64
+    engine, encoder = split_engine()
+    engine.ready({"obs": np.zeros((100, 3), np.float32), "goal": np.zeros((100, *GOAL.shape[1:]), np.float32)})
+    assert encoder.rows == [8, 1]
+
+
 def test_another_engine_prepares_for_itself() -> None:
     engine, encoder = split_engine()
     score = ScaledScore(whole_engine(), {"obs": OBS, "goal": GOAL})
