@@ -137,19 +137,19 @@ class TestZeroReference:
         assert (result.cosine, result.relative_error, result.passed) == (0, 1, False)
 
 
-class TestLostInRounding:
-    """At the end of a descent a gradient is smaller than its rounding, and has no direction that engines could agree on."""
+class TestRounded:
+    """At the end of a descent a gradient is what rounding left of larger terms: it has no direction to agree on."""
 
-    def check(self, precision: str, off: float, rounding: float) -> list[StageResult]:
+    def check(self, precision: str, off: float, own: float) -> list[StageResult]:
         """The last stage has arrived: gradients of 1e-7, and an engine that is off there by a share of what the others have."""
         golden = golden_data()
         length = np.median(np.linalg.norm(golden["grad"][0], axis=1))
         golden["x"][3] *= 1e-7
         golden["grad"][3] *= 1e-7
         golden["energy"][3] *= 1e-14
-        sizes = np.linalg.norm(golden["grad"], axis=2)
         for name in ("reference_error", "reference_error.fp16"):
-            golden[name] = rounding * length / sizes  # the same for all, in absolute terms
+            golden[name] = np.full((4, 8), 1e-7)
+            golden[name][3] = own
 
         def add(grad: np.ndarray) -> np.ndarray:
             arrived = np.abs(grad).max(axis=1, keepdims=True) < 1e-5
@@ -157,23 +157,25 @@ class TestLostInRounding:
 
         return check(quadratic(grad=add), precision, **golden)
 
-    @pytest.mark.parametrize(("precision", "off"), [("fp32", 5e-6), ("fp16", 5e-3)])
-    def test_an_error_that_is_nothing_beside_the_first_gradients_passes(self, precision: str, off: float) -> None:
-        found = self.check(precision, off, rounding=off)
+    @pytest.mark.parametrize(("precision", "off"), [("fp32", 5e-7), ("fp16", 1e-3)])
+    @pytest.mark.parametrize("own", [0.02, 5.0, 1e4])
+    def test_an_error_that_is_nothing_beside_the_largest_gradients_passes(
+        self, precision: str, off: float, own: float
+    ) -> None:
+        found = self.check(precision, off, own)
         assert all(result.passed for result in found)
-        assert max(result.relative_error for result in found) < 2 * off  # not thousands, of a gradient that is nothing
+        assert (
+            max(result.relative_error for result in found) < 100 * off
+        )  # not thousands, of a gradient that is nothing
         assert all(result.cosine == 1 for result in found[-3:])
 
-    @pytest.mark.parametrize(("precision", "off"), [("fp32", 3e-4), ("fp16", 0.15)])
+    @pytest.mark.parametrize(("precision", "off"), [("fp32", 3e-6), ("fp16", 6e-3)])
     def test_a_larger_one_does_not(self, precision: str, off: float) -> None:
-        assert [result.stage for result in self.check(precision, off, rounding=5e-6) if not result.passed] == [3, 3, 3]
-
-    def test_what_pytorch_knows_exactly_is_not_lost(self) -> None:
-        found = self.check("fp32", 1e-8, rounding=1e-12)
+        found = self.check(precision, off, 5.0)
         assert [result.stage for result in found if not result.passed] == [3, 3, 3]
 
-    def test_rounding_that_large_is_no_excuse(self) -> None:
-        found = self.check("fp32", 5e-6, rounding=1e-3)
+    def test_what_pytorch_knows_better_is_judged_as_it_is(self) -> None:
+        found = self.check("fp32", 1e-8, 1e-3)
         assert [result.stage for result in found if not result.passed] == [3, 3, 3]
 
 
