@@ -91,10 +91,8 @@ class Candidate:
         return engine_of(self.bundle, artifact, picked, threads=threads)
 
     def _external(self, threads: int | None) -> Engine:
-        usual_scale = self.bundle.model.usual_scale
-        engine = open_engine(
-            self.backend, self.file, precision=self.precision, threads=threads, usual_scale=usual_scale
-        )
+        scales = self.bundle.model.scales
+        engine = open_engine(self.backend, self.file, precision=self.precision, threads=threads, scales=scales)
         if self.prologue is None:
             return engine
         file = self.bundle.file_of(self.prologue)

@@ -100,7 +100,7 @@ class Watched(Engine):
     """
 
     def __init__(self, engine: Engine, config: SamplerConfig) -> None:
-        self.backend = engine.backend
+        self.backend, self.known_scales = engine.backend, engine.known_scales
         self._engine = engine
         self._noised = config.sampler == "langevin" and config.order == "noise-drift"
         self._asked: np.ndarray | None = None

@@ -257,7 +257,7 @@ def write_artifacts(
                 weight_bits,
             )
         )
-        fusion = None if fuse is None else Fusion(fuse, config, splits)
+        fusion = None if fuse is None else Fusion(fuse, config, splits, spec.scales)
         writer = _Writer(models, traced, golden, batch, folder, tell, gating, calibrated, splits, fusion)
         for index, (name, precision) in enumerate(plan):
             tell(f"building {name} {precision}", index, len(plan))

@@ -223,7 +223,7 @@ class CalibratedArtifacts:
 
     def open(self, artifact: Artifact, folder: Path) -> Engine:
         """The engine of an artifact, not opened yet; see `written_engine`. Its chains begin as they will from the bundle."""
-        return written_engine(artifact, folder, self.scratch, usual_scale=self.spec.usual_scale)
+        return written_engine(artifact, folder, self.scratch, scales=self.spec.scales)
 
     def note_int8(self, artifact: Artifact, folder: Path) -> None:
         """Writes into an artifact's note how much of it its engine runs in INT8, where the engine can tell."""

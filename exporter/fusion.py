@@ -14,6 +14,7 @@ from ..runtime.config import SamplerConfig
 from ..runtime.errors import UsageError
 from ..runtime.fused_check import why_steps_differ
 from ..runtime.fused_steps import BAKED, EACH, FUSABLE, LEAVE_OUT, Fused, ports
+from ..runtime.known_scales import NOTHING_KNOWN, KnownScales
 from .sampler_graph import sampler_graph
 from .split import split
 from .standalone_sampler import standalone_sampler, why_not_standalone
@@ -30,11 +31,13 @@ class Fusion(NamedTuple):
         steps: K, steps in one call.
         config: the sampler's settings.
         splits: whether the score graph is split, as its artifact is.
+        scales: what is known of the gradient scales of the chains.
     """
 
     steps: int
     config: SamplerConfig
     splits: bool
+    scales: KnownScales = NOTHING_KNOWN
 
     def check(self) -> None:
         """Refuses settings that cannot be fused.
@@ -66,7 +69,7 @@ class Fusion(NamedTuple):
         score = model if halves is None else halves.score
         # Only OpenVINO can be told to leave an output out, and in the order "noise-drift" states have no energy.
         each = artifact["target"] == "openvino" and "grad" in ports(self.config.sampler, self.config.order).state
-        graph = sampler_graph(score, self.config, self.steps, scaled=needs_scale(artifact["precision"]), each=each)
+        graph = sampler_graph(score, self.config, self.steps, highest_scale=self._highest_scale(artifact), each=each)
         made = self._written(artifact, ir.to_proto(graph), folder, batch, "sampler", tell)
         made["steps"] = self.steps
         if each:
@@ -79,13 +82,17 @@ class Fusion(NamedTuple):
         """Writes a whole chain with noise of its own; None where there can be none. Arguments are those of `write`."""
         if why_not_standalone(self.config, artifact["precision"]) is not None:
             return None
-        graph = standalone_sampler(model, self.config, scaled=needs_scale(artifact["precision"]))
+        graph = standalone_sampler(model, self.config, highest_scale=self._highest_scale(artifact))
         made = self._written(artifact, ir.to_proto(graph), folder, batch, "standalone", tell)
         made["role"] = "sampler"
         made["note"] = "; ".join(
             filter(None, [made["note"], "a whole chain with noise of its own, for other programs"])
         )
         return made
+
+    def _highest_scale(self, artifact: Artifact) -> float | None:
+        """The limit of the running scale; None where the artifact's gradients need none."""
+        return self.scales.highest if needs_scale(artifact["precision"]) else None
 
     def why_wrong(self, artifact: Artifact, made: Artifact, folder: Path, golden: dict[str, np.ndarray]) -> str | None:
         """Takes K steps both ways, see `why_steps_differ`.
@@ -99,10 +106,14 @@ class Fusion(NamedTuple):
         if LEAVE_OUT in made["options"]:
             whole = {name: value for name, value in made["options"].items() if name != LEAVE_OUT}
             forms.append(Artifact(**{**made, "options": whole}))  # type: ignore[typeddict-item]
-        with tempfile.TemporaryDirectory() as scratch, written_engine(artifact, folder, Path(scratch)) as engine:
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            written_engine(artifact, folder, Path(scratch), scales=self.scales) as engine,
+        ):
             for form in forms:
                 each = form is not made
-                fused = Fused(written_engine(form, folder, Path(scratch)), self.steps, self.config, each=each)
+                own = written_engine(form, folder, Path(scratch), scales=self.scales)
+                fused = Fused(own, self.steps, self.config, each=each)
                 with fused.engine:
                     found = why_steps_differ(engine, fused, self.config, golden, artifact["precision"])
                 if found is not None:

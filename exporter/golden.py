@@ -14,6 +14,7 @@ from ..runtime.distinct_rows import distinct_rows
 from .contract import rows_like
 from .energy import Energy
 from .reference import Reference
+from .scales import scales_of
 from .trace import graph_dtype, input_names
 
 __all__ = ["CHAINS", "distinct_observations", "fresh_conditions", "make_golden", "run_in_pytorch"]
@@ -61,7 +62,7 @@ def make_golden(
         progress: called with (done, in all).
 
     Returns:
-        The arrays of golden.npz: x [G, N, *S], step [G], grad_scale [G, N], energy [G, N] and grad [G, N, *S] in
+        The arrays of golden.npz: x [G, N, *S], step [G], grad_scale [G, N] (as the runtime has it, see `scales_of`), energy [G, N] and grad [G, N, *S] in
         float64, reference_error [G, N] (largest relative error of PyTorch's own float32 gradient at the state and at
         copies of it that differ by rounding), reference_energy_error [G, N] (likewise, absolute), the same with ".fp16" or ".bf16"
         behind the name (of the float32 model with its weights in that type, or with its products in it where that is more), and "cond.NAME".
@@ -133,6 +134,7 @@ def _answer(
         "energy": energies,
         "grad": grads,
     }
+    found["grad_scale"] = np.minimum(found["grad_scale"], np.float32(scales_of(found).highest))
     found |= _single_errors(single, found, cond, bounds)
     for precision in (name for name in _LOW if name in precisions):
         rounded = Reference(energy, torch.float32, weights=_LOW[precision])

@@ -14,10 +14,11 @@ from ..calibration.verdict import GateResult
 from ..runtime.bundle_writer import write_manifest
 from ..runtime.config import SamplerConfig
 from ..runtime.file_hash import sha256_of
-from ..runtime.gradient_scale import HIGHEST_SCALE, LOWEST_SCALE
+from ..runtime.known_scales import NOTHING_KNOWN
 from ..runtime.manifest import NOT_JUDGED, SCHEMA_VERSION, VERIFIED, ModelSpec, TensorSpec
 from ..runtime.verify import is_judged
 from .energy import Energy
+from .scales import scales_of
 from .targets import Artifact
 from .targets.score import companions
 from .trace import graph_dtype, input_names
@@ -58,7 +59,7 @@ def describe_bundle(
             "x": {"shape": list(energy.x.shape[1:]), "dtype": "float32"},
             "wrt": energy.wrt,
             "cond": [_condition(name, names[name], value, limits) for name, value in energy.cond.items()],
-            **({} if golden is None else {"range": _range(golden), "usual_scale": _usual_scale(golden)}),
+            **({} if golden is None else {"range": _range(golden), **_scales(golden)}),
         },
         "sampler": config.to_dict(),
         "artifacts": [
@@ -101,16 +102,13 @@ def model_spec(
             TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"], limits=entry.get("limits"))
             for entry in cond
         ),
-        usual_scale=1.0 if golden is None else _usual_scale(golden),
+        scales=NOTHING_KNOWN if golden is None else scales_of(golden),
     )
 
 
-def _usual_scale(golden: Mapping[str, np.ndarray]) -> float:
-    """The gradient scale that brings half of the gradients at the start of the verification trajectory to a size of one or less."""
-    start = golden["grad"][0].astype(np.float64)
-    sizes = np.sqrt(np.square(start).reshape(len(start), -1).mean(axis=1))
-    usual = sizes[np.isfinite(sizes) & (sizes > 0)]
-    return float(np.clip(1 / np.median(usual), LOWEST_SCALE, HIGHEST_SCALE)) if len(usual) else 1.0
+def _scales(golden: Mapping[str, np.ndarray]) -> dict[str, float]:
+    usual, highest = scales_of(golden)
+    return {"usual_scale": usual, "highest_scale": highest}
 
 
 def _range(golden: Mapping[str, np.ndarray]) -> dict[str, list[float]]:

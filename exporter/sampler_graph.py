@@ -18,7 +18,9 @@ from .sampler_steps import NOISE_FACTOR, StepWriter
 __all__ = ["sampler_graph"]
 
 
-def sampler_graph(score: ir.Model, config: SamplerConfig, steps: int, *, scaled: bool, each: bool = False) -> ir.Model:
+def sampler_graph(
+    score: ir.Model, config: SamplerConfig, steps: int, *, highest_scale: float | None, each: bool = False
+) -> ir.Model:
     """Builds the graph of K steps.
 
     Args:
@@ -26,7 +28,8 @@ def sampler_graph(score: ir.Model, config: SamplerConfig, steps: int, *, scaled:
         config: its sampler without rejection, its clipping and its bounds become part of the graph. Everything that may change over
             the steps is an input.
         steps: K, at least 1.
-        scaled: whether the gradient scale goes on from step to step in the graph; else `grad_scale` is used as it is.
+        highest_scale: where the gradient scale goes on from step to step in the graph, its limit; None where `grad_scale` is
+            used as it is.
         each: whether it has outputs that tell of each step (`runtime.fused_steps.EACH`); the order is "drift-noise" then.
 
     Returns:
@@ -51,7 +54,7 @@ def sampler_graph(score: ir.Model, config: SamplerConfig, steps: int, *, scaled:
         if value.name not in ("x", "grad_scale")
     }
     scale = made.input("grad_scale", [batch])
-    writer = StepWriter(made, score.graph, config, sizes, conditions, scaled=scaled, scale=scale)
+    writer = StepWriter(made, score.graph, config, sizes, conditions, highest_scale=highest_scale, scale=scale)
     places: list[ir.Value] = []
     energies: list[ir.Value] = []
     for step in range(steps):
@@ -66,7 +69,7 @@ def sampler_graph(score: ir.Model, config: SamplerConfig, steps: int, *, scaled:
     for name in ("grad", "velocity"):
         if name in state:  # "grad" is, after an evaluation
             made.output(f"sampler.next.{name}", state[name], sizes)
-    if scaled:
+    if highest_scale is not None:
         made.output("sampler.grad_scale", writer.last_scale, [batch])
         made.output("sampler.next.grad_scale", writer.scale, [batch])
     made.output("sampler.energy", energies[-1], [batch])
@@ -77,7 +80,7 @@ def sampler_graph(score: ir.Model, config: SamplerConfig, steps: int, *, scaled:
     if each:
         for name, values, shape in zip(EACH, (places, energies), ([batch, *sizes[1:]], [batch]), strict=True):
             made.output(name, stacked(values), [steps, *shape])
-    if scaled or config.grad_clip is not None or config.bounds is not None:
+    if highest_scale is not None or config.grad_clip is not None or config.bounds is not None:
         # Elsewhere a gradient that is not finite leads to a position that is not.
         squares = stacked([writer.square_sum(grad) for grad in writer.grads])
         made.output("sampler.squares", squares, [steps, batch])

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from ..runtime.config import SamplerConfig
-from ..runtime.gradient_scale import HIGHEST_SCALE, LOWEST_SCALE
+from ..runtime.known_scales import LOWEST_SCALE
 from .graph_builder import GraphBuilder
 
 __all__ = ["NOISE_FACTOR", "StepWriter"]
@@ -30,7 +30,7 @@ class StepWriter:
         config: the sampler's settings; its sampler has no rejection.
         sizes: shape of x, the batch included.
         conditions: what the score graph takes beside x and the scale, by name.
-        scaled: whether the gradient scale goes on from evaluation to evaluation; else it stays what it is.
+        highest_scale: where the gradient scale goes on from evaluation to evaluation, its limit; None where it stays what it is.
         scale: [B], the scale of the first evaluation.
 
     Attributes:
@@ -48,10 +48,10 @@ class StepWriter:
         sizes: Sequence[int | str],
         conditions: Mapping[str, ir.Value],
         *,
-        scaled: bool,
+        highest_scale: float | None,
         scale: ir.Value,
     ) -> None:
-        self._made, self._score, self._config, self._scaled = made, score, config, scaled
+        self._made, self._score, self._config, self._highest_scale = made, score, config, highest_scale
         self._conditions = dict(conditions)
         self._axes = list(range(1, len(sizes)))
         self._numbers = math.prod(int(size) for size in sizes[1:])
@@ -85,10 +85,10 @@ class StepWriter:
         answer = made.inline(self._score, {"x": position, "grad_scale": self.scale, **self._conditions})
         grad = answer["grad"]
         self.grads.append(grad)
-        if self._scaled:
+        if self._highest_scale is not None:
             squares = self.square_sum(grad)
             each = made.op("Unsqueeze", [self.scale, made.constant(self._axes)])
-            self.scale = self._next_scale(self.scale, squares)
+            self.scale = self._next_scale(self.scale, squares, self._highest_scale)
             grad = made.op("Div", [grad, each])
         state["grad"] = grad
         self.energy = answer["energy"]
@@ -97,14 +97,14 @@ class StepWriter:
         """[B]: the sum of squares of each sample."""
         return self._made.op("ReduceSumSquare", [grad, self._made.constant(self._axes)], keepdims=0)
 
-    def first_scale(self) -> ir.Value:
+    def first_scale(self, highest: float) -> ir.Value:
         """[B]: the scale that would have made the last gradient's size one; one where it is 0 or not finite."""
         made = self._made
         squares = self.square_sum(self.grads[-1])
         mean = made.op("Div", [squares, made.scalar(float(self._numbers))])
         sizes = made.op("Sqrt", [made.op("Where", [self._usable(squares), mean, made.scalar(1.0)])])
         return made.op(
-            "Clip", [made.op("Div", [self.last_scale, sizes]), made.scalar(LOWEST_SCALE), made.scalar(HIGHEST_SCALE)]
+            "Clip", [made.op("Div", [self.last_scale, sizes]), made.scalar(LOWEST_SCALE), made.scalar(highest)]
         )
 
     def _usable(self, squares: ir.Value) -> ir.Value:
@@ -112,14 +112,14 @@ class StepWriter:
         above = made.op("Greater", [squares, made.scalar(0.0)])
         return made.op("And", [above, made.op("Less", [squares, made.scalar(float("inf"))])])
 
-    def _next_scale(self, scale: ir.Value, squares: ir.Value) -> ir.Value:
+    def _next_scale(self, scale: ir.Value, squares: ir.Value, highest: float) -> ir.Value:
         """The rule of `runtime.gradient_scale.next_scale`; where the sum of squares is 0 or not finite the scale is held."""
         made = self._made
         count = self._numbers
         sums = made.op("Where", [self._usable(squares), squares, made.scalar(count)])
         mean = made.op("Add", [made.op("Mul", [sums, made.scalar(0.75 / count)]), made.scalar(0.25)])
         following = made.op("Div", [scale, made.op("Sqrt", [mean])])
-        return made.op("Clip", [following, made.scalar(LOWEST_SCALE), made.scalar(HIGHEST_SCALE)])
+        return made.op("Clip", [following, made.scalar(LOWEST_SCALE), made.scalar(highest)])
 
     def _clipped(self, grad: ir.Value) -> ir.Value:
         made, limit = self._made, self._config.grad_clip

@@ -35,13 +35,14 @@ def why_not_standalone(config: SamplerConfig, precision: str) -> str | None:
     return None
 
 
-def standalone_sampler(model: ir.Model, config: SamplerConfig, *, scaled: bool) -> ir.Model:
+def standalone_sampler(model: ir.Model, config: SamplerConfig, *, highest_scale: float | None) -> ir.Model:
     """Builds the graph: the prologue, the first evaluation, and a Loop over the steps.
 
     Args:
         model: the whole score graph; not changed.
         config: the sampler's settings, for which `why_not_standalone` is None.
-        scaled: whether gradients need the running scale; it starts as that of a gradient that is computed with a scale of one.
+        highest_scale: the limit of the running scale, which starts as that of a gradient that is computed with a scale of
+            one; None where gradients need none.
     """
     made = GraphBuilder(model, "chain")
     wanted = ports(config.sampler, config.order)
@@ -60,13 +61,13 @@ def standalone_sampler(model: ir.Model, config: SamplerConfig, *, scaled: bool) 
     first = {name: conditions[name] for name in (value.name or "" for value in score.inputs) if name in conditions}
     batch = made.op("Shape", [start], start=0, end=1)
     ones = made.op("Expand", [made.scalar(1.0), batch])
-    writer = StepWriter(made, score, config, sizes, first, scaled=False, scale=ones)
+    writer = StepWriter(made, score, config, sizes, first, highest_scale=None, scale=ones)
     state: dict[str, ir.Value] = {}
     scale = ones
-    if wanted.state or scaled:
+    if wanted.state or highest_scale is not None:
         writer.evaluate(start, state)
-        if scaled:
-            scale = writer.first_scale()
+        if highest_scale is not None:
+            scale = writer.first_scale(highest_scale)
     if "velocity" in wanted.state:
         still = made.op("Mul", [start, made.scalar(0.0)])
         heat = float(np.sqrt(temperature_schedule(config)[0])) if config.sampler == "underdamped" else 0.0
@@ -76,7 +77,7 @@ def standalone_sampler(model: ir.Model, config: SamplerConfig, *, scaled: bool) 
         state["precondition"] = made.op("Add", [made.op("Mul", [start, made.scalar(0.0)]), made.scalar(1.0)])
     carried = [start, *(state[name] for name in wanted.state if name != "precondition")]
     names = ["x", *(name for name in wanted.state if name != "precondition")]
-    if scaled:
+    if highest_scale is not None:
         carried.append(scale)
         names.append("scale")
 
@@ -84,7 +85,7 @@ def standalone_sampler(model: ir.Model, config: SamplerConfig, *, scaled: bool) 
     index = body.input("step/index", [], ir.DataType.INT64)
     going = body.input("step/going", [], ir.DataType.BOOL)
     held = {name: body.input(f"step/{name}", [sizes[0]] if name == "scale" else sizes) for name in names}
-    inner = StepWriter(body, score, config, sizes, first, scaled=scaled, scale=held["scale"] if scaled else ones)
+    inner = StepWriter(body, score, config, sizes, first, highest_scale=highest_scale, scale=held.get("scale", ones))
     inner_state = {name: held[name] for name in wanted.state if name in held}
     if "precondition" in wanted.state:
         inner_state["precondition"] = state["precondition"]
@@ -106,7 +107,7 @@ def standalone_sampler(model: ir.Model, config: SamplerConfig, *, scaled: bool) 
     always = made.stored(np.array(True))
     results = made.ops("Loop", [trips, always, *carried], len(carried), body=body.graph)
     sample = results[0]
-    last = StepWriter(made, score, config, sizes, first, scaled=False, scale=ones)
+    last = StepWriter(made, score, config, sizes, first, highest_scale=None, scale=ones)
     last.evaluate(sample, {})
     made.output("sample", sample, sizes)
     assert last.energy is not None

@@ -8,6 +8,7 @@ import onnx
 
 from ..runtime.backends import backend_of, open_engine
 from ..runtime.engine import Engine
+from ..runtime.known_scales import NOTHING_KNOWN, KnownScales
 from ..runtime.split_engine import SplitEngine
 from .emulate import emulate
 from .targets import Artifact
@@ -15,7 +16,7 @@ from .targets import Artifact
 __all__ = ["written_engine"]
 
 
-def written_engine(artifact: Artifact, folder: Path, scratch: Path, *, usual_scale: float = 1.0) -> Engine:
+def written_engine(artifact: Artifact, folder: Path, scratch: Path, *, scales: KnownScales = NOTHING_KNOWN) -> Engine:
     """Picks the engine of an artifact and its prologue; `with` loads it.
 
     A file whose types no CPU library computes in is run with its roundings written out.
@@ -24,20 +25,20 @@ def written_engine(artifact: Artifact, folder: Path, scratch: Path, *, usual_sca
         artifact: its entry, with paths relative to `folder`.
         folder: where its files are.
         scratch: a folder for files that are there until the engine is closed.
-        usual_scale: see `Engine.usual_scale`.
+        scales: see `Engine.known_scales`.
     """
-    engine = _of_file(artifact, folder, scratch, usual_scale)
+    engine = _of_file(artifact, folder, scratch, scales)
     if "prologue" not in artifact:
         return engine
     prologue = artifact["prologue"]
-    return SplitEngine(_of_file(prologue, folder, scratch, usual_scale), engine, prologue["reads"], artifact["reads"])
+    return SplitEngine(_of_file(prologue, folder, scratch, scales), engine, prologue["reads"], artifact["reads"])
 
 
-def _of_file(artifact: Artifact, folder: Path, scratch: Path, usual_scale: float) -> Engine:
+def _of_file(artifact: Artifact, folder: Path, scratch: Path, scales: KnownScales) -> Engine:
     path = folder / artifact["path"]
     if artifact["target"] == "onnx" and artifact["precision"] not in ("fp32", "int8"):
         emulated = emulate(onnx.load(path))
         path = scratch / f"emulated.{path.name}"
         onnx.save(emulated, path)
     backend, precision = backend_of(artifact["target"]), artifact["precision"]
-    return open_engine(backend, path, precision=precision, options=artifact["options"], usual_scale=usual_scale)
+    return open_engine(backend, path, precision=precision, options=artifact["options"], scales=scales)

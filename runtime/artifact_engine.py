@@ -70,10 +70,8 @@ def _engine_of_file(bundle: Bundle, artifact: Artifact, backend: str, threads: i
     options: dict[str, Any] = dict(artifact.options)
     if backend == "tensorrt":
         options["rebuild"] = _rebuild(bundle, artifact)
-    path, usual_scale = bundle.file_of(artifact), bundle.model.usual_scale
-    return open_engine(
-        backend, path, precision=artifact.precision, threads=threads, options=options, usual_scale=usual_scale
-    )
+    path, scales = bundle.file_of(artifact), bundle.model.scales
+    return open_engine(backend, path, precision=artifact.precision, threads=threads, options=options, scales=scales)
 
 
 def _rebuild(bundle: Bundle, artifact: Artifact) -> Callable[[LoadError], bytes]:

@@ -43,7 +43,9 @@ def until_on_device(
     with contextlib.closing(steps):
         now = next(steps)
         pace.started(now.calls)
-        start = hand_over(now, config, NoiseSource(seed).key, free, engine.needs_scale)
+        start = hand_over(
+            now, config, NoiseSource(seed).key, free, engine.known_scales.highest if engine.needs_scale else None
+        )
 
         def goes_on(done: int, lost: int) -> bool:
             if done > start.done:

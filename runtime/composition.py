@@ -22,6 +22,7 @@ from .arguments import check_choice
 from .ebm import Ebm
 from .engine import Engine
 from .errors import UsageError
+from .known_scales import HIGHEST_SCALE, KnownScales
 from .manifest import TensorSpec
 
 __all__ = ["CompositeEngine", "Kind", "compose"]
@@ -50,7 +51,11 @@ class CompositeEngine(Engine):
         self._parts = [(engine, tuple(names)) for engine, names in parts]
         self._weights = np.array(weights, dtype=np.float64)
         self._temperature = temperature
-        self.needs_scale = any(engine.needs_scale for engine, _ in self._parts)
+        scaled = [engine for engine, _ in self._parts if engine.needs_scale]
+        self.needs_scale = bool(scaled)
+        self.known_scales = KnownScales(
+            highest=min((engine.known_scales.highest for engine in scaled), default=HIGHEST_SCALE)
+        )
 
     def open(self) -> None:
         """Opens every part; where one fails, those opened before it are closed."""

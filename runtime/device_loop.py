@@ -26,7 +26,7 @@ class Handover(NamedTuple):
         key: of the noise, `NoiseSource.key`.
         chains: numbers of these chains.
         free: [B, *S] float32, 1 where a number may move, else 0; None where all may.
-        adapt: whether the gradient scale runs; else it stays.
+        highest_scale: of the running gradient scale; None where the scale stays.
         stop: whether the loop may end once a chain is no longer well.
         energy_range: (lowest, highest) energy of a chain that is well; None where any finite one is.
         tell: called now and then with the number of steps that are done, and at the end.
@@ -38,7 +38,7 @@ class Handover(NamedTuple):
     key: tuple[int, int]
     chains: range
     free: np.ndarray | None
-    adapt: bool
+    highest_scale: float | None
     stop: bool
     energy_range: tuple[float, float] | None
     tell: Callable[[int], None]

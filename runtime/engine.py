@@ -10,6 +10,7 @@ from types import TracebackType
 import numpy as np
 
 from .device_loop import DeviceLoop
+from .known_scales import NOTHING_KNOWN, KnownScales
 
 __all__ = ["Engine", "read_only"]
 
@@ -27,8 +28,8 @@ class Engine(ABC):
     needs_scale: bool = True
     """Whether gradients may leave the range of the engine's numbers, so that they need the running gradient scale."""
 
-    usual_scale: float = 1.0
-    """Gradient scale with which the search for a chain's first one begins: the nearer, the fewer calls it takes."""
+    known_scales: KnownScales = NOTHING_KNOWN
+    """What is known of the gradient scales that chains on it have."""
 
     @property
     def locks(self) -> tuple[threading.RLock, ...]:

@@ -13,6 +13,10 @@ thirtieth of the one before, and the scale of that step alone would make the nex
 a chain the largest scaled gradient was 32 times their rms with the last step alone and 4.4 times with the mean, nearly
 three more bits of an INT8 range; on a cold chain of images, whose gradients halve at each of the first steps, 1.2
 times with either. A longer mean would fall behind gradients that shrink so fast: v loses at most half of its size a step.
+
+The scale stops growing at `KnownScales.highest`. Near a minimum dE/dx vanishes because the terms that make it cancel, not
+because they are small. Scaled to a size of one it would take them far out of their range: INT8 would saturate on chains
+colder than those that it was calibrated on, and FP16 overflow at the end of a descent.
 """
 
 from __future__ import annotations
@@ -23,13 +27,10 @@ from typing import NamedTuple
 import numpy as np
 
 from .engine import Engine
+from .known_scales import HIGHEST_SCALE, LOWEST_SCALE
 from .row_norms import moderate_square_sums, square_sums
 
-__all__ = ["HIGHEST_SCALE", "LOWEST_SCALE", "ScaleState", "ScaledScore", "first_scale", "next_scale"]
-
-# Powers of two far inside float32's range (2**-126 to 2**127), so that dividing by the scale stays finite.
-LOWEST_SCALE = 2.0**-100
-HIGHEST_SCALE = 2.0**100
+__all__ = ["ScaleState", "ScaledScore", "first_scale", "next_scale"]
 
 _STRIDE = 2.0**8  # the reach of an 8-bit grid: farther, and a gradient that was rounded to zero is clipped next
 _OVERSHOOT = 2.0**4  # a clipped gradient says too little about its size; four bits less still leave some
@@ -37,16 +38,17 @@ _TRIES = 13  # of 2^8 each: as far as the scales reach
 _SETTLED = (0.8, 1.25)  # size of a scaled gradient from which the running rule goes on
 
 
-def next_scale(scale: np.ndarray, scaled_grad: np.ndarray) -> np.ndarray:
+def next_scale(scale: np.ndarray, scaled_grad: np.ndarray, highest: float = HIGHEST_SCALE) -> np.ndarray:
     """Returns the scale for the next call from the answer of this one.
 
     s' = s * 2 / sqrt(1 + 3 r^2) with r = rms(s * dE/dx), the root mean square over all but the batch dimension: the formula
     at the top of this file for s = 1 / v. Where r is 0 or not finite the scale is held. The result is clipped to
-    [`LOWEST_SCALE`, `HIGHEST_SCALE`].
+    [`LOWEST_SCALE`, highest].
 
     Args:
         scale: [B] float32, the scale of this call.
         scaled_grad: [B, *S] float32, s * dE/dx as the engine returned it.
+        highest: see `KnownScales`.
 
     Returns:
         [B] float32, a new array.
@@ -59,10 +61,10 @@ def next_scale(scale: np.ndarray, scaled_grad: np.ndarray) -> np.ndarray:
     sums *= 0.75 / _numbers(scaled_grad)
     sums += 0.25
     np.sqrt(sums, out=sums)
-    return _clipped(np.divide(scale, sums, out=sums))
+    return _clipped(np.divide(scale, sums, out=sums), highest)
 
 
-def first_scale(scale: np.ndarray, scaled_grad: np.ndarray) -> np.ndarray:
+def first_scale(scale: np.ndarray, scaled_grad: np.ndarray, highest: float = HIGHEST_SCALE) -> np.ndarray:
     """Returns the scale that would have made this answer's size one; arguments and result as for `next_scale`.
 
     s' = s / r. Where r is 0 the gradient may have been too small for the engine, so s' = s * 2^8; where it is not finite
@@ -71,7 +73,7 @@ def first_scale(scale: np.ndarray, scaled_grad: np.ndarray) -> np.ndarray:
     size = _rms(scaled_grad)
     usable = np.isfinite(size) & (size > 0)
     factor = np.where(size == 0, _STRIDE, 1 / _STRIDE)
-    return _clipped(np.where(usable, scale / np.where(usable, size, 1.0), scale * factor))
+    return _clipped(np.where(usable, scale / np.where(usable, size, 1.0), scale * factor), highest)
 
 
 def _rms(grad: np.ndarray) -> np.ndarray:
@@ -83,8 +85,8 @@ def _numbers(grad: np.ndarray) -> int:
     return grad.size // len(grad)
 
 
-def _clipped(scale: np.ndarray) -> np.ndarray:
-    return np.minimum(np.maximum(scale, LOWEST_SCALE), HIGHEST_SCALE).astype(np.float32)  # np.clip takes as long again
+def _clipped(scale: np.ndarray, highest: float) -> np.ndarray:
+    return np.minimum(np.maximum(scale, LOWEST_SCALE), highest).astype(np.float32)  # np.clip takes as long again
 
 
 class ScaleState(NamedTuple):
@@ -104,10 +106,10 @@ class ScaleState(NamedTuple):
 class ScaledScore:
     """Energy and gradient of a batch of chains through an engine, with the running scale of each chain.
 
-    The first call has no running scale: it asks the engine twice, once with `Engine.usual_scale` to find the scale, once
-    to answer. An engine whose gradient is not proportional to its scale (INT8 rounds a small one to zero and clips a
-    large one) is asked again until the scaled gradient has a size near one, at most 14 times in all, and once more where
-    one is zero or not finite at every scale. Every later call is one engine call.
+    The first call has no running scale: it asks the engine twice, once with the usual scale (`Engine.known_scales`) to find its
+    own, once to answer. An engine whose gradient is not proportional to its scale (INT8 rounds a small one to zero and clips a
+    large one) is asked again until the scaled gradient has a size near one or the scale is the highest, at most 14 times in
+    all, and once more where one is zero or not finite at every scale. Every later call is one engine call.
 
     Where the engine's numbers have float32's range (`Engine.needs_scale`) there is nothing to bring into it: the scale is
     one, the first call is one engine call like the others, and gradients come as the engine gives them.
@@ -171,7 +173,9 @@ class ScaledScore:
             self.scale, answer = self._find_scale(x)
         else:
             self.scale, answer = self._next, self._run(x, self._next)
-        self._next = self.scale if self._frozen else next_scale(self.scale, answer["grad"])
+        self._next = (
+            self.scale if self._frozen else next_scale(self.scale, answer["grad"], self._engine.known_scales.highest)
+        )
         per_sample = self.scale.reshape(-1, *[1] * (x.ndim - 1))  # [B, 1, ..]
         grad = np.divide(answer["grad"], per_sample, out=self._grad)
         if self._free is not None:
@@ -223,24 +227,26 @@ class ScaledScore:
 
     def _find_scale(self, x: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The scale of the first call, and the engine's answer with it."""
-        scale = np.full(len(x), self._engine.usual_scale, dtype=np.float32)
+        usual, highest = self._engine.known_scales
+        scale = np.full(len(x), usual, dtype=np.float32)
         answer = self._run(x, scale)
         size: np.ndarray = np.zeros(len(x))
         settled: np.ndarray = np.zeros(len(x), dtype=bool)
         for _ in range(_TRIES):
             # One that is still too large after it was divided by its own size was clipped.
             clipped = np.where(size > _SETTLED[1], 1 / _OVERSHOOT, 1.0)
-            new = np.asarray(first_scale(scale, answer["grad"]) * clipped, np.float32)
+            new = np.asarray(first_scale(scale, answer["grad"], highest) * clipped, np.float32)
             scale = np.where(settled, scale, new)  # a chain's scale must not depend on how long the others need
             answer = self._run(x, scale)
             size = _rms(answer["grad"])
-            settled |= (size >= _SETTLED[0]) & (size <= _SETTLED[1])
+            large_enough = (size >= _SETTLED[0]) | (scale >= np.float32(highest))
+            settled |= large_enough & (size <= _SETTLED[1])
             if settled.all():
-                return scale, answer
+                break
         # A gradient that is zero at every scale is zero; the largest scale would make the next one overflow.
         lost = (size == 0) | ~np.isfinite(size)
         if lost.any():
-            scale = np.where(lost, np.float32(1), scale)
+            scale = np.where(lost, np.float32(usual), scale)
             answer = self._run(x, scale)
         return scale, answer
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from .config import SamplerConfig
 from .errors import LoadError, UsageError
+from .known_scales import NOTHING_KNOWN, KnownScales
 
 __all__ = ["DTYPES", "NOT_JUDGED", "SCHEMA_VERSION", "VERIFIED", "Artifact", "Manifest", "ModelSpec", "TensorSpec"]
 
@@ -62,7 +63,7 @@ class ModelSpec:
         wrt: the refined input's name in the user's model.
         cond: the conditioning inputs.
         range: (smallest, largest) number of x on the verification trajectory, where known.
-        usual_scale: gradient scale that brings gradients at the start of that trajectory to a size of one, where known.
+        scales: what is known of the gradient scales of its chains.
     """
 
     name: str
@@ -70,7 +71,7 @@ class ModelSpec:
     wrt: str = "x"
     cond: tuple[TensorSpec, ...] = ()
     range: tuple[float, float] | None = None
-    usual_scale: float = 1.0
+    scales: KnownScales = NOTHING_KNOWN
 
     @property
     def cond_names(self) -> tuple[str, ...]:
@@ -226,7 +227,10 @@ def _model(entries: _Entries) -> ModelSpec:
         wrt=entries.take("wrt", str, "x"),
         cond=tuple(_tensor(entry, entry.take("name", str)) for entry in entries.each("cond", [])),
         range=None if ends is None else (float(ends[0]), float(ends[1])),
-        usual_scale=entries.take("usual_scale", float, 1.0),
+        scales=KnownScales(
+            usual=entries.take("usual_scale", float, NOTHING_KNOWN.usual),
+            highest=entries.take("highest_scale", float, NOTHING_KNOWN.highest),
+        ),
     )
 
 

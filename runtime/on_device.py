@@ -39,7 +39,7 @@ def hand_over(
     config: SamplerConfig,
     key: tuple[int, int],
     free: np.ndarray | None,
-    adapt: bool,
+    highest_scale: float | None,
     *,
     stop: bool = False,
     energy_range: tuple[float, float] | None = None,
@@ -48,7 +48,7 @@ def hand_over(
     """Returns what a device loop goes on from; `now` is of the engine's last call, and `free` as in `run_chains`."""
     position = np.ascontiguousarray(now.state.position, dtype=np.float32)
     mask = None if free is None else np.ascontiguousarray(rows_of(free, now.chains, 1), dtype=np.float32)
-    return Handover(config, position, now.done, key, now.chains, mask, adapt, stop, energy_range, tell)
+    return Handover(config, position, now.done, key, now.chains, mask, highest_scale, stop, energy_range, tell)
 
 
 def finish_on_device(
@@ -58,7 +58,7 @@ def finish_on_device(
     chains: range,
     key: tuple[int, int],
     free: np.ndarray | None,
-    adapt: bool,
+    highest_scale: float | None,
     stop: bool,
     energy_range: tuple[float, float] | None,
     callback: Callback | None,
@@ -81,7 +81,7 @@ def finish_on_device(
     tell(now.done)
     if now.done < config.steps:
         position, hit = loop.run(
-            hand_over(now, config, key, free, adapt, stop=stop, energy_range=energy_range, tell=tell)
+            hand_over(now, config, key, free, highest_scale, stop=stop, energy_range=energy_range, tell=tell)
         )
         if stop and (hit >= 0).any():
             step = int(hit[hit >= 0].min())

@@ -40,7 +40,7 @@ class SplitEngine(Engine):
 
     def __init__(self, prologue: Engine, score: Engine, reads: Sequence[str], keeps: Sequence[str] = ()) -> None:
         self.backend = score.backend
-        self.needs_scale, self.usual_scale = score.needs_scale, score.usual_scale
+        self.needs_scale, self.known_scales = score.needs_scale, score.known_scales
         self.prologue = prologue
         self.score = score
         self._reads, self._keeps = tuple(reads), tuple(keeps)

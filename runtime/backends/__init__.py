@@ -10,6 +10,7 @@ from typing import Any
 from ..arguments import check_choice
 from ..engine import Engine
 from ..errors import UsageError
+from ..known_scales import NOTHING_KNOWN, KnownScales
 
 __all__ = ["BACKENDS", "LOADABLE", "available", "backend_of", "needs_scale", "open_engine"]
 
@@ -57,7 +58,7 @@ def open_engine(
     precision: str,
     threads: int | None = None,
     options: dict[str, Any] | None = None,
-    usual_scale: float = 1.0,
+    scales: KnownScales = NOTHING_KNOWN,
 ) -> Engine:
     """Picks the backend's engine for a file. It loads nothing yet: `with` (or `Engine.open`) does.
 
@@ -68,7 +69,7 @@ def open_engine(
         threads: threads that one call may use; None leaves it to the library.
         options: what the artifact's manifest entry, or the caller, asks of the backend. An option that the backend
             does not know is refused.
-        usual_scale: see `Engine.usual_scale`.
+        scales: see `Engine.known_scales`.
 
     Raises:
         UsageError: there is no such backend, or it does not know an option.
@@ -82,7 +83,7 @@ def open_engine(
     else:
         engine = module.TensorRtEngine
     opened: Engine = engine(Path(path), precision=precision, threads=threads, options=options or {})
-    opened.needs_scale, opened.usual_scale = needs_scale(precision), usual_scale
+    opened.needs_scale, opened.known_scales = needs_scale(precision), scales
     return opened
 
 

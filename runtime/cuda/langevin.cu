@@ -34,12 +34,12 @@ struct Loop {
     double low, high;             // bounds
     double limit;                 // of clipping
     double lowest, highest;       // energy of a chain that is well
+    double highest_scale;         // of the running scale; 0 where the scale stays
     int step, steps;
     unsigned rows, size;          // chains here, and numbers in one
     unsigned block_chains;        // chains in a block of noise
     unsigned lanes;               // threads for one row in `measure`: a power of two, at most THREADS
-    int clip, bounds, adapt;      // enum Clip, enum Bounds, whether the scale runs
-    int unused;
+    int clip, bounds;             // enum Clip, enum Bounds
 };
 
 // Fills `noise` for a step. One thread block for each block of chains.
@@ -173,8 +173,8 @@ extern "C" __global__ void measure(const Loop *loop, int ahead)
     }
     if (here && lane == 0) {
         loop->answer_scale[row] = scale;
-        if (loop->adapt)
-            loop->scale[row] = next_scale(scale, scaled[thread] / size);
+        if (loop->highest_scale > 0)
+            loop->scale[row] = next_scale(scale, scaled[thread] / size, loop->highest_scale);
         if (loop->clip == CLIP_NORM)
             loop->factor[row] = norm_factor(plain[thread], loop->limit);
         const float energy = loop->energy[row];

@@ -192,7 +192,7 @@ class CudaLoop(DeviceLoop):
         loop.seed, loop.stream = start.key
         loop.first_chain = start.chains.start
         loop.step = start.done
-        loop.adapt = start.adapt
+        loop.highest_scale = start.highest_scale or 0.0
         loop.position, loop.scale = self._addresses["x"], self._addresses["grad_scale"]
         loop.grad, loop.energy = self._addresses["grad"], self._addresses["energy"]
         for name in ("answer_scale", "factor", "lost"):

@@ -32,10 +32,10 @@ class Loop(ctypes.Structure):
             )
         ),
         ("first_chain", ctypes.c_int64),
-        *((name, ctypes.c_double) for name in ("low", "high", "limit", "lowest", "highest")),
+        *((name, ctypes.c_double) for name in ("low", "high", "limit", "lowest", "highest", "highest_scale")),
         *((name, ctypes.c_int32) for name in ("step", "steps")),
         *((name, ctypes.c_uint32) for name in ("rows", "size", "block_chains", "lanes")),
-        *((name, ctypes.c_int32) for name in ("clip", "bounds", "adapt", "unused")),
+        *((name, ctypes.c_int32) for name in ("clip", "bounds")),
     ]
 
 

@@ -37,9 +37,9 @@ __device__ inline float norm_factor(double squares, double limit)
 }
 
 // `next_scale` of runtime/gradient_scale.py, from the mean square of the scaled gradient.
-__device__ inline float next_scale(float scale, double mean_square)
+__device__ inline float next_scale(float scale, double mean_square, double highest)
 {
-    const double lowest = 0x1p-100, highest = 0x1p100;
+    const double lowest = 0x1p-100;
     if (!isfinite(mean_square) || mean_square == 0)
         mean_square = 1;
     const double next = scale * 2.0 / sqrt(1 + 3 * mean_square);

@@ -20,6 +20,7 @@ from ebm_export.runtime.backends import open_engine
 from ebm_export.runtime.chain import chain_steps
 from ebm_export.runtime.engine import Engine
 from ebm_export.runtime.fused_steps import Fused
+from ebm_export.runtime.known_scales import HIGHEST_SCALE
 from ebm_export.runtime.run import run_chains
 
 from .referee import score_graph
@@ -74,7 +75,10 @@ def engines(
     model = score_graph(make_energy(Net().eval(), torch.randn(4, 3), cond={"goal": torch.randn(4, 3)}))
     model = model if precision == "fp32" else typed(model, precision)
     scaled = precision == "fp16"
-    paths = {"score": model, "sampler": sampler_graph(model, config, count, scaled=scaled, each=each)}
+    paths = {
+        "score": model,
+        "sampler": sampler_graph(model, config, count, highest_scale=HIGHEST_SCALE if scaled else None, each=each),
+    }
     opened = []
     for name, graph in paths.items():
         proto = ir.to_proto(graph)
@@ -164,5 +168,5 @@ def test_tensorrt_builds_it(name: str, precision: str) -> None:
 
     model = score_graph(make_energy(Net().eval(), torch.randn(4, 3), cond={"goal": torch.randn(4, 3)}))
     model = model if precision == "fp32" else typed(model, precision)
-    graph = sampler_graph(model, config_of(name), COUNT, scaled=precision == "fp16")
+    graph = sampler_graph(model, config_of(name), COUNT, highest_scale=HIGHEST_SCALE if precision == "fp16" else None)
     assert len(build_plan(ir.to_proto(graph).SerializeToString(), batch=(1, 2, 4))) > 1000

@@ -17,6 +17,7 @@ import torch
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.standalone_sampler import standalone_sampler, why_not_standalone
 from ebm_export.runtime import SamplerConfig
+from ebm_export.runtime.known_scales import HIGHEST_SCALE
 
 from .referee import score_graph
 from .test_sampler_graph import SETTINGS, Net, config_of
@@ -29,10 +30,10 @@ def gaussian(x: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     return 0.5 * (x - centre).square().sum(1)
 
 
-def chain(config: SamplerConfig, *, scaled: bool = False) -> onnx.ModelProto:
+def chain(config: SamplerConfig, *, highest_scale: float | None = None) -> onnx.ModelProto:
     """A chain on N(centre, 1)."""
     model = score_graph(make_energy(gaussian, torch.randn(4, 2), cond={"centre": torch.randn(4, 2)}))
-    proto = ir.to_proto(standalone_sampler(model, config, scaled=scaled))
+    proto = ir.to_proto(standalone_sampler(model, config, highest_scale=highest_scale))
     onnx.checker.check_model(proto, full_check=True)
     return proto
 
@@ -70,7 +71,11 @@ def test_known_moments(name: str, scaled: bool) -> None:
     changes, variance = MOMENTS[name]
     config = SamplerConfig(**({"steps": 60, "step_size": STEP} | changes))
     centre = np.tile(np.array([[1.0, -3.0]], np.float32), (20000, 1))
-    check_moments(*run(chain(config, scaled=scaled), x=np.zeros_like(centre), centre=centre), centre, variance)
+    check_moments(
+        *run(chain(config, highest_scale=HIGHEST_SCALE if scaled else None), x=np.zeros_like(centre), centre=centre),
+        centre,
+        variance,
+    )
 
 
 def test_every_call_has_noise_of_its_own() -> None:
@@ -131,5 +136,5 @@ def test_tensorrt_builds_it(tmp_path: Path, name: str) -> None:
     from ebm_export.runtime.tensorrt_library import build_plan
 
     model = score_graph(make_energy(Net().eval(), torch.randn(4, 3), cond={"goal": torch.randn(4, 3)}))
-    graph = standalone_sampler(model, config_of(name), scaled=True)
+    graph = standalone_sampler(model, config_of(name), highest_scale=HIGHEST_SCALE)
     assert len(build_plan(ir.to_proto(graph).SerializeToString(), batch=(1, 8, 64))) > 1000

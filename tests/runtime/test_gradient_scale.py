@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ebm_export.runtime import FunctionEngine
-from ebm_export.runtime.gradient_scale import HIGHEST_SCALE, LOWEST_SCALE, ScaledScore, first_scale, next_scale
+from ebm_export.runtime.gradient_scale import ScaledScore, first_scale, next_scale
+from ebm_export.runtime.known_scales import HIGHEST_SCALE, LOWEST_SCALE, KnownScales
 
 
 class Recorder(FunctionEngine):
@@ -102,11 +103,41 @@ def test_the_search_begins_where_the_engine_says() -> None:
     calls = []
     for usual in (1.0, 0.7e6):
         engine = Coarse(1e-6)
-        engine.usual_scale = usual
+        engine.known_scales = KnownScales(usual=usual)
         ScaledScore(engine, {})(x)
         np.testing.assert_array_equal(engine.scales[0], np.float32(usual))
         calls.append(len(engine.scales))
     assert calls[1] == 2 < calls[0]
+
+
+class TestHighestScale:
+    """Where a gradient vanishes its scale stops at the highest that the bundle knows of."""
+
+    def engine(self, slope: float, coarse: bool = False) -> Recorder:
+        engine = Coarse(slope) if coarse else Recorder(slope)
+        engine.known_scales = KnownScales(usual=1.0, highest=50.0)
+        return engine
+
+    def test_along_a_chain(self) -> None:
+        engine = self.engine(1.0)
+        score = ScaledScore(engine, {})
+        x = np.random.default_rng(6).standard_normal((3, 6)).astype(np.float32)
+        for step in range(12):
+            _, grad = score(x / np.float32(2**step))
+            np.testing.assert_allclose(grad, x / 2**step, rtol=1e-5)
+        assert max(scale.max() for scale in engine.scales) == 50
+        assert (engine.scales[-1] == 50).all() and (rms(engine.grads[-1]) < 0.1).all()
+
+    def test_at_the_start_it_is_found_with_no_further_search(self) -> None:
+        engine = self.engine(1e-5)
+        _, grad = ScaledScore(engine, {})(x := np.ones((2, 6), np.float32))
+        np.testing.assert_allclose(grad, 1e-5 * x, rtol=1e-5)
+        assert [scale.max() for scale in engine.scales] == [1, 50]
+
+    def test_a_gradient_that_is_rounded_to_zero_there_is_zero(self) -> None:
+        engine = self.engine(1e-5, coarse=True)
+        _, grad = ScaledScore(engine, {})(np.ones((2, 6), np.float32))
+        assert (grad == 0).all() and max(scale.max() for scale in engine.scales) == 50 and len(engine.scales) < 5
 
 
 def test_finds_the_scale_ahead_of_the_first_answer() -> None:

@@ -141,8 +141,8 @@ extern "C" size_t offset_of(const char *field)
         return offsetof(Loop, name);
     FIELD(position) FIELD(grad) FIELD(energy) FIELD(scale) FIELD(answer_scale) FIELD(factor) FIELD(noise) FIELD(free)
     FIELD(best) FIELD(best_energy) FIELD(lost) FIELD(lost_count) FIELD(told) FIELD(step_size) FIELD(sigma) FIELD(tables) FIELD(seed) FIELD(stream)
-    FIELD(first_chain) FIELD(low) FIELD(high) FIELD(limit) FIELD(lowest) FIELD(highest) FIELD(step) FIELD(steps) FIELD(rows) FIELD(size)
-    FIELD(block_chains) FIELD(lanes) FIELD(clip) FIELD(bounds) FIELD(adapt) FIELD(unused)
+    FIELD(first_chain) FIELD(low) FIELD(high) FIELD(limit) FIELD(lowest) FIELD(highest) FIELD(highest_scale) FIELD(step) FIELD(steps) FIELD(rows) FIELD(size)
+    FIELD(block_chains) FIELD(lanes) FIELD(clip) FIELD(bounds)
     return sizeof(Loop);
 }
 
@@ -155,5 +155,4 @@ extern "C" float confined_to(float value, int bounds, double low, double high)
 {
     return confined(value, bounds, low, high);
 }
-extern "C" float scale_after(float scale, double mean_square) { return next_scale(scale, mean_square); }
 extern "C" float factor_of(double squares, double limit) { return norm_factor(squares, limit); }

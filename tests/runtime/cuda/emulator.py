@@ -31,7 +31,7 @@ class Emulator:
         command += ["-Wl,-Bsymbolic", "-I", str(SOURCES), "-o", str(library)]
         subprocess.run([*command, str(Path(__file__).with_name("emulator.cpp"))], check=True)
         self.library = ctypes.CDLL(str(library))
-        for name in ("confined_to", "scale_after", "factor_of"):
+        for name in ("confined_to", "factor_of"):
             getattr(self.library, name).restype = ctypes.c_float
         for name in ("size_of_loop", "size_of_tables", "offset_of"):
             getattr(self.library, name).restype = ctypes.c_size_t

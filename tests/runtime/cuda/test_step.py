@@ -11,6 +11,7 @@ import pytest
 from ebm_export.runtime import SamplerConfig
 from ebm_export.runtime.cuda.settings import THREADS, Loop
 from ebm_export.runtime.gradient_scale import next_scale
+from ebm_export.runtime.known_scales import HIGHEST_SCALE
 from ebm_export.runtime.samplers import langevin
 from ebm_export.runtime.samplers.boundary import reflect
 from ebm_export.runtime.samplers.clipping import clip_gradient
@@ -145,12 +146,22 @@ class TestMeasure:
         arrays = batch(rows, size)
         scale = arrays.pop("answer_scale")
         memory = Memory(SamplerConfig(), **arrays, scale=scale.copy())
-        memory.loop.adapt = 1
+        memory.loop.highest_scale = HIGHEST_SCALE
         measured(emulator, memory)
         # The host sums the squares in float32, here up to 3000 of them: 1e-6 of the sum, half of that of the scale.
         np.testing.assert_allclose(memory["scale"], next_scale(scale, arrays["grad"]), rtol=1e-6)
         np.testing.assert_array_equal(memory["answer_scale"], scale)
         assert (memory["lost"] == -1).all() and memory["lost_count"][0] == 0
+
+    def test_the_scale_stops_at_the_highest(self, emulator: Emulator) -> None:
+        arrays = batch(5, 4)
+        scale = arrays.pop("answer_scale")
+        memory = Memory(SamplerConfig(), **arrays, scale=scale.copy())
+        expected = next_scale(scale, arrays["grad"])
+        memory.loop.highest_scale = highest = float(np.median(expected))
+        measured(emulator, memory)
+        np.testing.assert_allclose(memory["scale"], np.minimum(expected, np.float32(highest)), rtol=1e-6)
+        assert memory["scale"].min() < highest
 
     def test_the_scale_can_stay(self, emulator: Emulator) -> None:
         arrays = batch(3, 4)
@@ -166,7 +177,7 @@ class TestMeasure:
         arrays = batch(1, 4)
         arrays["grad"][:] = gradient
         memory = Memory(SamplerConfig(), **arrays, scale=np.array([scale], np.float32))
-        memory.loop.adapt = 1
+        memory.loop.highest_scale = HIGHEST_SCALE
         measured(emulator, memory)
         with np.errstate(over="ignore", invalid="ignore"):
             expected = next_scale(np.array([scale], np.float32), arrays["grad"])
