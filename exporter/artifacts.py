@@ -17,7 +17,7 @@ from ..calibration.layer_precisions import CALIBRATION
 from ..calibration.verdict import GateResult
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import QualityGateError
-from ..runtime.manifest import ModelSpec
+from ..runtime.manifest import CALIBRATED, ModelSpec
 from .calibrated import Calibrated, CalibratedArtifacts
 from .conditions import Conditions
 from .fusion import Fusion
@@ -28,10 +28,7 @@ from .targets import Artifact, Progress
 from .targets.score import files_of, write_plan, write_score
 from .verify import Verification, describe_failure, measure_artifact, verify_artifact
 
-__all__ = ["CALIBRATED", "Gating", "Written", "write_artifacts"]
-
-CALIBRATED = ("int8", "mixed")
-"""The precisions that are calibrated and judged by their samples."""
+__all__ = ["Gating", "Written", "write_artifacts"]
 
 _JUDGED_TARGETS = ("onnxruntime", "openvino")
 

@@ -21,7 +21,8 @@ from ..runtime.bundle import DATA, GOLDEN
 from ..runtime.bundle_writer import writing_bundle
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import EngineMismatch, MissingBackend, QualityGateError, UsageError
-from .artifacts import CALIBRATED, Gating, write_artifacts
+from ..runtime.manifest import CALIBRATED
+from .artifacts import Gating, write_artifacts
 from .conditions import ENOUGH, split_conditions, stand_for_use
 from .contract import check_contract
 from .energy import Energy, EnergyMode, make_energy

@@ -14,14 +14,12 @@ from .ebm import Ebm
 from .engine import Engine
 from .errors import UsageError
 from .fused_steps import Fused
-from .manifest import Artifact
+from .manifest import CALIBRATED, Artifact
 from .precision_schedule import is_schedule, parse_precision_schedule
 
 __all__ = ["load"]
 
 _LOG = logging.getLogger("ebm_export")
-_JUDGED = ("int8", "mixed")
-"""Precisions whose ranges come from the bundle's own chains."""
 
 
 def load(
@@ -152,7 +150,7 @@ def _on_artifacts(
         telling=telling,
         fuse=fuse,
         fused_is_faster=choices[0].fuse,
-        judged=choices[0].artifact.precision if exact is None and choices[0].artifact.precision in _JUDGED else "",
+        judged=choices[0].artifact.precision if exact is None and choices[0].artifact.precision in CALIBRATED else "",
         fingerprint=" ".join(_fingerprint(bundle, choice.artifact, fuse=bool(fuse)) for choice in choices),
     )
     return ebm, [*engines, *([fused] if fuse and fused is not None else [])]

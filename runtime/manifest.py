@@ -12,13 +12,25 @@ from .config import SamplerConfig
 from .errors import LoadError, UsageError
 from .known_scales import NOTHING_KNOWN, KnownScales
 
-__all__ = ["DTYPES", "NOT_JUDGED", "SCHEMA_VERSION", "VERIFIED", "Artifact", "Manifest", "ModelSpec", "TensorSpec"]
+__all__ = [
+    "CALIBRATED",
+    "DTYPES",
+    "NOT_JUDGED",
+    "SCHEMA_VERSION",
+    "VERIFIED",
+    "Artifact",
+    "Manifest",
+    "ModelSpec",
+    "TensorSpec",
+]
 
 SCHEMA_VERSION = 1
 VERIFIED = "verified"
 """Status of an artifact that was compared with PyTorch and agrees."""
 NOT_JUDGED = "run, not judged"
 """Status of an INT8 or mixed artifact whose samples were not judged (--no-gate)."""
+CALIBRATED = ("int8", "mixed")
+"""Precisions whose ranges come from the bundle's own chains, and which are judged by their samples."""
 DTYPES = ("float32", "int64", "bool")
 """Types that a score graph's inputs can have."""
 
