@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,18 +26,20 @@ from .errors import DivergenceError, UsageError
 from .fused_choice import FusedChoice, is_faster
 from .fused_steps import Fused
 from .gradient_scale import ScaledScore
+from .judged import Judged
 from .kept import check_kept
 from .manifest import ModelSpec
-from .method import check_used, evaluations, replicas
+from .method import evaluations, replicas
 from .noise import normal
 from .on_device import hindrance
 from .pace import BlockTime, Pace
-from .precision_schedule import Span, check_steps
+from .precision_schedule import Span
 from .progress import Callback, ProgressOnly, on_the_host
 from .run import largest_batch, run_chains
 from .sample_file import SampleFile
 from .start import start_states
 from .turns import Turns
+from .usable_settings import check_settings
 
 __all__ = ["Ebm"]
 
@@ -48,12 +49,6 @@ channels then holds 64 MiB for each activation that it keeps for the gradient.""
 
 _LONG_RUN = 4096
 """Engine calls of a run from which it is worth timing fused steps for it: that takes a hundred, and compiling an engine."""
-
-_JUDGED_WITH = ("sampler", "temperature", "noise", "anneal")
-"""Settings that say where chains spend their time, and so where gradients are asked. On a cold chain they are smaller than any that a
-low precision was calibrated on: that of a U-Net was off by 1.3 % at T = 1, where it was judged, and by 36 % at T = 0.1."""
-
-_LOG = logging.getLogger("ebm_export")
 
 _LOOKED_AT = 64
 """Starts, where they are drawn, that tell a checkpoint's run from another one."""
@@ -138,7 +133,7 @@ class Ebm:
         self._telling = FusedChoice(telling, fuse, None, self._is_faster)
         self._block_times: dict[int, dict[int, BlockTime]] = {}  # by number of chains, see `Pace`
         self.fingerprint = fingerprint
-        self._judged = judged
+        self._judged = Judged(judged)
         self._turns = Turns(self._engines)
         self.data = None if data is None else check_states("data", data, model.x.shape)
         if max_batch is not None:
@@ -432,8 +427,9 @@ class Ebm:
             check_count("max_batch", max_batch)
         overrides, values = split_keywords(keywords, self.model.cond_names)
         settings = (config or self.sampler).replace(**overrides)
-        self._check_settings(settings, overrides)
-        self._warn_of(settings)
+        spans = [span for span, _ in self._schedule]
+        check_settings(settings, overrides, spans, exact=self._exact is not None)
+        self._judged.warn_of(settings, self.sampler)
         conditions = check_conditions({**values, **(cond or {})}, self.model.cond, n)
         shape = self.model.x.shape
         states = None if x0 is None else check_states("x0", x0, shape, n)
@@ -637,37 +633,6 @@ class Ebm:
                 engine.close()
             self._fused.close()
             self._telling.close()
-
-    def _warn_of(self, settings: SamplerConfig) -> None:
-        """Says once that a low precision is asked where nobody knows how good it is."""
-        changed = [name for name in _JUDGED_WITH if getattr(settings, name) != getattr(self.sampler, name)]
-        if not self._judged or not changed:
-            return
-        _LOG.warning(
-            "%s was calibrated and judged along chains with the bundle's own settings; with %s its gradients may be far from those of "
-            "fp32: export with these settings, or compare with fp32",
-            self._judged,
-            ", ".join(f"{name}={getattr(settings, name)!r}" for name in changed),
-        )
-        self._judged = ""
-
-    def _check_settings(self, settings: SamplerConfig, given: Mapping[str, Any]) -> None:
-        """Refuses settings that cannot be used here, and given ones that would have no effect."""
-        if self._schedule:
-            check_steps([span for span, _ in self._schedule], settings.steps)
-        if "temperature" in given and settings.noise is not None and settings.sampler != "optimize":
-            raise UsageError(
-                f"temperature={given['temperature']!r} has no effect while noise={settings.noise!r} is set, which with the "
-                "step size says the temperature: set noise=None as well (--noise none)"
-            )
-        if self._exact is None:
-            check_used(settings.sampler, given)
-            return
-        if settings.sampler not in ("langevin", "mala"):
-            raise UsageError(
-                f"exact sampling corrects Langevin steps: expected sampler langevin or mala, got {settings.sampler!r}"
-            )
-        check_used("exact", given)
 
     def __enter__(self) -> Ebm:
         return self
