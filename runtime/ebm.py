@@ -6,11 +6,11 @@ import contextlib
 import hashlib
 import math
 import numbers
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any, NamedTuple, get_args, overload
+from typing import Any, get_args, overload
 
 import numpy as np
 
@@ -35,9 +35,10 @@ from .on_device import hindrance
 from .pace import BlockTime, Pace
 from .precision_schedule import Span
 from .progress import Callback, ProgressOnly, on_the_host
+from .request import Request
 from .run import largest_batch, run_chains
 from .sample_file import SampleFile
-from .start import start_states
+from .start import Start, start_states
 from .turns import Turns
 from .usable_settings import check_settings
 
@@ -52,20 +53,6 @@ _LONG_RUN = 4096
 
 _LOOKED_AT = 64
 """Starts, where they are drawn, that tell a checkpoint's run from another one."""
-
-
-class _Run(NamedTuple):
-    """What one call of `sample` comes to."""
-
-    engine: Engine
-    config: SamplerConfig
-    start: Callable[..., np.ndarray]
-    max_batch: int
-    options: dict[str, Any]
-    drawn: bool
-    """Whether starts follow from the settings and from `data`, and from nothing else that was given."""
-    data: np.ndarray | None
-    """States that starts are picked from."""
 
 
 class Ebm:
@@ -291,8 +278,8 @@ class Ebm:
             DivergenceError: an energy or gradient is no longer finite.
         """
         called = perf_counter()
-        run = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
-        n, energy_range = int(n), check_range("energy_range", energy_range)  # what is saved of them is Python's
+        request = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
+        energy_range = check_range("energy_range", energy_range)
         if every is not None:
             check_count("every", every)
             every = int(every)
@@ -303,11 +290,11 @@ class Ebm:
                     raise UsageError(f"{name} has no effect with deadline_ms: leave it out")
             deadline = called + _milliseconds(deadline_ms) / 1000
             with self._turns.taken(deadline):
-                return self._draw_by(run, n, deadline, callback, diverged)
+                return self._draw_by(request, deadline, callback, diverged)
         with self._turns.taken(), contextlib.ExitStack() as stack:
             kept, resumed = None, False
             if checkpoint is not None:
-                identity = self._identity(run, n, seed, diverged, energy_range, every)
+                identity = self._identity(request, diverged, energy_range, every)
                 identity |= {"out": None if out is None else Path(out).name}
                 kept = Checkpoint(checkpoint, identity, seconds=checkpoint_seconds)
                 if out is not None and Path(out).resolve() == kept.path.resolve():
@@ -317,17 +304,15 @@ class Ebm:
                     raise UsageError(
                         f"out: {out}, which the run of {checkpoint} writes to, is gone: remove the checkpoint to begin anew"
                     )
-            samples = self._samples(run, n, every, out, resumed=resumed)
+            samples = self._samples(request, every, out, resumed=resumed)
             if samples is not None:
                 stack.enter_context(samples)
                 if kept is not None:
                     kept.before = samples.sync
             return self._draw(
-                run,
-                n,
+                request,
                 callback,
                 diverged,
-                redraw=x0 is None,
                 energy_range=energy_range,
                 checkpoint=kept,
                 samples=samples,
@@ -367,11 +352,11 @@ class Ebm:
             UsageError: an argument has a wrong name, type, shape or value.
             DivergenceError: no chain ever had a finite energy.
         """
-        run = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
-        fused = self._telling.open_for(run.config, n, worth=False)
-        steps = self._in_one_batch(run, n, "stream()", shared=True, fused=fused)
-        run.engine.stays_on_host("stream() looks at the states of every step")
-        return improvements(self._by_turns(steps), run.options["switches"])
+        request = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
+        fused = self._telling.open_for(request.config, request.n, worth=False)
+        steps = self._in_one_batch(request, "stream()", shared=True, fused=fused)
+        request.engine.stays_on_host("stream() looks at the states of every step")
+        return improvements(self._by_turns(steps), request.switches)
 
     def _by_turns(self, steps: Steps) -> Steps:
         """The same steps, each in a turn of its own: whoever listens may make other calls between two of them."""
@@ -420,8 +405,8 @@ class Ebm:
         cond: Mapping[str, Any] | None,
         max_batch: int | None,
         keywords: Mapping[str, Any],
-    ) -> _Run:
-        """Checks the arguments of `sample`, once, and makes what the loop takes of them."""
+    ) -> Request:
+        """Checks the arguments of `sample` that `stream` takes too."""
         check_count("n", n)
         if max_batch is not None:
             check_count("max_batch", max_batch)
@@ -435,73 +420,58 @@ class Ebm:
         states = None if x0 is None else check_states("x0", x0, shape, n)
         pool = self.data if data is None else check_states("data", data, shape)
         kept = check_kept(keep, known, states, shape, n, settings.bounds)
-
-        def start(chains: range, attempt: int = 0) -> np.ndarray:
-            if states is not None:
-                position = states[chains.start : chains.stop]
-            else:
-                position = start_states(settings, shape, chains, seed, pool, attempt)
-            return position if kept is None else kept.put(position, chains)
-
         engines = {span.first: engine for span, engine in self._schedule}
-        return _Run(
-            engines.pop(0, self._engine),
-            settings,
-            start,
-            min(max_batch or self._max_batch, self._max_batch),
-            {
-                "seed": seed,
-                "cond": conditions,
-                "switches": engines,
-                "exact": self._exact,
-                "free": None if kept is None else kept.free,
-            },
-            states is None and kept is None,
-            pool if states is None and settings.init == "data" else None,
+        return Request(
+            config=settings,
+            n=int(n),  # what is saved of it is Python's
+            seed=seed,
+            start=Start(settings, shape, seed, states, pool, kept),
+            cond=conditions,
+            max_batch=min(max_batch or self._max_batch, self._max_batch),
+            engine=engines.pop(0, self._engine),
+            switches=engines,
+            exact=self._exact,
         )
 
     def _draw(
         self,
-        run: _Run,
-        n: int,
+        request: Request,
         callback: Callback | None,
         diverged: Divergence,
         *,
-        redraw: bool,
         energy_range: tuple[float, float] | None = None,
         checkpoint: Checkpoint | None = None,
         samples: SampleFile | None = None,
     ) -> np.ndarray:
-        """Runs the chains of `sample` to their end; `redraw` is whether a restart draws a new start."""
+        """Runs the chains of `sample` to their end."""
         check_choice("diverged", diverged, get_args(Divergence))
-        batch = largest_batch(run.config, n, run.max_batch)
+        batch = request.batch
         # What is measured may come out otherwise when a run is gone on with, and its blocks would be other ones.
-        worth = checkpoint is None and run.config.steps * n // batch >= _LONG_RUN
+        worth = checkpoint is None and request.config.steps * request.n // batch >= _LONG_RUN
         fused = None
         # Whoever asked for every step gets every step, unless asked for blocks.
         watched = not isinstance(callback, ProgressOnly | None)
         if energy_range is None and (self._fused.asked or (checkpoint is None and samples is None and not watched)):
-            fused = self._fused.open_for(run.config, batch, worth=worth)
+            fused = self._fused.open_for(request.config, batch, worth=worth)
         return run_chains(
-            run.engine,
-            run.config,
-            run.start,
-            n,
-            max_batch=run.max_batch,
+            request.engine,
+            request.config,
+            request.start,
+            request.n,
+            max_batch=request.max_batch,
             callback=callback,
             diverged=diverged,
-            restart=run.start if redraw else None,
+            restart=request.start,
             fused=fused,
             energy_range=energy_range,
             checkpoint=checkpoint,
             samples=samples,
-            **run.options,
+            **request.options,
         )
 
     def _draw_by(
         self,
-        run: _Run,
-        n: int,
+        request: Request,
         deadline: float,
         callback: Callback | None,
         diverged: Divergence,
@@ -511,75 +481,73 @@ class Ebm:
         for name, value, left_out in (("callback", callback, None), ("diverged", diverged, "stop")):
             if value != left_out:
                 raise UsageError(f"{name} has no effect with deadline_ms: leave it out, or use stream()")
-        options = run.options
-        why = hindrance(run.config, exact=options["exact"], switches=options["switches"])
-        loop = run.engine.device_loop() if why is None else None
+        n = request.n
+        why = hindrance(request.config, exact=request.exact, switches=request.switches)
+        loop = request.engine.device_loop() if why is None else None
         if why is not None:
-            run.engine.stays_on_host(why)
-        fused = None if loop is not None else self._telling.open_for(run.config, n, worth=False)
+            request.engine.stays_on_host(why)
+        fused = None if loop is not None else self._telling.open_for(request.config, n, worth=False)
         pace = Pace(deadline, self._block_times.setdefault(n, {}))
-        steps = self._in_one_batch(run, n, "deadline_ms", draw_ahead=loop is None, evenly=True, fused=fused, pace=pace)
+        steps = self._in_one_batch(request, "deadline_ms", draw_ahead=loop is None, evenly=True, fused=fused, pace=pace)
         if loop is not None:
-            return until_on_device(loop, run.engine, steps, run.config, options["seed"], options["free"], pace)
-        return until(steps, pace, evaluations(run.config), options["switches"])
+            return until_on_device(loop, request.engine, steps, request.config, request.seed, request.start.free, pace)
+        return until(steps, pace, evaluations(request.config), request.switches)
 
     def _samples(
-        self, run: _Run, n: int, every: int | None, out: str | Path | None, *, resumed: bool
+        self, request: Request, every: int | None, out: str | Path | None, *, resumed: bool
     ) -> SampleFile | None:
         """The file of `every` and `out`, which go together."""
         if every is None and out is None:
             return None
         if every is None or out is None:
             raise UsageError("every and out: states are written to a file every so many steps, so give both or neither")
-        if every > run.config.steps:
-            raise UsageError(f"every: expected at most the {run.config.steps} steps of the chain, got {every}")
-        return SampleFile(out, run.config.steps // every, n, self.model.x.shape, every, goes_on=resumed)
+        if every > request.config.steps:
+            raise UsageError(f"every: expected at most the {request.config.steps} steps of the chain, got {every}")
+        return SampleFile(out, request.config.steps // every, request.n, self.model.x.shape, every, goes_on=resumed)
 
-    def _identity(
-        self, run: _Run, n: int, seed: int, diverged: str, energy_range: Any, every: int | None
-    ) -> dict[str, Any]:
+    def _identity(self, request: Request, diverged: str, energy_range: Any, every: int | None) -> dict[str, Any]:
         """What decides the numbers of a run, by the names that a caller knows."""
-        looked_at = min(n, _LOOKED_AT) if run.drawn else n
+        looked_at = min(request.n, _LOOKED_AT) if request.start.drawn else request.n
         return {
             "model": self.model.name,
             "engines": [f"{engine.backend} {getattr(engine, 'precision', '')}".strip() for engine in self._engines],
             "files": self.fingerprint,
             "fuse": bool(self._fused.asked),
-            **run.config.to_dict(),
-            "seed": int(seed),
-            "n": n,
-            "max_batch": largest_batch(run.config, n, run.max_batch),
+            **request.config.to_dict(),
+            "seed": int(request.seed),
+            "n": request.n,
+            "max_batch": request.batch,
             "diverged": diverged,
             "energy_range": energy_range,
             "every": every,
-            "start": _digest(run.start(range(looked_at))),
-            "data": None if run.data is None else _digest(run.data),
-            "cond": {name: _digest(array) for name, array in run.options["cond"].items()},
-            "keep": None if run.options["free"] is None else _digest(run.options["free"]),
+            "start": _digest(request.start(range(looked_at))),
+            "data": None if request.start.data is None else _digest(request.start.data),
+            "cond": {name: _digest(array) for name, array in request.cond.items()},
+            "keep": None if request.start.free is None else _digest(request.start.free),
         }
 
-    def _in_one_batch(self, run: _Run, n: int, what: str, **how: Any) -> Steps:
+    def _in_one_batch(self, request: Request, what: str, **how: Any) -> Steps:
         """All chains in one batch; `how` as for `chain_steps`."""
-        batch = largest_batch(run.config, n, run.max_batch)
+        batch, n = request.batch, request.n
         if batch < n:
             raise UsageError(
                 f"{what} runs all chains in one engine call, which takes {batch} of these {n}: ask for fewer"
             )
-        if run.config.sampler == "langevin" and run.config.order == "noise-drift" and self._exact is None:
+        if request.config.sampler == "langevin" and request.config.order == "noise-drift" and request.exact is None:
             raise UsageError(
                 f'{what} compares energies, and the order "noise-drift" does not know those of its states: set '
                 'order="drift-noise"'
             )
         # One chain's end is no reason to return nothing: it keeps its best.
         return chain_steps(
-            run.engine,
-            run.config,
-            run.start(range(n)),
+            request.engine,
+            request.config,
+            request.start(range(n)),
             range(n),
             n,
             stop_when_diverged=False,
             **how,
-            **run.options,
+            **request.options,
         )
 
     def _warm_by_deadline(self, n: int, settings: SamplerConfig, cond: Mapping[str, np.ndarray]) -> None:

@@ -6,9 +6,51 @@ import numpy as np
 
 from .config import SamplerConfig
 from .errors import UsageError
+from .kept import Kept
 from .noise import NoiseSource, Stream
 
-__all__ = ["start_states"]
+__all__ = ["Start", "start_states"]
+
+
+class Start:
+    """Where the chains of one run start: at given states or at drawn ones, with the numbers that stay filled in.
+
+    Args:
+        config: settings; `init` and `bounds` are used.
+        shape: shape S of one state.
+        seed: as in `NoiseSource`.
+        given: [n, *S] float32, states to start from; None draws them.
+        data: [M, *S] float32, for init="data"; None where there are none.
+        kept: numbers that stay; None where all may move.
+
+    Attributes:
+        data: [M, *S] float32, states that starts are picked from; None where they are not.
+        drawn: whether starts follow from the settings and from `data`, and from nothing else that was given.
+        free: [n, *S] or [1, *S] float32, 1 where a number may move, else 0; None where all may.
+    """
+
+    def __init__(
+        self,
+        config: SamplerConfig,
+        shape: tuple[int, ...],
+        seed: int,
+        given: np.ndarray | None,
+        data: np.ndarray | None,
+        kept: Kept | None,
+    ) -> None:
+        self.data = data if given is None and config.init == "data" else None
+        self.drawn = given is None and kept is None
+        self.free = None if kept is None else kept.free
+        self._config, self._shape, self._seed = config, shape, seed
+        self._given, self._kept = given, kept
+
+    def __call__(self, chains: range, attempt: int = 0) -> np.ndarray:
+        """Returns the start states [len(chains), *S] float32 of these chains; those that are drawn differ by attempt."""
+        if self._given is not None:
+            position = self._given[chains.start : chains.stop]
+        else:
+            position = start_states(self._config, self._shape, chains, self._seed, self.data, attempt)
+        return position if self._kept is None else self._kept.put(position, chains)
 
 
 def start_states(
