@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import numbers
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,8 +36,10 @@ from .precision_schedule import Span
 from .progress import Callback, ProgressOnly, on_the_host
 from .request import Request
 from .run import largest_batch, run_chains
+from .run_identity import identity_of
 from .sample_file import SampleFile
 from .start import Start, start_states
+from .states_on_the_way import sample_file_of
 from .turns import Turns
 from .usable_settings import check_settings
 
@@ -50,9 +51,6 @@ channels then holds 64 MiB for each activation that it keeps for the gradient.""
 
 _LONG_RUN = 4096
 """Engine calls of a run from which it is worth timing fused steps for it: that takes a hundred, and compiling an engine."""
-
-_LOOKED_AT = 64
-"""Starts, where they are drawn, that tell a checkpoint's run from another one."""
 
 
 class Ebm:
@@ -291,32 +289,26 @@ class Ebm:
             deadline = called + _milliseconds(deadline_ms) / 1000
             with self._turns.taken(deadline):
                 return self._draw_by(request, deadline, callback, diverged)
-        with self._turns.taken(), contextlib.ExitStack() as stack:
-            kept, resumed = None, False
+        with self._turns.taken():
+            kept = None
             if checkpoint is not None:
-                identity = self._identity(request, diverged, energy_range, every)
-                identity |= {"out": None if out is None else Path(out).name}
+                identity = identity_of(
+                    request,
+                    model=self.model.name,
+                    engines=self._engines,
+                    files=self.fingerprint,
+                    fuse=bool(self._fused.asked),
+                    diverged=diverged,
+                    energy_range=energy_range,
+                    every=every,
+                    out=None if out is None else Path(out).name,
+                )
                 kept = Checkpoint(checkpoint, identity, seconds=checkpoint_seconds)
-                if out is not None and Path(out).resolve() == kept.path.resolve():
-                    raise UsageError(f"out and checkpoint: both are {out}; give each a file of its own")
-                resumed = kept.load() is not None
-                if out is not None and not Path(out).exists() and resumed:
-                    raise UsageError(
-                        f"out: {out}, which the run of {checkpoint} writes to, is gone: remove the checkpoint to begin anew"
-                    )
-            samples = self._samples(request, every, out, resumed=resumed)
-            if samples is not None:
-                stack.enter_context(samples)
-                if kept is not None:
-                    kept.before = samples.sync
-            return self._draw(
-                request,
-                callback,
-                diverged,
-                energy_range=energy_range,
-                checkpoint=kept,
-                samples=samples,
-            )
+            samples = sample_file_of(request, every, out, kept)
+            with samples or contextlib.nullcontext():
+                return self._draw(
+                    request, callback, diverged, energy_range=energy_range, checkpoint=kept, samples=samples
+                )
 
     def stream(
         self,
@@ -493,39 +485,6 @@ class Ebm:
             return until_on_device(loop, request.engine, steps, request.config, request.seed, request.start.free, pace)
         return until(steps, pace, evaluations(request.config), request.switches)
 
-    def _samples(
-        self, request: Request, every: int | None, out: str | Path | None, *, resumed: bool
-    ) -> SampleFile | None:
-        """The file of `every` and `out`, which go together."""
-        if every is None and out is None:
-            return None
-        if every is None or out is None:
-            raise UsageError("every and out: states are written to a file every so many steps, so give both or neither")
-        if every > request.config.steps:
-            raise UsageError(f"every: expected at most the {request.config.steps} steps of the chain, got {every}")
-        return SampleFile(out, request.config.steps // every, request.n, self.model.x.shape, every, goes_on=resumed)
-
-    def _identity(self, request: Request, diverged: str, energy_range: Any, every: int | None) -> dict[str, Any]:
-        """What decides the numbers of a run, by the names that a caller knows."""
-        looked_at = min(request.n, _LOOKED_AT) if request.start.drawn else request.n
-        return {
-            "model": self.model.name,
-            "engines": [f"{engine.backend} {getattr(engine, 'precision', '')}".strip() for engine in self._engines],
-            "files": self.fingerprint,
-            "fuse": bool(self._fused.asked),
-            **request.config.to_dict(),
-            "seed": int(request.seed),
-            "n": request.n,
-            "max_batch": request.batch,
-            "diverged": diverged,
-            "energy_range": energy_range,
-            "every": every,
-            "start": _digest(request.start(range(looked_at))),
-            "data": None if request.start.data is None else _digest(request.start.data),
-            "cond": {name: _digest(array) for name, array in request.cond.items()},
-            "keep": None if request.start.free is None else _digest(request.start.free),
-        }
-
     def _in_one_batch(self, request: Request, what: str, **how: Any) -> Steps:
         """All chains in one batch; `how` as for `chain_steps`."""
         batch, n = request.batch, request.n
@@ -615,8 +574,3 @@ def _milliseconds(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) > 0:
         raise UsageError(f"deadline_ms: expected a number of milliseconds above 0, got {value!r}")
     return float(value)
-
-
-def _digest(array: np.ndarray) -> str:
-    """The beginning of an array's sha256."""
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]

@@ -24,6 +24,7 @@ class Start:
         kept: numbers that stay; None where all may move.
 
     Attributes:
+        shape: shape S of one state.
         data: [M, *S] float32, states that starts are picked from; None where they are not.
         drawn: whether starts follow from the settings and from `data`, and from nothing else that was given.
         free: [n, *S] or [1, *S] float32, 1 where a number may move, else 0; None where all may.
@@ -38,10 +39,11 @@ class Start:
         data: np.ndarray | None,
         kept: Kept | None,
     ) -> None:
+        self.shape = shape
         self.data = data if given is None and config.init == "data" else None
         self.drawn = given is None and kept is None
         self.free = None if kept is None else kept.free
-        self._config, self._shape, self._seed = config, shape, seed
+        self._config, self._seed = config, seed
         self._given, self._kept = given, kept
 
     def __call__(self, chains: range, attempt: int = 0) -> np.ndarray:
@@ -49,7 +51,7 @@ class Start:
         if self._given is not None:
             position = self._given[chains.start : chains.stop]
         else:
-            position = start_states(self._config, self._shape, chains, self._seed, self.data, attempt)
+            position = start_states(self._config, self.shape, chains, self._seed, self.data, attempt)
         return position if self._kept is None else self._kept.put(position, chains)
 
 

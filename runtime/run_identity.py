@@ -1,0 +1,69 @@
+"""What tells one run from another, so that a checkpoint is gone on with by its own run alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from .engine import Engine
+from .request import Request
+
+__all__ = ["identity_of"]
+
+_LOOKED_AT = 64
+"""Starts, where they are drawn, that tell a run from another one."""
+
+
+def identity_of(
+    request: Request,
+    *,
+    model: str,
+    engines: Iterable[Engine],
+    files: str,
+    fuse: bool,
+    diverged: str,
+    energy_range: tuple[float, float] | None,
+    every: int | None,
+    out: str | None,
+) -> dict[str, Any]:
+    """Returns what decides the numbers of a run, as JSON values by the names that a caller knows.
+
+    Args:
+        request: the chains.
+        model: name of the energy.
+        engines: all that may be asked.
+        files: fingerprint of what the engines were made from.
+        fuse: whether fused steps were asked for.
+        diverged: as in `run_chains`, like `energy_range`.
+        energy_range: energies of a chain that is well.
+        every: steps between two rows of the file of states; None where there is none.
+        out: that file's name.
+    """
+    start = request.start
+    looked_at = min(request.n, _LOOKED_AT) if start.drawn else request.n
+    return {
+        "model": model,
+        "engines": [f"{engine.backend} {getattr(engine, 'precision', '')}".strip() for engine in engines],
+        "files": files,
+        "fuse": fuse,
+        **request.config.to_dict(),
+        "seed": int(request.seed),
+        "n": request.n,
+        "max_batch": request.batch,
+        "diverged": diverged,
+        "energy_range": energy_range,
+        "every": every,
+        "start": _digest(start(range(looked_at))),
+        "data": None if start.data is None else _digest(start.data),
+        "cond": {name: _digest(array) for name, array in request.cond.items()},
+        "keep": None if start.free is None else _digest(start.free),
+        "out": out,
+    }
+
+
+def _digest(array: np.ndarray) -> str:
+    """The beginning of an array's sha256."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
