@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any, get_args, overload
+from typing import Any, overload
 
 import numpy as np
 
-from .arguments import check_choice, check_conditions, check_count, check_range, check_states, split_keywords
-from .best_on_device import until_on_device
-from .best_so_far import BestSoFar, Steps, improvements, until
-from .chain import chain_steps
+from .arguments import check_conditions, check_count, check_range, check_states, split_keywords
+from .best_runs import BestRuns, check_deadline
+from .best_so_far import BestSoFar, Steps, improvements
 from .checkpoint import Checkpoint
 from .config import SamplerConfig
 from .divergence import Divergence
@@ -28,29 +27,24 @@ from .gradient_scale import ScaledScore
 from .judged import Judged
 from .kept import check_kept
 from .manifest import ModelSpec
-from .method import evaluations, replicas
+from .method import replicas
 from .noise import normal
-from .on_device import hindrance
-from .pace import BlockTime, Pace
 from .precision_schedule import Span
-from .progress import Callback, ProgressOnly, on_the_host
+from .progress import Callback, on_the_host
 from .request import Request
 from .run import largest_batch, run_chains
 from .run_identity import identity_of
-from .sample_file import SampleFile
 from .start import Start, start_states
 from .states_on_the_way import sample_file_of
 from .turns import Turns
 from .usable_settings import check_settings
+from .whole_run import run_whole
 
 __all__ = ["Ebm"]
 
 _BATCH_NUMBERS = 2**18
 """Numbers of x in one engine call, where nothing else limits the batch: 1 MiB of float32. A network of 64
 channels then holds 64 MiB for each activation that it keeps for the gradient."""
-
-_LONG_RUN = 4096
-"""Engine calls of a run from which it is worth timing fused steps for it: that takes a hundred, and compiling an engine."""
 
 
 class Ebm:
@@ -115,8 +109,7 @@ class Ebm:
         self._schedule = tuple(schedule)
         self._exact = exact
         self._fused = FusedChoice(fused, fuse, fused_is_faster, self._is_faster)
-        self._telling = FusedChoice(telling, fuse, None, self._is_faster)
-        self._block_times: dict[int, dict[int, BlockTime]] = {}  # by number of chains, see `Pace`
+        self._best_runs = BestRuns(FusedChoice(telling, fuse, None, self._is_faster))
         self.fingerprint = fingerprint
         self._judged = Judged(judged)
         self._turns = Turns(self._engines)
@@ -203,7 +196,9 @@ class Ebm:
                 fused = self._fused.open_for(settings, size, worth=True)
                 if fused is not None:
                     self._take_block(fused, settings, size, shared)
-            self._warm_by_deadline(n, settings, shared)
+            if batch == n:  # else no call with a deadline takes them
+                call = functools.partial(self.refine, normal(0, 0, range(n), self.model.x.shape), cond=shared)
+                self._best_runs.warm(self._engine, settings, n, call)
 
     @overload
     def sample(self, n: int, seed: int = 0, *, deadline_ms: None = None, **keywords: Any) -> np.ndarray: ...
@@ -282,13 +277,12 @@ class Ebm:
             check_count("every", every)
             every = int(every)
         if deadline_ms is not None:
-            long = {"checkpoint": checkpoint, "every": every, "out": out, "energy_range": energy_range}
-            for name, value in long.items():
-                if value is not None:
-                    raise UsageError(f"{name} has no effect with deadline_ms: leave it out")
-            deadline = called + _milliseconds(deadline_ms) / 1000
+            milliseconds = check_deadline(
+                deadline_ms, checkpoint=checkpoint, every=every, out=out, energy_range=energy_range
+            )
+            deadline = called + milliseconds / 1000
             with self._turns.taken(deadline):
-                return self._draw_by(request, deadline, callback, diverged)
+                return self._best_runs.by_deadline(request, deadline, callback, diverged)
         with self._turns.taken():
             kept = None
             if checkpoint is not None:
@@ -306,8 +300,14 @@ class Ebm:
                 kept = Checkpoint(checkpoint, identity, seconds=checkpoint_seconds)
             samples = sample_file_of(request, every, out, kept)
             with samples or contextlib.nullcontext():
-                return self._draw(
-                    request, callback, diverged, energy_range=energy_range, checkpoint=kept, samples=samples
+                return run_whole(
+                    request,
+                    self._fused,
+                    callback=callback,
+                    diverged=diverged,
+                    energy_range=energy_range,
+                    checkpoint=kept,
+                    samples=samples,
                 )
 
     def stream(
@@ -345,10 +345,7 @@ class Ebm:
             DivergenceError: no chain ever had a finite energy.
         """
         request = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
-        fused = self._telling.open_for(request.config, request.n, worth=False)
-        steps = self._in_one_batch(request, "stream()", shared=True, fused=fused)
-        request.engine.stays_on_host("stream() looks at the states of every step")
-        return improvements(self._by_turns(steps), request.switches)
+        return improvements(self._by_turns(self._best_runs.stream(request)), request.switches)
 
     def _by_turns(self, steps: Steps) -> Steps:
         """The same steps, each in a turn of its own: whoever listens may make other calls between two of them."""
@@ -425,110 +422,6 @@ class Ebm:
             exact=self._exact,
         )
 
-    def _draw(
-        self,
-        request: Request,
-        callback: Callback | None,
-        diverged: Divergence,
-        *,
-        energy_range: tuple[float, float] | None = None,
-        checkpoint: Checkpoint | None = None,
-        samples: SampleFile | None = None,
-    ) -> np.ndarray:
-        """Runs the chains of `sample` to their end."""
-        check_choice("diverged", diverged, get_args(Divergence))
-        batch = request.batch
-        # What is measured may come out otherwise when a run is gone on with, and its blocks would be other ones.
-        worth = checkpoint is None and request.config.steps * request.n // batch >= _LONG_RUN
-        fused = None
-        # Whoever asked for every step gets every step, unless asked for blocks.
-        watched = not isinstance(callback, ProgressOnly | None)
-        if energy_range is None and (self._fused.asked or (checkpoint is None and samples is None and not watched)):
-            fused = self._fused.open_for(request.config, batch, worth=worth)
-        return run_chains(
-            request.engine,
-            request.config,
-            request.start,
-            request.n,
-            max_batch=request.max_batch,
-            callback=callback,
-            diverged=diverged,
-            restart=request.start,
-            fused=fused,
-            energy_range=energy_range,
-            checkpoint=checkpoint,
-            samples=samples,
-            **request.options,
-        )
-
-    def _draw_by(
-        self,
-        request: Request,
-        deadline: float,
-        callback: Callback | None,
-        diverged: Divergence,
-    ) -> BestSoFar:
-        """Runs them until a deadline, on the clock of `perf_counter`."""
-        check_choice("diverged", diverged, get_args(Divergence))
-        for name, value, left_out in (("callback", callback, None), ("diverged", diverged, "stop")):
-            if value != left_out:
-                raise UsageError(f"{name} has no effect with deadline_ms: leave it out, or use stream()")
-        n = request.n
-        why = hindrance(request.config, exact=request.exact, switches=request.switches)
-        loop = request.engine.device_loop() if why is None else None
-        if why is not None:
-            request.engine.stays_on_host(why)
-        fused = None if loop is not None else self._telling.open_for(request.config, n, worth=False)
-        pace = Pace(deadline, self._block_times.setdefault(n, {}))
-        steps = self._in_one_batch(request, "deadline_ms", draw_ahead=loop is None, evenly=True, fused=fused, pace=pace)
-        if loop is not None:
-            return until_on_device(loop, request.engine, steps, request.config, request.seed, request.start.free, pace)
-        return until(steps, pace, evaluations(request.config), request.switches)
-
-    def _in_one_batch(self, request: Request, what: str, **how: Any) -> Steps:
-        """All chains in one batch; `how` as for `chain_steps`."""
-        batch, n = request.batch, request.n
-        if batch < n:
-            raise UsageError(
-                f"{what} runs all chains in one engine call, which takes {batch} of these {n}: ask for fewer"
-            )
-        if request.config.sampler == "langevin" and request.config.order == "noise-drift" and request.exact is None:
-            raise UsageError(
-                f'{what} compares energies, and the order "noise-drift" does not know those of its states: set '
-                'order="drift-noise"'
-            )
-        # One chain's end is no reason to return nothing: it keeps its best.
-        return chain_steps(
-            request.engine,
-            request.config,
-            request.start(range(n)),
-            range(n),
-            n,
-            stop_when_diverged=False,
-            **how,
-            **request.options,
-        )
-
-    def _warm_by_deadline(self, n: int, settings: SamplerConfig, cond: Mapping[str, np.ndarray]) -> None:
-        """Does once what calls with a deadline and streams need, which run all chains together."""
-        if largest_batch(settings, n, self._max_batch) < n:
-            return
-        start = normal(0, 0, range(n), self.model.x.shape)
-        loop = None
-        if settings.sampler == "langevin" and settings.order == "drift-noise":
-            loop = self._engine.device_loop()
-        with contextlib.suppress(DivergenceError):  # of noise, which is no start of this model's chains
-            if loop is not None:
-                # What stays on a device allocates there and captures a step; no time is left for taking one.
-                self.refine(start, config=settings, cond=cond, deadline_ms=1e-3)
-                return
-            fused = self._telling.open_for(settings, n, worth=True)
-            if fused is not None:
-                block = settings.replace(steps=fused.count, warmup=0)
-                for _ in range(2):  # in the first the engine compiles, which is not how long a block takes
-                    self._block_times.pop(n, None)
-                    self.refine(start, config=block, cond=cond, deadline_ms=1e6)
-
     def _take_block(self, fused: Fused, config: SamplerConfig, n: int, cond: Mapping[str, np.ndarray]) -> None:
         """Lets an engine of fused steps compile for n chains."""
         settings = config.replace(steps=fused.count, warmup=0)
@@ -559,7 +452,7 @@ class Ebm:
             for engine in self._engines:
                 engine.close()
             self._fused.close()
-            self._telling.close()
+            self._best_runs.close()
 
     def __enter__(self) -> Ebm:
         return self
@@ -568,9 +461,3 @@ class Ebm:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _milliseconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) > 0:
-        raise UsageError(f"deadline_ms: expected a number of milliseconds above 0, got {value!r}")
-    return float(value)

@@ -136,7 +136,7 @@ def test_energies_are_looked_at_after_each_step(bundle: Path) -> None:
 
 def test_who_watches_every_step_gets_every_step(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ebm_export.runtime.ebm.is_faster", lambda *arguments: True)
-    monkeypatch.setattr("ebm_export.runtime.ebm._LONG_RUN", 1)
+    monkeypatch.setattr("ebm_export.runtime.whole_run._LONG_RUN", 1)
     told: list[int] = []
     with load(bundle, backend="onnxruntime", threads=1) as ebm:
         watched = ebm.sample(2, goal=GOAL, callback=lambda now: told.append(now.done))
@@ -366,7 +366,7 @@ class TestByDeadline:
         """Noise is not drawn for blocks that are not taken, for one."""
         blocks = _blocks(monkeypatch)
         with load(bundle, backend="openvino", threads=1, fuse=True) as ebm:
-            ebm._block_times[2] = {COUNT: BlockTime(10.0, 10.0)}
+            ebm._best_runs._block_times[2] = {COUNT: BlockTime(10.0, 10.0)}
             monkeypatch.setattr("ebm_export.runtime.chain.fuse", None)
             assert ebm.sample(2, 3, goal=GOAL, deadline_ms=5e3).steps == CONFIG.steps
         assert not blocks
@@ -417,12 +417,12 @@ class TestByDeadline:
     def test_warm_compiles_what_was_asked_for(self, bundle: Path) -> None:
         with load(bundle, backend="openvino", threads=1, fuse=True) as ebm:
             ebm.warm(3)
-            compiled = [_compiled(choice._fused) for choice in (ebm._fused, ebm._telling)]
+            compiled = [_compiled(choice._fused) for choice in (ebm._fused, ebm._best_runs._telling)]
             assert min(compiled) > 0
-            assert 0 < ebm._block_times[3][COUNT].expected < 0.05, "without what compiling took"
+            assert 0 < ebm._best_runs._block_times[3][COUNT].expected < 0.05, "without what compiling took"
             ebm.sample(3, 3, goal=GOAL)
             ebm.sample(3, 3, goal=GOAL, deadline_ms=1e6)
-            assert [_compiled(choice._fused) for choice in (ebm._fused, ebm._telling)] == compiled
+            assert [_compiled(choice._fused) for choice in (ebm._fused, ebm._best_runs._telling)] == compiled
 
     @pytest.mark.parametrize("precision", ["bf16", "int8"])
     def test_low_precisions(self, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:

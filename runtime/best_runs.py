@@ -1,0 +1,153 @@
+"""Runs of which each chain's best state so far is wanted: those with a deadline, and streams."""
+
+from __future__ import annotations
+
+import contextlib
+import numbers
+from collections.abc import Callable
+from typing import Any, get_args
+
+from .arguments import check_choice
+from .best_on_device import until_on_device
+from .best_so_far import BestSoFar, Steps, until
+from .chain import chain_steps
+from .config import SamplerConfig
+from .divergence import Divergence
+from .engine import Engine
+from .errors import DivergenceError, UsageError
+from .fused_choice import FusedChoice
+from .method import evaluations
+from .on_device import hindrance
+from .pace import BlockTime, Pace
+from .progress import Callback
+from .request import Request
+
+__all__ = ["BestRuns", "check_deadline"]
+
+
+class BestRuns:
+    """Makes such runs, which learn from one another how long fused steps take.
+
+    Args:
+        telling: whether steps are fused, by a graph that tells of each.
+    """
+
+    def __init__(self, telling: FusedChoice) -> None:
+        self._telling = telling
+        self._block_times: dict[int, dict[int, BlockTime]] = {}  # by number of chains, see `Pace`
+
+    def by_deadline(
+        self, request: Request, deadline: float, callback: Callback | None, diverged: Divergence
+    ) -> BestSoFar:
+        """Runs chains until a deadline.
+
+        Args:
+            request: the chains.
+            deadline: in seconds, on the clock of `time.perf_counter`.
+            callback: None; nobody is told of steps.
+            diverged: "stop"; a chain that diverges keeps its best.
+
+        Raises:
+            UsageError: one of these two is something else, or the chains cannot be run so.
+            DivergenceError: no chain ever had a finite energy.
+        """
+        check_choice("diverged", diverged, get_args(Divergence))
+        for name, value, left_out in (("callback", callback, None), ("diverged", diverged, "stop")):
+            if value != left_out:
+                raise UsageError(f"{name} has no effect with deadline_ms: leave it out, or use stream()")
+        config, n = request.config, request.n
+        why = hindrance(config, exact=request.exact, switches=request.switches)
+        loop = request.engine.device_loop() if why is None else None
+        if why is not None:
+            request.engine.stays_on_host(why)
+        fused = None if loop is not None else self._telling.open_for(config, n, worth=False)
+        pace = Pace(deadline, self._block_times.setdefault(n, {}))
+        steps = _in_one_batch(request, "deadline_ms", draw_ahead=loop is None, evenly=True, fused=fused, pace=pace)
+        if loop is not None:
+            return until_on_device(loop, request.engine, steps, config, request.seed, request.start.free, pace)
+        return until(steps, pace, evaluations(config), request.switches)
+
+    def stream(self, request: Request) -> Steps:
+        """Returns the steps of chains, for whoever looks at their states and may ask the engine in between.
+
+        Raises:
+            UsageError: the chains cannot be run so.
+        """
+        fused = self._telling.open_for(request.config, request.n, worth=False)
+        steps = _in_one_batch(request, "stream()", shared=True, fused=fused)
+        request.engine.stays_on_host("stream() looks at the states of every step")
+        return steps
+
+    def warm(self, engine: Engine, config: SamplerConfig, n: int, call: Callable[..., object]) -> None:
+        """Does once what these runs need.
+
+        Args:
+            engine: takes the steps; open.
+            config: settings of the runs to come.
+            n: number of their chains, which fit into one engine call.
+            call: makes such a run of n chains; it takes `config` and `deadline_ms`.
+        """
+        loop = None
+        if config.sampler == "langevin" and config.order == "drift-noise":
+            loop = engine.device_loop()
+        with contextlib.suppress(
+            DivergenceError
+        ):  # where `call` starts from noise, which is no start of this model's chains
+            if loop is not None:
+                # What stays on a device allocates there and captures a step; no time is left for taking one.
+                call(config=config, deadline_ms=1e-3)
+                return
+            fused = self._telling.open_for(config, n, worth=True)
+            if fused is not None:
+                block = config.replace(steps=fused.count, warmup=0)
+                for _ in range(2):  # in the first the engine compiles, which is not how long a block takes
+                    self._block_times.pop(n, None)
+                    call(config=block, deadline_ms=1e6)
+
+    def close(self) -> None:
+        """Frees the engine of fused steps, where it is open; safe to call twice."""
+        self._telling.close()
+
+
+def check_deadline(milliseconds: Any, **given: Any) -> float:
+    """Checks a deadline, and refuses what has no effect with one.
+
+    Args:
+        milliseconds: of the deadline.
+        **given: such arguments, None where left out.
+
+    Returns:
+        The milliseconds.
+
+    Raises:
+        UsageError: they are no number above 0, or something was given.
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(f"{name} has no effect with deadline_ms: leave it out")
+    if isinstance(milliseconds, bool) or not isinstance(milliseconds, numbers.Real) or not float(milliseconds) > 0:
+        raise UsageError(f"deadline_ms: expected a number of milliseconds above 0, got {milliseconds!r}")
+    return float(milliseconds)
+
+
+def _in_one_batch(request: Request, what: str, **how: Any) -> Steps:
+    """All chains in one batch; `how` as for `chain_steps`."""
+    batch, n = request.batch, request.n
+    if batch < n:
+        raise UsageError(f"{what} runs all chains in one engine call, which takes {batch} of these {n}: ask for fewer")
+    if request.config.sampler == "langevin" and request.config.order == "noise-drift" and request.exact is None:
+        raise UsageError(
+            f'{what} compares energies, and the order "noise-drift" does not know those of its states: set '
+            'order="drift-noise"'
+        )
+    # One chain's end is no reason to return nothing: it keeps its best.
+    return chain_steps(
+        request.engine,
+        request.config,
+        request.start(range(n)),
+        range(n),
+        n,
+        stop_when_diverged=False,
+        **how,
+        **request.options,
+    )
