@@ -20,7 +20,7 @@ from .checkpoint import Checkpoint
 from .config import SamplerConfig
 from .divergence import Divergence
 from .engine import Engine
-from .errors import DivergenceError, UsageError
+from .errors import UsageError
 from .fused_choice import FusedChoice, is_faster
 from .fused_steps import Fused
 from .gradient_scale import ScaledScore
@@ -30,14 +30,15 @@ from .manifest import ModelSpec
 from .method import replicas
 from .noise import normal
 from .precision_schedule import Span
-from .progress import Callback, on_the_host
+from .progress import Callback
 from .request import Request
-from .run import largest_batch, run_chains
+from .run import largest_batch
 from .run_identity import identity_of
-from .start import Start, start_states
+from .start import Start
 from .states_on_the_way import sample_file_of
 from .turns import Turns
 from .usable_settings import check_settings
+from .warming import blank_conditions, warm_block, warm_steps
 from .whole_run import run_whole
 
 __all__ = ["Ebm"]
@@ -187,18 +188,13 @@ class Ebm:
         with self._turns.taken():
             batch = largest_batch(settings, n, self._max_batch)
             for size in {batch, n % batch or batch}:
-                rows = size * replicas(settings)
-                cond = {spec.name: np.zeros((rows, *spec.shape), spec.dtype) for spec in self.model.cond}
-                shared = {name: np.broadcast_to(array[:1], array.shape) for name, array in cond.items()}
-                for engine in self._engines:
-                    engine.ready(cond)
-                    ScaledScore(engine, cond)(normal(0, 0, range(rows), self.model.x.shape))
+                warm_steps(self._engines, self.model, size * replicas(settings))
                 fused = self._fused.open_for(settings, size, worth=True)
                 if fused is not None:
-                    self._take_block(fused, settings, size, shared)
-            if batch == n:  # else no call with a deadline takes them
-                call = functools.partial(self.refine, normal(0, 0, range(n), self.model.x.shape), cond=shared)
-                self._best_runs.warm(self._engine, settings, n, call)
+                    warm_block(self._engine, fused, self.model, settings, size)
+            if batch == n:  # else neither a deadline nor a stream can be asked of them
+                start, cond = normal(0, 0, range(n), self.model.x.shape), blank_conditions(self.model, n)
+                self._best_runs.warm(self._engine, settings, n, functools.partial(self.refine, start, cond=cond))
 
     @overload
     def sample(self, n: int, seed: int = 0, *, deadline_ms: None = None, **keywords: Any) -> np.ndarray: ...
@@ -422,29 +418,9 @@ class Ebm:
             exact=self._exact,
         )
 
-    def _take_block(self, fused: Fused, config: SamplerConfig, n: int, cond: Mapping[str, np.ndarray]) -> None:
-        """Lets an engine of fused steps compile for n chains."""
-        settings = config.replace(steps=fused.count, warmup=0)
-        with contextlib.suppress(DivergenceError):  # of noise, which is no start of this model's chains
-            run_chains(
-                self._engine,
-                settings,
-                lambda chains: normal(0, 0, chains, self.model.x.shape),
-                n,
-                cond=cond,
-                callback=on_the_host,
-                fused=fused,
-            )
-
     def _is_faster(self, fused: Fused, config: SamplerConfig, batch: int) -> bool:
-        """Times both ways."""
-        cond = {spec.name: np.zeros((1, *spec.shape), spec.dtype) for spec in self.model.cond}
-        shape, pool = self.model.x.shape, self.data
-        if config.init == "data" and pool is None:  # which calls will give
-            config = config.replace(init="normal")
-        return is_faster(
-            self._engine, fused, config, lambda chains: start_states(config, shape, chains, 0, pool), batch, cond
-        )
+        """Times both ways, from the starts that calls will have."""
+        return is_faster(self._engine, fused, config, batch, self.model, self.data)
 
     def close(self) -> None:
         """Frees the engines; safe to call twice."""

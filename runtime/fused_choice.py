@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,8 +13,11 @@ from .config import SamplerConfig
 from .engine import Engine
 from .errors import DivergenceError, LoadError
 from .fused_steps import Fused
+from .manifest import ModelSpec
 from .progress import on_the_host
 from .run import run_chains
+from .start import start_states
+from .warming import blank_conditions
 
 __all__ = ["FusedChoice", "is_faster"]
 
@@ -96,9 +99,9 @@ def is_faster(
     engine: Engine,
     fused: Fused,
     config: SamplerConfig,
-    start: Callable[[range], np.ndarray],
     batch: int,
-    cond: Mapping[str, np.ndarray],
+    model: ModelSpec,
+    data: np.ndarray | None,
 ) -> bool:
     """Times a block of steps both ways, in turns.
 
@@ -106,18 +109,21 @@ def is_faster(
         engine: open.
         fused: with settings that fit; its engine is opened where that is still to be found out, and stays open.
         config: the sampler's settings.
-        start: gives start states like those of the calls to come.
         batch: number of chains.
-        cond: conditioning inputs, one row or `batch` rows each.
+        model: what the energy takes.
+        data: [M, *S] float32, for init="data"; None where calls will give it.
     """
     settings = config.replace(steps=fused.count, warmup=0)
+    if settings.init == "data" and data is None:
+        settings = settings.replace(init="normal")
+    cond = blank_conditions(model, 1)
 
     def seconds(steps: Fused | None) -> float:
         begun = time.perf_counter()
         run_chains(
             engine,
             settings,
-            start,
+            lambda chains: start_states(settings, model.x.shape, chains, 0, data),
             batch,
             cond=cond,
             callback=on_the_host,  # chains that stay on a device have no use for fused steps

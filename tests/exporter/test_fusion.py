@@ -297,7 +297,7 @@ def test_measurement_decides(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> N
     asked: list[int] = []
 
     def measured(*arguments: Any) -> bool:
-        asked.append(arguments[4])
+        asked.append(arguments[3])
         return True
 
     monkeypatch.setattr("ebm_export.runtime.ebm.is_faster", measured)
