@@ -16,6 +16,7 @@ import numpy as np
 from .arguments import check_conditions, check_count, check_range, check_states, split_keywords
 from .best_runs import BestRuns, check_deadline
 from .best_so_far import BestSoFar, Steps, improvements
+from .chain import rows_of
 from .checkpoint import Checkpoint
 from .config import SamplerConfig
 from .divergence import Divergence
@@ -161,13 +162,10 @@ class Ebm:
         grads = np.empty_like(states)
         with self._turns.taken():
             for first in range(0, len(states), self._max_batch):
-                rows = slice(first, first + self._max_batch)
-                batch = states[rows]
-                shared = {
-                    name: np.broadcast_to(array, (len(batch), *array.shape[1:])) if len(array) == 1 else array[rows]
-                    for name, array in conditions.items()
-                }
-                energies[rows], grads[rows] = ScaledScore(self.engine, shared)(batch)
+                batch = range(first, min(first + self._max_batch, len(states)))
+                rows = slice(batch.start, batch.stop)
+                shared = {name: rows_of(array, batch, 1) for name, array in conditions.items()}
+                energies[rows], grads[rows] = ScaledScore(self.engine, shared)(states[rows])
         return energies, grads
 
     def warm(self, n: int, config: SamplerConfig | None = None) -> None:
