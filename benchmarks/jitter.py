@@ -10,6 +10,7 @@ OpenVINO each is also run with several steps in one call, in turns with single s
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
@@ -109,7 +110,7 @@ def main() -> None:
                 with ExitStack() as stack:
                     contestants = [
                         Contestant(stack, path, name, backend, fuse=fuse)
-                        for backend, fuse in (("openvino", False), ("openvino", True), ("onnxruntime", False))
+                        for backend, fuse in itertools.product(("openvino", "onnxruntime"), (False, True))
                     ]
                     for _ in range(0, options.calls, TURN):
                         for contestant in contestants:

@@ -67,8 +67,11 @@ class Fusion(NamedTuple):
         """
         halves = split(model) if self.splits else None
         score = model if halves is None else halves.score
-        # Only OpenVINO can be told to leave an output out, and in the order "noise-drift" states have no energy.
-        each = artifact["target"] == "openvino" and "grad" in ports(self.config.sampler, self.config.order).state
+        # These two can be told to leave an output out, and in the order "noise-drift" states have no energy.
+        each = (
+            artifact["target"] in ("openvino", "onnxruntime")
+            and "grad" in ports(self.config.sampler, self.config.order).state
+        )
         graph = sampler_graph(score, self.config, self.steps, highest_scale=self._highest_scale(artifact), each=each)
         made = self._written(artifact, ir.to_proto(graph), folder, batch, "sampler", tell)
         made["steps"] = self.steps

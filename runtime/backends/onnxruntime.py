@@ -13,6 +13,7 @@ import numpy as np
 from ..engine import Engine
 from ..errors import EbmExportError, LoadError, MissingBackend, UsageError
 from ..onnxruntime_library import import_onnxruntime
+from .onnx_outputs import without_outputs
 
 __all__ = ["OnnxRuntimeEngine", "available"]
 
@@ -60,16 +61,18 @@ class OnnxRuntimeEngine(Engine):
             precision: the name the bundle gives this artifact; the arithmetic is set by the graph's own types.
             threads: threads that one call may use on the CPU, None for one per physical core.
             options: `providers`, a list as `onnxruntime.InferenceSession` takes it (names, or pairs of a name and a
-                dict of the provider's options).
+                dict of the provider's options). `leave_out`: names of outputs that nobody asks for; what only they need
+                is not computed.
 
         Raises:
             UsageError: an option that this backend does not know.
         """
         options = dict(options or {})
         self._wanted: list[Any] | None = options.pop("providers", None)
+        self._left_out = tuple(options.pop("leave_out", ()))
         if options:
             raise UsageError(
-                f"backend 'onnxruntime' knows the option 'providers'; it got {', '.join(map(repr, options))}"
+                f"backend 'onnxruntime' knows the options 'providers' and 'leave_out'; it got {', '.join(map(repr, options))}"
             )
         self.path = Path(path)
         self.precision = precision
@@ -139,14 +142,20 @@ class OnnxRuntimeEngine(Engine):
         settings.add_session_config_entry("session.x64quantprecision", "1")
         if not self.path.is_file():
             raise LoadError(f"there is no ONNX file {self.path}")
+        source: Path | bytes = self.path
+        if self._left_out:
+            try:
+                source = without_outputs(self.path.read_bytes(), self._left_out)
+            except ValueError as error:
+                raise LoadError(f"onnxruntime cannot load {self.path.name}: {error}") from error
         try:
-            return onnxruntime.InferenceSession(self.path, settings, providers=providers)
+            return onnxruntime.InferenceSession(source, settings, providers=providers)
         except _failures() as error:
             # Where layers share 8-bit weights, as fused steps do, onnxruntime 1.32 fails with that setting. Then it computes on the
             # 8-bit numbers in float32, which is right everywhere.
             settings.add_session_config_entry("session.disable_quant_qdq", "1")
             with contextlib.suppress(*_failures()):
-                return onnxruntime.InferenceSession(self.path, settings, providers=providers)
+                return onnxruntime.InferenceSession(source, settings, providers=providers)
             raise LoadError(f"onnxruntime cannot load {self.path.name}: {_first_line(error)}") from error
 
     def _checked_session(self, onnxruntime: Any, providers: list[Any]) -> Any:

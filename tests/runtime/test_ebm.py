@@ -429,7 +429,9 @@ class TestLoad:
             (folder / "score.onnx").write_bytes(quadratic_graph().SerializeToString())
             entry = artifact_entry(folder, "score.onnx", options={"turbo": True})
             write_manifest(folder, manifest_entries([entry]))
-        with pytest.raises(UsageError, match="backend 'onnxruntime' knows the option 'providers'; it got 'turbo'"):
+        with pytest.raises(
+            UsageError, match="backend 'onnxruntime' knows the options 'providers' and 'leave_out'; it got 'turbo'"
+        ):
             load(tmp_path / "m.ebm")
 
 
