@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import numpy as np
 
@@ -327,7 +327,9 @@ def _read(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        named = str(path) in get_args(get_type_hints(SamplerConfig)["sampler"])
+        hint = f'; settings come in a file: for this sampler, one with the line `sampler = "{path}"`' if named else ""
+        raise UsageError(f"{path} cannot be read: {error.strerror}{hint}") from error
     except ValueError as error:
         raise UsageError(f"{path} is neither TOML nor JSON: {error}") from error
     if not isinstance(found, dict):

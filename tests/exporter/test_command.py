@@ -55,6 +55,12 @@ def test_a_flag_that_was_given_wins(file: Path, text: str, given: dict[str, Any]
     assert {name: getattr(read, name) for name in given} == given
 
 
+def test_a_samplers_name_is_no_file_of_settings(file: Path) -> None:
+    file.write_text('sampler = "optimize"')
+    with pytest.raises(UsageError, match=r'optimize cannot be read: .* one with the line `sampler = "optimize"`'):
+        options().with_file(file)
+
+
 def test_settings_of_flags_win_over_those_of_files(file: Path, tmp_path: Path) -> None:
     file.write_text("friction = 2.0\n[sampler]\nsteps = 9\nstep_size = 0.1\nnoise = 0.1\n")
     (tmp_path / "s.toml").write_text("step_size = 0.2\nnoise = 0.2\n")
