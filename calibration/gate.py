@@ -62,7 +62,8 @@ def judge(
         gate: largest ratio to the seed noise floor that passes, above 1.
         smallest_difference: what should be seen, in standard deviations of the energy.
         bias_limit: largest gain and bias that pass, relative to rms of the gradient.
-        temperature: T of p(x) proportional to exp(-E(x) / T), for the Stein discrepancy.
+        temperature: T of p(x) proportional to exp(-E(x) / T), for the Stein discrepancy; 0 for chains that come to rest. Their ends
+            are points, and one within a hundredth of the samples' spread of another counts as the same, in density, coverage and modes.
         metrics: names from `gate_metrics.GATE_METRICS`; None takes all ("stein" where both sets have gradients).
         seed: of splits, directions, shuffles and clusters: same seed, same result.
 
@@ -77,8 +78,8 @@ def judge(
             f"candidate: expected samples of {list(reference.x.shape[1:])} as the reference has, "
             f"got {list(candidate.x.shape[1:])}"
         )
-    if not temperature > 0.0:
-        raise UsageError(f"temperature: expected a number above 0, got {temperature!r}")
+    if not temperature >= 0.0:
+        raise UsageError(f"temperature: expected a number of at least 0, got {temperature!r}")
     chains = min(len(reference), len(candidate))
     asked = plan_chains(gate, smallest_difference)  # checks both
     plan = fitted_plan(gate, smallest_difference, chains) if chains != asked.pool else asked

@@ -33,6 +33,8 @@ _FRECHET_WIDTH = 16
 
 _NEIGHBOURS = 5
 """k of density and coverage, as Naeem et al. (ICML 2020) use; a fifth of the subset's chains where that is fewer."""
+_SAME = 0.01
+"""Share of the spread within which two points of rest count as one."""
 
 _CUT = 0.005
 """Share of chains at each end of a component that count as far out where a covariance is fitted."""
@@ -98,7 +100,7 @@ class Pools:
         if self.reference.labels is not None and self.candidate.labels is not None:
             first, second = self.reference.labels, self.candidate.labels
             return first, second, 1 + int(max(first.max(), second.max()))
-        first, second = (rows[:, :_FRECHET_WIDTH] for rows in self.components)
+        first, second = (rows[:, :_FRECHET_WIDTH] for rows in self.places)
         modes = find_modes(np.concatenate([first, second]), seed=self.seed)
         return modes.assign(first), modes.assign(second), len(modes.centres)
 
@@ -114,9 +116,23 @@ class Pools:
         return min(_NEIGHBOURS, max(1, self.subset // 5))
 
     @cached_property
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """The components, where chains come to rest with noise of a hundredth of their spread.
+
+        FP32's chains that rest at one point are nearer to each other than a grid of any precision, so that their nearest neighbours
+        and clusters would tell the precisions apart by any distance at all.
+        """
+        first, second = self.components
+        if self.temperature > 0:
+            return first, second
+        size = _SAME * np.sqrt(np.square(first).sum(axis=1).mean() / first.shape[1])
+        random = np.random.default_rng(self.seed)
+        return tuple(rows + size * random.standard_normal(rows.shape) for rows in (first, second))  # type: ignore[return-value]
+
+    @cached_property
     def balls(self) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         """Density within and across, coverage within and across, by partition and pair of sets."""
-        first, second = (rows.astype(np.float32) for rows in self.components)
+        first, second = (rows.astype(np.float32) for rows in self.places)
         found: tuple[list[np.ndarray], ...] = ([], [], [], [])
         k = self.neighbours
         for own, other in self.parts:
@@ -138,7 +154,7 @@ class Pools:
     @cached_property
     def ball_p_values(self) -> ManifoldPValues:
         """p-values of density and coverage in the whole pools."""
-        first, second = self.components
+        first, second = self.places
         return manifold_p_values(first, second, k=self.neighbours, seed=self.seed)
 
 
@@ -291,7 +307,7 @@ def _stein(pools: Pools) -> MetricVerdict:
     first, second = centred(*(rows.astype(np.float64) for rows in pools.x))
     width = median_distance(first)
     sums = [
-        stein_sums(rows, (grad.reshape(rows.shape) / -pools.temperature).astype(rows.dtype), width)
+        stein_sums(rows, (grad.reshape(rows.shape) / -(pools.temperature or 1.0)).astype(rows.dtype), width)
         for rows, grad in ((first, pools.reference.grad), (second, pools.candidate.grad))
     ]
     return _verdict("stein", pools, self_ratio(pools.subset, *sums), None, f"bandwidth {width:.3g}")

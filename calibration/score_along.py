@@ -13,6 +13,8 @@ from .trajectory import Trajectory
 
 __all__ = ["fidelity_along", "gradients_along"]
 
+_LEAST_AT_REST = 0.1
+
 _CALL_NUMBERS = 2**18
 """Numbers of x in one engine call, as `runtime.ebm` limits them."""
 
@@ -74,7 +76,12 @@ def _prepared(engine: Engine, cond: Mapping[str, np.ndarray], max_batch: int | N
 
 
 def fidelity_along(
-    trajectory: Trajectory, reference: np.ndarray, candidate: np.ndarray, conditions: np.ndarray | None = None
+    trajectory: Trajectory,
+    reference: np.ndarray,
+    candidate: np.ndarray,
+    conditions: np.ndarray | None = None,
+    *,
+    rests: bool = False,
 ) -> tuple[StageFidelity, ...]:
     """Compares two sets of gradients stage by stage.
 
@@ -85,9 +92,15 @@ def fidelity_along(
         reference: [G, n, *S], as `gradients_along` returns them from FP32.
         candidate: [G, n, *S] from the candidate.
         conditions: [n], which condition each chain has; None where all have the same.
+        rests: whether chains come to rest, where gradients vanish and an error of any size is infinitely large beside them. Errors
+            are then relative to a tenth of the largest stage's gradient at least: one of 1 % of that moves the point of rest by
+            a thousandth of the way. With noise there is no such point, and what is left of the gradient is what counts.
     """
-    return tuple(
-        score_fidelity(reference[stage], candidate[stage], conditions=conditions, stage=stage, step=int(step))
-        for stage, step in enumerate(trajectory.step)
-        if np.any(reference[stage])
-    )
+    sizes = np.sqrt(np.square(reference, dtype=np.float64).reshape(len(reference), -1).mean(axis=1))  # [G]
+    least = _LEAST_AT_REST * sizes.max() if rests else 0.0
+    found = []
+    for stage, (step, size) in enumerate(zip(trajectory.step.tolist(), sizes, strict=True)):
+        if size > 0:
+            one = score_fidelity(reference[stage], candidate[stage], conditions=conditions, stage=stage, step=step)
+            found.append(one.beside(max(1.0, least / size)))
+    return tuple(found)

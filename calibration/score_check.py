@@ -16,6 +16,7 @@ from .gate_rules import GateRules
 from .metrics.score_fidelity import StageFidelity
 from .score_along import fidelity_along, gradients_along
 from .score_bias import judge_score
+from .temperature import comes_to_rest
 from .trajectory import Trajectory, record_trajectory
 
 __all__ = ["ScoreCheck"]
@@ -67,6 +68,7 @@ class ScoreCheck:
         _, which = distinct_rows(self._cond.values(), several)
         self._condition = which[own_row]
         self._rules = rules
+        self._rests = comes_to_rest(config)
         self._along: list[tuple[Trajectory, np.ndarray]] = []  # with FP32's gradients
 
         def record(seed: int) -> tuple[Trajectory, np.ndarray]:
@@ -108,7 +110,7 @@ class ScoreCheck:
             found.append(gradients_along(engine, trajectory, self._cond, max_batch=max_batch, progress=progress))
             exact = [self._trajectory(number)[1] for number in range(len(found))]
             conditions = np.tile(self._condition, len(found))
-            fidelity = fidelity_along(trajectory, _joined(exact), _joined(found), conditions)
+            fidelity = fidelity_along(trajectory, _joined(exact), _joined(found), conditions, rests=self._rests)
             failed = [verdict for verdict in judge_score(fidelity, self._rules.bias_limit) if not verdict.passed]
             # One that failed once gets no second chance to pass by luck: it is asked along all trajectories.
             settled = any(verdict.decided for verdict in failed) or (not failed and len(found) == 1)

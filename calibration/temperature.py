@@ -6,15 +6,22 @@ import math
 
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import UsageError
-from ..runtime.schedule import temperature_schedule
+from ..runtime.schedule import noise_schedule, temperature_schedule
 
-__all__ = ["final_temperature"]
+__all__ = ["comes_to_rest", "final_temperature"]
 
 
 def final_temperature(config: SamplerConfig) -> float:
-    """Returns T of exp(-E / T) that the last steps of a chain keep; 1 for a chain without noise, which keeps none."""
+    """Returns T of exp(-E / T) that the last steps of a chain keep; 0 for one that comes to rest, 1 where noise ends and keeps none."""
+    if comes_to_rest(config):
+        return 0.0
     try:
         temperature = float(temperature_schedule(config)[-1])
     except UsageError:  # noise without a drift has no temperature
         return 1.0
     return temperature if 0 < temperature < math.inf else 1.0
+
+
+def comes_to_rest(config: SamplerConfig) -> bool:
+    """Whether a chain has no noise, so that it goes where the gradient vanishes."""
+    return config.sampler == "optimize" or not noise_schedule(config).any()

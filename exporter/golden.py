@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..calibration import Trajectory, record_trajectory
+from ..calibration.temperature import comes_to_rest
 from ..runtime.backends.function import FunctionEngine
 from ..runtime.config import SamplerConfig
 from ..runtime.distinct_rows import distinct_rows
@@ -72,7 +73,7 @@ def make_golden(
     """
     if trajectory is None:
         trajectory = run_in_pytorch(energy, config, seed=seed, data=data, progress=progress)
-    return _answer(energy, trajectory, fresh_conditions(energy, CHAINS, seed), precisions, config.bounds)
+    return _answer(energy, trajectory, fresh_conditions(energy, CHAINS, seed), precisions, config)
 
 
 def run_in_pytorch(
@@ -120,8 +121,9 @@ def _answer(
     trajectory: Trajectory,
     cond: dict[str, np.ndarray],
     precisions: Collection[str],
-    bounds: Bounds,
+    config: SamplerConfig,
 ) -> dict[str, np.ndarray]:
+    bounds = config.bounds
     single = Reference(energy, torch.float32)
     exact = _double(energy, trajectory.x[0], cond) or single
     answers = [exact(x, **cond) for x in trajectory.x]
@@ -134,7 +136,8 @@ def _answer(
         "energy": energies,
         "grad": grads,
     }
-    found["grad_scale"] = np.minimum(found["grad_scale"], np.float32(scales_of(found).highest))
+    highest = scales_of(found, rests=comes_to_rest(config)).highest
+    found["grad_scale"] = np.minimum(found["grad_scale"], np.float32(highest))
     found |= _single_errors(single, found, cond, bounds)
     for precision in (name for name in _LOW if name in precisions):
         rounded = Reference(energy, torch.float32, weights=_LOW[precision])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,14 @@ class StageFidelity:
     """Mean square of the gains at each condition, without what chance adds; None where there is one condition."""
     condition_gain_squared_error: float | None = None
     """Standard error of `condition_gain_squared` over states."""
+
+    def beside(self, size: float) -> StageFidelity:
+        """The same errors relative to rms(g) times `size`."""
+        plain = ("gain", "gain_error", "bias", "bias_error", "noise", "relative_error")
+        squares = [f.name for f in fields(self) if "squared" in f.name]
+        changed = {name: getattr(self, name) / size for name in plain}
+        changed |= {name: value / size**2 for name in squares if (value := getattr(self, name)) is not None}
+        return replace(self, **changed)
 
 
 def score_fidelity(

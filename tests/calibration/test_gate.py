@@ -43,6 +43,35 @@ def named(result: GateResult) -> dict:
     return {verdict.metric: verdict for verdict in result.verdicts}
 
 
+class TestChainsThatRest:
+    """Ends of chains without noise: six points, each with its own energy, and what an engine is off by at each."""
+
+    def ends(self, seed: int, off: float, masses: np.ndarray = MASSES) -> SampleSet:
+        rng = np.random.default_rng(seed)
+        n = plan_chains(1.25, FEW).pool
+        mode = rng.choice(6, size=n, p=masses / masses.sum())
+        spread = np.sqrt(np.square(MEANS).mean())
+        away = np.random.default_rng(5).standard_normal((6, 8))[mode] * off * spread
+        away += 1e-7 * rng.standard_normal((n, 8))
+        energy = mode + 0.5 * np.square(away).sum(axis=1)
+        return SampleSet((MEANS[mode] + away).astype(np.float32), energy, away.astype(np.float32))
+
+    def judged(self, candidate: SampleSet, temperature: float = 0.0) -> GateResult:
+        return judge(self.ends(0, 0.0), candidate, (), smallest_difference=FEW, temperature=temperature)
+
+    def test_a_small_fraction_of_the_spread_is_the_same_point(self) -> None:
+        assert self.judged(self.ends(1, 0.0)).passed
+        assert self.judged(self.ends(1, 0.002)).passed
+        held = named(self.judged(self.ends(1, 0.002), temperature=1.0))
+        assert not held["coverage"].passed, "with noise the neighbours' distances say something"
+
+    def test_a_larger_one_is_not(self) -> None:
+        assert not self.judged(self.ends(1, 0.1)).passed
+
+    def test_a_lost_end(self) -> None:
+        assert not self.judged(self.ends(1, 0.0, without(2))).passed
+
+
 class TestPerfectEngines:
     @pytest.mark.parametrize("draw", [gaussian, mixture])
     def test_nearly_all_pass(self, draw) -> None:
@@ -246,7 +275,7 @@ class TestRefusals:
         [
             ({"gate": 0.9}, "gate: expected a number above 1, got 0.9"),
             ({"metrics": ["speed"]}, "metrics: expected some of energy, .* got 'speed'"),
-            ({"temperature": 0.0}, "temperature: expected a number above 0"),
+            ({"temperature": -1.0}, "temperature: expected a number of at least 0"),
             ({"bias_limit": 0.0}, "bias_limit: expected a number above 0"),
         ],
     )

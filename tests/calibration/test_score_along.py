@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from ebm_export.calibration import record_trajectory
+from ebm_export.calibration.metrics.score_fidelity import StageFidelity
 from ebm_export.calibration.score_along import fidelity_along, gradients_along
+from ebm_export.calibration.score_bias import judge_score
 from ebm_export.calibration.trajectory import Trajectory
 from ebm_export.runtime import SamplerConfig
 from ebm_export.runtime.backends.function import FunctionEngine
@@ -100,6 +102,41 @@ def test_a_stage_without_a_gradient_is_left_out(trajectory: Trajectory, cond: di
     reference = gradients_along(steep(1.0), trajectory, cond)
     reference[1] = 0
     assert [stage.stage for stage in fidelity_along(trajectory, reference, reference)] == [0, 2, 3, 4]
+
+
+class TestChainsThatRest:
+    """Gradients that shrink to a millionth, and a candidate that is off by the same everywhere."""
+
+    def found(
+        self, trajectory: Trajectory, cond: dict[str, np.ndarray], off: float, rests: bool
+    ) -> list[StageFidelity]:
+        reference = gradients_along(steep(1.0), trajectory, cond)
+        reference /= np.sqrt(np.square(reference).mean(axis=(1, 2), keepdims=True))
+        reference *= np.logspace(0, -6, len(reference)).astype(np.float32)[:, None, None]
+        return list(fidelity_along(trajectory, reference, reference + np.float32(off), np.arange(16) % 2, rests=rests))
+
+    def test_errors_are_beside_a_tenth_of_the_largest_at_least(
+        self, trajectory: Trajectory, cond: dict[str, np.ndarray]
+    ) -> None:
+        off = 1e-4
+        own, rests = (self.found(trajectory, cond, off, rests) for rests in (False, True))
+        assert own[0] == rests[0]
+        assert own[-1].bias == pytest.approx(off / 1e-6, rel=0.01)
+        assert rests[-1].bias == pytest.approx(off / 0.1, rel=0.01)
+        assert rests[-1].relative_error == pytest.approx(off / 0.1, rel=0.01)
+        assert rests[-1].bias_squared == pytest.approx((off / 0.1) ** 2, rel=0.01)
+        assert rests[-1].condition_bias_squared == pytest.approx((off / 0.1) ** 2, rel=0.01)
+
+    @pytest.mark.parametrize(("off", "passed"), [(5e-4, True), (2e-3, False)])
+    def test_what_passes(self, trajectory: Trajectory, cond: dict[str, np.ndarray], off: float, passed: bool) -> None:
+        verdicts = judge_score(self.found(trajectory, cond, off, True), 0.01)
+        assert all(verdict.passed for verdict in verdicts) == passed
+        assert not all(verdict.passed for verdict in judge_score(self.found(trajectory, cond, off, False), 0.01))
+
+    def test_a_gain_is_found_as_ever(self, trajectory: Trajectory, cond: dict[str, np.ndarray]) -> None:
+        reference = gradients_along(steep(1.0), trajectory, cond)
+        found = fidelity_along(trajectory, reference, 1.02 * reference, rests=True)
+        assert not judge_score(found, 0.01)[0].passed
 
 
 def test_progress_counts_stages(trajectory: Trajectory, cond: dict[str, np.ndarray]) -> None:
