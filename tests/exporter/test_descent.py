@@ -12,6 +12,7 @@ from torch import nn
 
 from ebm_export.exporter import export
 from ebm_export.runtime import SamplerConfig, load
+from ebm_export.runtime.known_scales import NOTHING_KNOWN
 
 SAMPLERS = {
     "langevin": SamplerConfig(steps=120, step_size=0.02, temperature=0.0),
@@ -71,3 +72,30 @@ def test_chains_in_low_types_end_where_those_in_float32_do(bundle: Path, backend
         ends = [ebm.sample(16, seed=2) for ebm in (exact, low)]
     off = np.linalg.norm(ends[1] - ends[0], axis=1)
     assert np.median(off) < (0.01 if precision == "fp16" else 0.08) * np.median(np.linalg.norm(ends[0], axis=1))
+
+
+def test_colder_chains_stay_inside_the_ranges_of_int8(tmp_path: Path) -> None:
+    """Their gradients are smaller than any that the ranges come from, and their inner numbers are not."""
+    out = export(
+        Net().eval(), torch.zeros(2, 4), out=tmp_path / "warm.ebm", targets=["openvino"], precisions=["fp32", "int8"],
+        sampler=SamplerConfig(steps=100, step_size=0.005), gate=None,
+    )  # fmt: skip
+    with (
+        load(out, backend="openvino", precision="fp32") as exact,
+        load(out, backend="openvino", precision="int8") as low,
+    ):
+        cold = {"temperature": 0.001, "steps": 200}
+        ends = exact.sample(64, seed=3, **cold)
+        wanted = exact.score(ends)[1]
+
+        def off() -> float:
+            errors = np.linalg.norm(low.score(ends)[1] - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+            return float(np.median(errors))
+
+        stopped = off()
+        energy = exact.score(low.sample(64, seed=3, **cold))[0].mean() - exact.score(ends)[0].mean()
+        assert low.engine.known_scales.highest < 0.2 / np.sqrt(np.square(wanted).mean())
+        low.engine.known_scales = NOTHING_KNOWN
+        going_on = off()
+    assert stopped < 0.25 * going_on
+    assert abs(energy) < 0.001  # FP32 lies 0.002 above the minimum
