@@ -255,5 +255,7 @@ def conditions_of(texts: list[str] | None) -> dict[str, np.ndarray]:
         name, equals, path = text.partition("=")
         if not equals:
             raise UsageError(f"--cond: expected NAME=FILE.npy, got {text!r}")
+        if name in found:
+            raise UsageError(f"--cond: {name!r} is given twice")
         found[name] = array_of(Path(path))
     return found

@@ -162,7 +162,8 @@ def check_conditions(values: Mapping[str, Any], specs: Sequence[TensorSpec], cou
         if not given:
             raise UsageError(
                 f"the model needs the conditioning input {spec.called!r}: pass {spec.called}= an array of {spec.dtype} "
-                f"{_batched('B', spec.shape)}, B being {count}, or 1 where all samples share it"
+                f"{_batched('B', spec.shape)}, B being {count}, or 1 where all samples share it (on the command line "
+                f"--cond {spec.called}=FILE.npy)"
             )
         if len(given) > 1:
             raise UsageError(f"{given[0]!r} and {given[1]!r} are one input, by two names: pass one of them")

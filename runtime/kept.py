@@ -66,7 +66,10 @@ def check_kept(
         return None
     mask = check_mask("keep", keep, shape, n)
     if known is None and x0 is None:
-        raise UsageError("keep: says which numbers stay, and there are none: pass known= (or x0=) an array of them")
+        raise UsageError(
+            "keep: says which numbers stay, and there are none: pass known= (or x0=) an array of them (on the command line "
+            "--known FILE.npy)"
+        )
     values = x0 if known is None else check_states("known", known, shape, n)
     assert values is not None
     if mask.reshape(len(mask), -1).all(axis=1).any():

@@ -86,7 +86,8 @@ def start_states(
         if data is None:
             raise UsageError(
                 'init="data" starts chains from given states and there are none: pass data= an array '
-                f"[M, {', '.join(map(str, shape))}], or another init (normal, uniform)"
+                f"[M, {', '.join(map(str, shape))}], or another init (normal, uniform); on the command line export with "
+                "--calibration-data FILE.npy, or give states to ebm-run refine"
             )
         # A float32 uniform is a multiple of 2**-24 below 1, so the product in float64 stays below M.
         fractions = NoiseSource(seed, Stream.DATA, attempt).uniform(0, chains, ())

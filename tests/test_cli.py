@@ -433,6 +433,26 @@ class TestRun:
         assert result["dropped"] == [1, 3] and result["shape"] == [3, 3] and result["energy_max"] < 1e-6
         np.testing.assert_allclose(np.load(tmp_path / "samples.npy"), centres[[0, 2, 4]], atol=1e-4)
 
+    @pytest.mark.parametrize(
+        ("given", "text"),
+        [
+            ((), "on the command line --cond centre=FILE.npy"),
+            (("--cond", "centre=a.npy", "--cond", "centre=a.npy"), "--cond: 'centre' is given twice"),
+            (("--cond", "centre=a.npy", "--keep", "keep.npy"), "on the command line --known FILE.npy"),
+            (
+                ("--cond", "centre=a.npy", "--init", "data"),
+                "on the command line export with --calibration-data FILE.npy",
+            ),
+        ],
+    )
+    def test_what_is_missing_is_named_as_an_option(self, tmp_path: Path, given: tuple[str, ...], text: str) -> None:
+        write_bundle(tmp_path / "b.ebm", cond=True)
+        np.save(tmp_path / "a.npy", np.zeros((1, 3), np.float32))
+        np.save(tmp_path / "keep.npy", np.array([[True, False, False]]))
+        run = command("ebm-run", "sample", "b.ebm", "-n", 2, *given, cwd=tmp_path)
+        assert (run.returncode, run.stdout) == (2, ""), run.stderr
+        assert text in run.stderr
+
     def test_build_replaces_the_plan(self, folder: Path) -> None:
         before = (folder / "model.ebm" / "manifest.json").read_text()
         run = command("ebm-run", "build", "model.ebm", "--batch", "1:2:4", cwd=folder)
