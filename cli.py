@@ -114,7 +114,8 @@ def export_command(
     cond: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=SHAPE of a conditioning input without the batch: obs=3,96,96. Or NAME=FILE.npy with real rows of it, [R, ..], "
+            help="NAME=SHAPE of a conditioning input without the batch: obs=3,96,96, or with its type: label:int64= (one whole number), "
+            "mask:bool=16. Or NAME=FILE.npy with real rows of it, [R, ..], "
             "where engines are then compared, calibrated and judged."
         ),
     ] = None,

@@ -57,7 +57,7 @@ def check_contract(energy: Energy, start: torch.Tensor | None = None) -> None:
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), FullPrecision() as precision:
         module = copy_module(energy.module)
         example = tuple(_plain(value) for value in energy.example)
-        _check_output(energy, _call(module, example, "the example"), int(energy.x.shape[0]))
+        _check_output(energy, _call(energy, module, example), int(energy.x.shape[0]))
         _check_complete(energy.module, module)
         rows = _start_rows(energy, example, start)
         try:
@@ -160,6 +160,12 @@ def rows_like(example: torch.Tensor, size: int, seed: int) -> torch.Tensor:
 
 # --- the parts
 
+_WANTED_TYPES = (
+    (("indices", "index", "Long", "int64"), "int64"),  # before booleans, which an index may be as well
+    (("bool",), "bool"),
+)
+"""Words of PyTorch's errors about an argument of another type, and the type to give."""
+
 
 def _plain(value: torch.Tensor) -> torch.Tensor:
     value = value.detach().cpu()
@@ -171,7 +177,7 @@ def _refinable(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [v.detach().clone().requires_grad_() if v.is_floating_point() else v for v in inputs]
 
 
-def _call(module: nn.Module, inputs: Sequence[torch.Tensor], what: str) -> Any:
+def _call(energy: Energy, module: nn.Module, inputs: Sequence[torch.Tensor]) -> Any:
     try:
         return module(*_refinable(inputs))
     except EbmExportError:
@@ -183,7 +189,24 @@ def _call(module: nn.Module, inputs: Sequence[torch.Tensor], what: str) -> Any:
                 "under torch.no_grad() instead, or clone it outside of inference mode"
             ) from error
         shapes = ", ".join(f"{tuple(value.shape)} {_dtype(value)}" for value in inputs)
-        raise ContractError(f"the model fails on {what} ({shapes}): {type(error).__name__}: {_line(error)}") from error
+        raise ContractError(
+            f"the model fails on the example ({shapes}): {type(error).__name__}: {_line(error)}"
+            f"{_type_hint(energy, _line(error))}"
+        ) from error
+
+
+def _type_hint(energy: Energy, said: str) -> str:
+    """How to give a condition the type of a label or a mask, where the model's error asks for one of these; else empty."""
+    wanted = next((dtype for words, dtype in _WANTED_TYPES if any(word in said for word in words)), None)
+    floats = [name for name in energy.cond if energy.cond[name].is_floating_point()]
+    if wanted is None or not floats:
+        return ""
+    options = [f"--cond {name}:{wanted}={','.join(map(str, energy.cond[name].shape[1:]))}" for name in floats]
+    what = "labels or other whole numbers" if wanted == "int64" else "a mask"
+    return (
+        f"; {' and '.join(map(repr, floats))} came as floating point: if it holds {what}, give it as {wanted} "
+        f"({' or '.join(options)} on the command line)"
+    )
 
 
 def _check_complete(module: nn.Module, called: nn.Module) -> None:

@@ -257,7 +257,8 @@ def _call_order(signature: inspect.Signature, cond: dict[str, Any], wrt: str) ->
         if parameter.name not in given and parameter.default is parameter.empty:
             raise UsageError(
                 f"the model also takes {parameter.name!r}, which has no default: pass a batch of it, "
-                f"cond={{{parameter.name!r}: ...}} (on the command line --cond {parameter.name}=SHAPE)"
+                f"cond={{{parameter.name!r}: ...}} (on the command line --cond {parameter.name}=SHAPE, or "
+                f"--cond {parameter.name}:int64= for a label)"
             )
     order = tuple([p.name for p in named if p.name in given] + extra) or (wrt,)
     prefix = [p.name for p in named if p.kind is not p.KEYWORD_ONLY][: len(order)]

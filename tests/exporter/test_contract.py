@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -86,6 +88,29 @@ class TestOutput:
     def test_the_models_own_error_is_kept(self) -> None:
         with pytest.raises(ContractError, match=r"fails on the example \(\(4, 5\) float32\): RuntimeError: mat1"):
             check_contract(make_energy(net(), torch.randn(4, 5)))
+
+    @pytest.mark.parametrize(
+        ("pick", "hint"),
+        [
+            (lambda t, k: t(k), "--cond k:int64= on the command line"),
+            (lambda t, k: t.weight[k], "--cond k:int64= on the command line"),
+            (lambda t, k: nn.functional.one_hot(k, 10) @ t.weight, "--cond k:int64= on the command line"),
+            (lambda t, k: t.weight.index_select(0, k), "--cond k:int64= on the command line"),
+            (lambda t, k: t.weight[0].masked_fill(k, 0.0), "'k' came as floating point: .* a mask, .*--cond k:bool=6"),
+        ],
+    )
+    def test_a_condition_of_another_type(self, pick: Callable[..., torch.Tensor], hint: str) -> None:
+        table = nn.Embedding(10, 6)
+
+        def energy(x: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+            return (x - pick(table, k)).square().sum(1)
+
+        rows = torch.zeros(4, 6) if "bool" in hint else torch.zeros(4)
+        with pytest.raises(ContractError, match=f"fails on the example .*{hint}"):
+            check_contract(make_energy(energy, X, cond={"k": rows}))
+        with pytest.raises(ContractError) as caught:  # an error of another kind
+            check_contract(make_energy(lambda x, k: x @ k, X, cond={"k": torch.zeros(4)}))
+        assert "came as floating point" not in str(caught.value)
 
     def test_a_batch_size_written_down(self) -> None:
         with pytest.raises(ContractError, match=r"runs at the example's batch of 4 and fails at a batch of 5.*x.shape"):
