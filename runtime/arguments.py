@@ -184,7 +184,7 @@ def _check_limits(name: str, array: np.ndarray, limits: tuple[int, int] | None) 
     if low < limits[0] or high > limits[1]:
         raise UsageError(
             f"{name}: expected whole numbers from {limits[0]} to {limits[1]}, which is what the model takes; "
-            f"got {low} to {high}"
+            f"got {low if low == high else f'{low} to {high}'}"
         )
 
 

@@ -68,5 +68,5 @@ def test_the_runtime_refuses_others(tmp_path: Path) -> None:
             given = {name: rows.numpy() for name, rows in COND.items()}
             ebm.score(X.numpy(), **given | {"free": np.full(4, 123), "place": np.full(4, -6)})
             for name, value in (("label", 8), ("label", -1), ("tokens", 7), ("place", 6), ("place", -7)):
-                with pytest.raises(UsageError, match=f"{name}: expected whole numbers from .*got {value} to {value}"):
+                with pytest.raises(UsageError, match=f"{name}: expected whole numbers from .*got {value}$"):
                     ebm.score(X.numpy(), **given | {name: np.full(given[name].shape, value)})
