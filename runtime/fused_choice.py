@@ -53,6 +53,7 @@ class FusedChoice:
         self._measured = measured
         self._time = time
         self._faster: dict[int, bool] = {}
+        self._told: set[str] = set()
 
     def open_for(self, config: SamplerConfig, batch: int, *, worth: bool) -> Fused | None:
         """Returns what takes several steps in one call, open, or None where they are taken one by one.
@@ -66,7 +67,14 @@ class FusedChoice:
             LoadError: fused steps were asked for, and their file is gone or another one.
         """
         fused = self._fused
-        if fused is None or self.asked is False or not fused.fits(config):
+        if fused is None or self.asked is False:
+            return None
+        why = fused.why_not(config)
+        if why:
+            if self.asked and why not in self._told:  # the samples are the same, so it is no error; once will do
+                where = "with a deadline or in a stream, " if fused.each else ""
+                _LOG.warning("%ssteps are taken one by one: %s", where, why)
+                self._told.add(why)
             return None
         try:
             if not self.asked and not self._are_faster(fused, config, batch, worth):

@@ -132,9 +132,20 @@ class Fused:
 
     def fits(self, config: SamplerConfig) -> bool:
         """Whether chains with these settings can be run on it."""
-        return config.steps >= self.count and all(
-            getattr(config, name) == getattr(self._settings, name) for name in BAKED
-        )
+        return not self.why_not(config)
+
+    def why_not(self, config: SamplerConfig) -> str:
+        """Why chains with these settings cannot be run on it; empty where they can."""
+        if config.sampler not in FUSABLE:
+            return f"the sampler {config.sampler!r} accepts and rejects, which no graph of fixed steps can"
+        other = [name for name in BAKED if getattr(config, name) != getattr(self._settings, name)]
+        if other:
+            return "the graph was exported with " + ", ".join(
+                f"{name}={getattr(self._settings, name)!r} and not {getattr(config, name)!r}" for name in other
+            )
+        if config.steps < self.count:
+            return f"the graph takes {self.count} steps at once, and the chain has {config.steps}"
+        return ""
 
 
 class EachStep(NamedTuple):

@@ -327,6 +327,18 @@ class TestRun:
             run = command("ebm-run", "sample", "fused.ebm", "-n", 4, flag, "--out", f"{flag}.npy", cwd=folder)
             assert run.returncode == 0, run.stderr
         assert (folder / "--fuse.npy").read_bytes() == (folder / "--no-fuse.npy").read_bytes()
+        np.save(folder / "keep.npy", np.array([[True, False, False]]))
+        np.save(folder / "known.npy", np.zeros((1, 3), np.float32))
+        given = ("--keep", "keep.npy", "--known", "known.npy", "--energy-range=-99,99", "--sampler", "underdamped")
+        run = command("ebm-run", "sample", "fused.ebm", "-n", 4, "--fuse", *given, "--noise", "none", cwd=folder)
+        assert run.returncode == 0, run.stderr
+        for option in ("--keep", "--energy-range"):
+            assert f"steps are taken one by one: {option} is asked for at each step" in run.stderr
+        run = command(
+            "ebm-run", "sample", "fused.ebm", "-n", 4, "--fuse", "--sampler", "mala", "--noise", "none", cwd=folder
+        )
+        assert run.returncode == 0, run.stderr
+        assert "steps are taken one by one: the sampler 'mala' accepts and rejects" in run.stderr
         run = command("ebm-run", "sample", "model.ebm", "-n", 4, "--fuse", "--backend", "onnxruntime", cwd=folder)
         assert run.returncode == 2
         assert "export the model with --fuse K" in run.stderr
