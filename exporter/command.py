@@ -183,7 +183,8 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
     """Loads, exports and times.
 
     Returns:
-        The `ExportReport` and the rows of the closing table: file, precision, size, worst error, time of one step.
+        The `ExportReport` and the rows of the closing table: file, precision, size of the score graph and its prologue, what
+        `--fuse` added, worst error, time of one step.
 
     Raises:
         MissingBackend: the exporter's own packages are not installed.
@@ -244,7 +245,7 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
         force=options.force,
         progress=progress,
     )
-    return report, _rows(report, batch[1], progress)
+    return report, _rows(report, batch[1], options.fuse is not None, progress)
 
 
 def _sampler(given: SamplerConfig | None, options: ExportOptions) -> SamplerConfig | None:
@@ -256,10 +257,10 @@ def _sampler(given: SamplerConfig | None, options: ExportOptions) -> SamplerConf
     return SamplerConfig.from_dict(settings) if settings else None
 
 
-def _rows(report: Any, batch: int, progress: Progress) -> list[dict[str, Any]]:
+def _rows(report: Any, batch: int, fused: bool, progress: Progress) -> list[dict[str, Any]]:
     from ..runtime.bench import time_bundle
     from ..runtime.bundle import Bundle
-    from .targets.score import files_of
+    from .targets.score import engine_files_of, files_of
 
     timed_rows = time_bundle(report.path, batches=[batch], fused=False, progress=progress)
     for said in no_faster(timed_rows):
@@ -269,7 +270,9 @@ def _rows(report: Any, batch: int, progress: Progress) -> list[dict[str, Any]]:
     status = {entry.path: entry.status for entry in Bundle(report.path).artifacts}
     rows = []
     for artifact in report.artifacts:
-        size = sum((report.path / name).stat().st_size for name in files_of(artifact))
+        # What --fuse adds holds the steps' graph many times over: beside the engine's size, not in it.
+        engine, whole = (_size(report.path, files(artifact)) for files in (engine_files_of, files_of))
+        added = {"added by --fuse": f"{whole - engine:.2f} MiB"} if fused else {}
         verification = found.get(artifact["path"])
         ran = verification is not None and not verification.reason
         stages = verification.stages if verification is not None and ran else []
@@ -280,7 +283,8 @@ def _rows(report: Any, batch: int, progress: Progress) -> list[dict[str, Any]]:
             {
                 "file": artifact["path"],
                 "precision": artifact["precision"],
-                "size": f"{size / 2**20:.2f} MiB",
+                "size": f"{engine:.2f} MiB",
+                **added,
                 "status": status[artifact["path"]],
                 "worst error": None if worst is None else f"{worst:.1e}",
                 "gate": None if gate is None else f"{'passed' if gate.passed else 'failed'}, {_worst(gate):.2f}",
@@ -288,6 +292,11 @@ def _rows(report: Any, batch: int, progress: Progress) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _size(folder: Path, names: Sequence[str]) -> float:
+    """MiB of these files."""
+    return sum((folder / name).stat().st_size for name in names) / 2**20
 
 
 def no_faster(rows: Sequence[dict[str, Any]]) -> list[str]:

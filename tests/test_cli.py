@@ -320,9 +320,18 @@ class TestRun:
 
     def test_fused_steps_draw_the_same_file(self, folder: Path) -> None:
         run = command(
-            "ebm-export", "model.pt", "--target", "onnxruntime", "--fuse", 8, "--out", "fused.ebm", cwd=folder
+            "ebm-export", "model.pt", "--target", "onnxruntime", "--fuse", 8, "--out", "fused.ebm", "--json", cwd=folder
         )
         assert run.returncode == 0, run.stderr
+        # The size of an engine is the same with and without them.
+        (row,) = json.loads(run.stdout)["artifacts"]
+        plain = next(
+            entry
+            for entry in json.loads((folder / "result.json").read_text())["artifacts"]
+            if entry["file"] == row["file"]
+        )
+        assert row["size"] == plain["size"] and "added by --fuse" not in plain
+        assert float(row["added by --fuse"].removesuffix(" MiB")) > float(row["size"].removesuffix(" MiB"))
         for flag in ("--fuse", "--no-fuse"):
             run = command("ebm-run", "sample", "fused.ebm", "-n", 4, flag, "--out", f"{flag}.npy", cwd=folder)
             assert run.returncode == 0, run.stderr

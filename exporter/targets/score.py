@@ -11,7 +11,7 @@ from ..split import Split, split
 from . import target
 from .artifact import Artifact, Progress
 
-__all__ = ["companions", "files_of", "write_plan", "write_score"]
+__all__ = ["companions", "engine_files_of", "files_of", "write_plan", "write_score"]
 
 
 def write_score(
@@ -75,6 +75,12 @@ def files_of(artifact: Artifact) -> list[str]:
     """Names of all files of an entry, those of its prologue and its samplers included."""
     own = [artifact["path"], *artifact["files"]]
     return own + [name for other in companions(artifact) for name in files_of(other)]
+
+
+def engine_files_of(artifact: Artifact) -> list[str]:
+    """Names of the files that single steps need: the score graph's and its prologue's."""
+    own = [artifact["path"], *artifact["files"]]
+    return own + (engine_files_of(artifact["prologue"]) if "prologue" in artifact else [])
 
 
 def companions(artifact: Artifact) -> list[Artifact]:
