@@ -256,7 +256,7 @@ def export_command(
     if as_json:
         print_json({"path": str(report.path), "sampler": report.sampler.to_dict(), "artifacts": rows})
     else:
-        table(f"{report.path}  ({report.seconds:.0f} s)", rows)
+        table(f"{report.path}  ({report.seconds:.0f} s)", rows, "note")
     if report.failure is not None:  # after what was written all the same
         raise report.failure
     if report.found_sampler and not as_json:

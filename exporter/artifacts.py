@@ -77,6 +77,8 @@ class _Writer:
     fusion: Fusion | None
     written: Written = field(default_factory=Written)
     layers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    prologues: dict[str, str] = field(default_factory=dict)
+    """What became of a prologue, by the path of its artifact."""
     refused: set[str] = field(default_factory=set)
     """Precisions whose ONNX file failed, so that no plan is built from it."""
     alone: set[str] = field(default_factory=set)
@@ -150,6 +152,8 @@ class _Writer:
         if made.gate is not None:
             self.written.gates[path] = made.gate
         self.layers[path] = made.layers
+        if made.prologue:
+            self.prologues[path] = made.prologue
         self._fuse(made.artifact, self.calibrated.latest)
         self.written.artifacts.append(made.artifact)
 
@@ -193,7 +197,10 @@ class _Writer:
                     for name, rows in self.calibrated.conditions.calibration.items()
                 },
             },
-            "artifacts": [{"path": path, "nodes": nodes} for path, nodes in self.layers.items()],
+            "artifacts": [
+                {"path": path, **({"prologue": self.prologues[path]} if path in self.prologues else {}), "nodes": nodes}
+                for path, nodes in self.layers.items()
+            ],
         }
         (self.folder / CALIBRATION).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 

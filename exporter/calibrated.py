@@ -69,6 +69,8 @@ class Calibrated:
     """None where nothing was judged."""
     other: str = "fp32"
     """Precision of what is not in INT8."""
+    prologue: str = ""
+    """What calibration.json says of its prologue, where it has one."""
 
 
 @dataclass
@@ -239,15 +241,14 @@ class CalibratedArtifacts:
             said += ", with weights of 7 bits, whose products overflow on no CPU"
         artifact["note"] = "; ".join(filter(None, [artifact["note"], said]))
 
-    def note_prologue(self, artifact: Artifact, folder: Path) -> None:
-        """Writes into an artifact's note how much of its prologue OpenVINO runs in INT8."""
+    def prologue_int8(self, artifact: Artifact, folder: Path) -> tuple[int, int] | None:
+        """How many of the convolutions and matrix products of an artifact's prologue OpenVINO runs in INT8, and of how many."""
         if artifact["target"] != "openvino":
-            return
+            return None
         with self.open(artifact, folder) as engine:
             assert isinstance(engine, SplitEngine) and isinstance(engine.prologue, OpenVinoEngine)
             engine.prepare({name: rows[:1] for name, rows in self.conditions.calibration.items()})
-            low, total = engine.prologue.int8_layers
-        artifact["note"] += f"; of its prologue, {low} of {total}"
+            return engine.prologue.int8_layers
 
     def verdict(self, artifact: Artifact, folder: Path) -> tuple[str, GateResult | None]:
         """Why the gate refuses an artifact, or "", and what it found; the score is asked first, as it needs no samples."""

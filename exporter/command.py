@@ -184,7 +184,7 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
 
     Returns:
         The `ExportReport` and the rows of the closing table: file, precision, size of the score graph and its prologue, what
-        `--fuse` added, worst error, time of one step.
+        `--fuse` added, worst error, time of one step, and the manifest's note.
 
     Raises:
         MissingBackend: the exporter's own packages are not installed.
@@ -267,7 +267,7 @@ def _rows(report: Any, batch: int, fused: bool, progress: Progress) -> list[dict
         _LOG.warning(said)
     times = {row["file"]: row for row in timed_rows}
     found = {verification.path: verification for verification in report.verifications}
-    status = {entry.path: entry.status for entry in Bundle(report.path).artifacts}
+    entries = {entry.path: entry for entry in Bundle(report.path).artifacts}
     rows = []
     for artifact in report.artifacts:
         # What --fuse adds holds the steps' graph many times over: beside the engine's size, not in it.
@@ -285,10 +285,11 @@ def _rows(report: Any, batch: int, fused: bool, progress: Progress) -> list[dict
                 "precision": artifact["precision"],
                 "size": f"{engine:.2f} MiB",
                 **added,
-                "status": status[artifact["path"]],
+                "status": entries[artifact["path"]].status,
                 "worst error": None if worst is None else f"{worst:.1e}",
                 "gate": None if gate is None else f"{'passed' if gate.passed else 'failed'}, {_worst(gate):.2f}",
                 f"ms per step (batch {batch})": None if timed is None else timed["median ms"],
+                "note": entries[artifact["path"]].note,
             }
         )
     return rows

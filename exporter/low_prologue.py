@@ -34,7 +34,7 @@ def lower_prologue(artifacts: CalibratedArtifacts, name: str, folder: Path, made
         artifacts: of this export.
         name: of the target.
         folder: where the artifact is.
-        made: the artifact; its entry, its layers and its verdict are changed in place.
+        made: the artifact; its entry with its note, its layers and its verdict are changed in place.
     """
     halves = artifacts.halves
     if halves is None:
@@ -45,7 +45,9 @@ def lower_prologue(artifacts: CalibratedArtifacts, name: str, folder: Path, made
     why = _why_float(artifacts, layers, made.artifact) or _try(artifacts, halves, name, folder, made)
     if why is not None:
         other = "fp32" if name == "openvino" else made.other  # OpenVINO is told to lower the steps alone
-        made.layers[:0] = [layer_entry(layer, other, why) for layer in layers]
+        made.layers[:0] = [layer_entry(layer, other, "as all of the prologue") for layer in layers]
+        made.prologue = f"{other}: {why}"
+        _note(made.artifact, f"its prologue stays in {other} ({why})")
 
 
 def _why_float(artifacts: CalibratedArtifacts, layers: Sequence[Layer], artifact: Artifact) -> str | None:
@@ -55,7 +57,7 @@ def _why_float(artifacts: CalibratedArtifacts, layers: Sequence[Layer], artifact
     work = sum(layer.macs for layer in layers)
     chain = artifacts.config.steps * artifacts.quantizer(artifacts.scheme(artifact["target"])).work
     if work <= _SMALL * chain:
-        return f"{work / max(chain, 1):.2%} of the work of one chain: nothing to gain"
+        return f"{work / max(chain, 1):.2%} of the work of one chain, so nothing to gain"
     if not artifacts.conditions.stand_for_use:
         return (
             f"what it rounds would bend a whole chain the same way, and only {ENOUGH} real conditions or more, as --cond "
@@ -83,9 +85,16 @@ def _try(artifacts: CalibratedArtifacts, halves: Split, name: str, folder: Path,
             inside = {entry["name"] for entry in made.layers}
             entries = quantizer.describe(int8, f"with it in INT8: {why}")
             made.layers[:0] = [entry for entry in entries if entry["name"] not in inside]
-            artifacts.note_prologue(made.artifact, folder)
+            made.prologue = f"int8: {len(int8)} of {len(entries)} layers"
+            ran = artifacts.prologue_int8(made.artifact, folder)
+            counts = f"{len(int8)} of {len(entries)} layers" if ran is None else "OpenVINO: {} of {}".format(*ran)
+            _note(made.artifact, f"its prologue runs in INT8 ({counts})")
             return None
         why, kept = refused, max(1, 2 * kept)
+
+
+def _note(artifact: Artifact, said: str) -> None:
+    artifact["note"] = "; ".join(filter(None, [artifact["note"], said]))
 
 
 def _put(artifacts: CalibratedArtifacts, halves: Split, name: str, folder: Path, made: Calibrated) -> str:

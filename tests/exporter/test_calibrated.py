@@ -377,6 +377,8 @@ class TestPrologue:
         said = json.loads((policy / "calibration.json").read_text())
         assert said["states"]["conditions"] == {"image": 20}
         nodes = next(entry["nodes"] for entry in said["artifacts"] if entry["path"] == path)
+        said_of_it = next(entry["prologue"] for entry in said["artifacts"] if entry["path"] == path)
+        assert said_of_it == "int8: 3 of 3 layers"
         encoder = [node for node in nodes if node["module"].startswith("encoder")]
         assert [node["precision"] for node in encoder] == ["int8", "int8"]
         assert all(node["reason"].startswith("range ") for node in encoder)
@@ -385,7 +387,9 @@ class TestPrologue:
             graph = onnx.load(policy / str(artifact.prologue)).graph
             assert [node.op_type for node in graph.node].count("QuantizeLinear") >= 2
         else:
-            assert "; of its prologue, 3 of 3" in artifact.note  # the layer's share is a product of its own
+            assert (
+                "; its prologue runs in INT8 (OpenVINO: 3 of 3)" in artifact.note
+            )  # the layer's share is a product of its own
         entry = next(entry for entry in Bundle(policy).manifest.verification if entry["path"] == path)
         if "gate" in entry:
             gate = GateResult.from_dict(entry["gate"])
@@ -404,19 +408,32 @@ class TestPrologue:
         made, graphs = self.lowered(tmp_path, monkeypatch, ["", *(f"score gain {turn}" for turn in range(9))])
         assert graphs[:2] == [0, 3] and len(graphs) < 5
         assert {node["precision"] for node in made[:3]} == {"fp32"}
-        assert {node["reason"] for node in made[:3]} == {f"with it in INT8: score gain {len(graphs) - 2}"}
+        self.stays(tmp_path, made, f"with it in INT8: score gain {len(graphs) - 2}")
         graph = onnx.load(tmp_path / "policy.ebm" / "prologue.int8.onnxruntime.onnx").graph
         assert "QuantizeLinear" not in {node.op_type for node in graph.node}
 
     def test_few_conditions_are_not_enough(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         made, graphs = self.lowered(tmp_path, monkeypatch, [""], images=IMAGES[:15])
         assert graphs == [0]
-        assert all("only 16 real conditions or more, as --cond NAME=FILE.npy" in node["reason"] for node in made[:3])
+        self.stays(
+            tmp_path,
+            made,
+            "what it rounds would bend a whole chain the same way, and only 16 real conditions or more, as --cond NAME=FILE.npy "
+            "gives them, would show how much",
+        )
 
     def test_little_work_is_not_worth_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         made, graphs = self.lowered(tmp_path, monkeypatch, [""], steps=1000)
         assert graphs == [0]
-        assert {node["reason"] for node in made[:3]} == {"0.18% of the work of one chain: nothing to gain"}
+        self.stays(tmp_path, made, "0.18% of the work of one chain, so nothing to gain")
+
+    def stays(self, tmp_path: Path, made: list[dict[str, Any]], why: str) -> None:
+        """The reason stands once in calibration.json, not at each layer, and in the engine's note."""
+        assert {node["reason"] for node in made[:3]} == {"as all of the prologue"}
+        (entry,) = json.loads((tmp_path / "policy.ebm" / "calibration.json").read_text())["artifacts"]
+        assert entry["prologue"] == f"fp32: {why}"
+        note = next(a.note for a in Bundle(tmp_path / "policy.ebm").artifacts if a.role == "score")
+        assert note == f"its prologue stays in fp32 ({why})"
 
     def lowered(
         self,
