@@ -16,6 +16,7 @@ import numpy as np
 from ..runtime.batch_range import parse_batch_range
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import MissingBackend, UsageError
+from ..runtime.verify import is_judged, tolerance
 from .targets import Progress
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ __all__ = ["ExportOptions", "no_faster", "run_export"]
 
 
 _GATE, _SMALLEST_DIFFERENCE = 1.25, 0.15
+_LOOKS_WRONG = 0.05
+"""Relative error of a gradient from which an INT8 engine gets a word about it: what FP16 and BF16 may be off by."""
 _LOG = logging.getLogger("ebm_export")
 
 
@@ -287,12 +290,44 @@ def _rows(report: Any, batch: int, fused: bool, progress: Progress) -> list[dict
                 **added,
                 "status": entries[artifact["path"]].status,
                 "worst error": None if worst is None else f"{worst:.1e}",
+                "limit": None if worst is None else _limit(artifact["precision"], gate is not None),
                 "gate": None if gate is None else f"{'passed' if gate.passed else 'failed'}, {_worst(gate):.2f}",
                 f"ms per step (batch {batch})": None if timed is None else timed["median ms"],
-                "note": entries[artifact["path"]].note,
+                "note": "; ".join(
+                    filter(
+                        None,
+                        (
+                            entries[artifact["path"]].note,
+                            "" if worst is None else _why_so_far_off(artifact["precision"], worst, gate is not None),
+                        ),
+                    )
+                ),
             }
         )
     return rows
+
+
+def _limit(precision: str, gated: bool) -> str:
+    """What the worst error of an engine is held to."""
+    if is_judged(precision):
+        return f"{tolerance(precision).relative_error:.0e}"
+    return "the gate" if gated else "none"
+
+
+def _why_so_far_off(precision: str, worst: float, gated: bool) -> str:
+    """What to make of a worst error that looks like a failure, of an engine that is kept; empty where it does not."""
+    jumps = "a relu's gradient jumps where a sum is near zero"
+    if is_judged(precision):
+        if worst <= tolerance(precision).relative_error:
+            return ""
+        return f"the worst error is above the limit at a state where PyTorch's own rounding is as large, which passes: {jumps}"
+    if worst <= _LOOKS_WRONG:
+        return ""
+    decides = "do, and passed the gate" if gated else "would, and no gate judged them"
+    return (
+        f"the worst error is that of one state, the farthest off, and decides nothing in {precision}: its samples {decides} "
+        f"(rounding moves small gradients most, and {jumps})"
+    )
 
 
 def _size(folder: Path, names: Sequence[str]) -> float:

@@ -59,6 +59,11 @@ class TestExport:
         assert rows["score.fp32.tensorrt.plan"]["status"] == "built, not run"
         assert rows["score.fp32.onnxruntime.onnx"]["status"] == "verified"
         assert rows["score.fp32.onnxruntime.onnx"]["ms per step (batch 8)"] > 0
+        assert rows["score.fp32.onnxruntime.onnx"]["limit"] == "1e-04"
+        assert (
+            rows["score.fp32.tensorrt.plan"]["note"]
+            == "built on a machine without a GPU; not run where it was exported"
+        )
 
     def test_flags_change_the_settings_of_the_archive(self, folder: Path) -> None:
         run = command(

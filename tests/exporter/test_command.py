@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ebm_export.exporter.command import ExportOptions, no_faster
+from ebm_export.exporter.command import ExportOptions, _limit, _why_so_far_off, no_faster
 from ebm_export.runtime import UsageError
 
 
@@ -120,3 +120,23 @@ def test_low_precisions_that_gain_nothing_are_named() -> None:
     assert no_faster(rows) == [
         "score.int8.openvino is no faster than fp32 on this machine: 2.5 against 2 ms a step at a batch of 8"
     ]
+
+
+@pytest.mark.parametrize(
+    ("precision", "gated", "worst", "limit", "said"),
+    [
+        ("fp32", False, 1e-4, "1e-04", ""),
+        ("fp32", False, 2e-4, "1e-04", "above the limit at a state where PyTorch's own rounding is as large"),
+        ("bf16", True, 0.04, "5e-02", ""),
+        ("bf16", True, 0.3, "5e-02", "above the limit at a state where PyTorch's own rounding is as large"),
+        ("int8", True, 0.04, "the gate", ""),
+        ("int8", True, 0.6, "the gate", "decides nothing in int8: its samples do, and passed the gate"),
+        ("mixed", False, 0.6, "none", "decides nothing in mixed: its samples would, and no gate judged them"),
+    ],
+)
+def test_a_worst_error_says_what_it_is_held_to(
+    precision: str, gated: bool, worst: float, limit: str, said: str
+) -> None:
+    assert _limit(precision, gated) == limit
+    found = _why_so_far_off(precision, worst, gated)
+    assert said in found and bool(said) == ("a relu's gradient jumps" in found)
