@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def load_model(
     if shape is None:
         raise UsageError(
             f"{file} does not say the shape of its input: give the shape of one sample, without the batch, "
-            f"{_shape_hint(module)}"
+            f"{_shape_hint(module, wrt, cond or {})}"
         )
     example = InputSpec(tuple(shape)).example(_BATCH, seed=0)
     examples = {name: _example(value, seed) for seed, (name, value) in enumerate((cond or {}).items(), start=1)}
@@ -188,10 +188,10 @@ def _example(value: InputSpec | Sequence[int] | torch.Tensor, seed: int) -> torc
 _LAYOUT = {3: "L", 4: "H,W", 5: "D,H,W"}
 
 
-def _shape_hint(module: nn.Module) -> str:
+def _shape_hint(module: nn.Module, wrt: str | None, cond: Collection[str]) -> str:
     """What --shape may look like, told from the first weight that is applied to an input.
 
-    With several inputs nobody knows which of them that is, or whether they are joined before.
+    With several inputs nobody knows which of them that is, or whether they are joined before; then they are named.
     """
     signature = getattr(module, "signature", None) or inspect.signature(module.forward)
     inputs = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
@@ -210,7 +210,13 @@ def _shape_hint(module: nn.Module) -> str:
                 f"--shape {entries},{_LAYOUT[weight.dim()]} (the first layer, {name.rpartition('.')[0] or name}, "
                 f"takes {entries} channels)"
             )
-    return "such as --shape 3,32,32 for an image of 3 channels or --shape 2 for two numbers"
+    said = "such as --shape 3,32,32 for an image of 3 channels or --shape 2 for two numbers"
+    refined = wrt or next((p.name for p in inputs), None)
+    others = [p.name for p in needed if p.name != refined and p.name not in cond]
+    if refined is None or not others:
+        return said
+    option = "" if wrt else ", the first input (--wrt names another)"
+    return f"{said}; it is that of {refined!r}{option}, and beside it {' '.join(f'--cond {name}=SHAPE' for name in others)}"
 
 
 def _text(shape: tuple[int, ...]) -> str:

@@ -164,9 +164,15 @@ class TestMissingOptions:
             torch.jit.script(model).save(str(path))
         with pytest.raises(UsageError, match="such as --shape 3,32,32 for an image"):
             load_model(path, wrt="action", cond={"obs": (3,)})
+        with pytest.raises(UsageError, match=r"two numbers; it is that of 'action', and beside it --cond obs=SHAPE$"):
+            load_model(path, wrt="action")
         torch.save(model.state_dict(), path)
-        with pytest.raises(UsageError, match="such as --shape 3,32,32 for an image"):
+        with pytest.raises(UsageError, match=r"--shape 2 for two numbers$"):
             load_model(path, factory=f"{MODELS}:ConditionalEnergy", wrt="action", cond={"obs": (3,)})
+        with pytest.raises(
+            UsageError, match=r"'obs', the first input \(--wrt names another\), .* --cond action=SHAPE$"
+        ):
+            load_model(path, factory=f"{MODELS}:ConditionalEnergy")
 
     def test_weights_need_a_model(self, tmp_path: Path) -> None:
         path = tmp_path / "m.pt"
