@@ -63,6 +63,7 @@ from .options import (
     WarmUp,
     array_of,
     array_or_none,
+    chosen,
     conditions_of,
     numbers_of,
     sampler_settings,
@@ -96,13 +97,17 @@ def export_command(
             help="torch.export archive, TorchScript, checkpoint, state_dict or safetensors.", show_default=False
         ),
     ],
-    target: Annotated[list[Target] | None, typer.Option(help="What to write; repeat for several.")] = None,
+    # Texts, so that the error about several in one can say how to give them.
+    target: Annotated[
+        list[str] | None, typer.Option(metavar="|".join(Target), help="What to write; repeat for several.")
+    ] = None,
     precision: Annotated[
-        list[Precision] | None,
+        list[str] | None,
         typer.Option(
+            metavar="|".join(Precision),
             help="In what engines compute; repeat for several; fp32 if left out. int8 and mixed are calibrated on the "
             "model's own chains and judged by their samples, which takes minutes. mixed picks what runs in INT8 by "
-            "measured time."
+            "measured time.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Bundle to write; MODEL with the ending .ebm if left out.")] = None,
@@ -221,12 +226,13 @@ def export_command(
     ebm-export weights.pt --model mypkg.nets:Energy --shape 3,32,32 --target openvino --precision fp32 --precision bf16
     """
     settings = sampler_settings({**locals(), "sampler": None})  # --sampler is a file here
+    targets, precisions = chosen("--target", target, Target), chosen("--precision", precision, Precision)
     from .exporter.command import ExportOptions, run_export
 
     options = ExportOptions(
         model=model,
-        targets=[entry.value for entry in target or []],
-        precisions=[entry.value for entry in precision or []],
+        targets=targets,
+        precisions=precisions,
         out=out,
         factory=factory,
         model_args=model_arg or [],

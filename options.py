@@ -61,6 +61,7 @@ __all__ = [
     "WarmUp",
     "array_of",
     "array_or_none",
+    "chosen",
     "conditions_of",
     "numbers_of",
     "sampler_settings",
@@ -233,6 +234,18 @@ def numbers_of(option: str, text: str) -> float | tuple[float, ...] | None:
     except ValueError as error:
         raise UsageError(f"{option}: expected a number, or numbers with commas between them, got {text!r}") from error
     return numbers[0] if len(numbers) == 1 else numbers
+
+
+def chosen(option: str, texts: list[str] | None, choices: type[Enum]) -> list[str]:
+    """Refuses what is none of the choices of an option that is repeated for several."""
+    names = [choice.value for choice in choices]
+    for text in texts or []:
+        if text not in names:
+            parts = [part.strip() for part in text.split(",")]
+            several = len(parts) > 1 and set(parts) <= set(names)
+            hint = f"; for several: {' '.join(f'{option} {part}' for part in parts)}" if several else ""
+            raise UsageError(f"{option}: expected one of {', '.join(names)}, got {text!r}{hint}")
+    return list(texts or [])
 
 
 def array_of(path: Path) -> np.ndarray:

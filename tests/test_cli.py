@@ -131,7 +131,9 @@ class TestExport:
             (["model.pt", "--out", "n.ebm", "--step-size", "big"], 2, "--step-size: expected a number"),
             (["junk.pt"], 3, "junk.pt"),
             (["weights.pt"], 2, "--model"),
-            (["model.pt", "--precision", "fp8"], 2, "fp8"),
+            (["model.pt", "--precision", "fp8"], 2, "expected one of fp32, fp16, bf16, int8, mixed, got 'fp8'\n"),
+            (["model.pt", "--precision", "fp32,int8"], 2, "for several: --precision fp32 --precision int8"),
+            (["model.pt", "--target", "onnx, openvino"], 2, "for several: --target onnx --target openvino"),
         ],
     )
     def test_errors_are_one_line_and_an_exit_code(
