@@ -268,7 +268,7 @@ def _surrogate(config: SamplerConfig, position: np.ndarray, energy: Energy, ever
         source = "temperature" if config.noise is None else "noise^2 / (2 * step_size)"
         raise UsageError(
             f"exact sampling needs one temperature for all steps, and {source} goes from {temperatures[0]:.6g} to "
-            f"{temperatures[-1]:.6g}: set noise=None and a temperature"
+            f"{temperatures[-1]:.6g}: set noise=None and a temperature (--noise none --temperature T)"
         )
     single = mala.build_kernel(config.grad_clip, config.grad_clip_mode, config.bounds)
     block = surrogate.build_kernel(single)
@@ -323,6 +323,6 @@ def _temperatures_above_zero(config: SamplerConfig) -> np.ndarray:
     if lowest <= 0:
         raise UsageError(
             f"a sampler that accepts and rejects needs a temperature above 0 at every step, got {lowest:g}"
-            + (": set noise=None and a temperature" if config.noise is not None else "")
+            + (": set noise=None and a temperature (--noise none --temperature T)" if config.noise is not None else "")
         )
     return temperatures

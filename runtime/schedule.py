@@ -82,7 +82,7 @@ def temperature_schedule(config: SamplerConfig) -> np.ndarray:
     if not step_sizes.all():
         raise UsageError(
             "step_size: expected numbers above 0, since with noise set the temperature is noise^2 / (2 * step_size); "
-            "got 0: set noise=None and a temperature"
+            "got 0: set noise=None and a temperature (--noise none --temperature T)"
         )
     return np.broadcast_to(_entries(config.noise, config.steps) ** 2 / (2.0 * step_sizes) * _heat(config), config.steps)
 

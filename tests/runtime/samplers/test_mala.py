@@ -127,7 +127,7 @@ class TestRefusals:
         ("settings", "message"),
         [
             ({"temperature": 0.0}, "needs a temperature above 0 at every step, got 0"),
-            ({"noise": (0.1, 0.0)}, "above 0 at every step, got 0: set noise=None and a temperature"),
+            ({"noise": (0.1, 0.0)}, r"above 0 at every step, got 0: set noise=None and a temperature \(--noise none"),
             (
                 {"noise": 0.1, "step_size": (0.1, 0.0)},
                 r"temperature is noise\^2 / \(2 \* step_size\); got 0: set noise",

@@ -132,7 +132,10 @@ class TestRefusals:
     def test_a_temperature_that_changes(self) -> None:
         with pytest.raises(UsageError, match="one temperature for all steps, and temperature goes from 2 to 1: set"):
             self.ebm(temperature=(2, 1)).sample(3)
-        with pytest.raises(UsageError, match=r"noise\^2 / \(2 \* step_size\) goes from 0.05 to 0.1: set noise=None"):
+        with pytest.raises(
+            UsageError,
+            match=r"noise\^2 / \(2 \* step_size\) goes from 0.05 to 0.1: set noise=None and a temperature \(--noise none --temperature T\)",
+        ):
             self.ebm(noise=0.1, step_size=(0.1, 0.05)).sample(3)
         with pytest.raises(UsageError, match="temperature goes from 8e-09 to 4e-09"):  # as cold as published samplers
             self.ebm(temperature=(8e-9, 4e-9)).sample(3)
