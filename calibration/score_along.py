@@ -100,7 +100,7 @@ def fidelity_along(
     least = _LEAST_AT_REST * sizes.max() if rests else 0.0
     found = []
     for stage, (step, size) in enumerate(zip(trajectory.step.tolist(), sizes, strict=True)):
-        if size > 0:
+        if size != 0:
             one = score_fidelity(reference[stage], candidate[stage], conditions=conditions, stage=stage, step=step)
             found.append(one.beside(max(1.0, least / size)))
     return tuple(found)

@@ -320,7 +320,7 @@ def _why_so_far_off(precision: str, worst: float, gated: bool) -> str:
     if is_judged(precision):
         if worst <= tolerance(precision).relative_error:
             return ""
-        return f"the worst error is above the limit at a state where PyTorch's own rounding is as large, which passes: {jumps}"
+        return f"the worst error is above the limit at a state where PyTorch's own, by rounding, is half as large or more, which passes ({jumps})"
     if worst <= _LOOKS_WRONG:
         return ""
     decides = "do, and passed the gate" if gated else "would, and no gate judged them"

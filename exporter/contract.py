@@ -161,10 +161,19 @@ def rows_like(example: torch.Tensor, size: int, seed: int) -> torch.Tensor:
 # --- the parts
 
 _WANTED_TYPES = (
-    (("indices", "index", "Long", "int64"), "int64"),  # before booleans, which an index may be as well
-    (("bool",), "bool"),
+    (
+        (
+            "used as indices",
+            "scalar types: Long",
+            "scalar type Long but found Float",
+            "Expected dtype int32 or int64",
+            "LongTensor",
+        ),
+        "int64",
+    ),
+    (("only supports boolean", "scalar type Bool", "expected BoolTensor", "mask to be bool"), "bool"),
 )
-"""Words of PyTorch's errors about an argument of another type, and the type to give."""
+"""Phrases of PyTorch's errors about an argument of another type, and the type to give. Tables that are too small say other things."""
 
 
 def _plain(value: torch.Tensor) -> torch.Tensor:

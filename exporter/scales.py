@@ -19,22 +19,21 @@ _GROWTH_TO_REST = 2.0**4
 what does not shrink begins at a sixteenth of them."""
 
 
-def scales_of(golden: Mapping[str, np.ndarray], *, rests: bool = False) -> KnownScales:
+def scales_of(golden: Mapping[str, np.ndarray]) -> KnownScales:
     """What golden states say of the gradient scale.
 
-    The usual one brings half of the gradients at the start of the trajectory to a size of one or less. The highest is
-    what half of the chains reach, for the few that reach more are not what INT8 ranges are made for, and between the usual
-    one and 2^10 times that, or 2^4 times where chains come to rest.
+    The usual one brings half of the gradients at the start of the trajectory to a size of one or less, or those of the first stage
+    that has any. The highest is the largest that a chain reached, between the usual one and 2^10 times that, or 2^4 times where
+    chains come to rest.
 
     Args:
-        golden: of the arrays of golden.npz, `grad` and `grad_scale`; those of a bundle say the same again.
-        rests: whether chains come to rest.
+        golden: of the arrays of golden.npz, `grad`, `grad_scale` and `rests`; those of a bundle say the same again.
     """
-    start = golden["grad"][0].astype(np.float64)
-    sizes = np.sqrt(np.square(start).reshape(len(start), -1).mean(axis=1))
-    sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
-    usual = float(np.clip(1 / np.median(sizes), LOWEST_SCALE, HIGHEST_SCALE)) if len(sizes) else 1.0
-    reached = float(np.median(golden["grad_scale"].max(axis=0)))
-    growth = _GROWTH_TO_REST if rests else _GROWTH
-    highest = min(max(usual, reached), growth * usual, HIGHEST_SCALE)
+    stages = golden["grad"].astype(np.float64)
+    sizes = np.sqrt(np.square(stages).reshape(*stages.shape[:2], -1).mean(axis=2))  # [G, N]
+    known = [stage[np.isfinite(stage) & (stage > 0)] for stage in sizes]
+    start = next((stage for stage in known if len(stage)), np.ones(1))
+    usual = float(np.clip(1 / np.median(start), LOWEST_SCALE, HIGHEST_SCALE))
+    growth = _GROWTH_TO_REST if golden["rests"] else _GROWTH
+    highest = min(max(usual, float(golden["grad_scale"].max())), growth * usual, HIGHEST_SCALE)
     return KnownScales(usual, float(np.float32(highest)))

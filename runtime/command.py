@@ -125,7 +125,7 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
     if options.fuse:
         for option, what in (("--keep", options.keep), ("--energy-range", options.energy_range)):
             if what is not None:
-                _LOG.warning("steps are taken one by one: %s is asked for at each step", option)
+                _LOG.warning("steps are taken one by one: %s is looked at after each step", option)
     exact = "fp32" if options.exact else None
     with load(
         options.bundle,

@@ -22,7 +22,6 @@ from .arguments import check_choice
 from .ebm import Ebm
 from .engine import Engine
 from .errors import UsageError
-from .known_scales import HIGHEST_SCALE, KnownScales
 from .manifest import TensorSpec
 
 __all__ = ["CompositeEngine", "Kind", "compose"]
@@ -51,11 +50,7 @@ class CompositeEngine(Engine):
         self._parts = [(engine, tuple(names)) for engine, names in parts]
         self._weights = np.array(weights, dtype=np.float64)
         self._temperature = temperature
-        scaled = [engine for engine, _ in self._parts if engine.needs_scale]
-        self.needs_scale = bool(scaled)
-        self.known_scales = KnownScales(
-            highest=min((engine.known_scales.highest for engine in scaled), default=HIGHEST_SCALE)
-        )
+        self.needs_scale = any(engine.needs_scale for engine, _ in self._parts)
 
     def open(self) -> None:
         """Opens every part; where one fails, those opened before it are closed."""
@@ -96,8 +91,12 @@ class CompositeEngine(Engine):
             prefix = f"{index}/"
             own = {name.removeprefix(prefix): array for name, array in inputs.items() if name.startswith(prefix)}
             own = own or {name: inputs[name] for name in names}
-            answer = engine.run({"x": inputs["x"], "grad_scale": inputs["grad_scale"], **own})
-            energies[index], grads[index] = answer["energy"], answer["grad"]
+            scale = inputs["grad_scale"]
+            # A sum may be flat where its parts are not: each stays within what it knows.
+            scale_here = np.minimum(scale, np.float32(engine.known_scales.highest))
+            answer = engine.run({"x": inputs["x"], "grad_scale": scale_here, **own})
+            energies[index] = answer["energy"]
+            np.multiply(answer["grad"].T, scale / scale_here, out=grads[index].T)
         if self._temperature is None:
             energy = self._weights @ energies
             shares = np.repeat(self._weights[:, None], energies.shape[1], axis=1)

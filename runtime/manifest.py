@@ -10,7 +10,7 @@ from typing import Any
 
 from .config import SamplerConfig
 from .errors import LoadError, UsageError
-from .known_scales import NOTHING_KNOWN, KnownScales
+from .known_scales import HIGHEST_SCALE, LOWEST_SCALE, NOTHING_KNOWN, KnownScales
 
 __all__ = [
     "CALIBRATED",
@@ -209,6 +209,15 @@ class _Entries:
             raise LoadError(f"{self.where}: {key}: expected {kind.__name__}, got {value!r}")
         return value
 
+    def scale(self, key: str, default: float) -> float:
+        """A number that can be divided by."""
+        value = float(self.take(key, float, default))
+        if not LOWEST_SCALE <= value <= HIGHEST_SCALE:
+            raise LoadError(
+                f"{self.where}: {key}: expected a number above 0, within what float32 can divide by, got {value!r}"
+            )
+        return value
+
     def inner(self, key: str) -> _Entries:
         return _Entries(self.take(key, dict), f"{self.where}: {key}")
 
@@ -240,8 +249,8 @@ def _model(entries: _Entries) -> ModelSpec:
         cond=tuple(_tensor(entry, entry.take("name", str)) for entry in entries.each("cond", [])),
         range=None if ends is None else (float(ends[0]), float(ends[1])),
         scales=KnownScales(
-            usual=entries.take("usual_scale", float, NOTHING_KNOWN.usual),
-            highest=entries.take("highest_scale", float, NOTHING_KNOWN.highest),
+            usual=entries.scale("usual_scale", NOTHING_KNOWN.usual),
+            highest=entries.scale("highest_scale", NOTHING_KNOWN.highest),
         ),
     )
 

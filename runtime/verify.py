@@ -14,7 +14,9 @@ the whole stage is zero; 1 where everything is), and its cosine counts as 1: the
 
 A gradient that is small beside the largest of the stages' typical gradients, as at the end of a descent, is what is left of
 terms that cancel, and each of these was rounded. Where that shows, in an error of PyTorch's own of more than 1 %, it counts as
-at least `Tolerance.least_size` of the largest in its relative error, and below that there is no direction to judge.
+at least `Tolerance.least_size` of the largest in its relative error, and below that there is no direction to judge. In another
+precision than FP32 that is done for chains that come to rest alone, and in INT8 there everywhere: with noise the last gradients
+are what makes the samples.
 """
 
 from __future__ import annotations
@@ -37,6 +39,10 @@ BATCHES = (slice(0, 1), slice(1, 4), slice(0, 8))
 _HIGHEST_FLOOR = 0.7
 """A gradient that is off by more than this share of its length is wrong, whatever rounding may do."""
 
+_UNKNOWN = 0.1
+"""Share of the golden states at which PyTorch's own error may be so large that nothing is asked of the gradient there: of a policy with
+relus in FP16 some of 96 are. With more, no error says enough about PyTorch to excuse an engine."""
+
 _ROUNDED = 0.02
 """Twice PyTorch's own error from which a small gradient is what rounding left of larger terms."""
 
@@ -55,10 +61,11 @@ class Tolerance:
             and gradient at that sample where that is larger; 0 for no such rise. An engine that computes in float32
             cannot be asked to be closer to float64 than float32 arithmetic is, the error being the largest over the state
             and copies of it that differ by rounding, since a relu's gradient jumps where a sum is near zero. In FP16 and BF16
-            it is what PyTorch is off by in this type, or weights in this type and, added to it, the largest jump beside the state. The gradient's limit rises
-            to 0.7 at most.
-        least_size: share of the largest of the stages' typical gradients that a shorter one counts as where it is what rounding
-            left of larger terms; everywhere, where there is no `reference_factor`. Times the limit it is what rounding may do.
+            it is what PyTorch is off by in this type, or weights in this type and, added to it, the largest jump beside the state.
+            The gradient's limit rises to 0.7 at most; where it would have to rise higher nothing is asked of the gradient but to
+            be finite, at a tenth of the states at most.
+        least_size: share of the largest of the stages' typical gradients that a shorter one counts as, see the top of this file.
+            Times the limit it is what rounding may do.
     """
 
     relative_error: float
@@ -109,10 +116,10 @@ class StageResult:
 
 
 _TOLERANCES = {
-    # Rounding may do 16 units in the last place of float32, and four of FP16 and BF16.
+    # Rounding may do eight units in the last place of float32, and four of FP16 and BF16.
     "fp32": Tolerance(1e-4, cosine=-1.0, energy_error=1e-4, reference_factor=_FLOOR_FACTOR, least_size=0.01),
-    "fp16": Tolerance(5e-2, cosine=0.999, energy_error=5e-2, reference_factor=_FLOOR_FACTOR, least_size=0.04),
-    "bf16": Tolerance(5e-2, cosine=0.999, energy_error=5e-2, reference_factor=_FLOOR_FACTOR, least_size=0.32),
+    "fp16": Tolerance(5e-2, cosine=0.999, energy_error=5e-2, reference_factor=_FLOOR_FACTOR, least_size=0.08),
+    "bf16": Tolerance(5e-2, cosine=0.999, energy_error=5e-2, reference_factor=_FLOOR_FACTOR, least_size=0.64),
 }
 
 
@@ -146,7 +153,7 @@ def check_engine(
     Args:
         engine: an open engine.
         golden: the arrays of golden.npz: x [G, N, *S] float32, step [G], grad_scale [G, N] float32, energy [G, N]
-            and grad [G, N, *S] float64, reference_error and reference_energy_error [G, N], for a precision other than FP32
+            and grad [G, N, *S] float64, rests (whether the chains come to rest; left out, they do not), reference_error and reference_energy_error [G, N], for a precision other than FP32
             with ".PRECISION" behind the name, and "cond.NAME" [G, N, ...]. N is at least 8.
         precision: whose tolerance applies.
         limits: a tolerance in place of the precision's own.
@@ -159,16 +166,21 @@ def check_engine(
         EngineMismatch: an output is missing or has another shape.
     """
     limits = limits or tolerance(precision)
+    if precision != "fp32" and not golden.get("rests", False):
+        limits = dataclasses.replace(limits, least_size=0.0)
     spread = float(np.std(golden["energy"]))
+    golden = dict(golden)
+    for name in ("reference_error", "reference_energy_error"):
+        if precision != "fp32":  # what FP32 may be off by is nothing beside it
+            golden[name] = golden.get(f"{name}.{precision}", np.zeros(golden["energy"].shape))
+    unknown = limits.reference_factor * golden["reference_error"] > _HIGHEST_FLOOR  # [G, N]
+    golden["unknown"] = unknown & (unknown.mean() <= _UNKNOWN)
     typical = _typical_norms(golden["grad"])
     largest = float(typical.max(initial=0.0))
     results = []
     for stage, step in enumerate(golden["step"]):
         for rows in BATCHES:
-            batch = {name: array[stage][rows] for name, array in golden.items() if name != "step"}
-            for name in ("reference_error", "reference_energy_error"):
-                if precision != "fp32":  # what FP32 may be off by is nothing beside it
-                    batch[name] = batch.get(f"{name}.{precision}", np.zeros(len(batch["x"])))
+            batch = {name: array[stage][rows] for name, array in golden.items() if array.ndim > 1}
             norms = (typical[stage], largest)
             results.append(_check_batch(engine, batch, limits, spread, norms, stage, int(step)))
     return results
@@ -214,12 +226,12 @@ def _check_batch(
         nan=0.0,
         posinf=0.0,
     )
+    right = (relative <= np.maximum(limits.relative_error, floor)) & (cosine >= np.minimum(limits.cosine, cosine_floor))
     passed = (
         finite
         & np.isfinite(energy)
-        & (relative <= np.maximum(limits.relative_error, floor))
+        & (right | golden["unknown"])
         & (energy_error <= np.maximum(limits.energy_error, energy_floor))
-        & (cosine >= np.minimum(limits.cosine, cosine_floor))
     )
     return StageResult(
         stage=stage,

@@ -57,7 +57,7 @@ def _pruned(graph: memoryview, names: Collection[str]) -> bytes:
         if number == _GRAPH_NODE and content is not None:
             kept[index] = any(name in needed for name in _texts(content, _NODE_OUTPUT))
             if kept[index]:
-                needed |= _read_by(content)
+                needed |= _read_by(content) - {""}  # an input that is left out
     return b"".join(whole for (_, whole, _), keep in zip(fields, kept, strict=True) if keep)
 
 

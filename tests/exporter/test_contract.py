@@ -108,8 +108,21 @@ class TestOutput:
         rows = torch.zeros(4, 6) if "bool" in hint else torch.zeros(4)
         with pytest.raises(ContractError, match=f"fails on the example .*{hint}"):
             check_contract(make_energy(energy, X, cond={"k": rows}))
-        with pytest.raises(ContractError) as caught:  # an error of another kind
-            check_contract(make_energy(lambda x, k: x @ k, X, cond={"k": torch.zeros(4)}))
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            lambda x, k, obs: x @ k,
+            lambda x, k, obs: nn.Embedding(3, 6)(k + 9).sum(1) + obs,  # a table that is too small
+            lambda x, k, obs: (
+                nn.functional.linear(k.reshape(4, 1), torch.ones(2, 1)).sum(1) + obs
+            ),  # whole numbers to a layer
+        ],
+    )
+    def test_errors_of_another_kind_get_no_hint(self, wrong: Callable[..., torch.Tensor]) -> None:
+        cond = {"k": torch.zeros(4, dtype=torch.int64), "obs": torch.zeros(4)}
+        with pytest.raises(ContractError, match="fails on the example") as caught:
+            check_contract(make_energy(wrong, X, cond=cond))
         assert "came as floating point" not in str(caught.value)
 
     def test_a_batch_size_written_down(self) -> None:

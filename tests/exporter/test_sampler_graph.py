@@ -19,8 +19,8 @@ from ebm_export.runtime import SamplerConfig
 from ebm_export.runtime.backends import open_engine
 from ebm_export.runtime.chain import chain_steps
 from ebm_export.runtime.engine import Engine
-from ebm_export.runtime.fused_steps import Fused
-from ebm_export.runtime.known_scales import HIGHEST_SCALE
+from ebm_export.runtime.fused_steps import Fused, ports
+from ebm_export.runtime.known_scales import HIGHEST_SCALE, KnownScales
 from ebm_export.runtime.run import run_chains
 
 from .referee import score_graph
@@ -71,20 +71,22 @@ def engines(
     count: int = COUNT,
     *,
     each: bool = False,
+    highest: float = HIGHEST_SCALE,
 ) -> tuple[Engine, Fused]:
     model = score_graph(make_energy(Net().eval(), torch.randn(4, 3), cond={"goal": torch.randn(4, 3)}))
     model = model if precision == "fp32" else typed(model, precision)
     scaled = precision == "fp16"
     paths = {
         "score": model,
-        "sampler": sampler_graph(model, config, count, highest_scale=HIGHEST_SCALE if scaled else None, each=each),
+        "sampler": sampler_graph(model, config, count, highest_scale=highest if scaled else None, each=each),
     }
     opened = []
     for name, graph in paths.items():
         proto = ir.to_proto(graph)
         onnx.checker.check_model(proto, full_check=True)
         onnx.save(proto, folder / f"{name}.onnx")
-        opened.append(open_engine(backend, folder / f"{name}.onnx", precision=precision, threads=1))
+        known = KnownScales(highest=highest)
+        opened.append(open_engine(backend, folder / f"{name}.onnx", precision=precision, threads=1, scales=known))
     fused = Fused(opened[1], count, config, each=each)
     opened[0].open()
     fused.open()
@@ -121,6 +123,33 @@ def test_the_bits_of_the_loop_with_onnxruntime(tmp_path: Path, name: str) -> Non
     engine, fused = engines(tmp_path, config, "onnxruntime")
     one, many = both(engine, fused, config)
     np.testing.assert_array_equal(one, many)
+
+
+@pytest.mark.parametrize("name", ["langevin", "optimize"])
+def test_the_scale_stops_where_the_loops_does(tmp_path: Path, name: str) -> None:
+    config = config_of(name)
+    engine, fused = engines(tmp_path, config, "onnxruntime", "fp16", highest=0.5)
+    free, _ = engines(tmp_path, config, "onnxruntime", "fp16")
+    seen: list[float] = []
+    start = np.full((2, 3), 0.3, np.float32)
+    for one in (engine, free):
+        run_chains(one, config, lambda chains: start[chains.start : chains.stop], 2, cond={"goal": GOAL[:2]},
+                   callback=lambda now: seen.append(float(np.max(now.grad_scale))))  # fmt: skip
+    assert max(seen[: len(seen) // 2]) == 0.5 < max(seen)
+    one, many = both(engine, fused, config)
+    np.testing.assert_allclose(one, many, rtol=1e-4, atol=1e-5)
+    answer = fused.engine.run(_block(fused, config))
+    assert answer["sampler.next.grad_scale"].max() == 0.5
+
+
+def _block(fused: Fused, config: SamplerConfig) -> dict[str, np.ndarray]:
+    """Inputs of one block of still chains."""
+    wanted = ports(config.sampler, config.order)
+    rows = np.zeros((2, 3), np.float32)
+    inputs = {"x": rows, "goal": GOAL[:2], "grad_scale": np.full(2, 0.25, np.float32)}
+    inputs |= {f"sampler.{state}": rows for state in wanted.state}
+    inputs |= {f"sampler.{series}": np.zeros(fused.count, np.float32) for series in wanted.series}
+    return inputs | ({"sampler.noise": np.zeros((fused.count, 2, 3), np.float32)} if wanted.noise else {})
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])

@@ -12,6 +12,7 @@ import pytest
 
 from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
 from ebm_export.runtime.composition import CompositeEngine, compose
+from ebm_export.runtime.known_scales import KnownScales
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 
 X = np.random.default_rng(0).standard_normal((6, 2)).astype(np.float32) * 2
@@ -43,6 +44,26 @@ def test_a_mixture_is_that_of_the_densities() -> None:
     shares = densities / densities.sum(axis=0)
     expected = shares[0][:, None] * (X - 1) + shares[1][:, None] * (X + 2)
     np.testing.assert_allclose(grad, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_part_stays_within_its_gradient_scale_where_another_is_flat() -> None:
+    """The composite's gradient is small where the parts cancel, and so its scale large."""
+    seen: list[list[float]] = [[], []]
+    parts = []
+    for index, (slope, highest) in enumerate(((1e-3, 4e3), (1.0, 4.0))):
+        part = bowl(0.0, slope)
+        real = part.engine.run
+
+        def run(inputs: dict[str, np.ndarray], real: Any = real, index: int = index) -> dict[str, np.ndarray]:
+            seen[index].append(float(inputs["grad_scale"].max()))
+            return real(inputs)
+
+        part.engine.run = run  # type: ignore[method-assign]
+        part.engine.known_scales = KnownScales(1 / slope, highest)
+        parts.append(part)
+    _, grad = compose(parts, [1.0, 0.0]).score(X)
+    np.testing.assert_allclose(grad, 1e-3 * X, rtol=1e-5)
+    assert max(seen[1]) == 4 < max(seen[0]) <= 4e3
 
 
 def test_a_mixture_far_from_all_parts_is_finite() -> None:

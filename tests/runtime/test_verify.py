@@ -140,13 +140,14 @@ class TestZeroReference:
 class TestRounded:
     """At the end of a descent a gradient is what rounding left of larger terms: it has no direction to agree on."""
 
-    def check(self, precision: str, off: float, own: float) -> list[StageResult]:
+    def check(self, precision: str, off: float, own: float, rests: bool = True) -> list[StageResult]:
         """The last stage has arrived: gradients of 1e-7, and an engine that is off there by a share of what the others have."""
         golden = golden_data()
         length = np.median(np.linalg.norm(golden["grad"][0], axis=1))
         golden["x"][3] *= 1e-7
         golden["grad"][3] *= 1e-7
         golden["energy"][3] *= 1e-14
+        golden["rests"] = np.array(rests)
         for name in ("reference_error", "reference_error.fp16"):
             golden[name] = np.full((4, 8), 1e-7)
             golden[name][3] = own
@@ -169,9 +170,28 @@ class TestRounded:
         )  # not thousands, of a gradient that is nothing
         assert all(result.cosine == 1 for result in found[-3:])
 
+    def test_in_fp16_only_where_chains_rest(self) -> None:
+        found = self.check("fp16", 1e-3, 5.0, rests=False)
+        assert [result.stage for result in found if not result.passed] == [3, 3, 3]
+
     @pytest.mark.parametrize(("precision", "off"), [("fp32", 3e-6), ("fp16", 6e-3)])
     def test_a_larger_one_does_not(self, precision: str, off: float) -> None:
         found = self.check(precision, off, 5.0)
+        assert [result.stage for result in found if not result.passed] == [3, 3, 3]
+
+    @pytest.mark.parametrize("precision", ["fp16", "bf16"])
+    @pytest.mark.parametrize("factor", [0.0, -1.0])
+    def test_with_noise_a_small_gradient_is_what_makes_the_samples(self, precision: str, factor: float) -> None:
+        golden = golden_data()
+        golden["x"][3] *= 1e-3
+        golden["grad"][3] *= 1e-3
+        golden["energy"][3] *= 1e-6
+        golden[f"reference_error.{precision}"] = np.full((4, 8), 0.05)
+
+        def wrong(grad: np.ndarray) -> np.ndarray:
+            return np.where(np.abs(grad).max(axis=1, keepdims=True) < 0.01, factor * grad, grad).astype(np.float32)
+
+        found = check(quadratic(grad=wrong), precision, **golden)
         assert [result.stage for result in found if not result.passed] == [3, 3, 3]
 
     def test_what_pytorch_knows_better_is_judged_as_it_is(self) -> None:
@@ -212,6 +232,22 @@ class TestKinks:
         for off, passed in ((0.25, True), (0.35, False)):
             engine = quadratic(energy=lambda energy, off=off: (energy + off * size.min()).astype(np.float32))
             assert all(result.passed for result in check(engine, "bf16", **golden)) == passed
+
+    @pytest.mark.parametrize(("states", "passed"), [(3, True), (4, False)])
+    def test_at_a_tenth_of_the_states_pytorch_may_know_nothing(self, states: int, passed: bool) -> None:
+        """Of 32; an engine that points elsewhere at these alone."""
+        golden = golden_data()
+        own = np.zeros(golden["energy"].shape)
+        own[2, :states] = 0.5
+        golden["reference_error.fp16"] = own
+
+        def turn(grad: np.ndarray) -> np.ndarray:
+            there = (grad[:, None] == golden["x"][2, :states]).all(axis=2).any(axis=1, keepdims=True)
+            return np.where(there, -grad, grad).astype(np.float32)
+
+        found = check(quadratic(grad=turn), "fp16", **golden)
+        assert all(result.passed for result in found) == passed
+        assert max(result.relative_error for result in found) > 1.9, "it is told all the same"
 
     @pytest.mark.parametrize("floor", [np.inf, np.nan, 1e9])
     @pytest.mark.parametrize("grad", [np.nan, 0.0, 0.1])
