@@ -63,7 +63,7 @@ def judge(
         smallest_difference: what should be seen, in standard deviations of the energy.
         bias_limit: largest gain and bias that pass, relative to rms of the gradient.
         temperature: T of p(x) proportional to exp(-E(x) / T), for the Stein discrepancy; 0 for chains that come to rest. Their ends
-            are points, and one within a hundredth of the samples' spread of another counts as the same, in density, coverage and modes.
+            are points, and one within a hundredth of the samples' spread of another counts as the same. There is no Stein discrepancy then.
         metrics: names from `gate_metrics.GATE_METRICS`; None takes all ("stein" where both sets have gradients).
         seed: of splits, directions, shuffles and clusters: same seed, same result.
 
@@ -83,7 +83,7 @@ def judge(
     chains = min(len(reference), len(candidate))
     asked = plan_chains(gate, smallest_difference)  # checks both
     plan = fitted_plan(gate, smallest_difference, chains) if chains != asked.pool else asked
-    names = _in_force(reference, candidate, metrics)
+    names = _in_force(reference, candidate, metrics, temperature)
     score = judge_score(fidelity, bias_limit)
 
     _refuse_infinite(reference)
@@ -120,15 +120,18 @@ def _decided(samples: Sequence[MetricVerdict], score: Sequence[MetricVerdict]) -
     return sure or any(not verdict.passed for verdict in score) or all(verdict.decided for verdict in samples)
 
 
-def _in_force(reference: SampleSet, candidate: SampleSet, metrics: Sequence[str] | None) -> list[str]:
-    gradients = reference.grad is not None and candidate.grad is not None
+def _in_force(
+    reference: SampleSet, candidate: SampleSet, metrics: Sequence[str] | None, temperature: float
+) -> list[str]:
+    # At rest gradients vanish, and are those of no density.
+    gradients = reference.grad is not None and candidate.grad is not None and temperature > 0
     if metrics is None:
         return [name for name in GATE_METRICS if gradients or name != "stein"]
     for name in metrics:
         if name not in GATE_METRICS:
             raise UsageError(f"metrics: expected some of {', '.join(GATE_METRICS)}, got {name!r}")
         if name == "stein" and not gradients:
-            raise UsageError("metrics: 'stein' needs gradients, and one of the sample sets has none")
+            raise UsageError("metrics: 'stein' needs gradients and a temperature, and one of the sample sets has none")
     return list(metrics)
 
 

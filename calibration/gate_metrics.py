@@ -82,10 +82,20 @@ class Pools:
 
     @cached_property
     def features(self) -> tuple[np.ndarray, np.ndarray]:
-        """Both pools' features, or x where one of them has none, moved to a common mean of 0."""
-        if self.reference.features is None or self.candidate.features is None:
-            return self.x
-        return _moved(self.reference.features, self.candidate.features)
+        """Both pools' features, or x where one of them has none, moved to a common mean of 0.
+
+        Where chains come to rest, with noise of a hundredth of their spread: FP32's chains that rest at one point are nearer to each other
+        than a grid of any precision, so that neighbours, clusters and kernels would tell precisions apart by any distance at all.
+        """
+        first, second = self.x
+        if self.reference.features is not None and self.candidate.features is not None:
+            first, second = _moved(self.reference.features, self.candidate.features)
+        if self.temperature > 0:
+            return first, second
+        size = _SAME * float(np.sqrt(np.square(first, dtype=np.float64).mean()))
+        random = np.random.default_rng(self.seed)
+        blurred = [rows + (size * random.standard_normal(rows.shape)).astype(rows.dtype) for rows in (first, second)]
+        return blurred[0], blurred[1]
 
     @cached_property
     def components(self) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +110,7 @@ class Pools:
         if self.reference.labels is not None and self.candidate.labels is not None:
             first, second = self.reference.labels, self.candidate.labels
             return first, second, 1 + int(max(first.max(), second.max()))
-        first, second = (rows[:, :_FRECHET_WIDTH] for rows in self.places)
+        first, second = (rows[:, :_FRECHET_WIDTH] for rows in self.components)
         modes = find_modes(np.concatenate([first, second]), seed=self.seed)
         return modes.assign(first), modes.assign(second), len(modes.centres)
 
@@ -116,23 +126,9 @@ class Pools:
         return min(_NEIGHBOURS, max(1, self.subset // 5))
 
     @cached_property
-    def places(self) -> tuple[np.ndarray, np.ndarray]:
-        """The components, where chains come to rest with noise of a hundredth of their spread.
-
-        FP32's chains that rest at one point are nearer to each other than a grid of any precision, so that their nearest neighbours
-        and clusters would tell the precisions apart by any distance at all.
-        """
-        first, second = self.components
-        if self.temperature > 0:
-            return first, second
-        size = _SAME * np.sqrt(np.square(first).sum(axis=1).mean() / first.shape[1])
-        random = np.random.default_rng(self.seed)
-        return tuple(rows + size * random.standard_normal(rows.shape) for rows in (first, second))  # type: ignore[return-value]
-
-    @cached_property
     def balls(self) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         """Density within and across, coverage within and across, by partition and pair of sets."""
-        first, second = (rows.astype(np.float32) for rows in self.places)
+        first, second = (rows.astype(np.float32) for rows in self.components)
         found: tuple[list[np.ndarray], ...] = ([], [], [], [])
         k = self.neighbours
         for own, other in self.parts:
@@ -154,7 +150,7 @@ class Pools:
     @cached_property
     def ball_p_values(self) -> ManifoldPValues:
         """p-values of density and coverage in the whole pools."""
-        first, second = self.places
+        first, second = self.components
         return manifold_p_values(first, second, k=self.neighbours, seed=self.seed)
 
 
@@ -307,7 +303,7 @@ def _stein(pools: Pools) -> MetricVerdict:
     first, second = centred(*(rows.astype(np.float64) for rows in pools.x))
     width = median_distance(first)
     sums = [
-        stein_sums(rows, (grad.reshape(rows.shape) / -(pools.temperature or 1.0)).astype(rows.dtype), width)
+        stein_sums(rows, (grad.reshape(rows.shape) / -(pools.temperature)).astype(rows.dtype), width)
         for rows, grad in ((first, pools.reference.grad), (second, pools.candidate.grad))
     ]
     return _verdict("stein", pools, self_ratio(pools.subset, *sums), None, f"bandwidth {width:.3g}")

@@ -13,8 +13,6 @@ from .trajectory import Trajectory
 
 __all__ = ["fidelity_along", "gradients_along"]
 
-_LEAST_AT_REST = 0.1
-
 _CALL_NUMBERS = 2**18
 """Numbers of x in one engine call, as `runtime.ebm` limits them."""
 
@@ -93,11 +91,11 @@ def fidelity_along(
         candidate: [G, n, *S] from the candidate.
         conditions: [n], which condition each chain has; None where all have the same.
         rests: whether chains come to rest, where gradients vanish and an error of any size is infinitely large beside them. Errors
-            are then relative to a tenth of the largest stage's gradient at least: one of 1 % of that moves the point of rest by
-            a thousandth of the way. With noise there is no such point, and what is left of the gradient is what counts.
+            are then relative to the largest stage's gradient at least: one of 1 % of that moves the point of rest by about a
+            hundredth of the way, within which ends count as the same. With noise there is no such point, and what is left of the gradient is what counts.
     """
     sizes = np.sqrt(np.square(reference, dtype=np.float64).reshape(len(reference), -1).mean(axis=1))  # [G]
-    least = _LEAST_AT_REST * sizes.max() if rests else 0.0
+    least = sizes.max() if rests else 0.0
     found = []
     for stage, (step, size) in enumerate(zip(trajectory.step.tolist(), sizes, strict=True)):
         if size != 0:
