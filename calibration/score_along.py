@@ -92,7 +92,8 @@ def fidelity_along(
         conditions: [n], which condition each chain has; None where all have the same.
         rests: whether chains come to rest, where gradients vanish and an error of any size is infinitely large beside them. Errors
             are then relative to the largest stage's gradient at least: one of 1 % of that moves the point of rest by about a
-            hundredth of the way, within which ends count as the same. With noise there is no such point, and what is left of the gradient is what counts.
+            hundredth of the way, within which ends count as the same. With noise there is no such point, and what is left of
+            the gradient is what counts.
     """
     sizes = np.sqrt(np.square(reference, dtype=np.float64).reshape(len(reference), -1).mean(axis=1))  # [G]
     least = sizes.max() if rests else 0.0

@@ -67,10 +67,11 @@ def make_golden(
         progress: called with (done, in all).
 
     Returns:
-        The arrays of golden.npz: x [G, N, *S], step [G], rests (whether chains come to rest), grad_scale [G, N] (as the runtime has it, see `scales_of`), energy [G, N] and grad [G, N, *S] in
-        float64, reference_error [G, N] (largest relative error of PyTorch's own float32 gradient at the state and at
-        copies of it that differ by rounding), reference_energy_error [G, N] (likewise, absolute), the same with ".fp16" or ".bf16"
-        behind the name (of the float32 model with its weights in that type, or with its products in it where that is more), and "cond.NAME".
+        The arrays of golden.npz: x [G, N, *S], step [G], rests (whether chains come to rest), grad_scale [G, N] (as the runtime has
+        it, see `scales_of`), energy [G, N] and grad [G, N, *S] in float64, reference_error [G, N] (largest relative error of
+        PyTorch's own float32 gradient at the state and at copies of it that differ by rounding), reference_energy_error [G, N]
+        (likewise, absolute), the same with ".fp16" or ".bf16" behind the name (of the float32 model with its weights in that type,
+        or with its products in it where that is more), and "cond.NAME".
 
     Raises:
         DivergenceError: the chains diverge in PyTorch itself.

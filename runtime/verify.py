@@ -153,8 +153,9 @@ def check_engine(
     Args:
         engine: an open engine.
         golden: the arrays of golden.npz: x [G, N, *S] float32, step [G], grad_scale [G, N] float32, energy [G, N]
-            and grad [G, N, *S] float64, rests (whether the chains come to rest; left out, they do not), reference_error and reference_energy_error [G, N], for a precision other than FP32
-            with ".PRECISION" behind the name, and "cond.NAME" [G, N, ...]. N is at least 8.
+            and grad [G, N, *S] float64, rests (whether the chains come to rest; left out, they do not), reference_error and
+            reference_energy_error [G, N], for a precision other than FP32 with ".PRECISION" behind the name, and "cond.NAME"
+            [G, N, ...]. N is at least 8.
         precision: whose tolerance applies.
         limits: a tolerance in place of the precision's own.
 
