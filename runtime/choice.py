@@ -129,7 +129,9 @@ def _candidates(
                 if cannot is not None:
                     passed_over.append(f"not {artifact.path} on {name}: {cannot}")
                 elif backend is None and artifact.status != VERIFIED:
-                    passed_over.append(f"not {artifact.path} on {name}: {artifact.status}")
+                    passed_over.append(
+                        f"not {artifact.path} on {name}: {artifact.status} (who asks for the backend {name} gets it)"
+                    )
                 else:
                     fitting.append((artifact, name))
     return fitting, passed_over
@@ -139,5 +141,7 @@ def _nothing_fits(bundle: Bundle, backend: str | None, precision: str | None, pa
     wish = " ".join(word for word in (precision, f"for backend {backend!r}" if backend else None) if word)
     scores = [artifact for artifact in bundle.artifacts if artifact.role == "score"]
     holds = ", ".join(f"{artifact.target} {artifact.precision}" for artifact in scores) or "no artifact"
+    if backend is None and any(artifact.precision == precision for artifact in scores):
+        wish = f"verified in {precision} that can run here"
     text = f"the bundle {bundle.path} has nothing {wish or 'that can run here'}; it holds {holds}"
     return f"{text}; {'; '.join(passed_over)}" if passed_over else text

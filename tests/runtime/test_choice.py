@@ -103,6 +103,12 @@ def test_errors(tmp_path: Path, machine: set[str]) -> None:
     )
     with pytest.raises(LoadError, match=re.escape(wanted)):
         choose(bundle)
+    wanted = (
+        "has nothing verified in fp32 that can run here; it holds openvino fp32, tensorrt fp16; not openvino.fp32 on openvino: built, "
+        "not run (who asks for the backend openvino gets it)"
+    )
+    with pytest.raises(LoadError, match=re.escape(wanted)):
+        choose(bundle, precision="fp32")
     with pytest.raises(LoadError, match="has nothing bf16 for backend 'openvino'; it holds openvino fp32"):
         choose(bundle, "openvino", "bf16")
 
