@@ -351,7 +351,7 @@ class TestRun:
         run = command("ebm-run", "sample", "fused.ebm", "-n", 4, "--fuse", *given, "--noise", "none", cwd=folder)
         assert run.returncode == 0, run.stderr
         for option in ("--keep", "--energy-range"):
-            assert f"steps are taken one by one: {option} is asked for at each step" in run.stderr
+            assert f"steps are taken one by one: {option} is looked at after each step" in run.stderr
         run = command(
             "ebm-run", "sample", "fused.ebm", "-n", 4, "--fuse", "--sampler", "mala", "--noise", "none", cwd=folder
         )

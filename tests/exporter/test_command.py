@@ -126,9 +126,21 @@ def test_low_precisions_that_gain_nothing_are_named() -> None:
     ("precision", "gated", "worst", "limit", "said"),
     [
         ("fp32", False, 1e-4, "1e-04", ""),
-        ("fp32", False, 2e-4, "1e-04", "above the limit at a state where PyTorch's own rounding is as large"),
+        (
+            "fp32",
+            False,
+            2e-4,
+            "1e-04",
+            "above the limit at a state where PyTorch's own, by rounding, is half as large or more",
+        ),
         ("bf16", True, 0.04, "5e-02", ""),
-        ("bf16", True, 0.3, "5e-02", "above the limit at a state where PyTorch's own rounding is as large"),
+        (
+            "bf16",
+            True,
+            0.3,
+            "5e-02",
+            "above the limit at a state where PyTorch's own, by rounding, is half as large or more",
+        ),
         ("int8", True, 0.04, "the gate", ""),
         ("int8", True, 0.6, "the gate", "decides nothing in int8: its samples do, and passed the gate"),
         ("mixed", False, 0.6, "none", "decides nothing in mixed: its samples would, and no gate judged them"),
