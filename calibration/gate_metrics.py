@@ -303,7 +303,7 @@ def _stein(pools: Pools) -> MetricVerdict:
     first, second = centred(*(rows.astype(np.float64) for rows in pools.x))
     width = median_distance(first)
     sums = [
-        stein_sums(rows, (grad.reshape(rows.shape) / -(pools.temperature)).astype(rows.dtype), width)
+        stein_sums(rows, (grad.reshape(rows.shape) / -pools.temperature).astype(rows.dtype), width)
         for rows, grad in ((first, pools.reference.grad), (second, pools.candidate.grad))
     ]
     return _verdict("stein", pools, self_ratio(pools.subset, *sums), None, f"bandwidth {width:.3g}")

@@ -95,8 +95,10 @@ def fidelity_along(
             hundredth of the way, within which ends count as the same. With noise there is no such point, and what is left of
             the gradient is what counts.
     """
-    sizes = np.sqrt(np.square(reference, dtype=np.float64).reshape(len(reference), -1).mean(axis=1))  # [G]
-    least = sizes.max() if rests else 0.0
+    sizes = [
+        math.sqrt(np.square(stage, dtype=np.float64).mean()) for stage in reference
+    ]  # one by one: they may be large
+    least = max(sizes) if rests else 0.0
     found = []
     for stage, (step, size) in enumerate(zip(trajectory.step.tolist(), sizes, strict=True)):
         if size != 0:

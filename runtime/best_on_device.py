@@ -43,9 +43,7 @@ def until_on_device(
     with contextlib.closing(steps):
         now = next(steps)
         pace.started(now.calls)
-        start = hand_over(
-            now, config, NoiseSource(seed).key, free, engine.known_scales.highest if engine.needs_scale else None
-        )
+        start = hand_over(now, config, NoiseSource(seed).key, free, engine.highest_scale)
 
         def goes_on(done: int, lost: int) -> bool:
             if done > start.done:

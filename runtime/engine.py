@@ -32,6 +32,11 @@ class Engine(ABC):
     """What is known of the gradient scales that chains on it have."""
 
     @property
+    def highest_scale(self) -> float | None:
+        """Where the running scale of chains on it stops; None where they have none."""
+        return self.known_scales.highest if self.needs_scale else None
+
+    @property
     def locks(self) -> tuple[threading.RLock, ...]:
         """What whoever asks the engine holds, so that threads take turns; see `turns.Turns`."""
         return (self.__dict__.setdefault("_lock", threading.RLock()),)

@@ -122,8 +122,9 @@ def run_chains(
         with contextlib.closing(steps):  # at once, where the callback raises
             if loop is not None:
                 key = NoiseSource(seed, attempt=attempt).key
-                highest_scale = engine.known_scales.highest if engine.needs_scale else None
-                return finish_on_device(loop, steps, config, chains, key, free, highest_scale, stop, energy_range, told)
+                return finish_on_device(
+                    loop, steps, config, chains, key, free, engine.highest_scale, stop, energy_range, told
+                )
             for now in steps:
                 if told is not None:
                     told(now)
