@@ -53,12 +53,13 @@ def measure_speed(
 
 def with_front(results: Sequence[EngineResult], batch: int) -> tuple[EngineResult, ...]:
     """Marks the Pareto front of time and quality; the reference is the first of the results."""
-    # FP32 itself, judged with another seed, is so far off by chance: to be nearer than that is chance too.
+    # FP32 itself, judged with another seed, is so far off by chance: to be nearer than that is chance too. So is a hundredth, which
+    # no table shows; the same graph in two precisions differs by a billionth.
     chance = max(results[0].quality or 1.0, 1.0)
     costs: list[tuple[float, ...] | None] = []
     for result in results:
         step, off = result.step_time(batch), result.quality
-        costs.append(None if step is None or off is None else (step.median, max(off, chance)))
+        costs.append(None if step is None or off is None else (step.median, round(max(off, chance), 2)))
     return tuple(
         dataclasses.replace(result, front=front) for result, front in zip(results, pareto_front(costs), strict=True)
     )

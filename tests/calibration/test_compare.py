@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from ebm_export.calibration.compare import compare
 from ebm_export.calibration.compare_options import CompareOptions
 from ebm_export.calibration.comparison import Comparison, EngineResult
+from ebm_export.calibration.speed import with_front
 from ebm_export.runtime.bundle_writer import write_manifest, writing_bundle
 from ebm_export.runtime.errors import DivergenceError, LoadError, UsageError
 from tests.runtime.tiny_bundle import artifact_entry, golden_data, manifest_entries, quadratic_graph, write_bundle
@@ -113,6 +114,12 @@ class TestWhole:
         faultless = [engine(whole[0], name) for name in ("fp32 onnxruntime", "fp16 onnxruntime")]
         fastest = min(faultless, key=lambda one: one.latency[0].median)
         assert [one.front for one in faultless] == [one is fastest for one in faultless]
+        # Their qualities differ in the ninth digit, which is no reason to keep the slower one, whichever that is.
+        one, other = faultless
+        swapped = [dataclasses.replace(one, latency=other.latency), dataclasses.replace(other, latency=one.latency)]
+        assert [entry.front for entry in with_front(swapped, one.latency[0].batch)] == [
+            entry is not fastest for entry in faultless
+        ]
 
     def test_says_why_there_is_no_energy(self, whole: tuple[Comparison, CompareOptions]) -> None:
         assert whole[0].power.startswith("no energy was measured: this device has neither")
