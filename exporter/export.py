@@ -23,6 +23,7 @@ from ..runtime.config import SamplerConfig
 from ..runtime.errors import EngineMismatch, MissingBackend, QualityGateError, UsageError
 from ..runtime.manifest import CALIBRATED
 from .artifacts import Gating, write_artifacts
+from .climbing import warn_of_climbing
 from .conditions import ENOUGH, split_conditions, stand_for_use
 from .contract import check_contract
 from .energy import Energy, EnergyMode, make_energy
@@ -254,6 +255,7 @@ def export_energy(
                 progress=lambda done, total: tell("running PyTorch's chains", done, total),
             )
             np.savez(folder / GOLDEN, allow_pickle=False, **golden)
+            warn_of_climbing(golden, config)
         if data is not None:
             np.save(folder / DATA, data, allow_pickle=False)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:  # gone with the folder if we are killed
