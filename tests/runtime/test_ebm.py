@@ -453,6 +453,9 @@ class TestJudgedElsewhere:
         assert "int8 was calibrated and judged along chains" in found[0]
         assert "with sampler='mala', temperature=0.1 its gradients" in found[0]
 
-    @pytest.mark.parametrize(("judged", "settings"), [("", {"temperature": 0.1}), ("int8", {"steps": 5})])
+    def test_much_longer_chains(self, caplog: pytest.LogCaptureFixture) -> None:
+        assert "with steps=13 its gradients" in self.warnings(caplog, "bf16", steps=13)[0]
+
+    @pytest.mark.parametrize(("judged", "settings"), [("", {"temperature": 0.1}), ("int8", {"steps": 12})])
     def test_nothing_to_say(self, caplog: pytest.LogCaptureFixture, judged: str, settings: dict[str, Any]) -> None:
         assert not self.warnings(caplog, judged, **settings)
