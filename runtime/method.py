@@ -323,6 +323,10 @@ def _temperatures_above_zero(config: SamplerConfig) -> np.ndarray:
     if lowest <= 0:
         raise UsageError(
             f"a sampler that accepts and rejects needs a temperature above 0 at every step, got {lowest:g}"
-            + (": set noise=None and a temperature (--noise none --temperature T)" if config.noise is not None else "")
+            + (
+                ": set noise=None and a temperature (--noise none --temperature T)"
+                if config.noise is not None
+                else ": give another temperature (--temperature T)"
+            )
         )
     return temperatures

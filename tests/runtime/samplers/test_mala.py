@@ -126,7 +126,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"temperature": 0.0}, "needs a temperature above 0 at every step, got 0"),
+            ({"temperature": 0.0}, r"above 0 at every step, got 0: give another temperature \(--temperature T\)"),
             ({"noise": (0.1, 0.0)}, r"above 0 at every step, got 0: set noise=None and a temperature \(--noise none"),
             (
                 {"noise": 0.1, "step_size": (0.1, 0.0)},
