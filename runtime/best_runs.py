@@ -60,7 +60,9 @@ class BestRuns:
         loop = request.engine.device_loop() if why is None else None
         if why is not None:
             request.engine.stays_on_host(why)
-        fused = None if loop is not None else self._telling.open_for(config, n, worth=False)
+        fused = None
+        if loop is None:
+            fused = self._telling.open_for(config, n, worth=False, why=request.why_one_by_one())
         pace = Pace(deadline, self._block_times.setdefault(n, {}))
         steps = _in_one_batch(request, "deadline_ms", draw_ahead=loop is None, evenly=True, fused=fused, pace=pace)
         if loop is not None:
@@ -73,7 +75,7 @@ class BestRuns:
         Raises:
             UsageError: the chains cannot be run so.
         """
-        fused = self._telling.open_for(request.config, request.n, worth=False)
+        fused = self._telling.open_for(request.config, request.n, worth=False, why=request.why_one_by_one())
         steps = _in_one_batch(request, "stream()", shared=True, fused=fused)
         request.engine.stays_on_host("stream() looks at the states of every step")
         return steps

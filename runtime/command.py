@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +23,6 @@ from .replaced_file import replacing, write_npy
 from .schedule import temperature_schedule
 
 __all__ = ["DrawOptions", "Drawn", "run_draw"]
-
-_LOG = logging.getLogger("ebm_export")
 
 
 @dataclass(frozen=True)
@@ -122,10 +119,6 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
         given = [f"--{'states' if name == 'out' else name.replace('_', '-')}" for name in options.special]
         raise UsageError(f"--best-of cannot be combined with {', '.join(given)}: leave one of them out")
     _check_files(options)
-    if options.fuse:
-        for option, what in (("--keep", options.keep), ("--energy-range", options.energy_range)):
-            if what is not None:
-                _LOG.warning("steps are taken one by one: %s is looked at after each step", option)
     exact = "fp32" if options.exact else None
     with load(
         options.bundle,

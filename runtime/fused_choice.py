@@ -55,13 +55,14 @@ class FusedChoice:
         self._faster: dict[int, bool] = {}
         self._told: set[str] = set()
 
-    def open_for(self, config: SamplerConfig, batch: int, *, worth: bool) -> Fused | None:
+    def open_for(self, config: SamplerConfig, batch: int, *, worth: bool, why: str = "") -> Fused | None:
         """Returns what takes several steps in one call, open, or None where they are taken one by one.
 
         Args:
             config: settings of the chains.
             batch: chains in one engine call.
             worth: whether it is worth timing both ways, where that has not been done.
+            why: what stands against it, whatever the settings are; empty where nothing does.
 
         Raises:
             LoadError: fused steps were asked for, and their file is gone or another one.
@@ -69,7 +70,7 @@ class FusedChoice:
         fused = self._fused
         if fused is None or self.asked is False:
             return None
-        why = fused.why_not(config)
+        why = why or fused.why_not(config)
         if why:
             if self.asked and why not in self._told:  # the samples are the same, so it is no error; once will do
                 where = "with a deadline or in a stream, " if fused.each else ""

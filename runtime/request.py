@@ -45,6 +45,15 @@ class Request(NamedTuple):
         """How many chains run together; a UsageError where an engine call does not take even one."""
         return largest_batch(self.config, self.n, self.max_batch)
 
+    def why_one_by_one(self, energy_range: tuple[float, float] | None = None) -> str:
+        """Why something has to be looked at after each step, so that none are fused; empty where nothing has.
+
+        Args:
+            energy_range: of a chain that is well, where that is watched.
+        """
+        asked = [name for name, on in (("keep", self.start.free), ("energy_range", energy_range)) if on is not None]
+        return f"each step is looked at for {' and '.join(asked)}" if asked else ""
+
     @property
     def options(self) -> dict[str, Any]:
         """Arguments that `run.run_chains` and `chain.chain_steps` share, by their names there."""

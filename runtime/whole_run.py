@@ -49,8 +49,8 @@ def run_whole(
     fused = None
     # Whoever asked for every step gets every step, unless asked for blocks.
     watched = not isinstance(callback, ProgressOnly | None)
-    if energy_range is None and (choice.asked or (checkpoint is None and samples is None and not watched)):
-        fused = choice.open_for(request.config, batch, worth=worth)
+    if choice.asked or (checkpoint is None and samples is None and not watched):
+        fused = choice.open_for(request.config, batch, worth=worth, why=request.why_one_by_one(energy_range))
     return run_chains(
         request.engine,
         request.config,

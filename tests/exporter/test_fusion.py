@@ -99,7 +99,7 @@ def test_other_settings_go_step_by_step(bundle: Path, changes: dict[str, Any]) -
     assert calls == list(range(len(calls)))
 
 
-def test_numbers_that_stay_go_step_by_step(bundle: Path) -> None:
+def test_numbers_that_stay_go_step_by_step(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     keep = np.array([True, False, False])
     drawn = []
     for fuse in (True, False):
@@ -108,6 +108,7 @@ def test_numbers_that_stay_go_step_by_step(bundle: Path) -> None:
             drawn.append(ebm.sample(2, x0=x0, keep=np.broadcast_to(keep, (2, 3)), goal=GOAL))
     np.testing.assert_array_equal(*drawn)
     assert (drawn[0][:, 0] == 1).all()
+    assert caplog.messages == ["steps are taken one by one: each step is looked at for keep"]
 
 
 def test_a_chain_that_diverges_is_found_in_a_block(bundle: Path) -> None:
@@ -122,7 +123,7 @@ def test_a_chain_that_diverges_is_found_in_a_block(bundle: Path) -> None:
         np.testing.assert_array_equal(found, ebm.sample(3, x0=x0, goal=GOAL, diverged="drop"))
 
 
-def test_energies_are_looked_at_after_each_step(bundle: Path) -> None:
+def test_energies_are_looked_at_after_each_step(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A block tells its last energy alone."""
     kept = []
     for fuse in (True, False):
