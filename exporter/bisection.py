@@ -16,6 +16,9 @@ from .score_graph import ScoreGraph
 
 __all__ = ["FirstDifference", "bisect"]
 
+_LEAST = 1e-3
+"""Size of a sample's value beside the largest of the batch: of less, as of a gradient near a minimum, what is left is rounding."""
+
 RunPrefix = Callable[[ir.Model], np.ndarray]
 """Compiles a graph whose output `grad` is some inner value, runs it, and returns that output."""
 
@@ -72,6 +75,7 @@ def bisect(
         right = right.reshape(rows, -1)
         size = np.linalg.norm(right, axis=1)
         off = np.linalg.norm(value.reshape(rows, -1).astype(np.float64) - right, axis=1)
+        size = np.maximum(size, _LEAST * size.max())
         return float((off / np.where(size > 0, size, 1.0)).max())
 
     errors: dict[ir.Node, float] = {}
