@@ -297,7 +297,8 @@ def _plan(targets: Sequence[str], precisions: Sequence[str], batch: tuple[int, i
     """(target, precision) pairs in the order of work; wrong or missing ones end the export before it begins."""
     for precision in precisions:
         if precision not in PRECISIONS:
-            raise UsageError(f"the precisions are {', '.join(PRECISIONS)}; there is none called {precision!r}")
+            several = ": one text for each of several, as in ['fp32', 'int8']" if "," in precision else ""
+            raise UsageError(f"the precisions are {', '.join(PRECISIONS)}; there is none called {precision!r}{several}")
     if not targets or not precisions:
         raise UsageError("at least one target and one precision are needed")
     parse_batch_range(":".join(map(str, batch)))
