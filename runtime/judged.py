@@ -37,7 +37,7 @@ class Judged:
         if not self._precision or not changed:
             return
         _LOG.warning(
-            "%s was calibrated and judged along chains with the bundle's own settings; with %s its gradients may be far from those of "
+            "%s was calibrated and judged along chains with the bundle's own settings; with %s its samples may be far from those of "
             "fp32: export with these settings, or compare with fp32",
             self._precision,
             ", ".join(f"{name}={getattr(settings, name)!r}" for name in changed),

@@ -451,10 +451,10 @@ class TestJudgedElsewhere:
         found = self.warnings(caplog, "int8", sampler="mala", temperature=0.1)
         assert len(found) == 1
         assert "int8 was calibrated and judged along chains" in found[0]
-        assert "with sampler='mala', temperature=0.1 its gradients" in found[0]
+        assert "with sampler='mala', temperature=0.1 its samples" in found[0]
 
     def test_much_longer_chains(self, caplog: pytest.LogCaptureFixture) -> None:
-        assert "with steps=13 its gradients" in self.warnings(caplog, "bf16", steps=13)[0]
+        assert "with steps=13 its samples" in self.warnings(caplog, "bf16", steps=13)[0]
 
     @pytest.mark.parametrize(("judged", "settings"), [("", {"temperature": 0.1}), ("int8", {"steps": 12})])
     def test_nothing_to_say(self, caplog: pytest.LogCaptureFixture, judged: str, settings: dict[str, Any]) -> None:
