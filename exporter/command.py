@@ -316,18 +316,15 @@ def _limit(precision: str, gated: bool) -> str:
 
 def _why_so_far_off(precision: str, worst: float, gated: bool) -> str:
     """What to make of a worst error that looks like a failure, of an engine that is kept; empty where it does not."""
-    jumps = "a relu's gradient jumps where a sum is near zero"
+    cause = "rounding moves small gradients most, and a relu's gradient jumps where a sum is near zero"
     if is_judged(precision):
         if worst <= tolerance(precision).relative_error:
             return ""
-        return f"the worst error is above the limit at a state where PyTorch's own, by rounding, is half as large or more, which passes ({jumps})"
+        return f"the worst error is above the limit at a state where PyTorch's own, by rounding, is half as large or more, which passes ({cause})"
     if worst <= _LOOKS_WRONG:
         return ""
     decides = "do, and passed the gate" if gated else "would, and no gate judged them"
-    return (
-        f"the worst error is that of one state, the farthest off, and decides nothing in {precision}: its samples {decides} "
-        f"(rounding moves small gradients most, and {jumps})"
-    )
+    return f"the worst error is that of one state, the farthest off, and decides nothing in {precision}: its samples {decides} ({cause})"
 
 
 def _size(folder: Path, names: Sequence[str]) -> float:
