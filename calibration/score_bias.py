@@ -84,7 +84,7 @@ def _verdict(
     metric: str, weights: np.ndarray, sizes: np.ndarray, squares: np.ndarray, errors: np.ndarray, limit: float
 ) -> MetricVerdict:
     """Args are [K] by stage: sizes to show, and their squares without what chance adds, with standard errors."""
-    if not np.isfinite(sizes[weights > 0.0]).all():
+    if not np.isfinite([sizes, squares, errors]).all():  # at a start, which has no weight, it is the end of a chain too
         nan = math.nan
         return MetricVerdict(metric, nan, limit, nan, nan, nan, 1.0, None, False, True, "the gradient is not finite")
     square = float(weights @ squares)

@@ -158,6 +158,20 @@ def test_nan_fails() -> None:
     assert "not finite" in verdicts[0].note
 
 
+def test_nan_fails_at_the_start_too() -> None:
+    """A start counts for nothing, but a chain ends there."""
+    generator = np.random.default_rng(0)
+    reference = generator.standard_normal((64, 5))
+    broken = reference.copy()
+    broken[3, 2] = math.nan
+    stages = [
+        score_fidelity(reference, found, stage=stage, step=50 * stage)
+        for stage, found in enumerate([broken, reference, reference])
+    ]
+    for verdict in judge_score(stages, 0.01):
+        assert not verdict.passed and verdict.note == "the gradient is not finite"
+
+
 def test_no_stages_and_a_wrong_limit() -> None:
     assert judge_score([], 0.01) == []
     with pytest.raises(UsageError, match="bias_limit: expected a number above 0, got 0"):
