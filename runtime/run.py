@@ -155,7 +155,7 @@ def run_chains(
                 _LOG.warning("chain %d diverged and was started anew (%d of %d)", again.start, at.attempt, RESTARTS)
                 at = at._replace(attempt=0)
         at = at.after(chains.stop)
-        if checkpoint is not None:
+        if checkpoint is not None and (checkpoint.due or at.first == n):  # a saving writes all results so far
             checkpoint.save(at)
     dropped = at.dropped.tolist()
     if not dropped:

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 
 from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
+from ebm_export.runtime.checkpoint import Checkpoint, Saved
+from ebm_export.runtime.divergence import Divergence
 from ebm_export.runtime.errors import DivergenceError, LoadError
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.precision_schedule import Span
@@ -84,6 +86,31 @@ def test_batches(tmp_path: Path) -> None:
     whole = ebm("mala").sample(5, 7, max_batch=2)
     cuts = [(0, 11), (2, 4), (2, 30), (4, 39)]
     np.testing.assert_array_equal(run_cut(lambda: ebm("mala"), cuts, max_batch=2, checkpoint=tmp_path / "run"), whole)
+
+
+@pytest.mark.parametrize("diverged", ["stop", "drop", "restart"])
+def test_many_batches_are_saved_when_it_is_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, diverged: Divergence
+) -> None:
+    """Each saving writes the results of all chains, so one after every batch takes longer than the chains."""
+    found, save = [], Checkpoint.save
+
+    def counted(self: Checkpoint, saved: Saved) -> None:
+        found.append(saved.first)
+        save(self, saved)
+
+    monkeypatch.setattr(Checkpoint, "save", counted)
+    settings: dict[str, Any] = {"diverged": diverged, "max_batch": 2, "checkpoint": tmp_path / "run"}
+    energy = wavy
+    if diverged != "stop":
+        energy = cliff
+        settings |= {"init": "uniform", "bounds": (-1.6, 1.6), "step_size": 0.02, "temperature": 0.05}
+    made = ebm(energy=energy).sample(20, 7, checkpoint_seconds=3600, **settings)
+    assert found == [20]
+    np.testing.assert_array_equal(ebm(energy=energy).sample(20, 7, **settings), made)
+    (tmp_path / "run").unlink()
+    np.testing.assert_array_equal(ebm(energy=energy).sample(20, 7, checkpoint_seconds=0, **settings), made)
+    assert set(range(0, 21, 2)) <= set(found)
 
 
 def test_after_the_end_the_samples_are_returned_again(tmp_path: Path) -> None:
