@@ -6,17 +6,20 @@ it is of, so that it is not gone on with under other settings by mistake.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .arguments import check_writable
 from .errors import LoadError, UsageError
+from .file_lock import sole_user
 from .replaced_file import replacing
 from .snapshot import Snapshot, from_arrays, to_arrays
 
@@ -58,7 +61,7 @@ class Saved(NamedTuple):
 
 
 class Checkpoint:
-    """The file of one run.
+    """The file of one run. A context manager: within it no other run may use the file.
 
     Args:
         path: of the file.
@@ -69,7 +72,7 @@ class Checkpoint:
         before: called before each saving, to bring what was written elsewhere to disk; None calls nothing.
 
     Raises:
-        UsageError: the file could not be written.
+        UsageError: the file could not be written, or, at the beginning of the block, another run uses it.
     """
 
     def __init__(
@@ -83,8 +86,18 @@ class Checkpoint:
         check_writable("checkpoint", self.path, replaced=True)
         self._identity = json.loads(json.dumps(dict(identity)))
         self._seconds = seconds
+        self._use = contextlib.ExitStack()
         self.before: Callable[[], None] | None = None
         self._next = time.monotonic() + seconds
+
+    def __enter__(self) -> Checkpoint:
+        self._use.enter_context(sole_user("checkpoint", self.path))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._use.close()
 
     @property
     def due(self) -> bool:

@@ -150,7 +150,7 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
     with replacing(options.out) as file:
         write_npy(file, states)
     if options.checkpoint is not None:
-        options.checkpoint.unlink()
+        options.checkpoint.unlink(missing_ok=True)  # a second run of the same, begun after the chains' end, may have
     result = {
         "out": str(options.out),
         "shape": list(states.shape),

@@ -292,8 +292,10 @@ class Ebm:
                     out=None if out is None else Path(out).name,
                 )
                 kept = Checkpoint(checkpoint, identity, seconds=checkpoint_seconds)
-            samples = sample_file_of(request, every, out, kept)
-            with samples or contextlib.nullcontext():
+            with (
+                kept or contextlib.nullcontext(),
+                sample_file_of(request, every, out, kept) or contextlib.nullcontext() as samples,
+            ):
                 return run_whole(
                     request,
                     self._fused,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+
+from .partial_file import partial_of
 
 __all__ = ["replacing", "write_npy"]
 
@@ -27,23 +29,21 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     if path.is_symlink() and (path.is_file() or not path.exists()):
         path = path.resolve()  # a link stays one
     plain = (path.is_file() or not path.exists()) and os.access(path.parent, os.W_OK)
-    partial = path.with_name(f"{path.name}.partial") if plain else path
-    try:
-        with partial.open("wb") as file:
-            yield file
+    with partial_of(path) if plain else nullcontext(path) as written:
+        try:
+            with written.open("wb") as file:
+                yield file
+                if plain:
+                    if path.exists():  # whoever may read it stays the same
+                        os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+                    file.flush()
+                    os.fsync(file.fileno())
             if plain:
-                if path.exists():  # whoever may read it stays the same
-                    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
-                file.flush()
-                os.fsync(file.fileno())
-        if plain:
-            partial.replace(path)
-    except BaseException as error:
-        if plain:
-            partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(partial)):
-            error.filename = str(path)  # a write that fails does not say where
-        raise
+                written.replace(path)
+        except OSError as error:
+            if error.filename in (None, str(written)):
+                error.filename = str(path)  # a write that fails does not say where
+            raise
 
 
 def write_npy(file: BinaryIO, array: np.ndarray) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from .arguments import check_writable
 from .errors import LoadError
+from .partial_file import partial_of
 
 __all__ = ["SampleFile"]
 
@@ -43,9 +44,9 @@ class SampleFile:
         self.every = every
         self._shape = (rows, n, *shape)
         if not (goes_on and self.path.exists()):  # then all of it or nothing is there, whenever the process is killed
-            partial = self.path.with_name(f"{self.path.name}.partial")
-            np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=self._shape)  # type: ignore[no-untyped-call]
-            partial.replace(self.path)
+            with partial_of(self.path) as partial:
+                np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=self._shape)  # type: ignore[no-untyped-call]
+                partial.replace(self.path)
         self._offset = _offset_of(self.path, self._shape)
         self._file = self.path.open("r+b")
 

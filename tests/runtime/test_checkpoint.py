@@ -244,6 +244,25 @@ def test_arrays_are_looked_at_to_their_last_number(tmp_path: Path, given: str) -
         ebm().sample(300, 7, checkpoint=tmp_path / "run", **more)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
+def test_a_second_run_is_refused_while_the_first_goes_on(tmp_path: Path) -> None:
+    """It would begin the file of states anew, and each would go on from what the other saved."""
+    kept: dict[str, Any] = {"checkpoint": tmp_path / "run", "checkpoint_seconds": 0, "every": 10}
+    said = []
+
+    def second(now: Progress) -> None:
+        if now.done in (0, 35):
+            with pytest.raises(UsageError, match="checkpoint: .*run is in use by a run that has not ended") as error:
+                ebm().sample(5, 8, out=tmp_path / "s.npy", **kept)
+            said.append(str(error.value))
+
+    found = ebm().sample(5, 7, out=tmp_path / "s.npy", callback=second, **kept)
+    assert len(said) == 2
+    np.testing.assert_array_equal(np.load(tmp_path / "s.npy")[-1], found)
+    np.testing.assert_array_equal(found, ebm().sample(5, 7))
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["run", "s.npy"]
+
+
 @pytest.mark.parametrize("content", ["text", "array"])
 def test_a_file_that_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "run").write_bytes(b"no zip")

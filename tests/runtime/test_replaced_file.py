@@ -54,6 +54,24 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "link.npy").is_symlink() and (tmp_path / "data" / "a.npy").read_bytes() == b"new"
 
 
+def test_two_writers_do_not_write_into_each_others_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    with replacing(path) as one:
+        with replacing(path) as other:
+            one.write(b"one, which is longer")
+            other.write(b"other")
+        assert path.read_bytes() == b"other"
+    assert path.read_bytes() == b"one, which is longer"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.npy"]
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "é" * 127, "b" * 130])
+def test_any_name_that_the_system_takes(tmp_path: Path, name: str) -> None:
+    with replacing(tmp_path / name) as file:
+        file.write(b"new")
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
 def test_what_is_no_plain_file_is_written_in_place(tmp_path: Path) -> None:
     path = tmp_path / "pipe"

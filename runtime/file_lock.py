@@ -1,0 +1,93 @@
+"""Locks on files. The system gives them back when a process ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import UsageError
+
+__all__ = ["ANY_NAME", "sole_user", "try_lock"]
+
+ANY_NAME = 64
+"""Bytes of a file name that every file system takes. Most take 255, those that encrypt names fewer."""
+_HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
+"""What a system says of a lock that somebody else has; where it says something else, it has no such locks."""
+
+
+def try_lock(descriptor: int) -> bool | None:
+    """Locks an open file until it is closed.
+
+    Returns:
+        Whether it is locked now; False where somebody else has the lock, None where the file system has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in _HELD else None
+    return True
+
+
+@contextlib.contextmanager
+def sole_user(name: str, path: Path) -> Iterator[None]:
+    """Keeps other runs from a file while the block runs; does nothing where the file system has no locks.
+
+    The lock is on a file of its own beside it, since another file takes the place of this one at every saving. It is removed at the
+    end; one that a killed process has left is taken over.
+
+    Args:
+        name: what the caller calls the file.
+        path: of the file, which need not be there yet.
+
+    Raises:
+        UsageError: another run uses it.
+        OSError: its folder takes no files.
+    """
+    lock = _lock_of(path.resolve())  # a link and what it leads to are one file
+    try:
+        descriptor = _taken(lock)
+    except BlockingIOError as error:
+        raise UsageError(
+            f"{name}: {path} is in use by a run that has not ended: wait for that one, or give another file"
+        ) from error
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            lock.unlink(missing_ok=True)  # first, so that nobody takes over what is then removed
+            os.close(descriptor)
+
+
+def _taken(lock: Path) -> int | None:
+    """Returns the lock's open file; None where the file system has no locks.
+
+    Raises:
+        BlockingIOError: somebody else has it.
+    """
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        locked = try_lock(descriptor)
+        if locked and lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
+            return descriptor
+        os.close(descriptor)
+        if locked is None:
+            lock.unlink(missing_ok=True)
+            return None
+        if not locked:
+            raise BlockingIOError(errno.EWOULDBLOCK, "somebody else has it", str(lock))
+        # Its last user removed it after it was opened here.
+
+
+def _lock_of(path: Path) -> Path:
+    name = os.fsencode(path.name)
+    if len(name) > ANY_NAME - len("..lock"):
+        return path.with_name(f".{hashlib.sha256(name).hexdigest()[:32]}.lock")
+    return path.with_name(f".{path.name}.lock")
