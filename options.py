@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from .runtime.array_file import read_array
 from .runtime.config import SamplerConfig
 from .runtime.errors import UsageError
 
@@ -251,7 +252,7 @@ def chosen(option: str, texts: list[str] | None, choices: type[Enum]) -> list[st
 def array_of(path: Path) -> np.ndarray:
     """Reads FILE.npy."""
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
+        return read_array(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: expected a .npy file with numbers: {error}") from error
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import numpy as np
 
+from ..runtime.array_file import read_array
 from ..runtime.batch_range import parse_batch_range
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import MissingBackend, UsageError
@@ -354,7 +355,7 @@ def _worst(gate: Any) -> float:
 
 def _data(path: Path) -> np.ndarray:
     try:
-        return np.asarray(np.load(path, allow_pickle=False), dtype=np.float32)
+        return np.asarray(read_array(path), dtype=np.float32)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: expected a .npy file of numbers [M, *S]: {error}") from error
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..runtime.array_file import read_array
 from ..runtime.errors import UsageError
 
 __all__ = ["InputSpec", "converted", "parse_cond", "parse_shape"]
@@ -84,7 +85,7 @@ def parse_cond(texts: Sequence[str]) -> dict[str, InputSpec | torch.Tensor]:
 
 def _rows(name: str, path: Path, dtype: torch.dtype | None) -> torch.Tensor:
     try:
-        array = np.load(path, allow_pickle=False)
+        array = read_array(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"--cond {name}: {path}: expected a .npy file with numbers: {error}") from error
     if array.dtype.kind == "f":

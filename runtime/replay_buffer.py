@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .arguments import check_count, check_states
+from .array_file import read_array
 from .errors import LoadError, UsageError
 from .noise import NoiseSource, Stream
 
@@ -117,8 +118,8 @@ class ReplayBuffer:
             LoadError: the file cannot be read, or holds something else.
         """
         try:
-            states = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            states = read_array(path)
+        except (OSError, ValueError) as error:
             raise LoadError(f"{path}: expected a .npy file of states: {error}") from error
         if states.dtype != np.float32 or states.ndim == 0:
             raise LoadError(f"{path}: expected float32 states [M, *S], got {states.dtype} {list(states.shape)}")

@@ -222,6 +222,25 @@ class TestRun:
         assert (run.returncode, run.stdout) == (2, "")
         assert said in run.stderr and "sampling" not in run.stderr and "Traceback" not in run.stderr
 
+    @pytest.mark.parametrize(
+        "given",
+        [
+            ("score", "model.ebm", "{}"),
+            ("refine", "model.ebm", "{}"),
+            ("sample", "model.ebm", "--keep", "{}"),
+            ("sample", "model.ebm", "--known", "{}"),
+            ("sample", "model.ebm", "--cond", "k={}"),
+        ],
+    )
+    def test_a_damaged_array_is_one_line(self, folder: Path, given: tuple[str, ...]) -> None:
+        (folder / "empty.npy").write_bytes(b"")
+        (folder / "archive.npy").write_bytes(b"PK\x03\x04damaged")
+        for name in ("empty.npy", "archive.npy"):
+            run = command("ebm-run", *(text.format(name) for text in given), cwd=folder)
+            assert (run.returncode, run.stdout) == (2, "")
+            assert run.stderr.startswith(f"error: {name}: expected a .npy file with numbers: ")
+            assert len(run.stderr.splitlines()) == 1
+
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
     @pytest.mark.parametrize("given", [("sample", "model.ebm", "-n", 2), ("score", "model.ebm", "x.npy")])
     def test_a_full_disk_is_one_line(self, folder: Path, given: tuple[object, ...]) -> None:

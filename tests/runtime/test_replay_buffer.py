@@ -109,6 +109,9 @@ def test_refuses(tmp_path: Path) -> None:
     (tmp_path / "text.npy").write_text("no array")
     with pytest.raises(LoadError, match=r"text\.npy: expected a \.npy file of states"):
         ReplayBuffer.read(tmp_path / "text.npy", 3)
+    (tmp_path / "damaged.npy").write_bytes(b"PK\x03\x04damaged")
+    with pytest.raises(LoadError, match=r"damaged\.npy: expected a \.npy file of states"):
+        ReplayBuffer.read(tmp_path / "damaged.npy", 3)
     np.save(tmp_path / "wide.npy", np.zeros((3, 2)))
     with pytest.raises(LoadError, match=r"expected float32 states \[M, \*S\], got float64 \[3, 2\]"):
         ReplayBuffer.read(tmp_path / "wide.npy", 3)
