@@ -6,6 +6,7 @@ import difflib
 import math
 import numbers
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ __all__ = [
     "check_count",
     "check_mask",
     "check_range",
+    "check_room",
     "check_states",
     "check_writable",
     "split_keywords",
@@ -59,6 +61,16 @@ def check_count(name: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise UsageError(f"{name}: expected a whole number of at least 1, got {value!r}")
+
+
+def check_room(name: str, count: int, shape: tuple[int, ...]) -> None:
+    """Refuses more states than any array holds; what is fewer, and does not fit into the memory, is a MemoryError.
+
+    Raises:
+        UsageError: there are too many.
+    """
+    if count * math.prod(shape) > sys.maxsize // np.float32().nbytes:
+        raise UsageError(f"{name}: {count} states {_plain(shape)} are more than any array holds")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from .arguments import check_conditions, check_count, check_range, check_states, split_keywords
+from .arguments import check_conditions, check_count, check_range, check_room, check_states, split_keywords
 from .best_runs import BestRuns, check_deadline
 from .best_so_far import BestSoFar, Steps, improvements
 from .chain import rows_of
@@ -393,6 +393,7 @@ class Ebm:
     ) -> Request:
         """Checks the arguments of `sample` that `stream` takes too."""
         check_count("n", n)
+        check_room("n", n, self.model.x.shape)
         if max_batch is not None:
             check_count("max_batch", max_batch)
         overrides, values = split_keywords(keywords, self.model.cond_names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .arguments import check_room
 from .checkpoint import Checkpoint
 from .errors import UsageError
 from .request import Request
@@ -43,6 +44,7 @@ def sample_file_of(
     if every > request.config.steps:
         raise UsageError(f"every: expected at most the {request.config.steps} steps of the chain, got {every}")
     rows = request.config.steps // every
+    check_room("every", rows * request.n, request.start.shape)
     samples = SampleFile(out, rows, request.n, request.start.shape, every, goes_on=resumed)
     if checkpoint is not None:
         checkpoint.before = samples.sync

@@ -241,6 +241,19 @@ class TestRun:
             assert run.stderr.startswith(f"error: {name}: expected a .npy file with numbers: ")
             assert len(run.stderr.splitlines()) == 1
 
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            (("-n", 10**20), f"n: {10**20} states [3] are more than any array holds"),
+            (("-n", 2**62), f"n: {2**62} states [3] are more than any array holds"),
+            (("-n", 2**59, "--every", 1, "--steps", 20), f"every: {20 * 2**59} states [3] are more than any array"),
+        ],
+    )
+    def test_more_samples_than_any_array_holds(self, folder: Path, given: tuple[object, ...], said: str) -> None:
+        run = command("ebm-run", "sample", "model.ebm", *given, cwd=folder)
+        assert (run.returncode, run.stdout) == (2, ""), run.stderr
+        assert f"error: {said}" in run.stderr and "Traceback" not in run.stderr
+
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
     @pytest.mark.parametrize("given", [("sample", "model.ebm", "-n", 2), ("score", "model.ebm", "x.npy")])
     def test_a_full_disk_is_one_line(self, folder: Path, given: tuple[object, ...]) -> None:
