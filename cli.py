@@ -8,6 +8,7 @@ keeps its traceback.
 from __future__ import annotations
 
 import dataclasses
+import io
 import logging
 import os
 import sys
@@ -730,6 +731,8 @@ def _report(options: DrawOptions, as_json: bool) -> None:
 
 
 def _main(app: Callable[[], None]) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text in this encoding
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         app()

@@ -254,6 +254,22 @@ class TestRun:
         assert (run.returncode, run.stdout) == (2, ""), run.stderr
         assert f"error: {said}" in run.stderr and "Traceback" not in run.stderr
 
+    @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names of files are bytes on Linux")
+    def test_a_name_that_is_no_text_is_printed_as_far_as_it_is(self, folder: Path) -> None:
+        code = "from ebm_export.cli import ebm_run as main; main()"
+        arguments = ("sample", "model.ebm", "-n", "2", "--out", os.fsdecode(b"caf\xe9.npy"))
+        run = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:strict"},
+        )
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.startswith(r"caf\udce9.npy: 2 samples [3]")
+        assert np.load(folder / arguments[-1]).shape == (2, 3)
+
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
     @pytest.mark.parametrize("given", [("sample", "model.ebm", "-n", 2), ("score", "model.ebm", "x.npy")])
     def test_a_full_disk_is_one_line(self, folder: Path, given: tuple[object, ...]) -> None:
