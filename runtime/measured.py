@@ -10,6 +10,7 @@ import datetime
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,13 +68,31 @@ def kept_measurements(bundle: Bundle) -> Kept | None:
         if folder is None or not folder.is_dir():  # the usual case, and describing a device takes milliseconds
             return None
         said = json.loads((folder / _name(bundle)).read_text(encoding="utf-8"))
-        rows = [row for row in said["rows"] if row.keys() >= _ROW]
+        rows = [row for row in said["rows"] if _fits(row)]
         return Kept(str(said["date"]), rows) if rows else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-_ROW = {"file", "batch", "threads", "fused", "median ms"}
+def _fits(row: Any) -> bool:
+    """Whether a row has what `choice` reads, with values that bench can have measured; a user may have edited the file."""
+    if not isinstance(row, dict):
+        return False
+    file, batch, threads, fused, time = (row.get(name) for name in ("file", "batch", "threads", "fused", "median ms"))
+    return (
+        isinstance(file, str)
+        and _whole(batch, 1)
+        and "threads" in row
+        and (threads is None or _whole(threads, 1))
+        and _whole(fused, 0)
+        and isinstance(time, float | int)
+        and not isinstance(time, bool)
+        and 0 < time <= sys.float_info.max
+    )
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _name(bundle: Bundle) -> str:

@@ -72,6 +72,39 @@ def test_a_file_that_cannot_be_read_is_none(tmp_path: Path, cache: Path, content
     assert choose(bundle).threads is None
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"file": ["x"]},
+        {"batch": "1"},
+        {"batch": [1]},
+        {"batch": 0},
+        {"threads": "two"},
+        {"threads": -3},
+        {"threads": True},
+        {"fused": None},
+        {"fused": -1},
+        {"median ms": None},
+        {"median ms": "1"},
+        {"median ms": 0},
+        {"median ms": float("nan")},
+        {"median ms": float("inf")},
+        {"median ms": False},
+        {"median ms": 10**400},
+    ],
+)
+def test_a_row_that_was_not_measured_is_left_out(tmp_path: Path, changes: dict[str, Any]) -> None:
+    bundle = Bundle(write_two_precisions(tmp_path / "m.ebm"))
+    fitting = [row("fp32", 3.0, threads=2), row("fp32", 2.0, threads=None)]
+    keep_measurements(bundle, [{**row("fp32", 1.0), **changes}, *fitting])
+    kept = kept_measurements(bundle)
+    assert kept is not None and kept.rows == fitting
+    with load(tmp_path / "m.ebm") as ebm:
+        assert "measured by ebm-run bench" in ebm.choice
+    keep_measurements(bundle, [{**row("fp32", 1.0), **changes}])
+    assert kept_measurements(bundle) is None
+
+
 @pytest.mark.parametrize("home", ["none", "a file"])
 def test_nothing_is_kept_where_there_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
     def no_home() -> Path:
