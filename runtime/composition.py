@@ -192,4 +192,5 @@ def _composed(parts: list[Ebm], weights: Sequence[float] | None, kind: Kind, tem
         max_batch=min(part.max_batch for part in parts),
         choice=f"{name}: " + "; and ".join(part.choice for part in parts),
         fingerprint=f"{kind} {given} {temperature} {[part.fingerprint for part in parts]}",
+        parts=parts,
     )

@@ -72,6 +72,7 @@ class Ebm:
         fingerprint: of what the engines were made from, so that a checkpoint is not gone on with on other ones.
         judged: name of a precision that was calibrated and judged along chains with the settings of `sampler`, and may be far off
             elsewhere; "" where there is none.
+        parts: energies that this one is made of, closed with it: they may have more engines than the one that it asks.
 
     Attributes:
         model: what the energy takes.
@@ -101,6 +102,7 @@ class Ebm:
         fused_is_faster: bool | None = None,
         fingerprint: str = "",
         judged: str = "",
+        parts: Sequence[Ebm] = (),
     ) -> None:
         if schedule and exact is not None:
             raise UsageError("exact sampling corrects one engine: give a schedule of engines or exact, not both")
@@ -114,6 +116,7 @@ class Ebm:
         self._best_runs = BestRuns(FusedChoice(telling, fuse, None, self._is_faster))
         self.fingerprint = fingerprint
         self._judged = Judged(judged)
+        self._parts = tuple(parts)
         self._turns = Turns(self._engines)
         self.data = None if data is None else check_states("data", data, model.x.shape)
         if max_batch is not None:
@@ -430,6 +433,10 @@ class Ebm:
                 engine.close()
             self._fused.close()
             self._best_runs.close()
+        for (
+            part
+        ) in self._parts:  # after this turn, which is on some of a part's engines: its own begins with the first of all
+            part.close()
 
     def __enter__(self) -> Ebm:
         return self

@@ -12,8 +12,10 @@ import pytest
 
 from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
 from ebm_export.runtime.composition import CompositeEngine, compose
+from ebm_export.runtime.fused_steps import Fused
 from ebm_export.runtime.known_scales import KnownScales
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
+from ebm_export.runtime.precision_schedule import Span
 
 X = np.random.default_rng(0).standard_normal((6, 2)).astype(np.float32) * 2
 
@@ -86,15 +88,39 @@ def test_conditions_are_shared_by_name() -> None:
     np.testing.assert_allclose(both.score(X, centre=X)[1], X - 5, rtol=1e-4, atol=1e-5)
 
 
-def test_takes_the_smallest_batch_and_closes_the_parts() -> None:
-    closed = []
-    parts = [bowl(0.0, max_batch=7), bowl(1.0, max_batch=3)]
-    for part in parts:
-        part.engine.close = lambda: closed.append(1)  # type: ignore[method-assign]
-    both = compose(parts)
+def test_all_engines_of_the_parts_are_closed() -> None:
+    """Also those that the composition never asks: of other precisions, a surrogate, fused steps."""
+    is_open: dict[str, bool] = {}
+
+    class Watched(FunctionEngine):
+        def __init__(self, name: str) -> None:
+            super().__init__(lambda x: (0.5 * (x**2).sum(axis=1), x))
+            self.name = name
+            self.open()
+
+        def open(self) -> None:
+            is_open[self.name] = True
+
+        def close(self) -> None:
+            is_open[self.name] = False
+
+    model = ModelSpec("bowl", TensorSpec("x", (2,), "float32"))
+    last, config = Watched("last"), SamplerConfig(steps=8)
+    spans = [(Span("int8", 0, 5), Watched("first")), (Span("fp32", 5, None), last)]
+    fused, telling = (Fused(Watched(name), 8, config) for name in ("fused", "telling"))
+    parts = [
+        Ebm(last, model, config, schedule=spans),
+        Ebm(Watched("surrogate"), model, config, exact=Watched("exact")),
+        Ebm(Watched("single"), model, config, fused=fused, telling=telling, fuse=True),
+    ]
+    with compose(parts):
+        assert list(is_open.values()) == 7 * [True]
+    assert is_open == dict.fromkeys(is_open, False)
+
+
+def test_takes_the_smallest_batch() -> None:
+    both = compose([bowl(0.0, max_batch=7), bowl(1.0, max_batch=3)])
     assert both.max_batch == 3 and both.model.name == "sum of bowl at 0, bowl at 1"
-    both.close()
-    assert len(closed) == 2
 
 
 def test_the_first_parts_data_are_where_chains_start() -> None:
