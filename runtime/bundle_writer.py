@@ -104,8 +104,14 @@ def _move_into_place(folder: Path, path: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+_MADE: set[tuple[int, str]] = set()
+"""Names of the folders that this process made, with its number: a process that is forked off made none of them."""
+
+
 def _sibling(path: Path, purpose: str) -> Path:
-    return path.parent / f".{path.name}.{purpose}-{os.getpid()}-{secrets.token_hex(4)}"
+    name = f".{path.name}.{purpose}-{os.getpid()}-{secrets.token_hex(4)}"
+    _MADE.add((os.getpid(), name))
+    return path.with_name(name)
 
 
 def _clean_up_after_the_dead(path: Path) -> None:
@@ -115,12 +121,20 @@ def _clean_up_after_the_dead(path: Path) -> None:
     pattern = re.compile(re.escape(f".{path.name}.") + r"(writing|replaced)-(\d+)-[0-9a-f]+")
     for entry in path.parent.iterdir():
         match = pattern.fullmatch(entry.name)
-        if match is None or _is_alive(int(match[2])):
+        if match is None or _is_in_use(entry.name, int(match[2])):
             continue
         if match[1] == "replaced" and not path.exists():
             entry.rename(path)
         else:
             shutil.rmtree(entry, ignore_errors=True)
+
+
+def _is_in_use(name: str, pid: int) -> bool:
+    """Whether the process that made a folder lives.
+
+    Its number may have come again: where each export has a container of its own, all have the same one.
+    """
+    return (pid, name) in _MADE if pid == os.getpid() else _is_alive(pid)
 
 
 def _is_alive(pid: int) -> bool:

@@ -152,6 +152,23 @@ class TestKilled:
         assert names(tmp_path) == ["m.ebm"]
         assert (tmp_path / "m.ebm" / "score.onnx").read_text() == "old"
 
+    def test_a_killed_process_had_the_number_of_this_one(self, tmp_path: Path) -> None:
+        """As in containers, where each export has the same."""
+        write(tmp_path / "m.ebm", "old")
+        (tmp_path / "m.ebm").rename(tmp_path / f".m.ebm.replaced-{os.getpid()}-0123abcd")
+        (tmp_path / f".m.ebm.writing-{os.getpid()}-0123abcd").mkdir()
+        with pytest.raises(ZeroDivisionError), writing_bundle(tmp_path / "m.ebm", force=True):
+            raise ZeroDivisionError
+        assert names(tmp_path) == ["m.ebm"]
+        assert (tmp_path / "m.ebm" / "score.onnx").read_text() == "old"
+
+    def test_a_folder_that_this_process_writes_to_stays(self, tmp_path: Path) -> None:
+        with writing_bundle(tmp_path / "m.ebm", force=True) as folder:
+            (folder / "manifest.json").write_text("{}")
+            write(tmp_path / "m.ebm", "another thread's")
+            assert names(tmp_path) == [folder.name, "m.ebm"]
+        assert names(tmp_path) == ["m.ebm"]
+
     def test_folders_of_other_bundles_stay(self, tmp_path: Path) -> None:
         other = tmp_path / f".other.ebm.writing-{dead_pid()}-0123abcd"
         other.mkdir()
