@@ -23,13 +23,16 @@ def use_cpus(text: str) -> None:
         raise UsageError("--cpus: this system cannot keep a process on some CPUs; Linux can")
     if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
         raise UsageError(f"--cpus: expected numbers and ranges, such as 0-3,6, got {text!r}")
+    there = os.sched_getaffinity(0)
     wanted: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        wanted |= set(range(int(first), int(last or first) + 1))
-    there = os.sched_getaffinity(0)
-    if not wanted or not wanted <= there:
-        raise UsageError(f"--cpus {text}: this process may use {', '.join(map(str, sorted(there)))}")
+        ends = [int(number) for number in part.split("-")]
+        first, last = ends[0], ends[-1]
+        if last < first:
+            raise UsageError(f"--cpus {text}: the range {part} ends before it begins; expected {last}-{first}")
+        if last > max(there) or not there.issuperset(range(first, last + 1)):
+            raise UsageError(f"--cpus {text}: this process may use {', '.join(map(str, sorted(there)))}")
+        wanted |= set(range(first, last + 1))
     os.sched_setaffinity(0, wanted)
 
 

@@ -30,7 +30,13 @@ def test_keeps_to_cpus() -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("a", "expected numbers and ranges"), ("1-", "expected numbers"), ("4000", "this process may use 0")],
+    [
+        ("a", "expected numbers and ranges"),
+        ("1-", "expected numbers"),
+        ("4000", "this process may use 0"),
+        ("0-999999999999", "this process may use 0"),
+        ("0,5-3", "the range 5-3 ends before it begins; expected 3-5"),
+    ],
 )
 @LINUX
 def test_cpus_that_are_not_there(text: str, said: str) -> None:
