@@ -9,6 +9,7 @@ import onnx_ir as ir
 import torch
 from torch.fx import Node
 
+from ..batch import Dim
 from ..spatial import per_axis
 from .shape import cut
 from .table import Context, fixed, lowers
@@ -67,22 +68,43 @@ def _max_pool(
     if len(own) == rank + 1:  # no batch dimension: ONNX wants one
         value = context.op("Unsqueeze", value, context.emit.ints([0]), dtype=context.type_of(x), shape=[1, *own])
         shape = (1, *shape)
-    size = per_axis(kernel, rank)
-    pads = per_axis(padding, rank)
+    size, steps, gaps = per_axis(kernel, rank), per_axis(stride or kernel, rank), per_axis(dilation, rank)
+    before = per_axis(padding, rank)
+    after = _after_last_window(own[-rank:], shape[2:], size, steps, before, gaps) if ceil_mode else before
     pooled = context.op(
         "MaxPool",
         value,
         dtype=context.type_of(x),
         shape=shape,
         kernel_shape=size,
-        strides=per_axis(stride or size, rank),
-        pads=[*pads, *pads],
-        dilations=per_axis(dilation, rank),
-        ceil_mode=int(ceil_mode),
+        strides=steps,
+        pads=[*before, *after],
+        dilations=gaps,
     )
     if len(own) == rank + 1:
         pooled = context.op("Squeeze", pooled, context.emit.ints([0]), dtype=context.type_of(x), shape=shape[1:])
     return (pooled,)
+
+
+def _after_last_window(
+    own: Sequence[Dim],
+    out: Sequence[Dim],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    before: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int]:
+    """Padding at the end of each axis with which a pool that rounds down makes the windows that PyTorch rounds up to.
+
+    ONNX's ceil_mode is not PyTorch's, which drops a last window that would begin behind x and its padding before:
+    shape inference and OpenVINO keep it, onnxruntime does not. What PyTorch keeps has a number of x in it, so the
+    padding stays below the kernel; and every window that x itself has room for is kept, so there are not too many.
+    """
+    ends = []
+    for n, o, k, s, p, d in zip(own, out, kernel, stride, before, dilation, strict=True):
+        n, o = (fixed(length, "the batch is taken for an image's height or width") for length in (n, o))
+        ends.append(max((o - 1) * s + d * (k - 1) + 1 - p - n, 0))
+    return ends
 
 
 @lowers(aten.avg_pool2d.default, aten.avg_pool3d.default)

@@ -45,6 +45,13 @@ CASES: dict[str, Case] = {
     "max_pool2d_kernel_below_stride": module_case(lambda: nn.MaxPool2d(2, stride=3), IMAGE),
     "max_pool2d_ceil": module_case(lambda: nn.MaxPool2d(2, ceil_mode=True), (3, 7, 9)),
     "max_pool2d_ceil_padding": module_case(lambda: nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True), IMAGE),
+    "max_pool1d_ceil_padding": module_case(lambda: nn.MaxPool1d(2, padding=1, ceil_mode=True), LINE),
+    "max_pool1d_ceil_kernel_below_stride": module_case(lambda: nn.MaxPool1d(1, stride=3, ceil_mode=True), (3, 8)),
+    "max_pool2d_ceil_padding_rest": module_case(lambda: nn.MaxPool2d(2, padding=1, ceil_mode=True), (3, 7, 8)),
+    "max_pool2d_ceil_kernel_below_stride": module_case(lambda: nn.MaxPool2d(3, stride=5, ceil_mode=True), (3, 10, 11)),
+    "max_pool2d_ceil_asymmetric": module_case(
+        lambda: nn.MaxPool2d((4, 2), stride=(1, 3), padding=(2, 1), ceil_mode=True), IMAGE
+    ),
     "max_pool2d_dilation": module_case(lambda: nn.MaxPool2d(2, stride=2, dilation=(2, 3)), IMAGE),
     "max_pool2d_all_negative_padding": op_case(lambda x: F.max_pool2d(-x.abs() - 1, 3, 2, 1), IMAGE),
     "max_pool2d_ties": op_case(lambda x: F.max_pool2d(F.relu(x - 0.8), 2).sin() + x[:, :, :1, :1], (3, 6, 8)),
@@ -56,6 +63,9 @@ CASES: dict[str, Case] = {
     "max_pool2d_indices_unused": op_case(lambda x: F.max_pool2d(x, 2, return_indices=True)[0], (3, 6, 8)),
     "max_pool3d": module_case(lambda: nn.MaxPool3d(2), VOLUME),
     "max_pool3d_overlapping": module_case(lambda: nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)), VOLUME),
+    "max_pool3d_ceil": module_case(
+        lambda: nn.MaxPool3d((2, 1, 3), stride=(3, 2, 4), padding=(1, 0, 1), ceil_mode=True), (2, 4, 5, 7)
+    ),
     "max_unpool2d": op_case(unpool, (3, 7, 9)),
     "min_pool2d": op_case(lambda x: -F.max_pool2d(-x, 3, 2), IMAGE),
     # average
@@ -72,6 +82,7 @@ CASES: dict[str, Case] = {
     "avg_pool2d_ceil_exclude_pad": module_case(
         lambda: nn.AvgPool2d(3, 2, padding=1, ceil_mode=True, count_include_pad=False), IMAGE
     ),
+    "avg_pool2d_ceil_kernel_below_stride": module_case(lambda: nn.AvgPool2d(3, stride=5, ceil_mode=True), (3, 10, 11)),
     "avg_pool2d_divisor": module_case(lambda: nn.AvgPool2d(3, 2, padding=1, divisor_override=5), IMAGE),
     "avg_pool2d_asymmetric": module_case(lambda: nn.AvgPool2d((2, 3), stride=(3, 1), padding=(1, 0)), IMAGE),
     "avg_pool2d_kernel_below_stride": module_case(lambda: nn.AvgPool2d(2, stride=3), IMAGE),
