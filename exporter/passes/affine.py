@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from .graph import content, replace, sole_user, stored
+from .graph import content, dims, replace, sole_user, stored
 
 __all__ = ["FoldAffineIntoConv"]
 
@@ -17,7 +17,8 @@ class FoldAffineIntoConv(ir.passes.InPlacePass):
     2. `Conv(x) + c` adds to the bias.
     3. `Conv(x * c)` scales the kernel's input channels: the gradient of rule 1, whatever the zero padding.
     4. c is a scalar or has one number for each channel; the Conv's kernel is constant, and in rules 1 and 2 nothing
-       else reads the Conv, in rule 3 nothing else reads the product. Anything else stays.
+       else reads the Conv, in rule 3 nothing else reads the product. Anything else stays, such as a c that gives the
+       result another shape: one channel times c [1, C, 1, 1], or a c of more dimensions than x.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -35,7 +36,7 @@ class FoldAffineIntoConv(ir.passes.InPlacePass):
 
     def _after(self, graph: ir.Graph, conv: ir.Node, weight: np.ndarray) -> bool:
         user = sole_user(conv.outputs[0])
-        if user is None or user.op_type not in ("Mul", "Add"):
+        if user is None or user.op_type not in ("Mul", "Add") or not _same_shape(conv.outputs[0], user.outputs[0]):
             return False
         other = user.inputs[1] if user.inputs[0] is conv.outputs[0] else user.inputs[0]
         channels = _per_channel(content(other), weight.shape[0], weight.ndim)
@@ -70,7 +71,7 @@ class FoldAffineIntoConv(ir.passes.InPlacePass):
         groups = conv.attributes["group"].as_int() if "group" in conv.attributes else 1
         for index in (0, 1):
             channels = _per_channel(content(product.inputs[index]), weight.shape[1] * groups, weight.ndim)
-            if channels is None:
+            if channels is None or not _same_shape(product.inputs[1 - index], product.outputs[0]):
                 continue
             # Output channel o of group j reads the input channels of group j.
             per_group = channels.reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
@@ -82,6 +83,11 @@ class FoldAffineIntoConv(ir.passes.InPlacePass):
             graph.remove(product, safe=True)
             return True
         return False
+
+
+def _same_shape(value: ir.Value | None, result: ir.Value) -> bool:
+    """Whether both shapes are known and equal, so that what made the result of the value has not broadcast it."""
+    return dims(value) is not None and dims(value) == dims(result)
 
 
 def _per_channel(constant: np.ndarray | None, channels: int, rank: int) -> np.ndarray | None:

@@ -66,3 +66,20 @@ def test_a_convolution_that_others_read_stays() -> None:
         {"w": W, "c": per_channel(6)},
     )
     assert not check_pass(FoldAffineIntoConv(), made, {"x": X})
+
+
+def test_a_scale_that_makes_channels_of_one_stays() -> None:
+    made = graph(
+        "g (float[N, 1, 5, 5] x) => (float[N, 6, 3, 3] y) { a = Mul(x, c)  y = Conv(a, k) }",
+        {"k": W, "c": per_channel(4)},
+    )
+    assert not check_pass(FoldAffineIntoConv(), made, {"x": X[:, :1]})
+
+
+@pytest.mark.parametrize("kind", ["Mul", "Add"])
+def test_a_constant_of_more_dimensions_stays(kind: str) -> None:
+    made = graph(
+        f"g (float[N, 4, 5, 5] x) => (float[1, N, 6, 3, 3] y) {{ a = Conv(x, k)  y = {kind}(a, c) }}",
+        {"k": W, "c": np.full((1, 1, 1, 1, 1), 2.0, np.float32)},
+    )
+    assert not check_pass(FoldAffineIntoConv(), made, {"x": X})
