@@ -172,6 +172,11 @@ def _convolution_backward(
     at_input = None
     if output_mask[0] and transposed:  # the transpose of a transpose
         at_input = aten.convolution.default(grad, weight, None, stride, padding, dilation, False, [0] * rank, groups)
+        # Places that output padding adds have room for more windows where the kernel's dilation allows more of them
+        # than the stride.
+        for axis, n in enumerate(x.shape[2:]):
+            if at_input.shape[2 + axis] != n:
+                at_input = at_input.narrow(2 + axis, 0, n)
     elif output_mask[0]:
         at_input = input_gradient(grad, weight, x.shape[2:], stride, padding, dilation, groups)
     at_bias = grad.sum([0, *range(2, grad.dim())]) if output_mask[2] else None

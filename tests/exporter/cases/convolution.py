@@ -154,6 +154,9 @@ CASES: dict[str, Case] = {
     ),
     "conv_transpose1d_kernel_below_stride": module_case(lambda: nn.ConvTranspose1d(3, 4, 2, stride=3), (3, 5)),
     "conv_transpose1d_dilation": module_case(lambda: nn.ConvTranspose1d(3, 4, 3, dilation=2, padding=1), (3, 6)),
+    "conv_transpose1d_output_padding_above_stride": module_case(
+        lambda: nn.ConvTranspose1d(3, 4, 3, stride=2, padding=1, output_padding=2, dilation=3), (3, 6)
+    ),
     "conv_transpose2d": module_case(lambda: nn.ConvTranspose2d(3, 4, 3), (3, 5, 6)),
     "conv_transpose2d_stride2": module_case(lambda: nn.ConvTranspose2d(3, 4, 4, stride=2, padding=1), (3, 4, 5)),
     "conv_transpose2d_stride2_output_padding": module_case(
@@ -168,6 +171,12 @@ CASES: dict[str, Case] = {
     "conv_transpose2d_depthwise": module_case(lambda: nn.ConvTranspose2d(4, 4, 3, groups=4, padding=1), (4, 5, 5)),
     "conv_transpose2d_dilation2_stride2": module_case(
         lambda: nn.ConvTranspose2d(3, 4, 3, stride=2, dilation=2, padding=2, output_padding=1), (3, 4, 5)
+    ),
+    "conv_transpose2d_output_padding_above_stride": module_case(
+        lambda: nn.ConvTranspose2d(
+            4, 4, (3, 2), stride=(1, 2), dilation=(4, 1), padding=1, output_padding=(3, 1), groups=2
+        ),
+        (4, 4, 5),
     ),
     "conv_transpose2d_wide_padding": module_case(lambda: nn.ConvTranspose2d(3, 4, 3, padding=2), (3, 6, 6)),
     "conv_transpose3d": module_case(lambda: nn.ConvTranspose3d(2, 3, 2, stride=2), (2, 3, 2, 3)),
