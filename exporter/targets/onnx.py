@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 
 from .artifact import Artifact, Progress
+from .check import check
 
 __all__ = ["available", "write"]
 
@@ -36,9 +37,9 @@ def write(
         progress: not called, writing a file takes no time worth showing.
 
     Raises:
-        onnx.checker.ValidationError: the graph is not valid ONNX, which is a mistake of the exporter.
+        UnsupportedOperation, EbmExportError: as `check`.
     """
-    onnx.checker.check_model(graph, full_check=True)
+    check(graph, target="onnx", precision=precision, role=role)
     path = folder / f"{role}.{precision}.onnx"
     onnx.save(graph, path)
     return Artifact(

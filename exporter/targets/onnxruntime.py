@@ -10,6 +10,7 @@ import onnx
 
 from ..emulate import emulate
 from .artifact import Artifact, Progress
+from .check import check
 
 __all__ = ["available", "write"]
 
@@ -42,6 +43,9 @@ def write(
         batch: smallest, most frequent and largest batch; onnxruntime takes any.
         role: score, prologue or sampler.
         progress: not called, writing a file takes no time worth showing.
+
+    Raises:
+        UnsupportedOperation, EbmExportError: as `check`.
     """
     note = ""
     if precision == "bf16":
@@ -49,7 +53,7 @@ def write(
         note = "weights in BF16, arithmetic in float32: onnxruntime's CPU provider has no BF16 kernels"
     elif precision == "fp16":
         note = "weights in FP16; onnxruntime's CPU provider computes in float32 on x86"
-    onnx.checker.check_model(graph, full_check=True)
+    check(graph, target="onnxruntime", precision=precision, role=role)
     path = folder / f"{role}.{precision}.onnxruntime.onnx"
     onnx.save(graph, path)
     return Artifact(
