@@ -54,6 +54,9 @@ _BINARY = {
     aten.minimum.default: "Min",
 }
 
+_OF_TRUTHS = {"Mul": "And", "Max": "Or", "Min": "And"}
+"""What arithmetic means for booleans, which ONNX's arithmetic does not take."""
+
 _COMPARE = {
     aten.gt: "Greater",
     aten.ge: "GreaterOrEqual",
@@ -84,9 +87,8 @@ def _unary(kind: str) -> Any:
 
 def _binary(kind: str) -> Any:
     def rule(context: Context, a: Any, b: Any) -> ir.Value:
-        if context.dtype == BOOL and kind == "Mul":
-            return context.op("And", context.value(a, BOOL), context.value(b, BOOL))
-        return context.op(kind, context.value(a, context.dtype), context.value(b, context.dtype))
+        own = _OF_TRUTHS[kind] if context.dtype == BOOL else kind
+        return context.op(own, context.value(a, context.dtype), context.value(b, context.dtype))
 
     return rule
 
@@ -290,9 +292,12 @@ def _pow(context: Context, base: Any, exponent: Any) -> ir.Value:
 
 @lowers(aten.where.self)
 def _where(context: Context, condition: Node, a: Any, b: Any) -> ir.Value:
-    return context.op(
-        "Where", context.value(condition, BOOL), context.value(a, context.dtype), context.value(b, context.dtype)
-    )
+    choice, yes, no = context.value(condition, BOOL), context.value(a, context.dtype), context.value(b, context.dtype)
+    if context.dtype != BOOL:
+        return context.op("Where", choice, yes, no)
+    # onnxruntime's CPU provider chooses between numbers only.
+    other = context.op("Not", choice, shape=context.shape_of(condition))
+    return context.op("Or", context.op("And", choice, yes), context.op("And", other, no))
 
 
 @lowers(aten.relu.default)
@@ -341,12 +346,12 @@ def _hardtanh(context: Context, x: Node, low: float = -1.0, high: float = 1.0) -
 
 @lowers(aten.isnan.default)
 def _isnan(context: Context, x: Node) -> ir.Value:
-    return context.op("IsNaN", context.value(x))
+    return context.op("IsNaN", context.value(x, ir.DataType.FLOAT))
 
 
 @lowers(aten.isinf.default)
 def _isinf(context: Context, x: Node) -> ir.Value:
-    return context.op("IsInf", context.value(x))
+    return context.op("IsInf", context.value(x, ir.DataType.FLOAT))
 
 
 @lowers(aten._to_copy.default)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch.fx import Node
@@ -28,6 +29,8 @@ def _axes(x: Node, dims: Any) -> list[int]:
 
 
 def _reduce(context: Context, kind: str, x: Node, dims: Any, keepdim: bool, dtype: ir.DataType) -> ir.Value:
+    if dtype == BOOL:
+        return _reduced_bool(context, kind, x, dims, keepdim)
     axes = _axes(x, dims)
     value = context.value(x, dtype)
     if not context.shape_of(x):
@@ -161,11 +164,29 @@ def _stable_sort(
 
 
 def _top(context: Context, x: Node, k: Any, dim: int, largest: bool) -> tuple[ir.Value, ...]:
-    shape = context.node.meta["shape"][0]
-    outputs = [(context.type_of(x), shape), (INT64, shape)]
+    shape, own = context.node.meta["shape"][0], context.type_of(x)
     axis = int(dim) % len(shape)
-    inputs = [context.value(x), context.emit.dims([k])]
+    if own == BOOL:
+        return _top_of_truths(context, x, k, axis, largest)
+    return _top_k(context, context.value(x), k, axis, largest, own, shape)
+
+
+def _top_k(
+    context: Context, value: ir.Value, k: Any, axis: int, largest: bool, own: ir.DataType, shape: Sequence[Dim]
+) -> tuple[ir.Value, ...]:
+    inputs, outputs = [value, context.emit.dims([k])], [(own, shape), (INT64, shape)]
     return tuple(context.emit.ops("TopK", inputs, outputs=outputs, axis=axis, largest=int(largest), sorted=1))
+
+
+def _top_of_truths(context: Context, x: Node, k: Any, axis: int, largest: bool) -> tuple[ir.Value, ...]:
+    # TopK takes no booleans. As n x + place all of them differ, so that equal ones keep their order on every engine.
+    own, shape = context.shape_of(x), context.node.meta["shape"][0]
+    count = fixed(own[axis], "samples are sorted among each other")
+    places = np.arange(count)[:: -1 if largest else 1].reshape([-1] + [1] * (len(own) - axis - 1))
+    wide = context.op("Mul", context.value(x, INT32), context.emit.constant(count, INT32), dtype=INT32, shape=own)
+    keys = context.op("Add", wide, context.emit.constant(places, INT32), dtype=INT32, shape=own)
+    top, indices = _top_k(context, keys, k, axis, largest, INT32, shape)
+    return context.op("Greater", top, context.emit.constant(count - 1, INT32), dtype=BOOL, shape=shape), indices
 
 
 @lowers(aten._softmax.default)

@@ -213,6 +213,11 @@ CASES: dict[str, Case] = {
     ),
     "heaviside_by_comparison": op_case(lambda x: (x > 0.1).to(x.dtype) * x.square(), S),
     "logical": op_case(lambda x: ((x > -0.5) & ~(x > 0.5) | (x < -1.5)).to(x.dtype) * x.sin() + x, S),
+    "extrema_of_truths": op_case(
+        lambda x: torch.maximum(x > 0.2, x < -1) * x.sin() + torch.minimum(x > -0.5, x < 1) * x, S
+    ),
+    "fmax_of_truths": op_case(lambda x: torch.fmax(x > 0.2, x < -1) * x.sin() + x, S),
+    "choice_of_truths": op_case(lambda x: torch.where(x > 0, x < 1, x < -1) * x.sin() + x, S),
     "isfinite_nan_to_num": op_case(lambda x: torch.nan_to_num(x.sin(), nan=0.0) * torch.isfinite(x), S),
     # combinations
     "lerp": op_case(lambda x, w: torch.lerp(x, w, 0.3), S, (4,)),

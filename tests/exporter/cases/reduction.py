@@ -126,6 +126,13 @@ CASES: dict[str, Case] = {
     "sort_descending_middle": op_case(lambda x: x.sort(1, descending=True).values, IMAGE, spread=True),
     "sort_stable_cumsum": op_case(lambda x: x.sort(dim=-1, stable=True).values.cumsum(-1), S, spread=True),
     "argsort_gather": op_case(lambda x: x.sin().gather(-1, x.argsort(-1)), S, spread=True),
+    "sort_of_truths": op_case(lambda x: (x > 0).sort(1).values * x.sin() + x, S),
+    "argsort_of_truths": op_case(
+        lambda x: x.sin().gather(1, (x > 0).sort(dim=1, stable=True).indices) * (x > 0).sort(1, True).values, (6,)
+    ),
+    "extrema_of_truths": op_case(
+        lambda x: (x > 0).amax(1, keepdim=True) * x.sin() + (x > -1).amin(1, keepdim=True) * x, S
+    ),
     "topk": op_case(lambda x: x.topk(3, -1).values, S, spread=True),
     "topk_smallest": op_case(lambda x: x.topk(2, 1, largest=False).values, S, spread=True),
     "topk_index": op_case(lambda x: x.cos().gather(-1, x.topk(2, -1).indices), S, spread=True),
