@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from ...runtime.backends.openvino_error import failed_node, in_one_sentence
 from ...runtime.errors import EbmExportError, MissingBackend, UnsupportedOperation
+from ..passes.places import KeepScaledPlaces
 from ..passes.reduce import KeepReducedDims
 from ..precision import kept_in_float32
 from .artifact import Artifact, Progress
@@ -78,6 +79,7 @@ def write(
     onnx_file = folder / f"{stem}.onnx"  # OpenVINO reads files, and names the model after this one
     model_ir = ir.from_proto(graph)
     KeepReducedDims()(model_ir)
+    KeepScaledPlaces()(model_ir)
     onnx.save(ir.to_proto(model_ir), onnx_file)
     try:
         model = openvino.Core().read_model(onnx_file)

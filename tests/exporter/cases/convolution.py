@@ -128,6 +128,12 @@ CASES: dict[str, Case] = {
     ),
     "conv2d_shared_kernel": Case(seeded(SharedKernel), (3, 6, 6)),
     "conv2d_kernel_from_input": Case(seeded(KernelFromInput), (2, 6, 6), x_scale=0.6),
+    "conv2d_of_one_channel_scaled_to_three": op_case(
+        lambda x, c, w: F.conv2d(x * c, w, padding=1), (1, 5, 6), (3, 1, 1), (4, 3, 3, 3)
+    ),
+    "conv2d_between_masks_of_the_kernel_size": op_case(
+        lambda x, c, w: F.conv2d(x * c, w, padding=1) * c.sin(), (3, 3, 3), (3, 3), (4, 3, 3, 3)
+    ),
     "conv2d_functional_blur": op_case(
         lambda x, w: F.conv2d(x, (w * w / (w * w).sum()).expand(3, 1, 3, 3), padding=1, groups=3, stride=2),
         (3, 7, 7),
