@@ -18,6 +18,7 @@ from ..runtime.file_hash import sha256_of
 from ..runtime.manifest import Artifact
 from ..runtime.precision_schedule import is_schedule, parse_precision_schedule
 from ..runtime.split_engine import SplitEngine
+from .external_data import external_data
 from .external_graph import backend_for, check_graph, features_of
 
 __all__ = [
@@ -199,24 +200,25 @@ def external_candidate(text: str, bundle: Bundle) -> Candidate:
     backend = backend_for(path, backend)
     if not path.is_file():
         raise LoadError(f"--candidate {name}: there is no file {path}")
+    weights = _weights_beside(path)  # first, so that no library reads what must not be read
     prologue = next((a for a in bundle.artifacts if a.role == "prologue" and a.path in _PROLOGUES), None)
     features = {} if prologue is None else features_of(bundle.file_of(prologue), prologue.reads)
     inputs = check_graph(path, backend, bundle.model, features)
     takes_features = any(port is not None and name in inputs for name, port in features.items())
-    # Weights can lie beside the graph: OpenVINO's .bin, ONNX's external data.
-    beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else [Path(f"{path}.data"), Path(f"{path}_data")]
-    files = [path, *(file for file in beside if file.is_file())]
+    if not takes_features:
+        prologue = None
+    files, own = [path, *weights], [] if prologue is None else [prologue]
     return Candidate(
         name=name.strip(),
         bundle=bundle,
         backend=backend,
         precision="external",
         file=path,
-        fingerprint=tuple(map(sha256_of, files)),
-        bytes=sum(file.stat().st_size for file in files),
+        fingerprint=(*map(sha256_of, files), *_digests(own)),
+        bytes=sum(file.stat().st_size for file in [*files, *_files(bundle, own)]),
         external=True,
         note=f"a score graph made elsewhere: {path.name}",
-        prologue=prologue if takes_features else None,
+        prologue=prologue,
         keeps=tuple(spec.name for spec in bundle.model.cond if takes_features and spec.name in inputs),
     )
 
@@ -244,13 +246,27 @@ def _prefix(bundle: Bundle) -> str:
     return f"{bundle.path.stem}: "
 
 
+def _weights_beside(path: Path) -> list[Path]:
+    """The files of weights beside a graph: OpenVINO's .bin, ONNX's external data."""
+    if path.suffix == ".onnx":
+        return external_data(path)
+    return [file for file in [path.with_suffix(".bin")] if file.is_file()]
+
+
+def _digests(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
+    return tuple(digest for artifact in artifacts for digest in (artifact.sha256, *sorted(artifact.files.values())))
+
+
+def _files(bundle: Bundle, artifacts: Sequence[Artifact]) -> list[Path]:
+    return [bundle.path / name for artifact in artifacts for name in (artifact.path, *artifact.files)]
+
+
 def _from_bundle(bundle: Bundle, backend: str, precision: str, prefix: str) -> Candidate:
     said = precision
     if not is_schedule(precision):  # the export may have found that this precision is best left before the end
         precision = choose(bundle, backend, precision)[0].schedule or precision
     artifacts = [choose(bundle, backend, name)[0] for name in precisions_in(precision)]
     artifacts += [prologue for artifact in artifacts if (prologue := bundle.prologue_of(artifact)) is not None]
-    names = [name for artifact in artifacts for name in (artifact.path, *artifact.files)]
     notes = [
         f"{artifact.path} is not verified ({artifact.status})"
         for artifact in artifacts
@@ -262,9 +278,7 @@ def _from_bundle(bundle: Bundle, backend: str, precision: str, prefix: str) -> C
         backend=backend,
         precision=precision,
         file=bundle.path / artifacts[0].path,
-        fingerprint=tuple(
-            digest for artifact in artifacts for digest in (artifact.sha256, *sorted(artifact.files.values()))
-        ),
-        bytes=sum((bundle.path / name).stat().st_size for name in names),
+        fingerprint=_digests(artifacts),
+        bytes=sum(file.stat().st_size for file in _files(bundle, artifacts)),
         note="; ".join(filter(None, [*notes, *(artifact.note for artifact in artifacts)])),
     )

@@ -70,6 +70,23 @@ def layered_graph(weight: np.ndarray) -> onnx.ModelProto:
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
 
 
+def bundle_with_prologue(path: Path, factor: float) -> Bundle:
+    """A bundle of 0.5 * |x - centre|^2 whose prologue makes the feature factor * centre."""
+    with writing_bundle(path) as folder:
+        onnx.save(quadratic_graph(cond=True), folder / "score.fp32.onnxruntime.onnx")
+        prologue = onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 20]>
+            prologue (float[B, 3] centre) => (float[B, 3] feature)
+            <float factor = {{{factor}}}> {{ feature = Mul(centre, factor) }}""")
+        onnx.save(prologue, folder / "prologue.fp32.onnxruntime.onnx")
+        entries = [
+            artifact_entry(folder, "score.fp32.onnxruntime.onnx"),
+            artifact_entry(folder, "prologue.fp32.onnxruntime.onnx", role="prologue", reads=["centre"]),
+        ]
+        np.savez(folder / "golden.npz", allow_pickle=False, **golden_data(cond=True))
+        write_manifest(folder, manifest_entries(entries, cond=True))
+    return Bundle(path)
+
+
 class Reader(CalibrationDataReader):
     """Gives the quantizer its calibration data, one state at a time."""
 
@@ -177,6 +194,59 @@ class TestExternal:
         quantize_static(tmp_path / "score.onnx", tmp_path / "int8.onnx", Reader(np.ones((4, 3), np.float32)))
         with pytest.raises(LoadError, match="the quantizer gave the scale of the output grad the name of the input"):
             external_candidate(f"ort={tmp_path}/int8.onnx", bundle_of(tmp_path / "a.ebm"))
+
+    def test_weights_beside_the_graph_are_a_part_of_it(self, tmp_path: Path) -> None:
+        """Samples of the weights before are no samples of the weights now."""
+        bundle, path = bundle_of(tmp_path / "a.ebm"), tmp_path / "own.onnx"
+        prints = []
+        for factor in (1.0, 3.0):
+            graph = layered_graph(factor * np.ones((3, 8), np.float32))
+            (tmp_path / "weights.bin").unlink(missing_ok=True)
+            onnx.save(graph, path, save_as_external_data=True, location="weights.bin", size_threshold=64)
+            candidate = external_candidate(f"own={path}", bundle)
+            prints.append(candidate.fingerprint)
+            assert candidate.bytes == path.stat().st_size + (tmp_path / "weights.bin").stat().st_size
+        assert prints[0][0] == prints[1][0]
+        assert prints[0] != prints[1]
+
+    @pytest.mark.parametrize("place", ["", "openvino:"])
+    def test_weights_elsewhere_are_not_read(self, place: str, tmp_path: Path) -> None:
+        (tmp_path / "own").mkdir()
+        graph = layered_graph(np.ones((3, 8), np.float32))
+        onnx.save(
+            graph, tmp_path / "own/own.onnx", save_as_external_data=True, location="weights.bin", size_threshold=64
+        )
+        (tmp_path / "own/weights.bin").rename(tmp_path / "weights.bin")
+        graph = onnx.load(tmp_path / "own/own.onnx", load_external_data=False)
+        for weight in graph.graph.initializer:
+            for entry in weight.external_data:
+                entry.value = entry.value.replace("weights.bin", "../weights.bin")
+        (tmp_path / "own/own.onnx").write_bytes(graph.SerializeToString())
+        with pytest.raises(LoadError, match="weights should be in its own folder"):
+            external_candidate(f"own={place}{tmp_path}/own/own.onnx", bundle_of(tmp_path / "a.ebm"))
+
+    def test_the_prologue_that_makes_its_features_is_a_part_of_it(self, tmp_path: Path) -> None:
+        graph = quadratic_graph(cond=True)
+        graph.graph.input[1].name = graph.graph.node[0].input[1] = "feature"
+        onnx.save(graph, tmp_path / "own.onnx")
+        found = []
+        for factor in (1.0, 3.0):
+            bundle = bundle_with_prologue(tmp_path / f"{factor}.ebm", factor)
+            found.append(external_candidate(f"own={tmp_path}/own.onnx", bundle))
+            assert found[-1].prologue is not None
+            assert found[-1].fingerprint[-1] == found[-1].prologue.sha256
+            assert found[-1].bytes == sum(
+                path.stat().st_size for path in (tmp_path / "own.onnx", bundle.file_of(found[-1].prologue))
+            )
+            x = np.full((2, 3), 5, np.float32)
+            with found[-1].open(threads=1) as ebm:
+                np.testing.assert_allclose(ebm.score(x, centre=np.ones_like(x))[1], 5 - factor)
+        assert found[0].fingerprint != found[1].fingerprint
+
+    def test_a_graph_of_the_whole_has_no_part_in_the_prologue(self, tmp_path: Path) -> None:
+        onnx.save(quadratic_graph(cond=True), tmp_path / "own.onnx")
+        candidate = external_candidate(f"own={tmp_path}/own.onnx", bundle_with_prologue(tmp_path / "a.ebm", 1.0))
+        assert (candidate.prologue, len(candidate.fingerprint)) == (None, 1)
 
     @pytest.mark.parametrize("text", ["own.onnx", "=own.onnx", "name="])
     def test_another_form(self, text: str, tmp_path: Path) -> None:
