@@ -5,6 +5,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from ebm_export.calibration.metrics.manifold import manifold_p_values, manifold_quality
+from ebm_export.calibration.metrics.permutation import permutation_p_value, shuffled_labels
 from ebm_export.runtime.errors import UsageError
 
 
@@ -49,6 +50,17 @@ class TestManifoldQuality:
             manifold_quality(np.ones((5, 2)), np.ones((9, 2)), k=0)
 
 
+def drawn(kind: str, seed: int, width: float = 1.0, count: int = 100) -> np.ndarray:
+    """Samples whose distances have many ties, and the last ones that have none."""
+    normal = width * np.random.default_rng(seed).standard_normal((count, 2))
+    return {
+        "lattice": np.round(normal),
+        "clipped": np.clip(2 * normal, -1, 1),
+        "constant": np.zeros_like(normal),
+        "continuous": normal,
+    }[kind]
+
+
 class TestPValues:
     def test_one_distribution_and_two(self) -> None:
         rng = np.random.default_rng(0)
@@ -57,3 +69,33 @@ class TestPValues:
         assert min(same.density, same.coverage) > 0.05
         assert manifold_p_values(a, 0.3 * b).density <= 2 / 200
         assert manifold_p_values(a, b + 1.5).coverage <= 2 / 200
+
+    @pytest.mark.parametrize("kind", ["lattice", "clipped", "constant", "continuous"])
+    def test_ties_do_not_know_the_labels(self, kind: str) -> None:
+        """Of 200 true null hypotheses, 5 % are below 0.05: 10, and 20 or more by a chance of 0.3 %; the seeds are fixed."""
+        found = [
+            manifold_p_values(drawn(kind, seed), drawn(kind, 1000 + seed), permutations=39, seed=seed)
+            for seed in range(200)
+        ]
+        for p_values in ([each.density for each in found], [each.coverage for each in found]):
+            assert np.mean(np.array(p_values) <= 0.05) < 0.1
+
+    def test_ties_leave_a_difference_to_be_found(self) -> None:
+        found = [
+            manifold_p_values(drawn("lattice", seed, count=200), drawn("lattice", 1000 + seed, 0.6, 200), seed=seed)
+            for seed in range(20)
+        ]
+        assert np.mean([p_values.coverage <= 0.05 for p_values in found]) > 0.7
+
+    def test_distances_without_ties_are_in_their_own_order(self) -> None:
+        a, b, k = drawn("continuous", 0), drawn("continuous", 1, 0.8, 80), 5
+        rows = np.concatenate([a, b])
+        near = np.argsort(cdist(rows, rows), axis=1)[:, 1 : 4 * k + 1]
+        covered, dense = [], []
+        for label in shuffled_labels(100, 80, 199, seed=3):
+            own = label[near[label]]
+            covered.append(1 - own[:, :k].all(axis=1).mean())
+            dense.append((~own & (own.cumsum(axis=1) < k)).sum())
+        found = manifold_p_values(a, b, k=k, seed=3)
+        assert found.coverage == permutation_p_value(np.abs(np.array(covered) - np.mean(covered)))
+        assert found.density == permutation_p_value(np.abs(np.array(dense) - np.mean(dense)))
