@@ -34,7 +34,11 @@ class EnergyUse:
 
 
 def idle_watts(sensors: Sequence[Sensor], seconds: float = 1.0) -> float:
-    """Mean power while this process sleeps, in watts."""
+    """Mean power while this process sleeps, in watts.
+
+    Raises:
+        SensorError: a sensor could not be read.
+    """
     with PowerMeter(sensors) as meter:
         time.sleep(seconds)
     return meter.reading().watts
@@ -58,6 +62,9 @@ def measure_energy(
         batch: number of chains.
         idle: power of the waiting machine, in watts.
         seconds: shortest time to measure over.
+
+    Raises:
+        SensorError: a sensor could not be read.
     """
     drawn, begun = 0, time.perf_counter()
     with PowerMeter(sensors) as meter:

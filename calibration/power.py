@@ -21,12 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["EnergyReading", "PowerMeter", "Sensor", "find_sensors"]
+__all__ = ["EnergyReading", "PowerMeter", "Sensor", "SensorError", "find_sensors"]
 
 _INTERVAL = 0.05
 """Seconds between two readings. A package at 200 W wraps a 32-bit microjoule counter after 21 s, so no wrap is missed."""
 _WHOLE_BOARD = ("VDD_IN", "POM_5V_IN", "VIN")
 """Labels of Jetson rails that feed all others: Orin NX and Nano, TX2 and the first Nano, and carrier boards."""
+
+
+class SensorError(OSError):
+    """A power sensor that could be read before, and then not; what it was to measure is not known."""
 
 
 class Sensor(ABC):
@@ -44,6 +48,7 @@ class Sensor(ABC):
 
         Raises:
             OSError: the sensor cannot be read.
+            ValueError: what it says is no number.
         """
 
     @abstractmethod
@@ -52,6 +57,7 @@ class Sensor(ABC):
 
         Raises:
             OSError: the sensor cannot be read.
+            ValueError: what it says is no number.
         """
 
 
@@ -153,6 +159,9 @@ class PowerMeter:
         with PowerMeter(sensors) as meter:
             work()
         meter.reading().joules
+
+    Raises:
+        SensorError: on entry, where a sensor cannot be read.
     """
 
     def __init__(self, sensors: Sequence[Sensor], interval: float = _INTERVAL) -> None:
@@ -160,14 +169,17 @@ class PowerMeter:
         self._interval = interval
         self._joules = 0.0
         self._seconds = 0.0
-        self._failure: OSError | None = None
+        self._failure: SensorError | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> PowerMeter:
         self._begun = time.perf_counter()
         for sensor in self._sensors:
-            sensor.start(self._begun)
+            try:
+                sensor.start(self._begun)
+            except (OSError, ValueError) as error:
+                raise _unreadable(sensor, error) from error
         self._thread = threading.Thread(target=self._watch, name="power meter", daemon=True)
         self._thread.start()
         return self
@@ -185,7 +197,7 @@ class PowerMeter:
         """Returns the energy between entry and exit.
 
         Raises:
-            OSError: a sensor could not be read any more.
+            SensorError: a sensor could not be read at some time in between, so that its energy is not known.
         """
         if self._failure is not None:
             raise self._failure
@@ -197,11 +209,18 @@ class PowerMeter:
 
     def _read(self) -> None:
         now = time.perf_counter()
-        try:
-            self._joules += sum(sensor.joules_since(now) for sensor in self._sensors)
-        except OSError as error:
-            self._failure = error
-            self._stop.set()
+        for sensor in self._sensors:
+            try:
+                self._joules += sensor.joules_since(now)
+            except (OSError, ValueError) as error:
+                self._failure = self._failure or _unreadable(sensor, error)  # the first is the cause
+                self._stop.set()
+
+
+def _unreadable(sensor: Sensor, error: Exception) -> SensorError:
+    failure = SensorError(f"{sensor.name} could not be read: {error}")
+    failure.__cause__ = error  # it is raised in another thread than the one that met it
+    return failure
 
 
 def _rapl_zones(root: Path) -> list[Sensor]:
@@ -260,4 +279,8 @@ def _text(path: Path) -> str:
 
 
 def _number(path: Path) -> int:
-    return int(_text(path))
+    text = _text(path)
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a whole number, got {text!r}") from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
 
+from ..runtime.ebm import Ebm
 from ..runtime.precision_schedule import is_schedule
 from .candidate import Candidate
 from .compare_options import CompareOptions, Tell
@@ -17,7 +18,7 @@ from .conditions import conditions_for
 from .energy_use import EnergyUse, idle_watts, measure_energy
 from .latency import Latency, time_steps
 from .pareto import pareto_front
-from .power import find_sensors
+from .power import Sensor, SensorError, find_sensors
 
 __all__ = ["measure_speed", "with_front"]
 
@@ -44,11 +45,40 @@ def measure_speed(
             for name, latency in found.items():
                 times[name].append(latency)
         if sensors:
-            idle = idle_watts(sensors)
-            for index, (name, ebm) in enumerate(ebms.items()):
-                tell("reading power sensors", index, len(ebms))
-                use[name] = measure_energy(ebm, sensors, cond(name, batches[-1]), batch=batches[-1], idle=idle)
+            use, failures = _energies(ebms, sensors, cond, batches[-1], tell)
+            said = _with_failures(said, use, failures)
     return {name: tuple(own) for name, own in times.items()}, use, said
+
+
+def _energies(
+    ebms: Mapping[str, Ebm],
+    sensors: Sequence[Sensor],
+    cond: Callable[[str, int], dict[str, np.ndarray]],
+    batch: int,
+    tell: Tell,
+) -> tuple[dict[str, EnergyUse], dict[str, str]]:
+    """The energy of each engine, and of those whose energy is not known, why: a sensor must not cost a whole comparison."""
+    use: dict[str, EnergyUse] = {}
+    failures: dict[str, str] = {}
+    try:
+        idle = idle_watts(sensors)
+    except SensorError as error:
+        return use, dict.fromkeys(ebms, str(error))
+    for index, (name, ebm) in enumerate(ebms.items()):
+        tell("reading power sensors", index, len(ebms))
+        try:
+            use[name] = measure_energy(ebm, sensors, cond(name, batch), batch=batch, idle=idle)
+        except SensorError as error:
+            failures[name] = str(error)
+    return use, failures
+
+
+def _with_failures(said: str, use: Mapping[str, EnergyUse], failures: Mapping[str, str]) -> str:
+    """The sentence on the sensors, with the engines that they measured nothing of."""
+    if not failures:
+        return said
+    reason = next(iter(failures.values()))
+    return f"{said}, but not of {', '.join(failures)}: {reason}" if use else f"no energy was measured: {reason}"
 
 
 def with_front(results: Sequence[EngineResult], batch: int) -> tuple[EngineResult, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ebm_export.calibration.power import PowerMeter, find_sensors
+from ebm_export.calibration.power import PowerMeter, SensorError, find_sensors
 
 
 def put(path: Path, text: object) -> Path:
@@ -137,5 +137,25 @@ class TestMeter:
         with PowerMeter(sensors, interval=0.001) as meter:
             counter.unlink()
             time.sleep(0.02)
-        with pytest.raises(OSError, match="energy_uj"):
+        with pytest.raises(SensorError, match="RAPL package-0 could not be read: .*energy_uj"):
             meter.reading()
+
+    @pytest.mark.parametrize(("text", "said"), [(b"", "got ''"), (b"off", "got 'off'"), (b"\xff\xfe", "can't decode")])
+    def test_what_is_no_number_for_a_while_is_an_error(self, text: bytes, said: str, tmp_path: Path) -> None:
+        """Nothing says how often the counter began again in between, so the number at the end will not do."""
+        counter = rapl(tmp_path, "intel-rapl:0", "package-0", 1000)
+        sensors, _ = find_sensors(tmp_path)
+        with PowerMeter(sensors, interval=0.001) as meter:
+            counter.write_bytes(text)
+            meter._thread.join(5.0)  # it ends at the first failure
+            put(counter, 5000)
+        with pytest.raises(SensorError, match=f"RAPL package-0 could not be read: .*{said}") as caught:
+            meter.reading()
+        assert isinstance(caught.value.__cause__, ValueError)
+
+    def test_a_sensor_that_cannot_be_read_at_the_start(self, tmp_path: Path) -> None:
+        counter = rapl(tmp_path, "intel-rapl:0", "package-0", 0)
+        sensors, _ = find_sensors(tmp_path)
+        put(counter, "")
+        with pytest.raises(SensorError, match="expected a whole number, got ''"), PowerMeter(sensors):
+            pass
