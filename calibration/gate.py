@@ -171,6 +171,8 @@ def _said(verdict: MetricVerdict) -> str:
         return f"rare modes: one has lost {verdict.value:.0%} of its mass ({verdict.note}), {verdict.limit:.0%} passes"
     if verdict.metric.startswith("score"):
         return f"{verdict.metric} {verdict.value:.4f}, {verdict.floor:g} passes"
+    if math.isinf(verdict.ratio):
+        return f"{verdict.metric} {verdict.value:.4g}, where FP32's distance from itself is 0; 0 passes"
     return (
         f"{verdict.metric} {verdict.ratio:.2f} times the seed noise floor "
         f"({verdict.low:.2f} to {verdict.high:.2f}), {verdict.limit:g} passes"

@@ -69,7 +69,7 @@ class Interval:
 
     Attributes:
         name: of the metric.
-        value: the ratio.
+        value: the ratio; infinite where FP32 is at no distance from itself and the engine is, None or NaN for none.
         low: lower end of the interval, or None.
         high: upper end, or None.
         passed: whether the gate holds; None where the metric is only told.
@@ -224,8 +224,12 @@ def forest(title: str, rows: Sequence[Interval], *, gate: float) -> str:
         y = top + row_height * (index + 0.5)
         css = {True: "good", False: "bad", None: "told"}[row.passed]
         drawn.append(f'<text class="name" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(row.name)}</text>')
-        if row.value is None or not math.isfinite(row.value):
+        if row.value is None or math.isnan(row.value):
             drawn.append(f'<text class="tick" x="{left + 4}" y="{y + 4:.1f}">not measured</text>')
+            continue
+        if math.isinf(row.value):  # at the end that is furthest from the gate, where a dot would be nearest to it
+            drawn.append(f'<text class="beyond {css}" x="{across.end:.1f}" y="{y + 4:.1f}" text-anchor="end">'
+                         "infinite →</text>")  # fmt: skip
             continue
         low = "none" if row.low is None else format_number(row.low)
         high = "none" if row.high is None else format_number(row.high)

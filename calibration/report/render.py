@@ -43,6 +43,7 @@ def render_report(comparison: Comparison) -> str:
         engines=[_card(engine, comparison, css) for engine in comparison.engines],
         not_run=comparison.not_run,
         trade_off=_trade_off(comparison, css),
+        trade_off_caption=_trade_off_caption(comparison),
         times=_times(comparison, css),
         power=comparison.power[:1].upper() + comparison.power[1:] + ".",
         pictures=_pictures(comparison, css),
@@ -102,7 +103,7 @@ def _trade_off(comparison: Comparison, css: dict[str, str]) -> Markup:
     shown = []
     for engine in comparison.engines:
         own, worst, off = engine.step_time(comparison.batches[-1]), engine.worst, engine.quality
-        if own is None or worst is None or off is None or not math.isfinite(off):
+        if own is None or worst is None or off is None or engine in _beyond_chart(comparison):
             continue
         scale = comparison.plan.gate / worst.limit  # a limit of another kind is drawn as if it were the gate
         low, high = (number * scale if math.isfinite(number) else None for number in (worst.low, worst.high))
@@ -118,6 +119,16 @@ def _trade_off(comparison: Comparison, css: dict[str, str]) -> Markup:
             y_label="worst ratio to the noise floor",
         )
     )
+
+
+def _beyond_chart(comparison: Comparison) -> list[EngineResult]:
+    """Engines that have no place in a chart of ratios, since the worst of theirs is no finite number."""
+    return [engine for engine in comparison.engines if engine.quality is not None and math.isinf(engine.quality)]
+
+
+def _trade_off_caption(comparison: Comparison) -> str:
+    names = [engine.name for engine in _beyond_chart(comparison)]
+    return f"Not in the chart, infinitely far beyond the gate: {', '.join(names)}." if names else ""
 
 
 def _times(comparison: Comparison, css: dict[str, str]) -> dict[str, Any]:

@@ -87,8 +87,10 @@ def scale_over(
 
 def format_number(value: float | None, digits: int = 3) -> str:
     """A number for people: three figures, no exponent where it can be helped, a dash where there is none."""
-    if value is None or not math.isfinite(value):
+    if value is None or math.isnan(value):
         return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
     if value == 0:
         return "0"
     size = abs(value)

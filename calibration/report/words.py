@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ..comparison import Comparison, EngineResult
 from ..verdict import MetricVerdict
 from .scale import format_number
@@ -43,6 +45,9 @@ METRICS: dict[str, tuple[str, str]] = {
     "finite": ("finite", "Chains that left the numbers a float can hold, or went far out."),
 }
 """For each metric of the gate its name in the report, and what it sees."""
+
+_NO_FLOOR = "FP32's distance from itself is 0, the engine's is not"
+"""Why a ratio is infinite."""
 
 _OF_SCORE = tuple(metric for metric in METRICS if metric.startswith("score"))
 
@@ -113,6 +118,8 @@ def said(engine: EngineResult) -> str:
         return ""
     if _has_own_limit(worst):
         return f"Worst: {own_limit(worst)}."
+    if math.isinf(worst.ratio):
+        return f"Largest ratio: {metric_name(worst.metric)}, infinite: {_NO_FLOOR}."
     ratio = f"{format_number(worst.ratio)} times the noise floor, {format_number(worst.limit)} is allowed"
     interval = f"95 % interval {format_number(worst.low)} to {format_number(worst.high)}"
     return f"Largest ratio: {metric_name(worst.metric)}, {ratio} ({interval})."
@@ -121,6 +128,8 @@ def said(engine: EngineResult) -> str:
 def own_limit(entry: MetricVerdict) -> str:
     """A verdict that is no ratio to the noise floor, in words, without a full stop."""
     name = metric_name(entry.metric)
+    if entry.metric in _OF_SCORE and math.isnan(entry.value):
+        return f"{name} not known: {entry.note}"
     if entry.metric in _OF_SCORE:
         return f"{name} {percent(entry.value)}, {percent(entry.floor)} is allowed"
     if entry.metric == "rare modes":
@@ -185,7 +194,10 @@ def _count(passed: list[EngineResult], judged: list[EngineResult], comparison: C
         if worst is None:
             return "The one candidate cannot stand in for FP32: it broke off."
         why = f"{metric_name(worst.metric)} is {format_number(worst.ratio)} times the seed noise floor away"
-        why = own_limit(worst) if _has_own_limit(worst) else f"{why}, {format_number(worst.limit)} is allowed"
+        why = f"{why}, {format_number(worst.limit)} is allowed"
+        if math.isinf(worst.ratio):
+            why = f"{metric_name(worst.metric)} is infinitely far beyond the seed noise floor, since {_NO_FLOOR}"
+        why = own_limit(worst) if _has_own_limit(worst) else why
         return f"The one candidate cannot stand in for FP32, {tell}: {why}."
     if len(judged) == 1:
         draw = "The one candidate draws"

@@ -29,6 +29,16 @@ def ratio(metric: str, value: float, decided: bool = True) -> MetricVerdict:
     )
 
 
+def no_floor(metric: str, value: float) -> MetricVerdict:
+    """A verdict where FP32 is at no distance from itself, as the gate gives it."""
+    return MetricVerdict(metric, value, 0.0, math.inf, math.inf, math.inf, 1.25, 0.005, False, True)
+
+
+def lost() -> MetricVerdict:
+    """The one verdict on an engine with chains that are not finite."""
+    return MetricVerdict("finite", 0.1, 0.0, math.inf, math.inf, math.inf, 1.25, None, False, True, "40 of 400 chains")
+
+
 def score(metric: str, value: float) -> MetricVerdict:
     """A verdict on the gradient, of which 1 % is allowed."""
     return MetricVerdict(metric, value, 0.01, value / 0.01, 0.0, value / 0.005, 1.0, None, value <= 0.01, True)

@@ -124,6 +124,8 @@ class TestPerfectEngines:
         result = judge(same, moved, ())
         assert not result.passed
         assert named(result)["energy"].ratio == math.inf
+        assert "energy 1, where FP32's distance from itself is 0; 0 passes" in result.reason
+        assert "inf" not in result.reason
         json.dumps(result.to_dict(), allow_nan=False)
 
 

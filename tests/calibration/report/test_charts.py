@@ -120,7 +120,20 @@ class TestForest:
         ]
         root = parsed(forest("t", rows, gate=1.25))
         assert [dot.get("class") for dot in root.iter(f"{SVG}circle")] == ["dot good", "dot bad"]
-        assert texts(root).count("not measured") == 2
+        assert (texts(root).count("not measured"), texts(root).count("infinite →")) == (1, 1)
+
+    def test_an_infinite_ratio_stands_where_the_largest_would(self) -> None:
+        root = parsed(
+            forest(
+                "t",
+                [Interval("mmd", 40.0, 30.0, 60.0, False), Interval("modes", math.inf, math.inf, math.inf, False)],
+                gate=1.25,
+            )
+        )
+        (text,) = [entry for entry in root.iter(f"{SVG}text") if entry.text == "infinite →"]
+        (dot,) = root.iter(f"{SVG}circle")
+        assert text.get("class") == "beyond bad" and text.get("text-anchor") == "end"
+        assert float(text.get("x", 0)) > float(dot.get("cx", 0))
 
     def test_no_rows(self) -> None:
         parsed(forest("t", [], gate=1.25))

@@ -13,7 +13,7 @@ import pytest
 from ebm_export.calibration.latency import Latency
 from ebm_export.calibration.report import render_report
 
-from ..made_comparison import made_comparison
+from ..made_comparison import gate, lost, made_comparison, no_floor
 from .browser import Browser, open_browser
 
 SHAPES = {"images": (3, 8, 8), "points": (2,), "numbers": (1,), "strips": (7,)}
@@ -55,6 +55,18 @@ def read(page: str) -> tuple[str, list[str]]:
 
 
 class TestText:
+    def test_engines_that_are_infinitely_far_off_are_named_below_the_chart(self) -> None:
+        found = made_comparison()
+        engines = [
+            dataclasses.replace(engine, gate=gate(verdict) if verdict else engine.gate)
+            for engine, verdict in zip(found.engines, (None, no_floor("modes", 0.2), lost(), *[None] * 3), strict=True)
+        ]
+        text, _ = read(render_report(dataclasses.replace(found, engines=tuple(engines))))
+        assert "Not in the chart, infinitely far beyond the gate: int8 openvino, ort static." in text
+        assert text.count("infinite →") == 2
+        assert "not measured" not in text
+        assert "Not in the chart" not in read(render_report(found))[0]
+
     def test_refers_to_nothing_outside(self) -> None:
         page = render_report(made_comparison())
         _, references = read(page)

@@ -53,7 +53,8 @@ class TestScaleOver:
     [
         (None, "–"),
         (math.nan, "–"),
-        (math.inf, "–"),
+        (math.inf, "∞"),
+        (-math.inf, "−∞"),
         (0, "0"),
         (1.25, "1.25"),
         (-0.5, "−0.5"),

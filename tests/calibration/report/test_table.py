@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
+
 from ebm_export.calibration.report import table
 
-from ..made_comparison import made_comparison
+from ..made_comparison import gate, made_comparison, no_floor, ratio
 
 
 def test_a_row_for_each_engine() -> None:
@@ -21,3 +23,10 @@ def test_a_row_for_each_engine() -> None:
     }
     assert rows["fp16 onnxruntime"]["worst ratio"] == "-" and rows["fp16 onnxruntime"]["speed"] == "-"
     assert len({tuple(row) for row in rows.values()}) == 1  # the same columns in every row
+
+
+def test_an_infinite_ratio_is_no_missing_one() -> None:
+    found = made_comparison()
+    engine = dataclasses.replace(found.engines[1], gate=gate(no_floor("modes", 0.2), ratio("energy", 3.0)))
+    row = table(dataclasses.replace(found, engines=(found.first, engine)))[1]
+    assert (row["gate"], row["worst ratio"], row["95 % interval"]) == ("FAILS", "∞ modes", "∞ to ∞")

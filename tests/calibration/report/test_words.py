@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
@@ -8,8 +9,9 @@ from ebm_export.calibration.comparison import Comparison
 from ebm_export.calibration.gate_metrics import GATE_METRICS
 from ebm_export.calibration.latency import Latency
 from ebm_export.calibration.report.words import METRICS, headline, metric_name, own_limit, percent, verdict
+from ebm_export.calibration.verdict import MetricVerdict
 
-from ..made_comparison import REFERENCE, gate, made_comparison, rare, ratio, score
+from ..made_comparison import REFERENCE, gate, lost, made_comparison, no_floor, rare, ratio, score
 
 
 def with_engines(*names: str) -> Comparison:
@@ -45,6 +47,39 @@ class TestVerdict:
 
     def test_broke_off(self) -> None:
         assert told(made_comparison(), "fp16 onnxruntime")[1].startswith("✕ broke off: Its chains diverge")
+
+    def test_a_ratio_to_a_floor_of_0_is_called_infinite(self) -> None:
+        found = made_comparison()
+        engine = dataclasses.replace(found.engines[1], gate=gate(no_floor("modes", 0.2), ratio("energy", 3.0)))
+        text = "Largest ratio: modes, infinite: FP32's distance from itself is 0, the engine's is not."
+        assert verdict(engine, found).text.endswith(text)
+        alone = dataclasses.replace(found, engines=(found.first, engine))
+        assert headline(alone)[1][0].endswith(
+            ": modes is infinitely far beyond the seed noise floor, since FP32's distance from itself is 0, the engine's is not."
+        )
+
+    def test_chains_that_are_not_finite(self) -> None:
+        found = made_comparison()
+        engine = dataclasses.replace(found.engines[1], gate=gate(lost()))
+        assert verdict(engine, found).text.endswith(
+            "Worst: 40 of 400 chains left the numbers a float can hold, or went far out."
+        )
+
+    def test_a_gradient_that_is_no_number(self) -> None:
+        broken = MetricVerdict(
+            "score gain",
+            math.nan,
+            0.01,
+            math.nan,
+            math.nan,
+            math.nan,
+            1.0,
+            None,
+            False,
+            True,
+            "the gradient is not finite",
+        )
+        assert own_limit(broken) == "gradient gain not known: the gradient is not finite"
 
     def test_the_reference_says_how_it_fared_itself(self) -> None:
         assert "it passes, as it should" in told(made_comparison(), REFERENCE)[1]
