@@ -68,7 +68,7 @@ class EngineResult:
         latency: time of a step, by batch size.
         energy: electrical energy, where there are sensors.
         same_noise_distance: rms difference from FP32's samples under the same noise, relative to the rms spread of
-            FP32's samples; None for the reference.
+            FP32's samples; None for the reference, and where these have no spread.
         auroc: how well its energy tells given data from given outliers; None without such data.
         front: whether no other engine is both closer to FP32 and faster.
         failure: why it could not be run to the end; empty where it was.

@@ -171,7 +171,7 @@ def _pictures(comparison: Comparison, css: dict[str, str]) -> dict[str, Any]:
                 "css": css[engine.name],
                 "badge": said,
                 "body": _picture(engine.name, samples, reference, look, (low, high), css[engine.name]),
-                "caption": _difference(engine),
+                "caption": _difference(engine, comparison),
             }
         )
     shown = {
@@ -215,9 +215,11 @@ def _value_range(comparison: Comparison, reference: np.ndarray) -> tuple[float, 
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _difference(engine: EngineResult) -> str:
-    if engine.same_noise_distance is None:
+def _difference(engine: EngineResult, comparison: Comparison) -> str:
+    if engine.name == comparison.reference:
         return "What the others are compared with."
+    if engine.same_noise_distance is None:
+        return "FP32's samples have no spread that a difference from them could be a share of."
     share = percent(engine.same_noise_distance)
     return f"Off from FP32 under the same noise by {share} of the spread of FP32's samples (rms)."
 

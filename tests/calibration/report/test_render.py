@@ -55,6 +55,15 @@ def read(page: str) -> tuple[str, list[str]]:
 
 
 class TestText:
+    def test_only_the_reference_is_what_the_others_are_compared_with(self) -> None:
+        """Samples that are all one point have no spread, and no distance under the same noise relative to it."""
+        found = made_comparison()
+        engines = tuple(dataclasses.replace(engine, same_noise_distance=None) for engine in found.engines)
+        text, _ = read(render_report(dataclasses.replace(found, engines=engines)))
+        pictures = text.partition("Samples side by side")[2].partition("The gate, metric by metric")[0]
+        assert pictures.count("What the others are compared with.") == 1
+        assert pictures.count("FP32's samples have no spread") == len(found.pictures) - 1
+
     def test_engines_that_are_infinitely_far_off_are_named_below_the_chart(self) -> None:
         found = made_comparison()
         engines = [
