@@ -46,9 +46,11 @@ def identity_of(
     looked_at = min(request.n, _LOOKED_AT) if start.drawn else request.n
     return {
         "model": model,
-        "engines": [f"{engine.backend} {getattr(engine, 'precision', '')}".strip() for engine in engines],
+        "engines": [_name(engine) for engine in engines],
         "files": files,
         "fuse": fuse,
+        "switches": {str(step): _name(engine) for step, engine in request.switches.items()},
+        "exact": request.exact is not None,
         **request.config.to_dict(),
         "seed": int(request.seed),
         "n": request.n,
@@ -62,6 +64,10 @@ def identity_of(
         "keep": None if start.free is None else _digest(start.free),
         "out": out,
     }
+
+
+def _name(engine: Engine) -> str:
+    return f"{engine.backend} {getattr(engine, 'precision', '')}".strip()
 
 
 def _digest(array: np.ndarray) -> str:
