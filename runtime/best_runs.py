@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import numbers
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
-from .arguments import check_choice
 from .best_on_device import until_on_device
 from .best_so_far import BestSoFar, Steps, until
+from .blocks import ends_of_blocks
 from .chain import chain_steps
 from .config import SamplerConfig
 from .divergence import Divergence
 from .engine import Engine
 from .errors import DivergenceError, UsageError
 from .fused_choice import FusedChoice
-from .method import evaluations
+from .method import evaluations, warm_up_steps
 from .on_device import hindrance
 from .pace import BlockTime, Pace
 from .progress import Callback
@@ -51,7 +51,6 @@ class BestRuns:
             UsageError: one of these two is something else, or the chains cannot be run so.
             DivergenceError: no chain ever had a finite energy.
         """
-        check_choice("diverged", diverged, get_args(Divergence))
         for name, value, left_out in (("callback", callback, None), ("diverged", diverged, "stop")):
             if value != left_out:
                 raise UsageError(f"{name} has no effect with deadline_ms: leave it out, or use stream()")
@@ -67,7 +66,8 @@ class BestRuns:
         steps = _in_one_batch(request, "deadline_ms", draw_ahead=loop is None, evenly=True, fused=fused, pace=pace)
         if loop is not None:
             return until_on_device(loop, request.engine, steps, config, request.seed, request.start.free, pace)
-        return until(steps, pace, evaluations(config), request.switches)
+        asked = None if request.exact is None else _asked_in_block(config)
+        return until(steps, pace, evaluations(config), request.switches, asked)
 
     def stream(self, request: Request) -> Steps:
         """Returns the steps of chains, for whoever looks at their states and may ask the engine in between.
@@ -130,6 +130,13 @@ def check_deadline(milliseconds: Any, **given: Any) -> float:
     if isinstance(milliseconds, bool) or not isinstance(milliseconds, numbers.Real) or not float(milliseconds) > 0:
         raise UsageError(f"deadline_ms: expected a number of milliseconds above 0, got {milliseconds!r}")
     return float(milliseconds)
+
+
+def _asked_in_block(config: SamplerConfig) -> Callable[[int], int]:
+    """Step -> how often exact sampling asks its engines before it knows a state that begins with it."""
+    warm_up = warm_up_steps(config)
+    end = ends_of_blocks(config.block, config.steps, warm_up)
+    return lambda step: 1 if step < warm_up else end(step) - step + 1
 
 
 def _in_one_batch(request: Request, what: str, **how: Any) -> Steps:

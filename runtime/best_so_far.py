@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -62,7 +62,13 @@ def improvements(steps: Steps, switches: Collection[int] = ()) -> Iterator[BestS
                 return
 
 
-def until(steps: Steps, pace: Pace, evaluations: int = 1, switches: Collection[int] = ()) -> BestSoFar:
+def until(
+    steps: Steps,
+    pace: Pace,
+    evaluations: int = 1,
+    switches: Collection[int] = (),
+    asked: Callable[[int], int] | None = None,
+) -> BestSoFar:
     """Goes on as long as the next step should end before a deadline. The start is evaluated in any case.
 
     Args:
@@ -70,6 +76,8 @@ def until(steps: Steps, pace: Pace, evaluations: int = 1, switches: Collection[i
         pace: knows the deadline; the same as that of `chain_steps`.
         evaluations: how often one step asks the engine.
         switches: as in `improvements`.
+        asked: step -> how often engines are asked in what begins with it and cannot be ended before; None where that is one step, or
+            several in one call.
 
     Returns:
         The best states by then, sooner where every chain has diverged.
@@ -77,16 +85,16 @@ def until(steps: Steps, pace: Pace, evaluations: int = 1, switches: Collection[i
     Raises:
         DivergenceError: no chain ever had a finite energy.
     """
-    best = _Best(switches)
+    best, before = _Best(switches), 0
     with contextlib.closing(steps):
         for now in steps:
             best.take(now)
             if now.done == 0:
                 pace.started(now.calls, evaluations)
             else:
-                each = _each(now)
-                pace.took(1 if each is None else len(each.energy))
-            if best.over or not pace.has_time():
+                pace.took(now.done - before if asked is None else asked(before))
+            before = now.done
+            if best.over or not pace.has_time(1 if asked is None else asked(before)):
                 break
     return best.copy()
 

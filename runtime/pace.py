@@ -30,7 +30,8 @@ class Pace:
     as long again is kept in reserve. The first step is expected to take as long as the evaluations at the start did, each.
 
     Several steps in one call are timed as such. Until there has been such a call, they are expected to take as long as one by
-    one; and one step is expected to take no longer than several.
+    one and the start together (a block of exact sampling ends with an evaluation that its steps do not have); and one step is
+    expected to take no longer than several.
 
     Args:
         deadline: in seconds, on the clock of `time.perf_counter`.
@@ -40,7 +41,7 @@ class Pace:
 
     def __init__(self, deadline: float, blocks: dict[int, BlockTime] | None = None) -> None:
         self._deadline = deadline
-        self._first = 0.0
+        self._first = self._start = 0.0
         self._single: float | None = None
         self._blocks = {} if blocks is None else blocks
         self._before = perf_counter()
@@ -57,7 +58,8 @@ class Pace:
             evaluations: how often one step asks the engine.
         """
         clock = perf_counter()
-        self._first = (clock - self._before) * evaluations / max(calls, 1)
+        self._start = clock - self._before
+        self._first = self._start * evaluations / max(calls, 1)
         self._before = clock
 
     def took(self, together: int = 1) -> None:
@@ -83,4 +85,6 @@ class Pace:
             # What was slow once, and is not done any more, must not be expected for ever.
             return min([one, *(block.expected for block in self._blocks.values())])
         block = self._blocks.get(together)
-        return together * one if block is None else max(block.shortest, min(together * one, block.expected))
+        if block is None:
+            return together * one + self._start
+        return max(block.shortest, min(together * one, block.expected))

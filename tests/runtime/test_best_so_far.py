@@ -101,6 +101,18 @@ class TestDeadline:
         energy = ebm(clock.bowl, sampler="hmc", leapfrog=3)
         assert energy.refine(START, deadline_ms=deadline_ms).steps == steps
 
+    @pytest.mark.parametrize(("block", "warmup"), [(1, 4), (20, 4), (50, 4), (200, 0)])
+    @pytest.mark.parametrize("deadline_ms", [60, 300, 600, 900])
+    def test_no_block_of_exact_sampling_is_begun_that_ends_later(
+        self, clock: Clock, block: int, warmup: int, deadline_ms: int
+    ) -> None:
+        settings = SamplerConfig(steps=400, step_size=0.1, block=block, warmup=warmup)
+        exact = Ebm(FunctionEngine(clock.bowl), MODEL, settings, exact=FunctionEngine(clock.bowl))
+        result = exact.refine(START, deadline_ms=deadline_ms)
+        assert clock.now <= 1000 + deadline_ms / 1000
+        if block == 20 and deadline_ms == 900:
+            assert result.steps == 64  # three blocks of 210 ms, and 315 ms are asked for one more
+
     def test_gives_each_chains_lowest_energy(self) -> None:
         seen = []
         ebm().refine(
