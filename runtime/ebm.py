@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 import numpy as np
 
-from .arguments import check_conditions, check_count, check_range, check_room, check_states, split_keywords
+from .arguments import check_choice, check_conditions, check_count, check_range, check_room, check_states, split_keywords
 from .best_runs import BestRuns, check_deadline
 from .best_so_far import BestSoFar, Steps, improvements
 from .chain import rows_of
@@ -269,6 +269,7 @@ class Ebm:
         """
         called = perf_counter()
         request = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
+        check_choice("diverged", diverged, get_args(Divergence))
         energy_range = check_range("energy_range", energy_range)
         if every is not None:
             check_count("every", every)

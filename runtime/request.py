@@ -9,6 +9,8 @@ import numpy as np
 
 from .config import SamplerConfig
 from .engine import Engine
+from .method import build_method
+from .noise import NoiseSource
 from .run import largest_batch
 from .start import Start
 
@@ -53,6 +55,18 @@ class Request(NamedTuple):
         """
         asked = [name for name, on in (("keep", self.start.free), ("energy_range", energy_range)) if on is not None]
         return f"each step is looked at for {' and '.join(asked)}" if asked else ""
+
+    def check(self) -> None:
+        """Raises what a run of these chains would raise before its first step; for who does something first that cannot be undone.
+
+        Raises:
+            UsageError: the settings leave the sampler nothing that it can sample, there is nothing to start from, or a wrong seed.
+        """
+        NoiseSource(self.seed)
+        largest_batch(self.config, self.n, self.max_batch)
+        energy = None if self.exact is None else lambda x: np.zeros(len(x), np.float32)
+        free = None if self.start.free is None else self.start.free[:1]
+        build_method(self.config, self.start(range(1)), energy, free)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def sample_file_of(
         raise UsageError("every and out: states are written to a file every so many steps, so give both or neither")
     if every > request.config.steps:
         raise UsageError(f"every: expected at most the {request.config.steps} steps of the chain, got {every}")
+    request.check()  # before a file that is there makes way for this run's
     rows = request.config.steps // every
     check_room("every", rows * request.n, request.start.shape)
     samples = SampleFile(out, rows, request.n, request.start.shape, every, goes_on=resumed)

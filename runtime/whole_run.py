@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import numpy as np
 
-from .arguments import check_choice
 from .checkpoint import Checkpoint
 from .divergence import Divergence
 from .fused_choice import FusedChoice
@@ -42,7 +39,6 @@ def run_whole(
         checkpoint: where the run is saved.
         samples: takes states on the way.
     """
-    check_choice("diverged", diverged, get_args(Divergence))
     batch = request.batch
     # What is measured may come out otherwise when a run is gone on with, and its blocks would be other ones.
     worth = checkpoint is None and request.config.steps * request.n // batch >= _LONG_RUN

@@ -155,6 +155,28 @@ def test_precisions_by_steps(tmp_path: Path) -> None:
     )
 
 
+def test_another_schedule_is_another_run(tmp_path: Path) -> None:
+    """The engines are the same, and so are their names."""
+    engines = {"int8": FunctionEngine(lambda x: (0.4 * (x**2).sum(axis=1), 0.8 * x)), "fp32": FunctionEngine(wavy)}
+
+    def make(first: int, *, exact: bool = False) -> Ebm:
+        spans = [(Span("int8", 0, first), engines["int8"]), (Span("fp32", first, None), engines["fp32"])]
+        config = SamplerConfig(steps=40, step_size=0.1)
+        if exact:
+            return Ebm(engines["int8"], MODEL, config, exact=engines["fp32"])
+        return Ebm(engines["fp32"], MODEL, config, schedule=spans)
+
+    options = {"checkpoint": tmp_path / "run", "checkpoint_seconds": 0}
+    with pytest.raises(Cut):
+        make(30).sample(5, 7, callback=cut_at(0, 20), **options)
+    for other in (make(10), make(30, exact=True)):
+        with pytest.raises(UsageError, match="is of another run: "):
+            other.sample(5, 7, **options)
+    np.testing.assert_array_equal(make(30).sample(5, 7, **options), make(30).sample(5, 7))
+    with pytest.raises(UsageError, match=r"switches was \{'30': 'function'\} and is \{'10': 'function'\}"):
+        make(10).sample(5, 7, **options)
+
+
 def test_exact_sampling(tmp_path: Path) -> None:
     def make() -> Ebm:
         config = SamplerConfig(steps=60, step_size=0.1, block=5)
@@ -301,6 +323,22 @@ class TestStates:
             ebm().sample(5, 7, out=tmp_path / "s.npy", **kept)
         (tmp_path / "elsewhere.npy").rename(tmp_path / "s.npy")
         np.testing.assert_array_equal(ebm().sample(5, 7, out=tmp_path / "s.npy", **kept), ebm().sample(5, 7))
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"diverged": "restrat"},
+            {"sampler": "mala", "temperature": 0.0},
+            {"init": "data"},
+            {"seed": -1},
+        ],
+    )
+    def test_a_run_that_is_refused_leaves_the_file_as_it_was(self, tmp_path: Path, wrong: dict[str, Any]) -> None:
+        ebm().sample(5, 7, every=6, out=tmp_path / "s.npy")
+        before = (tmp_path / "s.npy").read_bytes()
+        with pytest.raises(UsageError):
+            ebm().sample(5, **{"seed": 7, "every": 6, "out": tmp_path / "s.npy", **wrong})
+        assert (tmp_path / "s.npy").read_bytes() == before
 
     def test_dropped_chains_are_nan(self, tmp_path: Path) -> None:
         settings = {
