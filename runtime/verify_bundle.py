@@ -118,7 +118,7 @@ def _why_fused_differ(
     """What is off with an engine's fused steps; None where nothing is, or where it has none."""
     for each in (False, True):
         fused = fused_of(bundle, artifact, backend_of(artifact.target), threads=threads, each=each)
-        if fused is None or not fused.fits(bundle.sampler.replace(steps=fused.count)):
+        if fused is None or not fused.fits(bundle.sampler.replace(steps=fused.count, warmup=0)):
             continue  # there is none, or the settings were changed since, and nobody uses it
         with contextlib.closing(fused):
             fused.open()

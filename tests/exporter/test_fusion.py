@@ -77,6 +77,13 @@ def test_the_same_samples_to_the_bit(bundle: Path, backend: str, n: int) -> None
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_warm_up_of_more_steps_than_a_block(tmp_path: Path) -> None:
+    """The device compares one block, in which there is none."""
+    settings = SamplerConfig(steps=40, step_size=0.1, sampler="preconditioned", warmup=10)
+    path = write(tmp_path, settings, targets=["onnxruntime"])
+    assert [row["result"] for row in verify_bundle(path)] == ["passed"]
+
+
 def test_a_callback_is_told_of_blocks(bundle: Path) -> None:
     told: list[tuple[int, int]] = []
 
