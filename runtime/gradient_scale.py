@@ -258,8 +258,8 @@ class ScaledScore:
         """
         self._engine = engine
         self._inputs = engine.prepare(self._cond)
-        if not engine.needs_scale:
-            self._next = None  # an engine that needs one after this finds it anew
+        if not (self._scaled and engine.needs_scale):
+            self._next = None  # an engine that needs one after one that does not finds it anew, frozen or not
         self._scaled = engine.needs_scale
 
     def freeze(self, scale: np.ndarray) -> None:

@@ -170,6 +170,21 @@ def test_a_chain_beside_one_that_never_settles_gets_the_scale_that_it_has_alone(
         np.testing.assert_array_equal(together.scale[1:], alone.scale)
 
 
+def test_frozen_where_there_was_none_it_is_found_once_one_is_needed() -> None:
+    """A warm-up in FP32 ends, and later FP16 takes over: at a scale of 1 its gradients would vanish."""
+    plain, low = Recorder(1e-9), Recorder(1e-9)
+    plain.needs_scale = False
+    x = np.ones((2, 3), np.float32)
+    score = ScaledScore(plain, {})
+    score(x)
+    score.freeze(score.scale)
+    score.switch(low)
+    for _ in range(2):
+        score(x)
+        np.testing.assert_allclose(score.scale, 1e9, rtol=0.1)
+    assert (low.scales[-1] == low.scales[-2]).all()
+
+
 def test_a_zero_gradient_stays_zero_and_keeps_a_harmless_scale() -> None:
     engine = Recorder(slope=0.0)
     score = ScaledScore(engine, {})
