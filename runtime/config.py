@@ -25,6 +25,8 @@ _CHOICES = {
     "init": ("normal", "uniform", "data"),
 }
 
+_WITHOUT_WARM_UP = ("langevin", "underdamped", "optimize")
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplerConfig:
@@ -157,10 +159,14 @@ class SamplerConfig:
     def replace(self, **overrides: Any) -> SamplerConfig:
         """Returns a copy with some fields changed, checked again.
 
+        A warm-up is not taken over by a sampler that has none: it need not fit the steps of that one.
+
         Raises:
             UsageError: as `from_dict`.
         """
         self._check_names(overrides)
+        if overrides.get("sampler", self.sampler) != self.sampler and overrides["sampler"] in _WITHOUT_WARM_UP:
+            overrides = {"warmup": None, **overrides}
         return dataclasses.replace(self, **overrides)
 
     @classmethod

@@ -11,6 +11,14 @@ import pytest
 from ebm_export.runtime import SamplerConfig, UsageError
 
 
+def test_a_warm_up_stays_with_samplers_that_have_one() -> None:
+    own = SamplerConfig(steps=200, step_size=0.1, sampler="mala", warmup=50)
+    assert own.replace(sampler="langevin", steps=40).warmup is None
+    assert own.replace(sampler="hmc").warmup == own.replace(steps=60).warmup == 50
+    with pytest.raises(UsageError, match="warmup: expected fewer steps than the 40"):
+        own.replace(steps=40)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
