@@ -9,6 +9,7 @@ import numpy as np
 
 from .arguments import check_conditions, check_count, split_keywords
 from .ebm import Ebm
+from .errors import DivergenceError
 from .progress import Callback
 
 __all__ = ["best_of"]
@@ -45,7 +46,7 @@ def best_of(
 
     Raises:
         UsageError: an argument has a wrong name, type, shape or value.
-        DivergenceError: an energy or gradient is no longer finite.
+        DivergenceError: an energy or gradient is no longer finite, or the energies of all candidates for an answer.
     """
     check_count("n", n)
     check_count("candidates", candidates)
@@ -60,6 +61,11 @@ def best_of(
         rows = slice(first, first + (max_batch or len(states)))
         own = {name: array if len(array) == 1 else array[rows] for name, array in repeated.items()}
         energies[rows], _ = ebm.score(states[rows], cond=own)
-    ranked = energies.reshape(n, candidates)
-    best = ranked.argmin(axis=1)
-    return states.reshape(n, candidates, *ebm.model.x.shape)[np.arange(n), best], ranked.min(axis=1)
+    ranked = np.where(np.isnan(energies), np.inf, energies).reshape(n, candidates)  # else NaN would be the lowest
+    best, lowest = ranked.argmin(axis=1), ranked.min(axis=1)
+    lost = int(np.count_nonzero(~np.isfinite(lowest)))
+    if lost:
+        raise DivergenceError(
+            f"{lost} of {n} answers have no candidate with a finite energy, of {candidates} each: take smaller steps"
+        )
+    return states.reshape(n, candidates, *ebm.model.x.shape)[np.arange(n), best], lowest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
+from ebm_export.runtime import DivergenceError, Ebm, FunctionEngine, SamplerConfig, UsageError
 from ebm_export.runtime.best_of import best_of
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 
@@ -42,6 +42,29 @@ def test_a_condition_goes_by_its_name_in_the_model_and_in_the_graph() -> None:
     expected, _ = best_of(ebm(), 2, candidates=4, centre=CENTRES)
     for name in ("energy", "energy_"):
         np.testing.assert_array_equal(best_of(renamed, 2, candidates=4, **{name: CENTRES})[0], expected)
+
+
+class TestWithoutAnEnergy:
+    """There is none from 5 on, where the last drift leads some chains, and nothing asks any more."""
+
+    @staticmethod
+    def ebm(drift: float) -> Ebm:
+        def energy(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return np.where(x[:, 0] < 5, x[:, 0], np.nan).astype(np.float32), np.full_like(x, -drift)
+
+        model = ModelSpec("cliff", TensorSpec("x", (1,), "float32"))
+        return Ebm(FunctionEngine(energy), model, SamplerConfig(steps=1, step_size=1.0, noise=0.0, order="noise-drift"))
+
+    def test_a_candidate_is_not_the_lowest(self) -> None:
+        some = self.ebm(drift=4)
+        assert np.isnan(some.score(some.sample(80, seed=1))[0]).sum() > 5
+        states, lowest = best_of(some, 10, candidates=8, seed=1)
+        np.testing.assert_array_equal(states[:, 0], lowest)
+        assert (lowest < 5).all()
+
+    def test_an_answer_is_an_error(self) -> None:
+        with pytest.raises(DivergenceError, match="3 of 3 answers have no candidate with a finite energy, of 4 each"):
+            best_of(self.ebm(drift=20), 3, candidates=4)
 
 
 def test_more_candidates_are_better() -> None:
