@@ -61,7 +61,9 @@ def make_golden(
     precisions: Collection[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Runs the model's sampler in PyTorch and evaluates it in float64 at stages along the way; in float32 where float64 cannot run it, or makes another function of it.
+    """Runs the model's sampler in PyTorch and evaluates it in float64 at stages along the way.
+
+    Where float64 cannot run the model, or makes another function of it, its float32 answers.
 
     Args:
         energy: the model.
