@@ -26,6 +26,7 @@ from .provenance import Provenance
 from .rules import decompositions
 from .score_graph import GIVEN, ScoreGraph
 from .simplify import simplify
+from .zero_tangents import PlainZeros
 
 __all__ = ["graph_dtype", "input_names", "trace"]
 
@@ -82,7 +83,7 @@ def _trace_at(energy: Energy, batch: int, *, with_energy: bool) -> torch.fx.Grap
         }
         x = arguments[energy.wrt] = arguments[energy.wrt].detach().requires_grad_()
         follow = DataDependence([*inputs.values(), *arguments.values()], provenance)
-        with FullPrecision(), WithoutChecks(), FiniteGradients(), follow, provenance, torch.enable_grad():
+        with FullPrecision(), WithoutChecks(), FiniteGradients(), PlainZeros(), follow, provenance, torch.enable_grad():
             value = energy.reduce(torch.func.functional_call(module, parameters, tuple(arguments.values())))
             (grad,) = torch.autograd.grad(value, x, inputs["grad_scale"].to(value.dtype))
         result = (grad.to(torch.float32),)

@@ -116,6 +116,21 @@ class Volume(nn.Module):
         return self.encode(x).square().sum(1) + 0.1 * jacobian.square().sum((1, 2))
 
 
+class Curvature(nn.Module):
+    """Adds the trace of a Hessian, forward over reverse, as score matching has it."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hessian = torch.vmap(torch.func.hessian(self.function))(x)
+        return hessian.diagonal(dim1=1, dim2=2).sum(1) + x.square().sum(1)
+
+
+MATRIX = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+
+
 class Ensemble(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -167,6 +182,9 @@ VERIFIED: dict[str, tuple[Callable[[], Energy], tuple[int, ...], dict[str, torch
     "checkpoint": (Recomputed, (4,), {}),
     "vmap_of_grad": (ScoreNorm, (4,), {}),
     "vmap_of_jacrev": (Volume, (4,), {}),
+    "hessian_of_power": (lambda: Curvature(lambda v: (v**4).sum()), (4,), {}),
+    "hessian_of_product": (lambda: Curvature(lambda v: (MATRIX @ v).tanh().sum()), (4,), {}),
+    "hessian_of_square": (lambda: Curvature(lambda v: (v**2).sum() * v[0]), (4,), {}),
     "stacked_ensemble": (Ensemble, (4,), {}),
     "pairs": (Pairs, (5, 3), {"kind": torch.randint(0, 3, (5, 5), generator=torch.Generator().manual_seed(0))}),
     "compiled_inside": (compiled_inside, (4,), {}),
