@@ -11,6 +11,7 @@ import numpy as np
 from .chain_random import ChainRandom
 from .config import SamplerConfig
 from .divergence import stop_if_diverged
+from .energy_rounding import warn_of_rounding
 from .engine import Engine
 from .fused_steps import Fused, fuse
 from .gradient_scale import ScaledScore
@@ -19,7 +20,7 @@ from .pace import Pace
 from .progress import Progress
 from .samplers.langevin import are_finite
 from .samplers.surrogate import Energy
-from .schedule import spread
+from .schedule import spread, temperature_schedule
 from .snapshot import Snapshot
 from .standstill import Standstill
 from .warm_up import WarmUp
@@ -105,7 +106,7 @@ def chain_steps(
         if well.all():
             return
         if stop_when_diverged:
-            stop_if_diverged(int(np.count_nonzero(~well)), step, chains, energy_range)
+            stop_if_diverged(int(np.count_nonzero(~well)), step, chains, energy_range, handled=attempt > 0)
         lost = ~well if lost is None else lost | ~well
 
     def in_range(energy: np.ndarray) -> np.ndarray:
@@ -166,6 +167,8 @@ def chain_steps(
             check(in_range(state.energy), done)
         if done == config.steps:
             standstill.tell()
+            if method.rejects:
+                warn_of_rounding(state.energy, float(temperature_schedule(config)[-1]))
             # The last drift of the order "noise-drift" is followed by no evaluation that would notice an overflow.
             check(np.isfinite(state.position).reshape(len(chains), -1).all(axis=1), done)
         return info
