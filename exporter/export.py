@@ -31,6 +31,7 @@ from .found_sampler import find_sampler
 from .fusion import Fusion
 from .golden import CHAINS, distinct_observations, make_golden
 from .index_limits import index_limits
+from .left_out import warn_of_left_out
 from .lowering import lower
 from .manifest import describe_bundle, model_spec
 from .passes import optimize
@@ -256,6 +257,7 @@ def export_energy(
             )
             np.savez(folder / GOLDEN, allow_pickle=False, **golden)
             warn_of_climbing(golden, config)
+            warn_of_left_out(golden)
         if data is not None:
             np.save(folder / DATA, data, allow_pickle=False)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:  # gone with the folder if we are killed
