@@ -33,10 +33,16 @@ class Standstill:
         self._steps += steps
 
     def tell(self) -> None:
-        """Logs a warning where chains were accepted in less than one of a hundred steps, after at least fifty."""
+        """Logs a warning where chains were accepted in less than one of a hundred steps, after at least fifty.
+
+        Fewer steps say little of one chain, but enough of all together, where they were fifty in sum.
+        """
+        sums, least = self._sums, _LEAST_ACCEPTANCE * self._steps
         if self._steps < _LEAST_STEPS:
-            return
-        still = int(np.count_nonzero(self._sums < _LEAST_ACCEPTANCE * self._steps))
+            if self._steps * len(sums) < _LEAST_STEPS:
+                return
+            sums = np.full(len(sums), sums.mean())
+        still = int(np.count_nonzero(sums < least))
         if still:
             _LOG.warning(
                 "%d of %d chains hardly moved: less than 1 %% of their proposals were accepted after the warm-up; try a smaller "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
+from ebm_export.runtime.standstill import Standstill
 
 MODEL = ModelSpec("bowl", TensorSpec("x", (2,), "float32"))
 SETTINGS: list[dict[str, Any]] = [
@@ -43,5 +45,17 @@ def test_chains_that_move_are_not(settings: dict[str, Any], caplog: pytest.LogCa
 
 
 def test_few_steps_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    run(SETTINGS[0], step_size=1e6, warmup=0, steps=49)
+    run(SETTINGS[0], step_size=1e6, warmup=0, steps=8)  # of six chains
     assert "hardly moved" not in caplog.text
+
+
+def test_few_steps_of_many_chains_say_as_much(caplog: pytest.LogCaptureFixture) -> None:
+    run(SETTINGS[0], step_size=1e6, warmup=0, steps=9)
+    assert "6 of 6 chains hardly moved" in caplog.text
+
+
+def test_one_chain_that_was_unlucky_in_few_steps_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    watch = Standstill(60)
+    watch.take(SimpleNamespace(acceptance=np.repeat([0.0, 1.0], [50, 10])), 2)
+    watch.tell()
+    assert not caplog.messages
