@@ -22,6 +22,10 @@ _FIRST_MOVE = 0.05
 _NOISE_SHARE = 0.1
 """Noise of a step against that drift: enough to leave saddle points, too little to hide a rising energy."""
 _TRIALS = 8
+_GIVE = (
+    "give the settings that the model was trained with "
+    "(sampler=SamplerConfig(..), on the command line --steps, --step-size, --noise, --init, --bounds)"
+)
 
 
 def find_sampler(
@@ -42,13 +46,19 @@ def find_sampler(
         60 steps from N(0, I) with that step size and little noise, and the chains that were run with it.
 
     Raises:
-        UsageError: no trial goes down; the text says to give settings.
+        UsageError: chains cannot start, or no trial goes down; the text says to give settings.
     """
     shape = tuple(energy.x.shape[1:])
     cond = fresh_conditions(energy, CHAINS, seed)
     reference = Reference(energy, torch.float32)
     start = start_states(SamplerConfig(), shape, range(CHAINS), seed)
     first, grad = reference(start, **cond)
+    lost = int(np.count_nonzero(~np.isfinite(first)))
+    if lost:
+        raise UsageError(
+            f"no sampler settings were given, and {lost} of {CHAINS} energies are not finite at states from N(0, I), where chains start "
+            f"without any; {_GIVE}"
+        )
     size = float(np.sqrt(np.mean(np.square(grad, dtype=np.float64))))
     for trial in range(_TRIALS):
         move = _FIRST_MOVE / 10**trial
@@ -62,6 +72,5 @@ def find_sampler(
             return config, trajectory
     raise UsageError(
         "no sampler settings were given and none were found: from N(0, I) the energy rises or diverges with every "
-        f"step size down to {config.step_size:g}; give the settings that the model was trained with "
-        "(sampler=SamplerConfig(..), on the command line --steps, --step-size, --noise, --init, --bounds)"
+        f"step size down to {config.step_size:g}; {_GIVE}"
     )
