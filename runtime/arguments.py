@@ -202,7 +202,7 @@ def _check_limits(name: str, array: np.ndarray, limits: tuple[int, int] | None) 
 
 def _check_finite(name: str, array: np.ndarray) -> None:
     if array.dtype.kind == "f" and not (array < np.inf).all():  # false for NaN
-        raise UsageError(f"{name}: expected numbers, got NaN or infinity among them")
+        raise UsageError(f"{name}: expected numbers that float32 holds, got NaN or infinity among them")
 
 
 def split_keywords(keywords: Mapping[str, Any], conditions: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -238,8 +238,9 @@ def _typed(name: str, values: Any, dtype: str) -> np.ndarray:
     array = np.asarray(values)
     if array.dtype.kind not in _ACCEPTED_KINDS[dtype]:
         raise UsageError(f"{name}: expected {dtype}, got an array of {array.dtype}")
-    # order="C" alone keeps strides that happen to be harmless to numpy, such as those of a broadcast array.
-    return np.ascontiguousarray(array, dtype=dtype) if array.ndim else array.astype(dtype)
+    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, which is looked for
+        # order="C" alone keeps strides that happen to be harmless to numpy, such as those of a broadcast array.
+        return np.ascontiguousarray(array, dtype=dtype) if array.ndim else array.astype(dtype)
 
 
 def _nearest(name: str, known: Sequence[str], what: str) -> str:

@@ -101,7 +101,7 @@ def verify_bundle(
                 set_status(bundle.path, name, VERIFIED)
         note = "" if limits is None else f"{artifact.precision} is judged by its samples (ebm-compare)"
         if limits is not None and limits is not UNLIMITED:
-            note += "; here it is as far off as where it was exported, or half as much again"
+            note += "; here it is as far off as where it was exported, or at most half as much again"
         if gap is not None:
             note += f"{'; ' if note else ''}chains on the device end {gap:.1e} of their way from those on the host"
         if differ is not None:

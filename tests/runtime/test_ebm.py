@@ -136,7 +136,9 @@ class TestBrokenObservations:
         broken = CENTRE.copy()
         broken[3, 1] = value
         for ask in (lambda: conditional.score(X, centre=broken), lambda: conditional.sample(5, centre=broken)):
-            with pytest.raises(UsageError, match="centre: expected numbers, got NaN or infinity among them"):
+            with pytest.raises(
+                UsageError, match="centre: expected numbers that float32 holds, got NaN or infinity among them"
+            ):
                 ask()
 
     def test_a_mask_may_hold_negative_infinity(self, conditional: Ebm) -> None:
