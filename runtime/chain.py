@@ -106,7 +106,9 @@ def chain_steps(
         if well.all():
             return
         if stop_when_diverged:
-            stop_if_diverged(int(np.count_nonzero(~well)), step, chains, energy_range, handled=attempt > 0)
+            stop_if_diverged(
+                int(np.count_nonzero(~well)), step, chains, energy_range, tried="restart" if attempt else "stop"
+            )
         lost = ~well if lost is None else lost | ~well
 
     def in_range(energy: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ Divergence = Literal["stop", "restart", "drop"]
 
 
 def stop_if_diverged(
-    hit: int, step: int, chains: range, energy_range: tuple[float, float] | None = None, *, handled: bool = False
+    hit: int, step: int, chains: range, energy_range: tuple[float, float] | None = None, *, tried: Divergence = "stop"
 ) -> None:
     """Raises a DivergenceError where `hit`, the number of chains that diverged, is above 0.
 
@@ -25,14 +25,15 @@ def stop_if_diverged(
         step: after which that was seen; 0 for the start.
         chains: all that were looked at.
         energy_range: (lowest, highest) energy of a chain that is well; None where any finite one is.
-        handled: whether diverged="restart" or "drop" was asked for already, and did not help.
+        tried: what was done about it already, and did not help: "restart", of the one chain, or "drop", of all.
     """
     if hit:
         where = f"after step {step}" if step else "at the start"
         outside = "" if energy_range is None else f", or an energy outside {energy_range[0]:g} to {energy_range[1]:g},"
         advice = "try a smaller step_size, grad_clip, or bounds" if step else "look at the states that they start from"
-        if not handled:
+        if tried == "stop":
             advice += '; or pass diverged="restart" or "drop"'
-        raise DivergenceError(
-            f"{hit} of {len(chains)} chains have an energy, gradient or position that is not finite{outside} {where}; {advice}"
-        )
+        who = f"{hit} of {len(chains)} chains have"
+        if tried == "restart":
+            who = f"chain {chains.start}, started anew {RESTARTS} times, has"
+        raise DivergenceError(f"{who} an energy, gradient or position that is not finite{outside} {where}; {advice}")

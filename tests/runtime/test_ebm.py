@@ -238,8 +238,13 @@ class TestRestart:
     def test_a_start_that_was_given_stays(self) -> None:
         start = np.zeros((40, 3), np.float32)
         start[7] = 5
-        with pytest.raises(DivergenceError, match="1 of 1 chains have an energy"):
+        with pytest.raises(DivergenceError, match="^chain 7, started anew 3 times, has an energy") as caught:
             self.ebm().sample(40, seed=1, x0=start, diverged="restart")
+        assert str(caught.value).endswith("not finite at the start; look at the states that they start from")
+
+    def test_what_was_tried_is_not_advised(self) -> None:
+        with pytest.raises(DivergenceError, match=r"40 of 40 chains .* after step 3; try a smaller .* or bounds$"):
+            self.ebm().sample(40, seed=1, step_size=1e9, diverged="drop")
 
 
 class TestRefine:
