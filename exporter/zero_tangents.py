@@ -19,6 +19,9 @@ class PlainZeros(TorchDispatchMode):
     sizes alone, so no rule of `exporter/rules` is asked.
     """
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is aten._efficientzerotensor.default:
             func = aten.zeros.default

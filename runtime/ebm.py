@@ -13,7 +13,15 @@ from typing import Any, get_args, overload
 
 import numpy as np
 
-from .arguments import check_choice, check_conditions, check_count, check_range, check_room, check_states, split_keywords
+from .arguments import (
+    check_choice,
+    check_conditions,
+    check_count,
+    check_range,
+    check_room,
+    check_states,
+    split_keywords,
+)
 from .best_runs import BestRuns, check_deadline
 from .best_so_far import BestSoFar, Steps, improvements
 from .chain import rows_of
