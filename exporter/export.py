@@ -253,6 +253,7 @@ def export_energy(
                 data=data,
                 trajectory=trajectory,
                 precisions=precisions,
+                jumps=traced.jumps,
                 progress=lambda done, total: tell("running PyTorch's chains", done, total),
             )
             np.savez(folder / GOLDEN, allow_pickle=False, **golden)

@@ -37,7 +37,7 @@ _JUMPS = {
 """Operations whose result leaps where a number is changed by a rounding."""
 
 
-def fold(graph: Graph, constants: dict[str, torch.Tensor], origins: dict[str, str]) -> None:
+def fold(graph: Graph, constants: dict[str, torch.Tensor], origins: dict[str, str]) -> bool:
     """Makes constants of nodes that depend on constants alone.
 
     They are evaluated in float64, so that a weight is rounded once, when it is stored. But where a number is cut to a whole one or
@@ -47,7 +47,11 @@ def fold(graph: Graph, constants: dict[str, torch.Tensor], origins: dict[str, st
         graph: functional ATen whose placeholders are constants and inputs; changed in place.
         constants: value of each constant placeholder; folded values are added.
         origins: user's name of each constant; a folded constant takes the name of its largest source.
+
+    Returns:
+        Whether anything was made of numbers by comparing them or cutting them to whole ones.
     """
+    jumped = False
     decisive = _decisive(graph)
     values: dict[Node, Any] = {}
     own: dict[Node, Any] = {}  # in the types that the model computes in, where something is decided by it
@@ -61,6 +65,7 @@ def fold(graph: Graph, constants: dict[str, torch.Tensor], origins: dict[str, st
                 continue
             if node in decisive:
                 own[node] = _evaluate(node, own, widened=False)
+                jumped |= _jumps(node) and any(_is_float(own[argument]) for argument in node.all_input_nodes)
             value = (
                 tree_map_only(torch.Tensor, _widen, own[node])
                 if _jumps(node)
@@ -92,6 +97,7 @@ def fold(graph: Graph, constants: dict[str, torch.Tensor], origins: dict[str, st
         if named:
             origins[new.name] = origins[max(named, key=lambda source: constants[source].numel())]
     remove_dead(graph)
+    return jumped
 
 
 def remove_dead(graph: Graph) -> None:
@@ -118,6 +124,10 @@ def _jumps(node: Node) -> bool:
         return True
     results = [value for value in tree_leaves(node.meta.get("val")) if isinstance(value, torch.Tensor)]
     return any(not (value.is_floating_point() or value.is_complex()) for value in results)
+
+
+def _is_float(value: Any) -> bool:
+    return any(isinstance(leaf, torch.Tensor) and leaf.is_floating_point() for leaf in tree_leaves(value))
 
 
 def _widen(value: torch.Tensor) -> torch.Tensor:

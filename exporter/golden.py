@@ -59,6 +59,7 @@ def make_golden(
     data: np.ndarray | None = None,
     trajectory: Trajectory | None = None,
     precisions: Collection[str] = (),
+    jumps: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Runs the model's sampler in PyTorch and evaluates it in float64 at stages along the way.
@@ -72,6 +73,7 @@ def make_golden(
         data: states to start from, for init="data".
         trajectory: these chains, where they have been run already.
         precisions: of engines that will be compared; for FP16 and BF16 the answers hold what these types may be off by.
+        jumps: whether the model may be another function in float64, see `ScoreGraph.jumps`.
         progress: called with (done, in all).
 
     Returns:
@@ -86,7 +88,7 @@ def make_golden(
     """
     if trajectory is None:
         trajectory = run_in_pytorch(energy, config, seed=seed, data=data, progress=progress)
-    return _answer(energy, trajectory, fresh_conditions(energy, CHAINS, seed), precisions, config)
+    return _answer(energy, trajectory, fresh_conditions(energy, CHAINS, seed), precisions, config, jumps)
 
 
 def run_in_pytorch(
@@ -135,11 +137,12 @@ def _answer(
     cond: dict[str, np.ndarray],
     precisions: Collection[str],
     config: SamplerConfig,
+    jumps: bool,
 ) -> dict[str, np.ndarray]:
     bounds, rests = config.bounds, comes_to_rest(config)
     single = Reference(energy, torch.float32)
     exact = _double(energy, trajectory.x[0], cond)
-    if exact is None or _is_another(exact, single, trajectory.x, cond):
+    if exact is None or (jumps and _is_another(exact, single, trajectory.x, cond)):
         exact = single
     answers = [exact(x, **cond) for x in trajectory.x]
     energies, grads = (np.stack([answer[index].astype(np.float64) for answer in answers]) for index in (0, 1))
@@ -274,7 +277,7 @@ def _is_another(double: Reference, single: Reference, states: np.ndarray, cond: 
         )
         apart.append(_relative(double(x, **cond)[1] - own, own))
         rough.append(_relative(beside - own, own))
-    if np.median(np.concatenate(apart)) <= max(_ANOTHER, _ROUGHER * np.median(np.concatenate(rough))):
+    if not np.median(np.concatenate(apart)) > max(_ANOTHER, _ROUGHER * np.median(np.concatenate(rough))):
         return False
     _LOG.warning(
         "in float64 this model has other gradients, by %.2g in the median, as where parameters are rounded, compared or cut to whole "

@@ -26,7 +26,7 @@ _IDENTITIES = {
 }
 
 
-def simplify(traced: GraphModule, constants: dict[str, torch.Tensor], origins: dict[str, str]) -> None:
+def simplify(traced: GraphModule, constants: dict[str, torch.Tensor], origins: dict[str, str]) -> bool:
     """Simplifies a functional graph in place until nothing that two nodes share is computed twice.
 
     1. Writes into parameters and buffers (statistics that a forward updates) are dropped.
@@ -39,6 +39,9 @@ def simplify(traced: GraphModule, constants: dict[str, torch.Tensor], origins: d
         traced: functional ATen whose placeholders are constants and inputs.
         constants: value of each constant placeholder; folded values are added, unused ones removed.
         origins: user's name of each constant; a folded constant takes the name of its largest source.
+
+    Returns:
+        Whether a constant that was folded jumps, see `fold`.
     """
     graph = traced.graph
     for node in list(graph.nodes):
@@ -49,7 +52,7 @@ def simplify(traced: GraphModule, constants: dict[str, torch.Tensor], origins: d
     _remove_identities(graph)
     _merge_duplicates(graph)
     share_factors(graph)
-    fold(graph, constants, origins)
+    jumps = fold(graph, constants, origins)
     _merge_duplicates(graph)
     remove_dead(graph)
     used = {node.name for node in graph.nodes if node.op == "placeholder"}
@@ -57,6 +60,7 @@ def simplify(traced: GraphModule, constants: dict[str, torch.Tensor], origins: d
         del constants[name]
         origins.pop(name, None)
     graph.lint()
+    return jumps
 
 
 def _remove_identities(graph: Graph) -> None:

@@ -62,9 +62,9 @@ def trace(energy: Energy, *, with_energy: bool = True) -> ScoreGraph:
     generalize(first, second, sizes)
     constants, origins = _name_placeholders(first, state, inputs)
     _note_given_types(first.graph, energy)
-    simplify(first, constants, origins)
+    jumps = simplify(first, constants, origins)
     outputs = ("energy", "grad") if with_energy else ("grad",)
-    return ScoreGraph(first.graph, constants, origins, tuple(inputs), sizes[0], outputs)
+    return ScoreGraph(first.graph, constants, origins, tuple(inputs), sizes[0], outputs, jumps)
 
 
 def _trace_at(energy: Energy, batch: int, *, with_energy: bool) -> torch.fx.GraphModule:
