@@ -20,6 +20,7 @@ import numpy as np
 from .arguments import check_writable
 from .errors import LoadError, UsageError
 from .file_lock import sole_user
+from .partial_file import remove_left
 from .replaced_file import replacing
 from .snapshot import Snapshot, from_arrays, to_arrays
 
@@ -92,6 +93,7 @@ class Checkpoint:
 
     def __enter__(self) -> Checkpoint:
         self._use.enter_context(sole_user("checkpoint", self.path))
+        remove_left(self.path, 0)  # which killed runs left, as nobody else writes now
         return self
 
     def __exit__(

@@ -67,15 +67,20 @@ def sole_user(name: str, path: Path) -> Iterator[None]:
 
 
 def _taken(lock: Path) -> int | None:
-    """Returns the lock's open file; None where the file system has no locks.
+    """Returns the lock's open file; None where there can be none.
 
     Raises:
         BlockingIOError: somebody else has it.
     """
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except (
+            PermissionError
+        ):  # a folder that takes no files, though the one in it may be written; a lock that another user left
+            return None
         locked = try_lock(descriptor)
-        if locked and lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
+        if locked and _is_there(lock, descriptor):
             return descriptor
         os.close(descriptor)
         if locked is None:
@@ -84,6 +89,14 @@ def _taken(lock: Path) -> int | None:
         if not locked:
             raise BlockingIOError(errno.EWOULDBLOCK, "somebody else has it", str(lock))
         # Its last user removed it after it was opened here.
+
+
+def _is_there(lock: Path, descriptor: int) -> bool:
+    """Whether this open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), lock.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock_of(path: Path) -> Path:

@@ -6,20 +6,25 @@ import contextlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .file_lock import ANY_NAME, try_lock
+from .file_lock import ANY_NAME
 
-__all__ = ["partial_of"]
+__all__ = ["partial_of", "remove_left"]
+
+_FORGOTTEN = 3600.0
+"""Seconds since the last write into a file from which on its writer is taken for dead. A lock would say more, but where files are on a
+server of Windows' (CIFS) nobody can write into one that is locked, and elsewhere there are no locks; and numbers of processes are the
+same in two containers."""
 
 
 @contextlib.contextmanager
 def partial_of(path: Path) -> Iterator[Path]:
     """Gives a new empty file beside `path`, to write and to rename in the block; it is removed at the end where it was not renamed.
 
-    Its writer holds a lock on it. What has none was left by a process that was killed, and is removed by the next one that writes
-    to `path`. Numbers of processes would not tell: they come again, and in two containers they are the same.
+    What a process that was killed left is removed an hour later by the next one that writes to `path`.
 
     Args:
         path: the file whose place is to be taken.
@@ -27,10 +32,10 @@ def partial_of(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be made, with the name of `path`.
     """
-    stem = _stem(path)
-    _remove_left(path.parent, stem)
+    remove_left(path)
+    partial = path.with_name(f"{_stem(path)}{_ending()}")
     try:
-        partial, descriptor = _made(path.parent, stem)
+        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
     except OSError as error:
         error.filename = str(path)
         raise
@@ -38,8 +43,22 @@ def partial_of(path: Path) -> Iterator[Path]:
         yield partial
     finally:
         partial.unlink(missing_ok=True)
-        if descriptor is not None:
-            os.close(descriptor)
+
+
+def remove_left(path: Path, seconds: float = _FORGOTTEN) -> None:
+    """Removes partial files of `path` that nobody has written into for so long.
+
+    That of another file whose name begins alike, as far as a long name is kept, is no loss either.
+
+    Args:
+        path: the file whose place they were to take.
+        seconds: since the last write; 0 for whoever knows that nobody else writes to `path`.
+    """
+    pattern = re.compile(re.escape(_stem(path)) + r"\.[0-9a-f]{8}\.partial")
+    with contextlib.suppress(OSError):  # a folder that may not be listed, a file of another user, one that is gone
+        for entry in path.parent.iterdir():
+            if pattern.fullmatch(entry.name) and time.time() - entry.stat().st_mtime >= seconds:
+                entry.unlink()
 
 
 def _stem(path: Path) -> str:
@@ -54,38 +73,3 @@ def _stem(path: Path) -> str:
 
 def _ending() -> str:
     return f".{secrets.token_hex(4)}.partial"
-
-
-def _made(folder: Path, stem: str) -> tuple[Path, int | None]:
-    """Returns the file and what holds its lock; None where the file system has no locks."""
-    while True:
-        partial = folder / f"{stem}{_ending()}"
-        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        locked = try_lock(descriptor)
-        if locked and partial.exists():
-            return partial, descriptor
-        os.close(descriptor)
-        if locked is None:
-            return partial, None
-        # Another writer took it for one that was left, before it had its lock.
-
-
-def _remove_left(folder: Path, stem: str) -> None:
-    """Removes what killed processes left. That of a file whose name begins alike is no loss either."""
-    pattern = re.compile(re.escape(stem) + r"\.[0-9a-f]{8}\.partial")
-    with contextlib.suppress(OSError):  # a folder that may not be listed, a file of another user
-        for entry in folder.iterdir():
-            if pattern.fullmatch(entry.name):
-                _remove_unless_held(entry)
-
-
-def _remove_unless_held(partial: Path) -> None:
-    try:
-        descriptor = os.open(partial, os.O_RDWR)
-    except FileNotFoundError:  # renamed meanwhile
-        return
-    try:
-        if try_lock(descriptor):
-            partial.unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)

@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from ebm_export.runtime import partial_file
-from ebm_export.runtime.partial_file import partial_of
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from ebm_export.runtime.partial_file import partial_of
-with partial_of(Path(sys.argv[1])) as partial:
-    partial.write_bytes(b"half")
-    print(partial.name, flush=True)
-    sys.stdin.readline()
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
+from ebm_export.runtime.partial_file import partial_of, remove_left
 
 
 def names(folder: Path) -> list[str]:
@@ -43,28 +29,13 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX")
 def test_what_a_killed_process_left_is_removed_and_what_is_written_stays(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    (tmp_path / "a.0123abcd.partial.txt").write_text("the user's")
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdin is not None and child.stdout is not None
-        left = child.stdout.readline().strip()
-        with partial_of(path) as partial:
-            assert names(tmp_path) == sorted([left, partial.name, "a.0123abcd.partial.txt"])
-        child.stdin.write("\n")
-    assert child.returncode == -signal.SIGKILL
-    assert (tmp_path / left).read_bytes() == b"half"
-    with partial_of(path) as partial:
-        assert names(tmp_path) == sorted([partial.name, "a.0123abcd.partial.txt"])
-
-
-def test_a_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing says there which file was left, so all stay."""
-    monkeypatch.setattr(partial_file, "try_lock", lambda descriptor: None)
-    (tmp_path / "a.0123abcd.partial").write_text("")
+    others = ["a.0123abcd.partial.txt", "b.0123abcd.partial"]
+    for name in ("a.0123abcd.partial", "a.4567abcd.partial", *others):
+        (tmp_path / name).write_text("half")
+    hour = time.time() - 3601
+    os.utime(tmp_path / "a.0123abcd.partial", (hour, hour))
     with partial_of(tmp_path / "a") as partial:
-        partial.replace(tmp_path / "a")
-    assert names(tmp_path) == ["a", "a.0123abcd.partial"]
+        assert names(tmp_path) == sorted(["a.4567abcd.partial", partial.name, *others])
+    remove_left(tmp_path / "a", 0)
+    assert names(tmp_path) == sorted(others)
