@@ -20,7 +20,7 @@ from .pace import Pace
 from .progress import Progress
 from .samplers.langevin import are_finite
 from .samplers.surrogate import Energy
-from .schedule import spread, temperature_schedule
+from .schedule import distinct, spread, temperature_schedule
 from .snapshot import Snapshot
 from .standstill import Standstill
 from .warm_up import WarmUp
@@ -85,7 +85,7 @@ def chain_steps(
     start = np.ascontiguousarray(position, dtype=np.float32)
     switches = switches or {}
     random = ChainRandom(seed, chains, start.shape[1:], free, count, attempt)
-    energy = None if exact is None else _energy_of(exact, rows, len(chains))
+    energy = None if exact is None else _energy_of(exact, rows, len(chains), pace)
     method = build_method(config, start, energy, free, every)
     if switches or exact is not None or free is not None or energy_range is not None:
         fused = None  # which tells of the last energy of a block, for one
@@ -169,8 +169,10 @@ def chain_steps(
             check(in_range(state.energy), done)
         if done == config.steps:
             standstill.tell()
-            if method.rejects:
-                warn_of_rounding(state.energy, float(temperature_schedule(config)[-1]))
+            if (
+                method.rejects and chains.start == 0 and not attempt
+            ):  # said once; an annealed chain may end as cold as it likes
+                warn_of_rounding(state.energy, float(distinct(temperature_schedule(config)).max()))
             # The last drift of the order "noise-drift" is followed by no evaluation that would notice an overflow.
             check(np.isfinite(state.position).reshape(len(chains), -1).all(axis=1), done)
         return info
@@ -200,11 +202,16 @@ def chain_steps(
             yield tell(info)
 
 
-def _energy_of(engine: Engine, rows: Mapping[str, np.ndarray], chains: int) -> Energy:
+def _energy_of(engine: Engine, rows: Mapping[str, np.ndarray], chains: int, pace: Pace | None) -> Energy:
     """Returns x -> energy through an engine whose gradients are not used, so that their scale does not matter."""
     score = ScaledScore(engine, rows)
     score.freeze(np.ones(chains, dtype=np.float32))
-    return lambda x: score(x)[0]
+
+    def energy(x: np.ndarray) -> np.ndarray:
+        with contextlib.nullcontext() if pace is None else pace.correcting():
+            return score(x)[0]
+
+    return energy
 
 
 def rows_of(array: np.ndarray, chains: range, count: int) -> np.ndarray:

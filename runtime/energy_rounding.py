@@ -20,7 +20,7 @@ def warn_of_rounding(energy: np.ndarray, temperature: float) -> None:
 
     Args:
         energy: [B] float32, those of chains at their end.
-        temperature: T of exp(-E / T), above 0.
+        temperature: T of exp(-E / T), above 0; the highest of them where it changes.
     """
     sizes = np.abs(energy[np.isfinite(energy)])
     apart = float(np.median(np.spacing(sizes))) if len(sizes) else 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from time import perf_counter
 from typing import NamedTuple
 
@@ -30,8 +32,8 @@ class Pace:
     as long again is kept in reserve. The first step is expected to take as long as the evaluations at the start did, each.
 
     Several steps in one call are timed as such. Until there has been such a call, they are expected to take as long as one by
-    one and the start together (a block of exact sampling ends with an evaluation that its steps do not have); and one step is
-    expected to take no longer than several.
+    one, and the exact energy of the start where a block of exact sampling ends with one; and one step is expected to take no longer
+    than several.
 
     Args:
         deadline: in seconds, on the clock of `time.perf_counter`.
@@ -41,7 +43,7 @@ class Pace:
 
     def __init__(self, deadline: float, blocks: dict[int, BlockTime] | None = None) -> None:
         self._deadline = deadline
-        self._first = self._start = 0.0
+        self._first = self._correction = 0.0
         self._single: float | None = None
         self._blocks = {} if blocks is None else blocks
         self._before = perf_counter()
@@ -49,6 +51,13 @@ class Pace:
     def starts(self) -> None:
         """Is told that the start will be evaluated now. What was done before, such as encoding a condition, is done once."""
         self._before = perf_counter()
+
+    @contextlib.contextmanager
+    def correcting(self) -> Iterator[None]:
+        """Times the block, an exact energy, of which the start and each block of exact sampling have one."""
+        begun = perf_counter()
+        yield
+        self._correction = perf_counter() - begun
 
     def started(self, calls: int, evaluations: int = 1) -> None:
         """Is told that the start is evaluated.
@@ -58,8 +67,7 @@ class Pace:
             evaluations: how often one step asks the engine.
         """
         clock = perf_counter()
-        self._start = clock - self._before
-        self._first = self._start * evaluations / max(calls, 1)
+        self._first = (clock - self._before - self._correction) * evaluations / max(calls, 1)
         self._before = clock
 
     def took(self, together: int = 1) -> None:
@@ -86,5 +94,5 @@ class Pace:
             return min([one, *(block.expected for block in self._blocks.values())])
         block = self._blocks.get(together)
         if block is None:
-            return together * one + self._start
+            return together * one + self._correction
         return max(block.shortest, min(together * one, block.expected))

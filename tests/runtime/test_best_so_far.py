@@ -113,6 +113,16 @@ class TestDeadline:
         if block == 20 and deadline_ms == 900:
             assert result.steps == 64  # three blocks of 210 ms, and 315 ms are asked for one more
 
+    @pytest.mark.parametrize("warmup", [0, 4])
+    def test_a_slow_exact_energy_is_expected_once_a_block(self, clock: Clock, warmup: int) -> None:
+        exact = FunctionEngine(lambda x: (setattr(clock, "now", clock.now + 0.1), bowl(x))[1])
+        settings = SamplerConfig(steps=400, step_size=0.1, block=16, warmup=warmup)
+        made = Ebm(FunctionEngine(clock.bowl), MODEL, settings, exact=exact)
+        assert (
+            made.refine(START, deadline_ms=700).steps >= 16
+        )  # a block takes 260 ms, and half as long again is kept in reserve
+        assert clock.now <= 1000.7
+
     def test_gives_each_chains_lowest_energy(self) -> None:
         seen = []
         ebm().refine(

@@ -52,7 +52,7 @@ class TestExpected:
     def test_the_first_step_takes_as_long_as_its_evaluations(self, clock: Clock) -> None:
         pace = started(clock, 6, calls=2, evaluations=5)
         assert room(pace, 1, clock) == pytest.approx(1.5 * 15)
-        assert room(pace, 8, clock) == pytest.approx(1.5 * (8 * 15 + 6))
+        assert room(pace, 8, clock) == pytest.approx(1.5 * 8 * 15)
 
     def test_what_was_done_before_the_start_does_not_count(self, clock: Clock) -> None:
         pace = Pace(1000)
@@ -68,11 +68,22 @@ class TestExpected:
         pace.took()
         assert room(pace, 1, clock) == pytest.approx(1.5)
 
-    def test_a_block_takes_no_longer_than_its_steps_and_the_start(self, clock: Clock) -> None:
+    def test_a_block_takes_no_longer_than_its_steps(self, clock: Clock) -> None:
         pace = started(clock, 20)
         clock.now += 1
         pace.took()
-        assert room(pace, 8, clock) == pytest.approx(1.5 * (8 + 20))
+        assert room(pace, 8, clock) == pytest.approx(1.5 * 8)
+
+    def test_a_block_that_ends_with_an_exact_energy(self, clock: Clock) -> None:
+        """The start had one too, which no step has."""
+        pace = Pace(100.0)
+        pace.starts()
+        with pace.correcting():
+            clock.now += 20
+        clock.now += 2 * 3
+        pace.started(2)
+        assert room(pace, 1, clock) == pytest.approx(1.5 * 3)
+        assert room(pace, 8, clock) == pytest.approx(1.5 * (8 * 3 + 20))
 
     def test_a_block_is_timed_for_itself(self, clock: Clock) -> None:
         pace = started(clock, 20)
