@@ -24,13 +24,14 @@ class Standstill:
 
     def __init__(self, chains: int) -> None:
         self._sums = np.zeros(chains)
-        self._steps = 0
+        self._steps = self._decisions = 0
 
     def take(self, info: Any, steps: int) -> None:
         """Takes in what so many steps tell: the `acceptance` of each chain or of its replicas, and that of a block they make up."""
         accepted = info.acceptance.reshape(len(self._sums), -1).max(axis=1)
         self._sums += steps * np.minimum(accepted, getattr(info, "block_acceptance", 1.0))
         self._steps += steps
+        self._decisions += 1 if hasattr(info, "block_acceptance") else steps
 
     def tell(self) -> None:
         """Logs a warning where chains were accepted in less than one of a hundred steps, after at least fifty.
@@ -39,7 +40,7 @@ class Standstill:
         """
         sums, least = self._sums, _LEAST_ACCEPTANCE * self._steps
         if self._steps < _LEAST_STEPS:
-            if self._steps * len(sums) < _LEAST_STEPS:
+            if self._decisions * len(sums) < _LEAST_STEPS:
                 return
             sums = np.full(len(sums), sums.mean())
         still = int(np.count_nonzero(sums < least))
