@@ -1,4 +1,4 @@
-"""Numbers of x that an energy does not read."""
+"""Numbers of x that an energy seems not to read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def warn_of_left_out(golden: Mapping[str, np.ndarray]) -> None:
     place = ", ".join(str(index) for index in np.argwhere(still)[0])
     _LOG.warning(
         "%d of %d numbers of x have no gradient at any of %d states along chains, the first of them x[:, %s]: if the energy should read them, "
-        "look there; chains move them by noise alone",
+        "look there, unless it is flat where chains are; they move by noise alone",
         np.count_nonzero(still),
         still.size,
         grad.shape[0] * grad.shape[1],

@@ -61,7 +61,7 @@ def best_of(
         rows = slice(first, first + (max_batch or len(states)))
         own = {name: array if len(array) == 1 else array[rows] for name, array in repeated.items()}
         energies[rows], _ = ebm.score(states[rows], cond=own)
-    ranked = np.where(np.isnan(energies), np.inf, energies).reshape(n, candidates)  # else NaN would be the lowest
+    ranked = np.where(np.isfinite(energies), energies, np.inf).reshape(n, candidates)  # else NaN would be the lowest
     best, lowest = ranked.argmin(axis=1), ranked.min(axis=1)
     lost = int(np.count_nonzero(~np.isfinite(lowest)))
     if lost:
