@@ -65,12 +65,11 @@ def fold(graph: Graph, constants: dict[str, torch.Tensor], origins: dict[str, st
                 continue
             if node in decisive:
                 own[node] = _evaluate(node, own, widened=False)
-                jumped |= _jumps(node) and any(_is_float(own[argument]) for argument in node.all_input_nodes)
-            value = (
-                tree_map_only(torch.Tensor, _widen, own[node])
-                if _jumps(node)
-                else _evaluate(node, values, widened=True)
-            )
+            if _jumps(node):
+                value = tree_map_only(torch.Tensor, _widen, own[node])
+                jumped |= any(_is_float(own[argument]) for argument in node.all_input_nodes)
+            else:
+                value = _evaluate(node, values, widened=True)
             if not isinstance(value, torch.Tensor) and node.target is not operator.getitem:
                 values[node] = value  # several outputs: only what getitem takes out is kept
             elif isinstance(value, torch.Tensor):

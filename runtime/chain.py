@@ -169,9 +169,8 @@ def chain_steps(
             check(in_range(state.energy), done)
         if done == config.steps:
             standstill.tell()
-            if (
-                method.rejects and chains.start == 0 and not attempt
-            ):  # said once; an annealed chain may end as cold as it likes
+            # Said once. An annealed chain may end as cold as it likes.
+            if method.rejects and chains.start == 0 and not attempt:
                 warn_of_rounding(state.energy, float(distinct(temperature_schedule(config)).max()))
             # The last drift of the order "noise-drift" is followed by no evaluation that would notice an overflow.
             check(np.isfinite(state.position).reshape(len(chains), -1).all(axis=1), done)

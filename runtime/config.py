@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from .errors import UsageError
 
-__all__ = ["SamplerConfig", "Schedule"]
+__all__ = ["WARMS_UP", "SamplerConfig", "Schedule"]
 
 Schedule = float | tuple[float, ...]
 """One number for all steps, or numbers that are interpolated over the steps (see `schedule.py`)."""
@@ -25,7 +25,8 @@ _CHOICES = {
     "init": ("normal", "uniform", "data"),
 }
 
-_WITHOUT_WARM_UP = ("langevin", "underdamped", "optimize")
+WARMS_UP = ("preconditioned", "mala", "hmc", "tempering")
+"""Samplers with a warm-up of their own; exact sampling, which is no setting, has one too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +166,7 @@ class SamplerConfig:
             UsageError: as `from_dict`.
         """
         self._check_names(overrides)
-        if overrides.get("sampler", self.sampler) != self.sampler and overrides["sampler"] in _WITHOUT_WARM_UP:
+        if overrides.get("sampler", self.sampler) != self.sampler and overrides["sampler"] not in WARMS_UP:
             overrides = {"warmup": None, **overrides}
         return dataclasses.replace(self, **overrides)
 

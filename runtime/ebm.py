@@ -442,9 +442,8 @@ class Ebm:
                 engine.close()
             self._fused.close()
             self._best_runs.close()
-        for (
-            part
-        ) in self._parts:  # after this turn, which is on some of a part's engines: its own begins with the first of all
+        # After this turn, which is on some of a part's engines: its own begins with the first of all.
+        for part in self._parts:
             part.close()
 
     def __enter__(self) -> Ebm:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .blocks import ends_of_blocks
 from .chain_random import ChainRandom
-from .config import SamplerConfig
+from .config import WARMS_UP, SamplerConfig
 from .errors import UsageError
 from .samplers import hmc, langevin, mala, optimize, preconditioned, surrogate, tempering, underdamped
 from .samplers.langevin import Evaluate
@@ -48,7 +48,7 @@ _REJECTING = ("mala", "hmc", "tempering", "exact")
 _ONLY_FOR = {
     "order": ("langevin",),
     "bounds_mode": ("langevin", "preconditioned", "underdamped", "optimize"),
-    "warmup": ("preconditioned", *_REJECTING),
+    "warmup": (*WARMS_UP, "exact"),
     "target_accept": _REJECTING,
     "leapfrog": ("hmc",),
     "friction": ("underdamped",),

@@ -14,6 +14,8 @@ from .file_lock import ANY_NAME
 
 __all__ = ["partial_of", "remove_left"]
 
+_RANDOM = 4
+"""Random bytes in a name."""
 _FORGOTTEN = 3600.0
 """Seconds since the last write into a file from which on its writer is taken for dead. A lock would say more, but where files are on a
 server of Windows' (CIFS) nobody can write into one that is locked, and elsewhere there are no locks; and numbers of processes are the
@@ -33,7 +35,7 @@ def partial_of(path: Path) -> Iterator[Path]:
         OSError: it cannot be made, with the name of `path`.
     """
     remove_left(path)
-    partial = path.with_name(f"{_stem(path)}{_ending()}")
+    partial = path.with_name(f"{_stem(path)}.{secrets.token_hex(_RANDOM)}.partial")
     try:
         os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
     except OSError as error:
@@ -54,7 +56,7 @@ def remove_left(path: Path, seconds: float = _FORGOTTEN) -> None:
         path: the file whose place they were to take.
         seconds: since the last write; 0 for whoever knows that nobody else writes to `path`.
     """
-    pattern = re.compile(re.escape(_stem(path)) + r"\.[0-9a-f]{8}\.partial")
+    pattern = re.compile(rf"{re.escape(_stem(path))}\.[0-9a-f]{{{2 * _RANDOM}}}\.partial")
     with contextlib.suppress(OSError):  # a folder that may not be listed, a file of another user, one that is gone
         for entry in path.parent.iterdir():
             if pattern.fullmatch(entry.name) and time.time() - entry.stat().st_mtime >= seconds:
@@ -63,13 +65,8 @@ def remove_left(path: Path, seconds: float = _FORGOTTEN) -> None:
 
 def _stem(path: Path) -> str:
     """As much of the name as leaves the whole no longer than `path` itself, which the file system takes."""
-    ending = len(_ending())
-    longest = max(ANY_NAME, len(os.fsencode(path.name))) - ending
+    longest = max(ANY_NAME, len(os.fsencode(path.name))) - len("..partial") - 2 * _RANDOM
     stem = path.name
     while len(os.fsencode(stem)) > longest:
         stem = stem[:-1]
     return stem
-
-
-def _ending() -> str:
-    return f".{secrets.token_hex(4)}.partial"

@@ -103,7 +103,7 @@ def _trade_off(comparison: Comparison, css: dict[str, str]) -> Markup:
     shown = []
     for engine in comparison.engines:
         own, worst, off = engine.step_time(comparison.batches[-1]), engine.worst, engine.quality
-        if own is None or worst is None or off is None or engine in _beyond_chart(comparison):
+        if own is None or worst is None or off is None or not math.isfinite(off):
             continue
         scale = comparison.plan.gate / worst.limit  # a limit of another kind is drawn as if it were the gate
         low, high = (number * scale if math.isfinite(number) else None for number in (worst.low, worst.high))
