@@ -67,11 +67,11 @@ class _Counter(Sensor):
     def __init__(self, zone: Path) -> None:
         self.name = f"RAPL {_text(zone / 'name')}"
         self._file = zone / "energy_uj"
-        self._range = _number(zone / "max_energy_range_uj")
-        self._last = 0
+        self._range_file = zone / "max_energy_range_uj"
+        self._range = self._last = 0
 
     def start(self, now: float) -> None:
-        self._last = _number(self._file)
+        self._range, self._last = _number(self._range_file), _number(self._file)
 
     def joules_since(self, now: float) -> float:
         value = _number(self._file)

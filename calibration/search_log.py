@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..runtime.replaced_file import replacing
+
 __all__ = ["SearchLog"]
 
 
@@ -47,9 +49,8 @@ class SearchLog:
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
         assert self._path is not None
-        partial = self._path.with_name(self._path.name + ".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        partial.replace(self._path)
+        with replacing(self._path) as file:
+            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

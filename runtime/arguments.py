@@ -30,7 +30,8 @@ __all__ = [
 ]
 
 # Kinds of numpy dtype that become each type of a graph without a change of meaning. Rounding float64 to
-# float32 is none: everything here is float32 in the end. Cutting floats to whole numbers would be one.
+# float32 is none: everything here is float32 in the end. Cutting floats to whole numbers would be one; those that are whole
+# already, as tables of labels with a gap come, are taken.
 _ACCEPTED_KINDS = {"float32": "fiu", "int64": "iu", "bool": "b"}
 
 
@@ -236,11 +237,17 @@ def split_keywords(keywords: Mapping[str, Any], conditions: Iterable[str]) -> tu
 
 def _typed(name: str, values: Any, dtype: str) -> np.ndarray:
     array = np.asarray(values)
-    if array.dtype.kind not in _ACCEPTED_KINDS[dtype]:
-        raise UsageError(f"{name}: expected {dtype}, got an array of {array.dtype}")
+    if array.dtype.kind not in _ACCEPTED_KINDS[dtype] and not (dtype == "int64" and _is_whole(array)):
+        also = ", not all of them whole" if dtype == "int64" and array.dtype.kind == "f" else ""
+        raise UsageError(f"{name}: expected {dtype}, got an array of {array.dtype}{also}")
     with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, which is looked for
         # order="C" alone keeps strides that happen to be harmless to numpy, such as those of a broadcast array.
         return np.ascontiguousarray(array, dtype=dtype) if array.ndim else array.astype(dtype)
+
+
+def _is_whole(array: np.ndarray) -> bool:
+    """Whether these are floats that are whole numbers, of a size up to which every one has a float64 of its own."""
+    return array.dtype.kind == "f" and bool((np.abs(array) <= 2.0**53).all() and (np.trunc(array) == array).all())
 
 
 def _nearest(name: str, known: Sequence[str], what: str) -> str:

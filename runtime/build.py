@@ -12,6 +12,7 @@ from .errors import UsageError
 from .file_hash import sha256_of
 from .manifest import Artifact
 from .manifest_update import enter_artifact
+from .replaced_file import replacing
 from .tensorrt_library import build_plan, fingerprint
 
 __all__ = ["build_plans"]
@@ -65,9 +66,8 @@ def build_plans(
             sizes = (1, *batch[1:]) if source.role == "prologue" else batch
             plan = build_plan(bundle.file_of(source), batch=sizes, timing_cache=cache, progress=progress)
             name = _plan_of(source)
-            partial = bundle.path / f"{name}.partial"
-            partial.write_bytes(plan)
-            partial.replace(bundle.path / name)
+            with replacing(bundle.path / name) as file:
+                file.write(plan)
             enter_artifact(bundle.path, _entry(bundle, name, source, toolchain, sizes))
             rows.append({"file": name, "precision": precision, **toolchain})
     return rows

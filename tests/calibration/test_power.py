@@ -65,6 +65,14 @@ class TestRapl:
         assert said == "no energy was measured: RAPL package-0 can be read by root alone"
 
 
+    def test_a_counter_whose_range_is_no_number_is_none(self, tmp_path: Path) -> None:
+        rapl(tmp_path, "intel-rapl:0", "package-0", 0)
+        put(tmp_path / "class/powercap/intel-rapl:0/max_energy_range_uj", "?")
+        rapl(tmp_path, "intel-rapl:1", "package-1", 0)
+        sensors, said = find_sensors(tmp_path)
+        assert len(sensors) == 1 and said == "energy from RAPL package-1"
+
+
 class TestRails:
     def test_power_is_integrated_over_time(self, tmp_path: Path) -> None:
         rail(tmp_path, 1, "VDD_CPU_CV", 5000, 1000)

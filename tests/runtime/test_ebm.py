@@ -297,7 +297,12 @@ class TestNames:
 
     @pytest.mark.parametrize(
         ("dtype", "good", "bad"),
-        [("int64", np.array([[1]], np.int32), np.array([[1.0]])), ("bool", np.array([[True]]), np.array([[1]]))],
+        [
+            ("int64", np.array([[1]], np.int32), np.array([[1.5]])),
+            ("int64", np.array([[1.0]]), np.array([[np.nan]])),
+            ("int64", np.array([[-3.0]], np.float32), np.array([[1e18]])),
+            ("bool", np.array([[True]]), np.array([[1]])),
+        ],
     )
     def test_types_of_conditions(self, dtype: str, good: np.ndarray, bad: np.ndarray) -> None:
         def energy(x: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
