@@ -64,7 +64,6 @@ class TestRapl:
         assert not sensors
         assert said == "no energy was measured: RAPL package-0 can be read by root alone"
 
-
     def test_a_counter_whose_range_is_no_number_is_none(self, tmp_path: Path) -> None:
         rapl(tmp_path, "intel-rapl:0", "package-0", 0)
         put(tmp_path / "class/powercap/intel-rapl:0/max_energy_range_uj", "?")
