@@ -16,7 +16,7 @@ import numpy as np
 from ..runtime.array_file import read_array
 from ..runtime.batch_range import parse_batch_range
 from ..runtime.config import SamplerConfig
-from ..runtime.errors import MissingBackend, UsageError
+from ..runtime.errors import UsageError
 from ..runtime.verify import is_judged, tolerance
 from .targets import Progress
 
@@ -189,18 +189,7 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
     Returns:
         The `ExportReport` and the rows of the closing table: file, precision, size of the score graph and its prologue, what
         `--fuse` added, worst error, time of one step, and the manifest's note.
-
-    Raises:
-        MissingBackend: the exporter's own packages are not installed.
     """
-    try:
-        import onnx_ir  # noqa: F401
-        import torch  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingBackend(
-            f"ebm-export needs the package {error.name}: pip install 'ebm-export[export]' "
-            "(the device needs only ebm-run)"
-        ) from error
     from .export import export_energy, gating_for
     from .factory import parse_model_args
     from .input_spec import parse_cond, parse_shape

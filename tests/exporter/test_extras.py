@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 _NOT_THERE = ("scipy", "sklearn", "arviz_stats", "jinja2", "PIL", "openvino", "tensorrt", "tensorrt_rtx", "cuda")
 
 
@@ -17,6 +19,21 @@ def in_a_lean_installation(code: str) -> subprocess.CompletedProcess[str]:
         "net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.SiLU(), torch.nn.Linear(8, 1)).eval()\n"
     )
     return subprocess.run([sys.executable, "-c", before + code], capture_output=True, text=True)
+
+
+def without(package: str, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python in which one package is missing."""
+    before = f"import sys\nsys.modules[{package!r}] = None\n"
+    return subprocess.run([sys.executable, "-c", before + code, *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("package", ["torch", "onnx_ir"])
+def test_an_installation_for_the_device_says_what_exporting_needs(package: str) -> None:
+    said = f"ebm-export needs the package {package}: pip install 'ebm-export[export]' (the device needs only ebm-run)\n"
+    done = without(package, "from ebm_export.cli import ebm_export; ebm_export()", "model.pt2")
+    assert (done.returncode, done.stdout, done.stderr) == (7, "", f"error: {said}")
+    done = without(package, "try: import ebm_export.exporter\nexcept ImportError as error: print(error)")
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
 
 
 def test_what_needs_no_gate_is_exported_and_runs(tmp_path: Path) -> None:
