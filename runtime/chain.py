@@ -106,9 +106,7 @@ def chain_steps(
         if well.all():
             return
         if stop_when_diverged:
-            stop_if_diverged(
-                int(np.count_nonzero(~well)), step, chains, energy_range, tried="restart" if attempt else "stop"
-            )
+            stop_if_diverged(int(np.count_nonzero(~well)), step, chains, energy_range, anew=attempt > 0)
         lost = ~well if lost is None else lost | ~well
 
     def in_range(energy: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ Divergence = Literal["stop", "restart", "drop"]
 
 
 def stop_if_diverged(
-    hit: int, step: int, chains: range, energy_range: tuple[float, float] | None = None, *, tried: Divergence = "stop"
+    hit: int, step: int, chains: range, energy_range: tuple[float, float] | None = None, *, anew: bool = False
 ) -> None:
     """Raises a DivergenceError where `hit`, the number of chains that diverged, is above 0.
 
@@ -25,15 +25,14 @@ def stop_if_diverged(
         step: after which that was seen; 0 for the start.
         chains: all that were looked at.
         energy_range: (lowest, highest) energy of a chain that is well; None where any finite one is.
-        tried: what was done about it already, and did not help: "restart", of the one chain, or "drop", of all.
+        anew: whether this one chain was started anew as often as that is done.
     """
     if hit:
         where = f"after step {step}" if step else "at the start"
         outside = "" if energy_range is None else f", or an energy outside {energy_range[0]:g} to {energy_range[1]:g},"
-        advice = "try a smaller step_size, grad_clip, or bounds" if step else "look at the states that they start from"
-        if tried == "stop":
-            advice += '; or pass diverged="restart" or "drop"'
+        smaller = "try a smaller step_size, grad_clip, or bounds (--step-size, --grad-clip, --bounds)"
+        advice = smaller if step else "look at the states that they start from"
         who = f"{hit} of {len(chains)} chains have"
-        if tried == "restart":
+        if anew:
             who = f"chain {chains.start}, started anew {RESTARTS} times, has"
         raise DivergenceError(f"{who} an energy, gradient or position that is not finite{outside} {where}; {advice}")

@@ -160,7 +160,7 @@ def run_chains(
     dropped = at.dropped.tolist()
     if not dropped:
         return at.result
-    stop_if_diverged(n if len(dropped) == n else 0, config.steps, range(n), energy_range, tried="drop")
+    stop_if_diverged(n if len(dropped) == n else 0, config.steps, range(n), energy_range)
     _LOG.warning("%d of %d chains diverged and were dropped: %s", len(dropped), n, ", ".join(map(str, dropped)))
     if samples is not None:
         samples.blank(dropped)

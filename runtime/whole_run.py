@@ -6,6 +6,7 @@ import numpy as np
 
 from .checkpoint import Checkpoint
 from .divergence import Divergence
+from .errors import DivergenceError
 from .fused_choice import FusedChoice
 from .progress import Callback, ProgressOnly
 from .request import Request
@@ -47,18 +48,26 @@ def run_whole(
     watched = not isinstance(callback, ProgressOnly | None)
     if choice.asked or (checkpoint is None and samples is None and not watched):
         fused = choice.open_for(request.config, batch, worth=worth, why=request.why_one_by_one(energy_range))
-    return run_chains(
-        request.engine,
-        request.config,
-        request.start,
-        request.n,
-        max_batch=request.max_batch,
-        callback=callback,
-        diverged=diverged,
-        restart=request.start,
-        fused=fused,
-        energy_range=energy_range,
-        checkpoint=checkpoint,
-        samples=samples,
-        **request.options,
-    )
+    try:
+        return run_chains(
+            request.engine,
+            request.config,
+            request.start,
+            request.n,
+            max_batch=request.max_batch,
+            callback=callback,
+            diverged=diverged,
+            restart=request.start,
+            fused=fused,
+            energy_range=energy_range,
+            checkpoint=checkpoint,
+            samples=samples,
+            **request.options,
+        )
+    except DivergenceError as error:
+        if diverged != "stop":
+            raise
+        # Only whoever makes a request can ask for another end; the exporter's own chains have none.
+        raise DivergenceError(
+            f'{error}; or pass diverged="restart" or "drop" (--diverged restart, --diverged drop)'
+        ) from error

@@ -480,8 +480,10 @@ class TestRun:
         arguments = ("ebm-run", "sample", "b.ebm", "--step-size", 1e30)
         for diverged in ("stop", "restart", "drop"):
             run = command(*arguments, "--diverged", diverged, cwd=tmp_path)
-            assert run.returncode == 1 and "; try a smaller step_size, grad_clip, or bounds" in run.stderr
-            assert ('pass diverged="restart"' in run.stderr) == (diverged == "stop")
+            said = "; try a smaller step_size, grad_clip, or bounds (--step-size, --grad-clip, --bounds)"
+            assert run.returncode == 1 and said in run.stderr
+            advice = 'or pass diverged="restart" or "drop" (--diverged restart, --diverged drop)'
+            assert (advice in run.stderr) == (diverged == "stop")
         assert not (tmp_path / "samples.npy").exists()
 
     def test_json_of_numbers_that_are_not_finite(self, tmp_path: Path) -> None:

@@ -26,7 +26,14 @@ from ebm_export.exporter.precision import LOW_TYPES
 from ebm_export.exporter.targets import TARGETS
 from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.bundle import Bundle
-from ebm_export.runtime.errors import ContractError, EbmExportError, EngineMismatch, MissingBackend, UsageError
+from ebm_export.runtime.errors import (
+    ContractError,
+    DivergenceError,
+    EbmExportError,
+    EngineMismatch,
+    MissingBackend,
+    UsageError,
+)
 
 CONFIG = SamplerConfig(steps=24, step_size=0.05, noise=0.01, bounds=(-2, 2), init="uniform")
 
@@ -208,6 +215,12 @@ class TestRefused:
         net = nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
         with pytest.raises(ContractError, match=r"eval\(\)"):
             export(net, EXAMPLE, out=tmp_path / "n.ebm", sampler=CONFIG)
+        assert not list(tmp_path.iterdir())
+
+    def test_chains_that_diverge_in_pytorch(self, tmp_path: Path) -> None:
+        wild = SamplerConfig(steps=5, step_size=1e30)
+        with pytest.raises(DivergenceError, match=r"bounds \(--step-size, --grad-clip, --bounds\)$"):
+            export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler=wild)
         assert not list(tmp_path.iterdir())
 
     def test_init_from_data_without_data(self, tmp_path: Path) -> None:
