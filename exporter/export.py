@@ -208,6 +208,11 @@ def export_energy(
     begun = time.perf_counter()
     tell = progress or (lambda what, done, total: None)
     plan = _plan(targets, precisions, batch)
+    if "mixed" in precisions and (gating is None or gating.rules is None):
+        raise UsageError(
+            "mixed needs the quality gate, which is what chooses its layers: leave gate=None (--no-gate) out, or export "
+            "int8 with it"
+        )
     judges = gating is not None and gating.rules is not None and gating.all_low and set(precisions) != {"fp32"}
     if judges:
         from ..calibration.metrics import scientific  # noqa: F401  says what is missing, before any work

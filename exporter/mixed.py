@@ -56,10 +56,9 @@ def write_mixed(
     Raises:
         QualityGateError: nothing passes and is faster than float32.
     """
-    if artifacts.rules is None or artifacts.gate is None:
-        raise QualityGateError(
-            "mixed needs the quality gate, which is what chooses its layers: leave --no-gate out, or export int8 with it"
-        )
+    assert artifacts.rules is not None and artifacts.gate is not None, (
+        "an export of mixed without the gate is refused before it begins"
+    )
     scheme = artifacts.scheme(name)
     quantizer = artifacts.quantizer(scheme)
     order = [entry.layer.name for entry in artifacts.sensitivities(scheme)]

@@ -133,6 +133,7 @@ class TestExport:
             (["weights.pt"], 2, "--model"),
             (["model.pt", "--precision", "fp8"], 2, "expected one of fp32, fp16, bf16, int8, mixed, got 'fp8'\n"),
             (["model.pt", "--precision", "fp32,int8"], 2, "for several: --precision fp32 --precision int8"),
+            (["model.pt", "--out", "n.ebm", "--precision", "mixed", "--no-gate"], 2, "mixed needs the quality gate"),
             (["model.pt", "--target", "onnx, openvino"], 2, "for several: --target onnx --target openvino"),
         ],
     )

@@ -184,6 +184,10 @@ class TestRefused:
             ({"precisions": ["fp8"]}, "none called 'fp8'"),
             ({"precisions": ["int8"], "gate": 0.9}, "gate: expected a number above 1, got 0.9"),
             ({"precisions": ["int8"], "smallest_difference": 0}, "smallest_difference: expected a number above 0"),
+            (
+                {"precisions": ["fp32", "mixed"], "gate": None},
+                r"leave gate=None \(--no-gate\) out, or export int8 with it",
+            ),
             ({"batch": (4, 2, 8)}, "MIN <= OPT <= MAX"),
             ({"targets": []}, "at least one target"),
         ],
