@@ -303,6 +303,9 @@ def export_energy(
 
 def _plan(targets: Sequence[str], precisions: Sequence[str], batch: tuple[int, int, int]) -> list[tuple[str, str]]:
     """(target, precision) pairs in the order of work; wrong or missing ones end the export before it begins."""
+    for what, given in (("targets", targets), ("precisions", precisions)):
+        if isinstance(given, str):
+            raise UsageError(f"{what}: expected a list of names, such as [{given!r}], got the text {given!r}")
     for precision in precisions:
         if precision not in PRECISIONS:
             several = ": one text for each of several, as in ['fp32', 'int8']" if "," in precision else ""

@@ -184,6 +184,8 @@ class TestRefused:
             ({"precisions": ["fp8"]}, "none called 'fp8'"),
             ({"precisions": ["int8"], "gate": 0.9}, "gate: expected a number above 1, got 0.9"),
             ({"precisions": ["int8"], "smallest_difference": 0}, "smallest_difference: expected a number above 0"),
+            ({"precisions": "fp32"}, r"precisions: expected a list of names, such as \['fp32'\], got the text 'fp32'"),
+            ({"targets": "onnx"}, r"targets: expected a list of names, such as \['onnx'\]"),
             (
                 {"precisions": ["fp32", "mixed"], "gate": None},
                 r"leave gate=None \(--no-gate\) out, or export int8 with it",
