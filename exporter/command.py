@@ -252,7 +252,6 @@ def _sampler(given: SamplerConfig | None, options: ExportOptions) -> SamplerConf
 
 def _rows(report: Any, batch: int, fused: bool, progress: Progress) -> list[dict[str, Any]]:
     from ..runtime.bench import time_bundle
-    from ..runtime.bundle import Bundle
     from .targets.score import engine_files_of, files_of
 
     timed_rows = time_bundle(report.path, batches=[batch], fused=False, progress=progress)
@@ -260,7 +259,6 @@ def _rows(report: Any, batch: int, fused: bool, progress: Progress) -> list[dict
         _LOG.warning(said)
     times = {row["file"]: row for row in timed_rows}
     found = {verification.path: verification for verification in report.verifications}
-    entries = {entry.path: entry for entry in Bundle(report.path).artifacts}
     rows = []
     for artifact in report.artifacts:
         # What --fuse adds holds the steps' graph many times over: beside the engine's size, not in it.
@@ -278,7 +276,7 @@ def _rows(report: Any, batch: int, fused: bool, progress: Progress) -> list[dict
                 "precision": artifact["precision"],
                 "size": f"{engine:.2f} MiB",
                 **added,
-                "status": entries[artifact["path"]].status,
+                "status": artifact["status"],
                 "worst error": None if worst is None else f"{worst:.1e}",
                 "limit": None if worst is None else _limit(artifact["precision"], gate is not None),
                 "gate": None if gate is None else f"{'passed' if gate.passed else 'failed'}, {_worst(gate):.2f}",
@@ -287,7 +285,7 @@ def _rows(report: Any, batch: int, fused: bool, progress: Progress) -> list[dict
                     filter(
                         None,
                         (
-                            entries[artifact["path"]].note,
+                            artifact["note"],
                             "" if worst is None else _why_so_far_off(artifact["precision"], worst, gate is not None),
                         ),
                     )

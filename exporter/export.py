@@ -33,7 +33,7 @@ from .golden import CHAINS, distinct_observations, make_golden
 from .index_limits import index_limits
 from .left_out import warn_of_left_out
 from .lowering import lower
-from .manifest import describe_bundle, model_spec
+from .manifest import describe_bundle, mark_verified, model_spec
 from .passes import optimize
 from .precision import LOW_TYPES, typed
 from .targets import Artifact, Progress, target
@@ -289,6 +289,7 @@ def export_energy(
         kind = EngineMismatch if written.mismatches else QualityGateError
         if not written.artifacts:
             raise kind("; ".join(failures) + "; no engine is left, so no bundle was written")
+        mark_verified(written.artifacts, written.verifications, written.gates)
         describe_bundle(folder, energy, config, golden, written.artifacts, written.verifications, written.gates, limits)
     path, failure = Path(out), None
     if failures:

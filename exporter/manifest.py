@@ -24,7 +24,30 @@ from .targets.score import companions
 from .trace import graph_dtype, input_names
 from .verify import Verification
 
-__all__ = ["describe_bundle", "model_spec"]
+__all__ = ["describe_bundle", "mark_verified", "model_spec"]
+
+
+def mark_verified(
+    artifacts: Iterable[Artifact], verifications: Iterable[Verification], gates: Mapping[str, GateResult]
+) -> None:
+    """Puts into the entries of files, and of what was verified with them, what became of that.
+
+    Args:
+        artifacts: entries of the files.
+        verifications: one for each artifact that was looked at.
+        gates: what the quality gate found, by path, for those that went through it.
+    """
+    found = {verification.path: verification for verification in verifications}
+    for artifact in artifacts:
+        verification = found.get(artifact["path"])
+        if verification is None:
+            continue
+        for entry in (*companions(artifact), artifact):
+            if verification.passed:
+                judged = artifact["path"] in gates or is_judged(entry["precision"])
+                entry["status"] = VERIFIED if judged else NOT_JUDGED
+            elif verification.reason:
+                entry["note"] = "; ".join(filter(None, (entry["note"], "not run where it was exported")))
 
 
 def describe_bundle(
@@ -44,14 +67,13 @@ def describe_bundle(
         energy: the model.
         config: sampler settings that the bundle carries.
         golden: the states the engines were checked at; None where nothing was verified.
-        artifacts: entries of the files.
+        artifacts: entries of the files, as `mark_verified` left them.
         verifications: one for each artifact that was looked at.
         gates: what the quality gate found, by path, for those that went through it.
         limits: as for `model_spec`.
     """
     gates = gates or {}
     names = input_names(energy)
-    found = {verification.path: verification for verification in verifications}
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "model": {
@@ -62,15 +84,11 @@ def describe_bundle(
             **({} if golden is None else {"range": _range(golden), **_scales(golden)}),
         },
         "sampler": config.to_dict(),
-        "artifacts": [
-            entry
-            for artifact in artifacts
-            for entry in _entries(folder, artifact, found.get(artifact["path"]), artifact["path"] in gates)
-        ],
+        "artifacts": [entry for artifact in artifacts for entry in _entries(folder, artifact)],
         "verification": [
             verification.to_dict()
             | ({"gate": gates[verification.path].to_dict()} if verification.path in gates else {})
-            for verification in found.values()
+            for verification in verifications
             if not verification.reason
         ],
         "created_with": {
@@ -115,10 +133,10 @@ def _range(golden: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
     return {"x": [float(golden["x"].min()), float(golden["x"].max())]}
 
 
-def _entries(folder: Path, artifact: Artifact, found: Verification | None, judged: bool) -> list[dict[str, Any]]:
+def _entries(folder: Path, artifact: Artifact) -> list[dict[str, Any]]:
     """The entry of a score graph, and before it those of what belongs to it and was verified with it."""
-    others = [_entry(folder, other, found, judged) for other in companions(artifact)]
-    entry = _entry(folder, artifact, found, judged)
+    others = [_entry(folder, other) for other in companions(artifact)]
+    entry = _entry(folder, artifact)
     for name in ("prologue", "sampler"):
         if name in artifact:
             entry[name] = artifact[name]["path"]  # type: ignore[literal-required]
@@ -126,13 +144,9 @@ def _entries(folder: Path, artifact: Artifact, found: Verification | None, judge
     return [*others, entry]
 
 
-def _entry(folder: Path, artifact: Artifact, found: Verification | None, judged: bool) -> dict[str, Any]:
+def _entry(folder: Path, artifact: Artifact) -> dict[str, Any]:
     entry: dict[str, Any] = {**artifact, "sha256": sha256_of(folder / artifact["path"])}
     entry["files"] = {name: sha256_of(folder / name) for name in artifact["files"]}
-    if found is not None and found.passed:
-        entry["status"] = VERIFIED if judged or is_judged(artifact["precision"]) else NOT_JUDGED
-    elif found is not None and found.reason:
-        entry["note"] = "; ".join(filter(None, (artifact["note"], "not run where it was exported")))
     return entry
 
 

@@ -15,7 +15,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class Artifact(TypedDict):
-    """One entry of `artifacts` in manifest.json. The bundle's writer adds the checksums, and "verified" to status.
+    """One entry of `artifacts` in manifest.json. The bundle's writer adds the checksums.
 
     Attributes:
         path: the file, relative to the bundle's folder.
@@ -25,7 +25,7 @@ class Artifact(TypedDict):
         files: names of the files that belong beside it, such as an OpenVINO .bin.
         toolchain: name and version of what wrote it.
         options: what the backend must be given when it loads the file.
-        status: "built, not run"; the verification makes it "verified".
+        status: "built, not run"; `manifest.mark_verified` makes it "verified".
         note: what a reader of the manifest should know about this file, or nothing.
         schedule: precisions over the steps that a search found for it.
         prologue: the entry of what makes the features that this one takes; the manifest has it beside this one, and its path here.

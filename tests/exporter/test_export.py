@@ -117,6 +117,16 @@ class TestEveryTarget:
         np.testing.assert_allclose(drawn[0], drawn[1], atol=1e-4)
 
 
+def test_the_report_says_what_the_manifest_says(tmp_path: Path) -> None:
+    energy = make_energy(Net().eval(), EXAMPLE, sampler=CONFIG)
+    targets = ["onnxruntime", "tensorrt"]
+    report = export_energy(energy, out=tmp_path / "n.ebm", targets=targets, precisions=["fp32"], fuse=2)
+    said = {artifact["path"]: (artifact["status"], artifact["note"]) for artifact in report.artifacts}
+    written = {artifact.path: (artifact.status, artifact.note) for artifact in Bundle(report.path).artifacts}
+    assert said.items() <= written.items()
+    assert sorted(status for status, _ in said.values()) == ["built, not run", "verified", "verified"]
+
+
 class TestConditioning:
     def test_wrt_the_second_parameter(self, tmp_path: Path) -> None:
         obs = torch.randn(1, 6)
