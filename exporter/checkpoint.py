@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from ..runtime.errors import LoadError, MissingBackend, UsageError
 from .file_form import FileForm, pickled_globals
+from .working_directory import importing_from_here
 
 __all__ = ["find_states", "fit_state", "read_weights"]
 
@@ -34,7 +35,8 @@ def read_weights(path: Path, form: FileForm, *, trust_pickle: bool = False) -> A
     Args:
         path: the file.
         form: PICKLE or SAFETENSORS.
-        trust_pickle: unpickle without restriction, which runs whatever code the file names.
+        trust_pickle: unpickle without restriction, which runs whatever code the file names; the working directory can be
+            imported from.
 
     Returns:
         A state_dict or a dictionary with some inside; a module only where `trust_pickle` is set.
@@ -54,7 +56,8 @@ def read_weights(path: Path, form: FileForm, *, trust_pickle: bool = False) -> A
     except _DAMAGE as error:
         raise LoadError(f"{path} is damaged or cut off ({_line(error)}); copy or save it again") from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=False)
+        with importing_from_here():
+            return torch.load(path, map_location="cpu", weights_only=False)
     except (ImportError, AttributeError) as error:
         raise LoadError(
             f"{path} cannot be unpickled: {error}; run from the folder of the code that defines its classes"

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from ..runtime.errors import LoadError, UsageError
+from .working_directory import importing_from_here
 
 __all__ = ["build_model", "parse_model_args"]
 
@@ -113,19 +114,13 @@ def _import_file(place: str) -> Any:
 
 
 def _import_module(place: str) -> Any:
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (place + ".").startswith(error.name + "."):
-            raise  # the module is there and imports something that is not: its own traceback tells more
-        raise LoadError(
-            f"--model: there is no module {place!r} (looked in the installed packages and in {here}); "
-            "a file is given as path/to/file.py:name"
-        ) from error
-    finally:
-        if added:
-            sys.path.remove(here)
+    with importing_from_here() as here:
+        try:
+            return importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            if error.name is None or not (place + ".").startswith(error.name + "."):
+                raise  # the module is there and imports something that is not: its own traceback tells more
+            raise LoadError(
+                f"--model: there is no module {place!r} (looked in the installed packages and in {here}); "
+                "a file is given as path/to/file.py:name"
+            ) from error

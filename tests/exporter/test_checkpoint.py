@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import pickle  # noqa: TID251 - to write the files that are refused
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,16 @@ class TestReadWeights:
         with pytest.raises(LoadError):
             read_weights(path, FileForm.PICKLE)
         assert not (tmp_path / "ran").exists()
+
+    def test_a_class_in_the_working_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "nets_beside_the_file.py").write_text("import torch\nclass Net(torch.nn.Linear): pass\n")
+        make = "import torch, nets_beside_the_file as nets; torch.save(nets.Net(2, 1), 'm.pt')"
+        subprocess.run([sys.executable, "-c", make], cwd=tmp_path, check=True)
+        monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])  # as in an installed command
+        monkeypatch.chdir(tmp_path)
+        before = list(sys.path)
+        found = read_weights(Path("m.pt"), FileForm.PICKLE, trust_pickle=True)
+        assert type(found).__module__ == "nets_beside_the_file" and sys.path == before
 
     def test_a_class_that_is_not_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from . import models_to_load
