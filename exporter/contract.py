@@ -292,7 +292,7 @@ def _check_gradient(energy: Energy, module: nn.Module, rows: Sequence[torch.Tens
         )
     unrelated = (
         f"the energy has no gradient in {energy.wrt!r}; expected it to depend on it through differentiable "
-        "operations: look for detach(), no_grad, argmax or rounding in forward"
+        "operations: look for detach(), no_grad, argmax or a cast to whole numbers in forward"
     )
     if not value.requires_grad:
         raise ContractError(unrelated)
@@ -311,7 +311,7 @@ def _check_gradient(energy: Energy, module: nn.Module, rows: Sequence[torch.Tens
     if not bool(grad.any()):
         raise ContractError(
             f"the gradient in {energy.wrt!r} is zero for all {_BATCH} samples where chains start ({start}); expected "
-            "a slope to follow: the model is constant there (saturated, or its last layer is zero)"
+            "a slope to follow: the model is constant there (saturated, rounded, or its last layer is zero)"
         )
 
 

@@ -194,6 +194,12 @@ class TestGradient:
         with pytest.raises(ContractError, match="gradient in 'x' is zero for all 5 samples"):
             check_contract(make_energy(lambda x: (x * 0).sum(1), X))
 
+    def test_rounding_and_casts_are_named_where_their_errors_are(self) -> None:
+        with pytest.raises(ContractError, match=r"gradient in 'x' is zero .*\(saturated, rounded, or"):
+            check_contract(make_energy(lambda x: x.round().square().sum(1), X))
+        with pytest.raises(ContractError, match="no gradient in 'x'.*argmax or a cast to whole numbers"):
+            check_contract(make_energy(lambda x: x.long().sum(1).float(), X))
+
     def test_an_input_of_whole_numbers(self) -> None:
         with pytest.raises(ContractError, match="refined input 'x' is int64; expected floating point"):
             check_contract(make_energy(lambda x: x.sum(1).float(), torch.ones(3, 2, dtype=torch.int64)))
