@@ -246,6 +246,7 @@ def export_command(
         trust_pickle=trust_pickle,
         sampler=sampler,
         settings=settings,
+        file_settings={},
         calibration_data=calibration_data,
         batch=batch,
         verify=verify,

@@ -17,6 +17,7 @@ from ..runtime.array_file import read_array
 from ..runtime.batch_range import parse_batch_range
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import UsageError
+from ..runtime.usable_settings import check_temperature
 from ..runtime.verify import is_judged, tolerance
 from .targets import Progress
 
@@ -34,7 +35,12 @@ _LOG = logging.getLogger("ebm_export")
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """The options of the command; see its --help."""
+    """The options of the command; see its --help.
+
+    Attributes:
+        settings: the sampler settings among the flags.
+        file_settings: those of the file of options, which the others go over.
+    """
 
     model: Path
     targets: list[str]
@@ -51,6 +57,7 @@ class ExportOptions:
     trust_pickle: bool
     sampler: Path | None
     settings: dict[str, Any]
+    file_settings: dict[str, Any]
     calibration_data: Path | None
     batch: str
     verify: bool | None
@@ -76,8 +83,6 @@ class ExportOptions:
         plain = [name for name in SamplerConfig.field_names() if name != "sampler"]
         settings = {name: found.pop(name) for name in plain if name in found}
         settings |= _settings(path, found.pop("sampler", {}))
-        if self.sampler is not None:
-            settings |= _read(self.sampler)
         updates: dict[str, Any] = {}
         for key, value in found.items():
             if key not in _OPTIONS:
@@ -88,7 +93,7 @@ class ExportOptions:
                 raise UsageError(f"{path}: {key}: expected {kind.expected}, got {value!r}")
             if not self._given(name):
                 updates[name] = read
-        return replace(self, settings={**settings, **self.settings}, sampler=None, **updates)
+        return replace(self, file_settings=settings, **updates)
 
     def _given(self, name: str) -> bool:
         """Whether an option stood on the command line."""
@@ -242,12 +247,17 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
 
 
 def _sampler(given: SamplerConfig | None, options: ExportOptions) -> SamplerConfig | None:
-    """The file's settings, or those the archive carries, with the flags over them; None where nobody said any."""
+    """The settings the archive carries, those of files over them, and the flags over both; None where nobody said any."""
     settings = {} if given is None else given.to_dict()
+    settings.update(options.file_settings)
     if options.sampler is not None:
         settings.update(_read(options.sampler))
     settings.update(options.settings)
-    return SamplerConfig.from_dict(settings) if settings else None
+    if not settings:
+        return None
+    made = SamplerConfig.from_dict(settings)
+    check_temperature(made, options.settings)
+    return made
 
 
 def _rows(report: Any, batch: int, fused: bool, progress: Progress) -> list[dict[str, Any]]:

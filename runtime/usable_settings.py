@@ -10,7 +10,7 @@ from .errors import UsageError
 from .method import check_used
 from .precision_schedule import Span, check_steps
 
-__all__ = ["check_settings"]
+__all__ = ["check_settings", "check_temperature"]
 
 
 def check_settings(settings: SamplerConfig, given: Mapping[str, Any], spans: Sequence[Span], *, exact: bool) -> None:
@@ -27,11 +27,7 @@ def check_settings(settings: SamplerConfig, given: Mapping[str, Any], spans: Seq
     """
     if spans:
         check_steps(spans, settings.steps)
-    if "temperature" in given and settings.noise is not None and settings.sampler != "optimize":
-        raise UsageError(
-            f"temperature={given['temperature']!r} has no effect while noise={settings.noise!r} is set, which with the "
-            "step size says the temperature: set noise=None as well (--noise none)"
-        )
+    check_temperature(settings, given)
     if not exact:
         check_used(settings.sampler, given)
         return
@@ -40,3 +36,20 @@ def check_settings(settings: SamplerConfig, given: Mapping[str, Any], spans: Seq
             f"exact sampling corrects Langevin steps: expected sampler langevin or mala, got {settings.sampler!r}"
         )
     check_used("exact", given)
+
+
+def check_temperature(settings: SamplerConfig, given: Mapping[str, Any]) -> None:
+    """Refuses a temperature that is given where the noise says it already.
+
+    Args:
+        settings: that the chains run with.
+        given: those of them that were named for these chains, not taken over from a bundle, an archive or a file.
+
+    Raises:
+        UsageError: the temperature would have no effect.
+    """
+    if "temperature" in given and settings.noise is not None and settings.sampler != "optimize":
+        raise UsageError(
+            f"temperature={given['temperature']!r} has no effect while noise={settings.noise!r} is set, which with the "
+            "step size says the temperature: set noise=None as well (--noise none)"
+        )

@@ -128,6 +128,7 @@ class TestExport:
             (["missing.pt"], 3, "there is no such file"),
             (["model.pt"], 2, "--force"),
             (["model.pt", "--out", "n.ebm", "--batch", "3"], 2, "MIN:OPT:MAX"),
+            (["model.pt", "--out", "n.ebm", "--temperature", "1"], 2, "temperature=1.0 has no effect while noise=0.05"),
             (["model.pt", "--out", "n.ebm", "--step-size", "big"], 2, "--step-size: expected a number"),
             (["junk.pt"], 3, "junk.pt"),
             (["weights.pt"], 2, "--model"),

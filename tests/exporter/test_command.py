@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
-from ebm_export.exporter.command import ExportOptions, _limit, _why_so_far_off, no_faster
-from ebm_export.runtime import UsageError
+from ebm_export.exporter.command import ExportOptions, _limit, _sampler, _why_so_far_off, no_faster
+from ebm_export.runtime import SamplerConfig, UsageError
 
 
 def options(**given: Any) -> ExportOptions:
     """What the command makes of flags; nothing is given but these."""
     empty: dict[str, Any] = dict.fromkeys(ExportOptions.__dataclass_fields__)
-    lists = {"targets": [], "precisions": [], "model_args": [], "cond": [], "settings": {}}
+    lists = {"targets": [], "precisions": [], "model_args": [], "cond": []}
+    settings: dict[str, Any] = {"settings": {}, "file_settings": {}}
     switches = dict.fromkeys(("trust_pickle", "no_gate", "no_split", "force"), False)
-    return ExportOptions(**{**empty, **lists, **switches, "model": Path("m.pt"), "batch": "", **given})
+    return ExportOptions(**{**empty, **lists, **settings, **switches, "model": Path("m.pt"), "batch": "", **given})
 
 
 @pytest.fixture
@@ -65,8 +66,23 @@ def test_settings_of_flags_win_over_those_of_files(file: Path, tmp_path: Path) -
     file.write_text("friction = 2.0\n[sampler]\nsteps = 9\nstep_size = 0.1\nnoise = 0.1\n")
     (tmp_path / "s.toml").write_text("step_size = 0.2\nnoise = 0.2\n")
     read = options(sampler=tmp_path / "s.toml", settings={"noise": 0.3}).with_file(file)
-    assert read.settings == {"friction": 2.0, "steps": 9, "step_size": 0.2, "noise": 0.3}
-    assert read.sampler is None, "it would go over the settings of the flags"
+    wanted = SamplerConfig(friction=2.0, steps=9, step_size=0.2, noise=0.3, leapfrog=7)
+    assert _sampler(SamplerConfig(steps=3, leapfrog=7), read) == wanted
+
+
+def test_a_temperature_flag_beside_noise_is_refused(file: Path) -> None:
+    file.write_text("[sampler]\ntemperature = 0.5\nnoise = 0.1\n")
+    both = SamplerConfig(temperature=0.5, noise=0.1)
+    assert _sampler(None, options().with_file(file)) == both, "a file may say both, as an archive may"
+    assert _sampler(both, options(settings={"noise": None, "temperature": 2.0})) == SamplerConfig(temperature=2.0)
+    text = r"temperature=1.0 has no effect while noise=0.1 is set, .*: set noise=None as well \(--noise none\)"
+    for given, read in (
+        (None, options(settings={"temperature": 1.0, "noise": 0.1})),
+        (both, options(settings={"temperature": 1.0})),
+        (None, options(settings={"temperature": 1.0}).with_file(file)),
+    ):
+        with pytest.raises(UsageError, match=text):
+            _sampler(given, read)
 
 
 @pytest.mark.parametrize(
