@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from .runtime.array_file import read_array
+from .runtime.array_file import read_given_array
 from .runtime.config import SamplerConfig
 from .runtime.errors import UsageError
 
@@ -251,10 +252,7 @@ def chosen(option: str, texts: list[str] | None, choices: type[Enum]) -> list[st
 
 def array_of(path: Path) -> np.ndarray:
     """Reads FILE.npy."""
-    try:
-        return read_array(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: expected a .npy file with numbers: {error}") from error
+    return read_given_array(path)
 
 
 def array_or_none(path: Path | None) -> np.ndarray | None:
@@ -266,9 +264,11 @@ def conditions_of(texts: list[str] | None) -> dict[str, np.ndarray]:
     """Reads the arrays of NAME=FILE.npy, by name."""
     found = {}
     for text in texts or []:
-        name, equals, path = text.partition("=")
-        if not equals:
+        name, _, path = text.partition("=")
+        if not path.strip():
             raise UsageError(f"--cond: expected NAME=FILE.npy, got {text!r}")
+        if re.fullmatch(r"[\d, ]+", path) and not Path(path).exists():  # as ebm-export takes it
+            raise UsageError(f"--cond: a shape says nothing about values: expected {name}=FILE.npy, got {text!r}")
         if name in found:
             raise UsageError(f"--cond: {name!r} is given twice")
         found[name] = array_of(Path(path))

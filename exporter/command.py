@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-import numpy as np
-
-from ..runtime.array_file import read_array
+from ..runtime.array_file import read_given_array
 from ..runtime.batch_range import parse_batch_range
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import UsageError
@@ -235,7 +233,9 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
             seconds=options.search_seconds,
             all_low=options.gate is not None,
         ),
-        data=None if options.calibration_data is None else _data(options.calibration_data),
+        data=None
+        if options.calibration_data is None
+        else read_given_array(options.calibration_data, "--calibration-data"),
         weight_bits=options.weight_bits,
         splits=not options.no_split,
         fuse=options.fuse,
@@ -348,13 +348,6 @@ def no_faster(rows: Sequence[dict[str, Any]]) -> list[str]:
 def _worst(gate: Any) -> float:
     """The largest ratio to the seed noise floor."""
     return max((verdict.ratio for verdict in gate.verdicts if verdict.limit == gate.gate), default=0.0)
-
-
-def _data(path: Path) -> np.ndarray:
-    try:
-        return np.asarray(read_array(path), dtype=np.float32)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: expected a .npy file of numbers [M, *S]: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

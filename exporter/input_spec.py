@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..runtime.array_file import read_array
+from ..runtime.array_file import read_given_array
 from ..runtime.errors import UsageError
 
 __all__ = ["InputSpec", "converted", "parse_cond", "parse_shape"]
@@ -84,10 +84,7 @@ def parse_cond(texts: Sequence[str]) -> dict[str, InputSpec | torch.Tensor]:
 
 
 def _rows(name: str, path: Path, dtype: torch.dtype | None) -> torch.Tensor:
-    try:
-        array = read_array(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--cond {name}: {path}: expected a .npy file with numbers: {error}") from error
+    array = read_given_array(path, f"--cond {name}")
     if array.dtype.kind == "f":
         array = array.astype(np.float32)
         if not (array < np.inf).all():  # a mask may hold negative infinity

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["read_array"]
+from .errors import UsageError
+
+__all__ = ["read_array", "read_given_array"]
 
 
 def read_array(path: str | Path) -> np.ndarray:
@@ -24,3 +26,27 @@ def read_array(path: str | Path) -> np.ndarray:
         except Exception as error:  # a header can be damaged in every way that a Python literal can
             raise ValueError(str(error) or type(error).__name__) from error
     return array
+
+
+def read_given_array(path: str | Path, option: str = "") -> np.ndarray:
+    """As `read_array`, for a file that a user named.
+
+    Args:
+        path: the file.
+        option: that named it, for the error; "" where the name alone says enough.
+
+    Raises:
+        UsageError: there is no such file, or it cannot be read.
+    """
+    where = f"{option}: " if option else ""
+    try:
+        return read_array(path)
+    except FileNotFoundError as error:
+        raise UsageError(f"{where}there is no file {path}") from error
+    except OSError as error:
+        why = (
+            "is a folder; expected a .npy file" if Path(path).is_dir() else f"cannot be read: {error.strerror or error}"
+        )
+        raise UsageError(f"{where}{path} {why}") from error
+    except ValueError as error:
+        raise UsageError(f"{where}{path}: expected a .npy file with numbers: {error}") from error

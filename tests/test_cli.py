@@ -127,6 +127,11 @@ class TestExport:
         [
             (["missing.pt"], 3, "there is no such file"),
             (["model.pt"], 2, "--force"),
+            (
+                ["model.pt", "--out", "n.ebm", "--calibration-data", "n.npy"],
+                2,
+                "--calibration-data: there is no file n.npy",
+            ),
             (["model.pt", "--out", "n.ebm", "--batch", "3"], 2, "MIN:OPT:MAX"),
             (["model.pt", "--out", "n.ebm", "--temperature", "1"], 2, "temperature=1.0 has no effect while noise=0.05"),
             (["model.pt", "--out", "n.ebm", "--step-size", "big"], 2, "--step-size: expected a number"),
@@ -242,6 +247,23 @@ class TestRun:
             assert (run.returncode, run.stdout) == (2, "")
             assert run.stderr.startswith(f"error: {name}: expected a .npy file with numbers: ")
             assert len(run.stderr.splitlines()) == 1
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            (("score", "model.ebm", "nosuch.npy"), "there is no file nosuch.npy"),
+            (("sample", "model.ebm", "--keep", "."), ". is a folder; expected a .npy file"),
+            (("sample", "model.ebm", "--cond", "k=nosuch.npy"), "there is no file nosuch.npy"),
+            (("sample", "model.ebm", "--cond", "k="), "--cond: expected NAME=FILE.npy, got 'k='"),
+            (
+                ("sample", "model.ebm", "--cond", "k=3,16,16"),
+                "--cond: a shape says nothing about values: expected k=FILE.npy, got 'k=3,16,16'",
+            ),
+        ],
+    )
+    def test_an_array_that_is_not_there(self, folder: Path, given: tuple[str, ...], said: str) -> None:
+        run = command("ebm-run", *given, cwd=folder)
+        assert (run.returncode, run.stdout, run.stderr) == (2, "", f"error: {said}\n")
 
     @pytest.mark.parametrize(
         ("given", "said"),

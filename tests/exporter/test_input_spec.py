@@ -73,9 +73,7 @@ def test_files_of_another_byte_order(tmp_path: Path) -> None:
 
 
 def test_files_that_hold_no_rows(tmp_path: Path) -> None:
-    with pytest.raises(
-        UsageError, match=r"--cond obs: .*none\.npy: expected a \.npy file with numbers: .*No such file"
-    ):
+    with pytest.raises(UsageError, match=r"^--cond obs: there is no file .*none\.npy$"):
         parse_cond([f"obs={tmp_path / 'none.npy'}"])
     np.save(tmp_path / "text.npy", np.array(["a"]))
     with pytest.raises(UsageError, match=r"holds <U1; expected floats, booleans, or whole numbers"):

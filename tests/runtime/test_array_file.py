@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebm_export.runtime.array_file import read_array
+from ebm_export.runtime.array_file import read_array, read_given_array
+from ebm_export.runtime.errors import UsageError
 
 
 @pytest.mark.parametrize("array", [np.arange(6.0).reshape(2, 3).T, np.zeros((0, 3), np.float32), np.bool_(True)])
@@ -56,3 +57,16 @@ def test_what_cannot_be_read_is_a_value_error(tmp_path: Path, how: str) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_array(tmp_path / "a.npy")
+
+
+def test_what_is_wrong_with_a_file_that_a_user_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.npy"
+    with pytest.raises(UsageError, match=r"^--cond k: there is no file .*a\.npy$"):
+        read_given_array(file, "--cond k")
+    with pytest.raises(UsageError, match=r" is a folder; expected a \.npy file$"):
+        read_given_array(tmp_path)
+    file.write_bytes(b"")
+    with pytest.raises(UsageError, match=r"a\.npy: expected a \.npy file with numbers: "):
+        read_given_array(file)
+    with pytest.raises(UsageError, match=r"a\.npy/b\.npy cannot be read: Not a directory$"):
+        read_given_array(file / "b.npy")
