@@ -100,7 +100,8 @@ def export_command(
     ],
     # Texts, so that the error about several in one can say how to give them.
     target: Annotated[
-        list[str] | None, typer.Option(metavar="|".join(Target), help="What to write; repeat for several.")
+        list[str] | None,
+        typer.Option(metavar="|".join(Target), help="What to write; repeat for several; onnxruntime if left out."),
     ] = None,
     precision: Annotated[
         list[str] | None,
@@ -115,7 +116,9 @@ def export_command(
     factory: Annotated[
         str | None, typer.Option("--model", help="pkg.mod:callable or file.py:callable that builds the module.")
     ] = None,
-    model_arg: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for --model.")] = None,
+    model_arg: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE for --model, such as width=64; repeat for several.")
+    ] = None,
     shape: Annotated[str | None, typer.Option(help="Shape of x without the batch, such as 1,28,28.")] = None,
     cond: Annotated[
         list[str] | None,
@@ -160,7 +163,6 @@ def export_command(
             help="The quality gate, above 1: how far an engine's samples may be from FP32's, in units of the distance "
             "between FP32 samples of two seeds. 1.25 if left out. Engines that fail are not written (exit code 6). It "
             "judges int8 and mixed, and fp16 and bf16 if one of these two or this option is asked for.",
-            min=1.0,
         ),
     ] = None,
     no_gate: Annotated[bool, typer.Option("--no-gate", help="Write int8 without judging its samples.")] = False,
@@ -267,7 +269,7 @@ def export_command(
         table(f"{report.path}  ({report.seconds:.0f} s)", rows, "note")
     if report.failure is not None:  # after what was written all the same
         raise report.failure
-    if report.found_sampler and not as_json:
+    if report.found_sampler:
         LOG.print(
             f"[yellow]no sampler settings were given: step size {report.sampler.step_size:g} was found, good enough to "
             "verify with; give the model's own (--steps, --step-size, --noise, --init, ..) before sampling",

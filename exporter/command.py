@@ -132,6 +132,11 @@ def _at_least(least: float) -> _Kind:
     return _Kind(f"a number of at least {least:g}", read)
 
 
+def _above(bound: float) -> _Kind:
+    kind = _at_least(bound)
+    return _Kind(f"a number above {bound:g}", lambda value: None if value == bound else kind.read(value))
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -159,7 +164,7 @@ _OPTIONS = {
     "calibration_data": ("calibration_data", _FILE),
     "batch": ("batch", _Kind('text such as "1:8:64"', _TEXT.read)),
     "verify": ("verify", _SWITCH),
-    "gate": ("gate", _at_least(1)),
+    "gate": ("gate", _above(1)),
     "no_gate": ("no_gate", _SWITCH),
     "smallest_difference": ("smallest_difference", _at_least(0.02)),
     "search_seconds": ("search_seconds", _at_least(0)),
@@ -201,7 +206,19 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
     if options.gate is not None and options.no_gate:
         raise UsageError("--gate and --no-gate: leave one of them out")
     batch = parse_batch_range(options.batch or "1:8:64")
-    progress(f"loading {options.model.name}", 0, 0)
+    precisions = options.precisions or ["fp32"]
+    out = options.out or options.model.parent / f"{options.model.stem}.ebm"
+    gating = gating_for(
+        precisions,
+        None if options.no_gate else _GATE if options.gate is None else options.gate,
+        smallest_difference=_SMALLEST_DIFFERENCE
+        if options.smallest_difference is None
+        else options.smallest_difference,
+        out=out,
+        seconds=options.search_seconds,
+        all_low=options.gate is not None,
+    )
+    progress(f"loading {options.model.name or options.model}", 0, 0)
     energy = load_model(
         options.model,
         factory=options.factory,
@@ -215,24 +232,13 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
         trust_pickle=options.trust_pickle,
     )
     energy.sampler = _sampler(energy.sampler, options)
-    out = options.out or options.model.with_suffix(".ebm")
-    precisions = options.precisions or ["fp32"]
     report = export_energy(
         energy,
         out=out,
         targets=options.targets or ["onnxruntime"],
         precisions=precisions,
         batch=batch,
-        gating=gating_for(
-            precisions,
-            None if options.no_gate else _GATE if options.gate is None else options.gate,
-            smallest_difference=_SMALLEST_DIFFERENCE
-            if options.smallest_difference is None
-            else options.smallest_difference,
-            out=out,
-            seconds=options.search_seconds,
-            all_low=options.gate is not None,
-        ),
+        gating=gating,
         data=None
         if options.calibration_data is None
         else read_given_array(options.calibration_data, "--calibration-data"),

@@ -126,6 +126,8 @@ class TestExport:
         ("arguments", "code", "text"),
         [
             (["missing.pt"], 3, "there is no such file"),
+            (["."], 3, "loading .\nerror: . is a folder"),
+            (["model.pt", "--out", "n.ebm", "--gate", "1"], 2, "gate: expected a number above 1, got 1.0"),
             (["model.pt"], 2, "--force"),
             (
                 ["model.pt", "--out", "n.ebm", "--calibration-data", "n.npy"],
@@ -153,6 +155,21 @@ class TestExport:
         assert text in run.stderr
         assert "Traceback" not in run.stderr
         assert run.stdout == ""
+
+    def test_help_says_what_is_taken(self, tmp_path: Path) -> None:
+        said = " ".join(command("ebm-export", "--help", cwd=tmp_path).stdout.split())
+        for text in ("What to write; repeat for several; onnxruntime if left out.", "NAME=VALUE for --model"):
+            assert text in said
+        assert "x>=1.0" not in said, "a --gate of 1 is refused"
+        said = " ".join(command("ebm-run", "sample", "--help", cwd=tmp_path).stdout.split())
+        assert "that are found in this time; above 0. --max-batch" in said, "no range stands there, with the 0 in it"
+
+    @pytest.mark.parametrize("as_json", [True, False])
+    def test_settings_that_were_found_are_told(self, tmp_path: Path, as_json: bool) -> None:
+        save_energy(lambda x: x.square().sum(1), tmp_path / "n.pt", torch.zeros(2, 2))
+        run = command("ebm-export", "n.pt", *(["--json"] if as_json else []), cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        assert "no sampler settings were given: step size" in run.stderr
 
     def test_an_operation_without_a_rule_is_exit_code_4(self, tmp_path: Path) -> None:
         (tmp_path / "net.py").write_text(
@@ -498,6 +515,8 @@ class TestRun:
         assert result["complete"] and result["steps"] == 20 and result["energy_mean"] < single
         run = command(*arguments, "--best-of", 2, "--deadline-ms", 5, cwd=tmp_path)
         assert run.returncode == 2 and "--best-of cannot be combined with --deadline-ms" in run.stderr
+        run = command(*arguments, "--deadline-ms", 0, cwd=tmp_path)
+        assert run.returncode == 2 and "deadline_ms: expected a number of milliseconds above 0" in run.stderr
 
     def test_a_chain_that_diverges(self, tmp_path: Path) -> None:
         write_bundle(tmp_path / "b.ebm")
