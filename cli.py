@@ -2,7 +2,7 @@
 
 Each is a thin layer over one call of the library. Results go to stdout, progress and messages to stderr. An error that a
 user can mend is one line and its exit code (runtime/errors.py), and so is what the system refuses; anything else is a bug and
-keeps its traceback.
+keeps its traceback. Ctrl-C is the business of entry.py.
 """
 
 from __future__ import annotations
@@ -77,9 +77,6 @@ if TYPE_CHECKING:
     from .runtime.command import DrawOptions
 
 __all__ = ["ebm_compare", "ebm_export", "ebm_run"]
-
-_STOPPED = 130
-"""The exit code after Ctrl-C, 128 and the number of the signal."""
 
 _run = typer.Typer(
     name="ebm-run",
@@ -755,29 +752,22 @@ def _main(app: Callable[[], None]) -> None:
             soft_wrap=True,
         )
         sys.exit(EbmExportError.exit_code)
-    except KeyboardInterrupt:  # before or after the command itself
-        LOG.print("stopped")
-        sys.exit(_STOPPED)
-    except SystemExit as end:
-        if end.code == _STOPPED:  # inside of it typer turns Ctrl-C into this, without a word
-            LOG.print("stopped")
-        raise
 
 
 def ebm_export() -> None:
-    """Entry point of ebm-export."""
+    """The whole of ebm-export; `entry` begins it, as the others."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=None)
     app.command(name="ebm-export")(export_command)
     _main(app)
 
 
 def ebm_compare() -> None:
-    """Entry point of ebm-compare."""
+    """The whole of ebm-compare."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=None)
     app.command(name="ebm-compare")(compare_command)
     _main(app)
 
 
 def ebm_run() -> None:
-    """Entry point of ebm-run."""
+    """The whole of ebm-run."""
     _main(_run)

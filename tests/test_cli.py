@@ -339,7 +339,7 @@ class TestRun:
     def test_a_command_that_is_stopped_says_so(self, folder: Path) -> None:
         # A shell has what it starts in the background ignore the signal, and so would this process if the tests were started so.
         heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-        code = f"{heard}; from ebm_export.cli import ebm_run as main; main()"
+        code = f"{heard}; from ebm_export.entry import ebm_run as main; main()"
         arguments = ("sample", "model.ebm", "--steps", "1000000", "--no-fuse", "--out", "stopped.npy")
         run = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=folder, stderr=subprocess.PIPE, text=True)
         assert run.stderr is not None and run.stderr.readline() == "sampling\n"
