@@ -1,4 +1,4 @@
-"""docs/benchmarks.md from the results of samplers.py."""
+"""A page like docs/benchmarks.md from the results of samplers.py."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 __all__ = ["document"]
 
 
-def document(result: dict[str, Any]) -> str:
-    """docs/benchmarks.md."""
+def document(result: dict[str, Any], name: str) -> str:
+    """The page of this name."""
     device = ", ".join(f"{name} {value}" for name, value in result["device"].items())
     lines = [
         "# Benchmarks",
         "",
-        "Written by `python benchmarks/samplers.py --docs docs/benchmarks.md`, each network in one run, on one machine:",
+        f"Written by `python benchmarks/samplers.py --docs {name}`, each network in one run, on one machine:",
         f"{device}.",
         f"Versions: {', '.join(f'{name} {version}' for name, version in result['toolchain'].items())}.",
         "",
@@ -53,7 +53,7 @@ def document(result: dict[str, Any]) -> str:
     lines += [
         "GFLOP/s count what PyTorch does for E and dE/dx at each step.",
         *(
-            f"The machine's own peak in products of large matrices with {threads} thread{'s'[: threads != '1']} (PyTorch): "
+            f"The machine's own peak in large products and convolutions with {threads} thread{'s'[: threads != '1']} (PyTorch): "
             f"{peak['fp32']:.0f} in FP32, {peak['bf16']:.0f} in BF16, {peak['int8']:.0f} in INT8."
             for threads, peak in result["peaks"].items()
         ),
