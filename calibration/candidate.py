@@ -17,6 +17,7 @@ from ..runtime.errors import EbmExportError, LoadError, UsageError
 from ..runtime.file_hash import sha256_of
 from ..runtime.manifest import Artifact
 from ..runtime.precision_schedule import is_schedule, parse_precision_schedule
+from ..runtime.runnable import why_not
 from ..runtime.split_engine import SplitEngine
 from .external_data import external_data
 from .external_graph import backend_for, check_graph, features_of
@@ -117,16 +118,29 @@ def reference_of(bundle: Bundle, *, named: bool = False) -> Candidate:
         named: whether the name begins with the bundle's, as with several bundles.
 
     Raises:
-        LoadError: the bundle has no FP32 engine that runs here.
+        LoadError: the bundle has no FP32 engine that is verified and runs here.
     """
     try:
         artifact, backend, *_ = choose(bundle, None, REFERENCE_PRECISION)
     except LoadError as error:
+        if (cause := _why_unverified(bundle)) is not None:
+            raise LoadError(
+                f"{bundle.path}: a comparison needs a verified FP32 engine as its reference: {cause}"
+            ) from error
         raise LoadError(
             f"{bundle.path}: a comparison needs an FP32 engine as its reference, and none runs here: {error}; export "
             "the model again with --precision fp32 and a target of this device"
         ) from error
     return _from_bundle(bundle, backend, artifact.precision, _prefix(bundle) if named else "")
+
+
+def _why_unverified(bundle: Bundle) -> str | None:
+    """Which FP32 engine would do if it were verified, and how it becomes so; None where none runs here at all."""
+    for artifact in bundle.artifacts:
+        if artifact.role == "score" and artifact.precision == REFERENCE_PRECISION and why_not(artifact) is None:
+            cure = "run ebm-run verify first" if bundle.has_golden else "export the model again without --no-verify"
+            return f"{artifact.path} is not ({artifact.status}): {cure}"
+    return None
 
 
 def bundle_candidates(

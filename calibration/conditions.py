@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..runtime.bundle import GOLDEN, Bundle
+from ..runtime.bundle import Bundle
 from ..runtime.errors import UsageError
 
 __all__ = ["conditions_for"]
@@ -37,7 +37,7 @@ def conditions_for(bundle: Bundle, n: int, given: Mapping[str, np.ndarray] | Non
     missing = [spec.name for spec in specs if spec.name not in given]
     golden: dict[str, np.ndarray] = {}
     if missing:
-        if not (bundle.path / GOLDEN).exists():
+        if not bundle.has_golden:
             raise UsageError(
                 f"{bundle.path} holds no conditioning inputs (it was exported with --no-verify): give them with "
                 + " ".join(f"--cond {name}=FILE.npy" for name in missing)

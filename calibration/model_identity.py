@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..runtime.bundle import GOLDEN, Bundle
+from ..runtime.bundle import Bundle
 from ..runtime.engine import Engine
 from ..runtime.manifest import ModelSpec
 
@@ -26,7 +26,7 @@ def holds_model(engine: Engine, model: ModelSpec, bundle: Bundle) -> bool:
         True where the gradients agree; False where they differ, where the inputs do, or where the bundle has no answers
         (it was exported with --no-verify), since gradients of two models must not be compared.
     """
-    if (bundle.model.x, bundle.model.cond) != (model.x, model.cond) or not (bundle.path / GOLDEN).exists():
+    if (bundle.model.x, bundle.model.cond) != (model.x, model.cond) or not bundle.has_golden:
         return False
     golden = bundle.golden()
     off, size = 0.0, 0.0

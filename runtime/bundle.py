@@ -91,6 +91,11 @@ class Bundle:
                 return other
         raise LoadError(f"{self.path}: {artifact.path} needs {path}, which the manifest has no entry for")
 
+    @property
+    def has_golden(self) -> bool:
+        """Whether it holds PyTorch's answers; one that was exported with --no-verify does not."""
+        return (self._folder / GOLDEN).exists()
+
     def golden(self) -> dict[str, np.ndarray]:
         """Returns the states and PyTorch's answers there, the arrays that `verify.check_engine` takes.
 

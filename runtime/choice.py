@@ -9,7 +9,7 @@ from .arguments import check_choice
 from .backends import BACKENDS, LOADABLE, available
 from .bundle import Bundle
 from .errors import LoadError, MissingBackend, UsageError
-from .manifest import VERIFIED, Artifact
+from .manifest import NOT_JUDGED, VERIFIED, Artifact
 from .measured import kept_measurements
 from .runnable import why_not
 
@@ -93,7 +93,7 @@ def choose(
         default = artifact.precision == _DEFAULT_PRECISION
         why.append(f"precision left out: {'the default' if default else f'no {_DEFAULT_PRECISION} fits'}")
     if artifact.status != VERIFIED:
-        why.append(f"NOT verified ({artifact.status}): ebm-run verify compares it with PyTorch's answers")
+        why.append(f"NOT verified ({artifact.status}): {_how_to_verify(bundle, artifact)}")
     why.extend(passed_over)
     text = f"{picked} {artifact.precision} ({artifact.path}): {'; '.join(why) or 'as asked for'}"
     return Choice(artifact, picked, text)
@@ -130,18 +130,31 @@ def _candidates(
                     passed_over.append(f"not {artifact.path} on {name}: {cannot}")
                 elif backend is None and artifact.status != VERIFIED:
                     passed_over.append(
-                        f"not {artifact.path} on {name}: {artifact.status} (who asks for the backend {name} gets it)"
+                        f"not {artifact.path} on {name}: {artifact.status} (--backend {name}, in Python backend={name!r}, takes it "
+                        "all the same)"
                     )
                 else:
                     fitting.append((artifact, name))
     return fitting, passed_over
 
 
+def _how_to_verify(bundle: Bundle, artifact: Artifact) -> str:
+    """What to do about an artifact that is not verified: what it can be compared with depends on what the bundle holds."""
+    if artifact.status == NOT_JUDGED:
+        return "ebm-compare judges it by its samples"
+    if bundle.has_golden:
+        return "ebm-run verify compares it with PyTorch's answers"
+    return "the bundle holds no answers of PyTorch to compare it with, as it was exported with --no-verify"
+
+
 def _nothing_fits(bundle: Bundle, backend: str | None, precision: str | None, passed_over: list[str]) -> str:
     wish = " ".join(word for word in (precision, f"for backend {backend!r}" if backend else None) if word)
     scores = [artifact for artifact in bundle.artifacts if artifact.role == "score"]
     holds = ", ".join(f"{artifact.target} {artifact.precision}" for artifact in scores) or "no artifact"
-    if backend is None and any(artifact.precision == precision for artifact in scores):
-        wish = f"verified in {precision} that can run here"
+    held = [artifact for artifact in scores if precision in (None, artifact.precision)]
+    if backend is None and held:
+        unverified = any(artifact.status != VERIFIED and why_not(artifact) is None for artifact in held)
+        words = ("verified" if unverified else None, f"in {precision}" if precision else None, "that can run here")
+        wish = " ".join(word for word in words if word)
     text = f"the bundle {bundle.path} has nothing {wish or 'that can run here'}; it holds {holds}"
     return f"{text}; {'; '.join(passed_over)}" if passed_over else text

@@ -12,7 +12,7 @@ import numpy as np
 
 from .artifact_engine import engine_of, fused_of
 from .backends import backend_of
-from .bundle import GOLDEN, Bundle
+from .bundle import Bundle
 from .device_loop_check import LARGEST_GAP, check_device_loop
 from .engine import Engine
 from .errors import UsageError
@@ -63,9 +63,9 @@ def verify_bundle(
     ]
     if not chosen:
         raise UsageError(f"{path} has no engine for backend {backend or 'any'} and precision {precision or 'any'}")
-    if not (bundle.path / GOLDEN).exists():
+    if not bundle.has_golden:
         raise UsageError(
-            f"{path} was exported with --no-verify, so it holds no answers of PyTorch to compare with: export it again"
+            f"{path} was exported with --no-verify, so it holds no answers of PyTorch to compare with: export it without"
         )
     golden = bundle.golden()
     rows = []

@@ -19,6 +19,7 @@ from ebm_export.calibration.candidate import (
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.bundle_writer import write_manifest, writing_bundle
 from ebm_export.runtime.errors import LoadError, UsageError
+from ebm_export.runtime.manifest_update import set_status
 from tests.runtime.tiny_bundle import artifact_entry, golden_data, manifest_entries, quadratic_graph, write_bundle
 
 FILES = {
@@ -150,6 +151,15 @@ class TestReference:
     def test_a_bundle_without_one(self, tmp_path: Path) -> None:
         with pytest.raises(LoadError, match="needs an FP32 engine as its reference, .*--precision fp32"):
             reference_of(bundle_of(tmp_path / "a.ebm", "score.fp16.onnxruntime.onnx"))
+
+    def test_one_that_nobody_verified(self, tmp_path: Path) -> None:
+        bundle = bundle_of(tmp_path / "a.ebm", "score.fp32.onnxruntime.onnx")
+        set_status(bundle.path, "score.fp32.onnxruntime.onnx", "built, not run")
+        with pytest.raises(LoadError, match="is not \\(built, not run\\): run ebm-run verify first$"):
+            reference_of(Bundle(bundle.path))
+        (bundle.path / "golden.npz").unlink()
+        with pytest.raises(LoadError, match="is not \\(built, not run\\): export the model again without --no-verify$"):
+            reference_of(Bundle(bundle.path))
 
 
 class TestExternal:

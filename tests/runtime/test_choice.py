@@ -87,8 +87,35 @@ def test_a_wish_is_followed(tmp_path: Path, machine: set[str]) -> None:
 
 def test_a_backend_asked_for_may_be_unverified_and_it_says_so(tmp_path: Path, machine: set[str]) -> None:
     bundle = bundle_of(tmp_path, "openvino fp32 built, not run")
+    (bundle.path / "golden.npz").touch()
     picked = choose(bundle, "openvino", "fp32")
     assert "NOT verified (built, not run): ebm-run verify" in picked.reason
+
+
+def test_a_bundle_without_answers_is_not_said_to_be_verifiable(tmp_path: Path, machine: set[str]) -> None:
+    """`ebm-run verify` would refuse it."""
+    bundle = bundle_of(tmp_path, "openvino fp32 built, not run", "onnxruntime int8 run, not judged")
+    assert "exported with --no-verify" in choose(bundle, "openvino").reason
+    assert "ebm-run verify" not in choose(bundle, "openvino").reason
+    assert "ebm-compare judges it" in choose(bundle, "onnxruntime").reason
+    (bundle.path / "golden.npz").touch()
+    assert "ebm-run verify compares it" in choose(bundle, "openvino").reason
+
+
+def test_nothing_verified_names_the_cure(tmp_path: Path, machine: set[str]) -> None:
+    bundle = bundle_of(tmp_path, "openvino fp32 built, not run", "onnxruntime int8 run, not judged")
+    with pytest.raises(
+        LoadError, match="has nothing verified that can run here; .*--backend openvino, in Python backend='op"
+    ):
+        choose(bundle)
+    with pytest.raises(
+        LoadError, match="has nothing verified in int8 that can run here; .*--backend onnxruntime, in Py"
+    ):
+        choose(bundle, precision="int8")
+    machine.clear()
+    with pytest.raises(LoadError, match="has nothing that can run here; ") as error:
+        choose(bundle)
+    assert "--backend" not in str(error.value)
 
 
 def test_errors(tmp_path: Path, machine: set[str]) -> None:
@@ -98,14 +125,14 @@ def test_errors(tmp_path: Path, machine: set[str]) -> None:
     with pytest.raises(MissingBackend, match="backend 'tensorrt' cannot be used here: no tensorrt here"):
         choose(bundle, "tensorrt")
     wanted = (
-        "has nothing that can run here; it holds openvino fp32, tensorrt fp16; not tensorrt.fp16 on tensorrt: no "
+        "has nothing verified that can run here; it holds openvino fp32, tensorrt fp16; not tensorrt.fp16 on tensorrt: no "
         "tensorrt here; not openvino.fp32 on openvino: built, not run"
     )
     with pytest.raises(LoadError, match=re.escape(wanted)):
         choose(bundle)
     wanted = (
         "has nothing verified in fp32 that can run here; it holds openvino fp32, tensorrt fp16; not openvino.fp32 on openvino: built, "
-        "not run (who asks for the backend openvino gets it)"
+        "not run (--backend openvino, in Python backend='openvino', takes it all the same)"
     )
     with pytest.raises(LoadError, match=re.escape(wanted)):
         choose(bundle, precision="fp32")
