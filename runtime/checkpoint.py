@@ -130,7 +130,10 @@ class Checkpoint:
                 from_arrays(inner) if inner else None,
             )
         except Exception as error:  # what a damaged archive makes zipfile, zlib, json and numpy raise is of many kinds
-            raise LoadError(f"{self.path} is no checkpoint of a run ({error}): remove it to begin anew") from error
+            raise LoadError(
+                f"{self.path} is no checkpoint of a run, or a damaged one: give another --checkpoint (in Python checkpoint=), or "
+                "remove this file if it was one"
+            ) from error
         self._check(identity, version)
         return saved
 
@@ -164,7 +167,8 @@ class Checkpoint:
                 f"{name} was {found.get(name)!r} and is {self._identity.get(name)!r}" for name in differing
             )
             raise UsageError(
-                f"{self.path} is of another run: {said}. Give the same again, another --checkpoint, or remove the file to begin anew"
+                f"{self.path} is of another run: {said}. Give the same again, another --checkpoint (in Python checkpoint=), or "
+                "remove the file to begin anew"
             )
 
 
