@@ -172,12 +172,18 @@ def _check_files(options: DrawOptions) -> None:
     """Refuses files to write that cannot be written, or that would overwrite each other."""
     if options.states is not None and options.every is None:
         raise UsageError("--states: is written after every so many steps; give --every as well")
-    check_writable("--out", options.out)
-    files = {"--out": options.out, "--states": options.special.get("out"), "--checkpoint": options.checkpoint}
+    goes_on = options.checkpoint is not None and options.checkpoint.exists()
+    # Name, file, and whether another file takes its place: states are gone on with by a run that is resumed.
+    files = (
+        ("--out", options.out, False),
+        ("--states", options.special.get("out"), not goes_on),
+        ("--checkpoint", options.checkpoint, True),
+    )
     names: dict[Path, str] = {}
-    for name, path in files.items():
+    for name, path, replaced in files:
         if path is None:
             continue
+        check_writable(name, path, replaced=replaced)
         other = names.setdefault(path.resolve(), name)
         if other != name:
             raise UsageError(f"{other} and {name}: both are {path}; give each a file of its own")

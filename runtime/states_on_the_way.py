@@ -35,7 +35,7 @@ def sample_file_of(
         resumed = checkpoint.load() is not None
         if out is not None and not Path(out).exists() and resumed:
             raise UsageError(
-                f"out: {out}, which the run of {checkpoint.path} writes to, is gone: remove the checkpoint to begin anew"
+                f"out (--states): {out}, which the run of {checkpoint.path} writes to, is gone: remove the checkpoint to begin anew"
             )
     if every is None and out is None:
         return None

@@ -218,8 +218,11 @@ class TestRun:
         [
             (("sample", "model.ebm", "--out", "nowhere/x.npy"), "--out: there is no folder nowhere to write x.npy to"),
             (("sample", "model.ebm", "--out", "."), "--out: . is a folder"),
-            (("sample", "model.ebm", "--every", 10, "--states", "nowhere/s.npy"), "no folder nowhere to write s.npy"),
-            (("sample", "model.ebm", "--checkpoint", "nowhere/c"), "checkpoint: there is no folder nowhere"),
+            (
+                ("sample", "model.ebm", "--every", 10, "--states", "nowhere/s.npy"),
+                "error: --states: there is no folder nowhere",
+            ),
+            (("sample", "model.ebm", "--checkpoint", "nowhere/c"), "error: --checkpoint: there is no folder nowhere"),
             (
                 ("sample", "model.ebm", "--out", "s.npy", "--checkpoint", "./s.npy"),
                 "--out and --checkpoint: both are s.npy",
