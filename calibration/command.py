@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import MissingBackend, UsageError
+from ..runtime.arguments import check_folder
+from ..runtime.errors import MissingBackend
 from .compare_options import CompareOptions
 
 __all__ = ["run_compare"]
@@ -33,16 +34,17 @@ def run_compare(
 
     Raises:
         MissingBackend: a package of the extra `calibration` is not installed.
-        UsageError: an option cannot be right, or `out` is a file.
+        UsageError: an option cannot be right, or `out` is a file or may not be written to.
         LoadError: a file cannot be read, or there is no FP32 engine.
     """
     _check_packages()
     from .compare import compare
     from .report import render_report, table
 
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out: {out} is a file; give a folder")
-    found = compare(dataclasses.replace(options, cache=out / "samples"), progress)
+    cache = out / "samples"
+    for folder in (out, cache):  # before the chains, which take long
+        check_folder("--out", folder)
+    found = compare(dataclasses.replace(options, cache=cache), progress)
     entries = found.to_dict()
     page = render_report(found)
     out.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ __all__ = [
     "check_choice",
     "check_conditions",
     "check_count",
+    "check_folder",
     "check_mask",
     "check_range",
     "check_room",
@@ -52,6 +53,23 @@ def check_writable(name: str, path: Path, *, replaced: bool = False) -> None:
         raise UsageError(f"{name}: there is no folder {path.parent} to write {path.name} to")
     if not os.access(path if path.exists() and not replaced else path.parent, os.W_OK):
         raise UsageError(f"{name}: {path} may not be written to")
+
+
+def check_folder(name: str, path: Path) -> None:
+    """Refuses a folder that files could not be written to at the end of the work; one that is not there yet is made later.
+
+    Args:
+        name: what the caller calls it.
+        path: the folder.
+
+    Raises:
+        UsageError: it is a file or may not be written to, or it is not there and could not be made.
+    """
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise UsageError(f"{name}: {there} is a file; give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{name}: {there} may not be written to")
 
 
 def check_count(name: str, value: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .arguments import check_folder
 from .bundle import Bundle
 from .errors import UsageError
 from .file_hash import sha256_of
@@ -41,7 +42,7 @@ def build_plans(
         A row for each plan: file, precision, library, device.
 
     Raises:
-        UsageError: the bundle has no ONNX file of a wanted precision.
+        UsageError: the bundle has no ONNX file of a wanted precision, or may not be written to.
         MissingBackend: neither tensorrt nor tensorrt_rtx is installed.
         EbmExportError: TensorRT cannot build the graph.
     """
@@ -54,6 +55,7 @@ def build_plans(
             f"{path} has no file of the target onnx to build {', '.join(missing) or 'anything'} from; "
             f"it has {', '.join(sources) or 'none'}: export again with --target tensorrt"
         )
+    check_folder("bundle", bundle.path)  # building takes minutes
     made_by = fingerprint()
     cache = bundle.path / "timing.cache"
     rows = []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,14 @@ def test_out_is_a_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--out: .*report is a file; give a folder"):
         run_compare(CompareOptions(bundles=[tmp_path / "a.ebm"]), tmp_path / "report")
     assert (tmp_path / "report").read_text() == "mine"
+    with pytest.raises(UsageError, match="--out: .*report is a file; give a folder"):
+        run_compare(CompareOptions(bundles=[tmp_path / "a.ebm"]), tmp_path / "report" / "in it")
+
+
+@pytest.mark.parametrize("shut", ["", "report", "report/samples"])
+def test_out_may_not_be_written_to(shut: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said before any chain is drawn, and so before the bundle is looked for."""
+    (tmp_path / shut).mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / shut)
+    with pytest.raises(UsageError, match=f"--out: {tmp_path / shut} may not be written to"):
+        run_compare(CompareOptions(bundles=[tmp_path / "a.ebm"]), tmp_path / "report")
