@@ -29,7 +29,7 @@ def build_plans(
     """Builds a plan from each typed ONNX score graph of a bundle and enters it in the manifest.
 
     A plan of full TensorRT runs on the device and version that built it and on no other, so it is made here, from
-    the ONNX file that every bundle with the target tensorrt carries. An older plan of the same name is replaced. The
+    the ONNX file that every bundle with the target onnx or tensorrt carries. An older plan of the same name is replaced. The
     timing cache stays in the bundle and makes the next build faster.
 
     Args:
@@ -42,7 +42,8 @@ def build_plans(
         A row for each plan: file, precision, library, device.
 
     Raises:
-        UsageError: the bundle has no ONNX file of a wanted precision, or may not be written to.
+        UsageError: the bundle may not be written to.
+        UsageError: it has no ONNX file of a wanted precision.
         MissingBackend: neither tensorrt nor tensorrt_rtx is installed.
         EbmExportError: TensorRT cannot build the graph.
     """
@@ -53,7 +54,8 @@ def build_plans(
     if missing or not wanted:
         raise UsageError(
             f"{path} has no file of the target onnx to build {', '.join(missing) or 'anything'} from; "
-            f"it has {', '.join(sources) or 'none'}: export again with --target tensorrt"
+            f"it has {', '.join(sources) or 'none'}: export again with --target onnx"
+            f"{''.join(f' --precision {precision}' for precision in wanted)}"
         )
     check_folder("bundle", bundle.path)  # building takes minutes
     made_by = fingerprint()
