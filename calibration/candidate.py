@@ -161,7 +161,8 @@ def bundle_candidates(
         The candidates (FP32 engines among them), and what cannot run here with the reason.
 
     Raises:
-        UsageError: there is no such backend, or nothing runs at a precision that was asked for.
+        UsageError: there is no such backend.
+        LoadError: nothing runs at a precision that was asked for.
     """
     for backend in backends:
         if backend not in BACKENDS:
@@ -186,7 +187,7 @@ def bundle_candidates(
         if not any(candidate.precision == precision for candidate in found):
             reasons = "; ".join(entry.reason for entry in not_run if f"{precision} " in entry.name)
             holds = ", ".join(dict.fromkeys(entry.precision for bundle in bundles for entry in bundle.artifacts))
-            raise UsageError(f"--precision {precision}: nothing here runs it: {reasons or f'the bundles hold {holds}'}")
+            raise LoadError(f"--precision {precision}: nothing here runs it: {reasons or f'the bundles hold {holds}'}")
     return found, not_run
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .arguments import check_folder
 from .bundle import Bundle
-from .errors import UsageError
+from .errors import LoadError
 from .file_hash import sha256_of
 from .manifest import Artifact
 from .manifest_update import enter_artifact
@@ -43,7 +43,7 @@ def build_plans(
 
     Raises:
         UsageError: the bundle may not be written to.
-        UsageError: it has no ONNX file of a wanted precision.
+        LoadError: it has no ONNX file of a wanted precision.
         MissingBackend: neither tensorrt nor tensorrt_rtx is installed.
         EbmExportError: TensorRT cannot build the graph.
     """
@@ -52,7 +52,7 @@ def build_plans(
     wanted = list(sources) if precisions is None else list(precisions)
     missing = [precision for precision in wanted if precision not in sources]
     if missing or not wanted:
-        raise UsageError(
+        raise LoadError(
             f"{path} has no file of the target onnx to build {', '.join(missing) or 'anything'} from; "
             f"it has {', '.join(sources) or 'none'}: export again with --target onnx"
             f"{''.join(f' --precision {precision}' for precision in wanted)}"

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import check_choice
 from .artifact_engine import engine_of, fused_of
-from .backends import backend_of
+from .backends import BACKENDS, backend_of
 from .bundle import Bundle
 from .device_loop_check import LARGEST_GAP, check_device_loop
 from .engine import Engine
-from .errors import UsageError
+from .errors import LoadError, UsageError
 from .fused_check import why_steps_differ
 from .manifest import NOT_JUDGED, VERIFIED, Artifact
 from .manifest_update import set_status
@@ -50,9 +51,11 @@ def verify_bundle(
         where these end elsewhere than single ones.
 
     Raises:
-        LoadError: the bundle or a file of it cannot be read.
-        UsageError: nothing in the bundle fits `backend` and `precision`.
+        LoadError: the bundle or a file of it cannot be read, or nothing in it fits `backend` and `precision`.
+        UsageError: there is no such backend, or the bundle holds no answers of PyTorch.
     """
+    if backend is not None:
+        check_choice("backend", backend, BACKENDS)
     bundle = Bundle(path)
     chosen = [
         artifact
@@ -62,7 +65,9 @@ def verify_bundle(
         and precision in (None, artifact.precision)
     ]
     if not chosen:
-        raise UsageError(f"{path} has no engine for backend {backend or 'any'} and precision {precision or 'any'}")
+        words = ("nothing", precision, f"for backend {backend!r}" if backend else None, "to verify")
+        held = ", ".join(f"{a.target} {a.precision}" for a in bundle.artifacts if a.role == "score") or "no artifact"
+        raise LoadError(f"the bundle {path} has {' '.join(filter(None, words))}; it holds {held}")
     if not bundle.has_golden:
         raise UsageError(
             f"{path} was exported with --no-verify, so it holds no answers of PyTorch to compare with: export it without"

@@ -61,7 +61,7 @@ def test_a_candidate_that_fails(folder: Path) -> None:
     "arguments,code,said",
     [
         (("gone.ebm",), 3, "there is no bundle gone.ebm"),
-        (("model.ebm", "--precision", "int8"), 2, "--precision int8: nothing here runs it"),
+        (("model.ebm", "--precision", "int8"), 3, "--precision int8: nothing here runs it"),
         (("model.ebm", "--candidate", "a=gone.onnx"), 3, "--candidate a: there is no file gone.onnx"),
         (("model.ebm", "--gate", 1), 2, "gate: expected a number above 1"),
         (("model.ebm", "--smallest-difference", 0), 2, "smallest_difference: expected a number above 0"),

@@ -125,12 +125,12 @@ class TestBundleCandidates:
 
     def test_a_precision_that_no_bundle_holds(self, tmp_path: Path) -> None:
         with pytest.raises(
-            UsageError, match="--precision int8: nothing here runs it: the bundles hold fp32, fp16, bf16"
+            LoadError, match="--precision int8: nothing here runs it: the bundles hold fp32, fp16, bf16"
         ):
             bundle_candidates([bundle_of(tmp_path / "a.ebm")], precisions=["int8"])
 
     def test_a_precision_that_cannot_run_here(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="--precision bf16: nothing here runs it: .*no BF16 kernels"):
+        with pytest.raises(LoadError, match="--precision bf16: nothing here runs it: .*no BF16 kernels"):
             bundle_candidates([bundle_of(tmp_path / "a.ebm")], precisions=["bf16"])
 
     def test_a_backend_there_is_not(self, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ebm_export.runtime import UsageError
+from ebm_export.runtime import LoadError, UsageError
 from ebm_export.runtime.build import build_plans
 from ebm_export.runtime.bundle_writer import write_manifest, writing_bundle
 
@@ -24,7 +24,7 @@ def with_onnx(path: Path) -> Path:
 
 def test_no_file_to_build_from(tmp_path: Path) -> None:
     """The target onnx is what a workstation without TensorRT can write."""
-    with pytest.raises(UsageError, match=r"to build anything from; it has none: export again with --target onnx$"):
+    with pytest.raises(LoadError, match=r"to build anything from; it has none: export again with --target onnx$"):
         build_plans(write_bundle(tmp_path / "a.ebm"))
     with pytest.raises(
         LoadError,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebm_export.runtime import UsageError
+from ebm_export.runtime import LoadError, UsageError
 from ebm_export.runtime.file_hash import sha256_of
 from ebm_export.runtime.verify_bundle import verify_bundle
 
@@ -66,5 +66,10 @@ def test_chains_that_stay_on_the_device_are_compared(
 
 
 def test_nothing_fits(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no engine for backend any and precision fp16"):
-        verify_bundle(write_bundle(tmp_path / "m.ebm"), precision="fp16")
+    bundle = write_bundle(tmp_path / "m.ebm")
+    with pytest.raises(LoadError, match="has nothing fp16 to verify; it holds onnxruntime fp32"):
+        verify_bundle(bundle, precision="fp16")
+    with pytest.raises(LoadError, match="has nothing fp16 for backend 'openvino' to verify"):
+        verify_bundle(bundle, precision="fp16", backend="openvino")
+    with pytest.raises(UsageError, match="backend: expected one of tensorrt, openvino, onnxruntime, got 'openvion'"):
+        verify_bundle(bundle, backend="openvion")
