@@ -336,6 +336,8 @@ def verify(
         print_json(rows)
     else:
         table(str(bundle), rows, "note")
+    if all(row["result"] == "not run" for row in rows):
+        LOG.print("nothing was compared: none of these engines runs here", style="yellow")
     if any(row["result"] == "failed" for row in rows):
         raise typer.Exit(5)
 
@@ -602,7 +604,9 @@ def bench(
     from .runtime.bench import time_bundle
     from .runtime.bundle import Bundle
     from .runtime.measured import keep_measurements
+    from .runtime.runnable import check_runnable
 
+    check_runnable(Bundle(bundle))
     with progress() as tell:
         rows = time_bundle(bundle, batches=batch or [1, 8], threads=threads or [None], seconds=seconds, progress=tell)
     kept = keep_measurements(Bundle(bundle), rows) if keep else None

@@ -16,8 +16,9 @@ from torch import nn
 
 from ebm_export.exporter import save_energy
 from ebm_export.runtime import SamplerConfig, load
+from ebm_export.runtime.bundle_writer import write_manifest, writing_bundle
 
-from .runtime.tiny_bundle import write_bundle, write_two_precisions
+from .runtime.tiny_bundle import artifact_entry, golden_data, manifest_entries, write_bundle, write_two_precisions
 
 
 def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -374,6 +375,21 @@ class TestRun:
         assert "not kept for this device: there is no cache folder that can be written to" in run.stderr
         run = command("ebm-run", "bench", "model.ebm", "--batch", 0, cwd=folder)
         assert run.returncode == 2 and "--batch" in run.stderr and "Traceback" not in run.stderr
+
+    def test_a_bundle_of_which_nothing_runs_here(self, tmp_path: Path) -> None:
+        """Nothing is measured, so nothing is kept for `load`; a comparison of nothing is no failure, and says what it is."""
+        with writing_bundle(tmp_path / "m.ebm") as made:
+            (made / "score.bf16.onnx").write_bytes(b"graph")
+            np.savez(made / "golden.npz", allow_pickle=False, **golden_data())
+            entry = artifact_entry(made, "score.bf16.onnx", target="onnx", precision="bf16")
+            write_manifest(made, manifest_entries([entry]))
+        run = command("ebm-run", "bench", "m.ebm", cwd=tmp_path)
+        assert (run.returncode, run.stdout) == (3, "")
+        assert "error: the bundle m.ebm has nothing that can run here; not score.bf16.onnx: onnxruntime's" in run.stderr
+        assert "kept" not in run.stderr
+        run = command("ebm-run", "verify", "m.ebm", cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        assert "not run" in run.stdout and "nothing was compared: none of these engines runs here" in run.stderr
 
     def test_what_the_device_has(self, tmp_path: Path) -> None:
         run = command("ebm-run", "info", "--json", cwd=tmp_path)
