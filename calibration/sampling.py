@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from ..runtime.backends import open_engine
 from ..runtime.ebm import Ebm
-from ..runtime.errors import UsageError
+from ..runtime.errors import LoadError, UsageError
 from .candidate import Candidate
 from .chain_plan import ChainPlan
 from .compare_options import CompareOptions, Tell
@@ -102,6 +103,10 @@ def _features(options: CompareOptions, reference: Candidate) -> Callable[[np.nda
             rows = {name: array for name, array in rows.items() if name not in prologue.reads} | made
         network = score_graph_features(reference.bundle.file_of(artifact), cond=rows, threads=options.threads)
     else:
+        if not Path(options.features).is_file():  # perhaps a misspelt one of the two words
+            raise LoadError(
+                f"--features: there is no feature network {options.features}; expected pixels, model or FILE.onnx"
+            )
         network = OnnxFeatures(options.features, threads=options.threads)
     network(np.zeros((2, *shape), np.float32))
     return network

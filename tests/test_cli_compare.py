@@ -68,6 +68,7 @@ def test_a_candidate_that_fails(folder: Path) -> None:
         (("model.ebm", "--data", "data.npy"), 2, "--data and --ood are needed together"),
         (("model.ebm", "--cond", "obs=data.npy"), 2, "--cond obs: the model quadratic takes no conditioning input"),
         (("model.ebm", "--features", "gone.onnx"), 3, "there is no feature network gone.onnx"),
+        (("model.ebm", "--features", "pixel"), 3, "network pixel; expected pixels, model or FILE.onnx"),
     ],
 )
 def test_what_cannot_be_done_is_said(arguments: tuple[object, ...], code: int, said: str, folder: Path) -> None:
