@@ -127,10 +127,10 @@ def reference_of(bundle: Bundle, *, named: bool = False) -> Candidate:
             raise LoadError(
                 f"{bundle.path}: a comparison needs a verified FP32 engine as its reference: {cause}"
             ) from error
-        raise LoadError(
-            f"{bundle.path}: a comparison needs an FP32 engine as its reference, and none runs here: {error}; export "
-            "the model again with --precision fp32 and a target of this device"
-        ) from error
+        text = f"{bundle.path}: a comparison needs an FP32 engine as its reference, and none runs here: {error}"
+        if any(artifact.precision == REFERENCE_PRECISION for artifact in bundle.artifacts):  # else that says what to do
+            text += "; export the model again with a target of this device"
+        raise LoadError(text) from error
     return _from_bundle(bundle, backend, artifact.precision, _prefix(bundle) if named else "")
 
 

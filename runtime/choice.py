@@ -9,13 +9,15 @@ from .arguments import check_choice
 from .backends import BACKENDS, LOADABLE, available
 from .bundle import Bundle
 from .errors import LoadError, MissingBackend, UsageError
-from .manifest import NOT_JUDGED, VERIFIED, Artifact
+from .manifest import CALIBRATED, NOT_JUDGED, VERIFIED, Artifact
 from .measured import kept_measurements
 from .runnable import why_not
 
 __all__ = ["FASTEST", "Choice", "choose"]
 
 _DEFAULT_PRECISION = "fp32"
+_EXPORTED = ("fp32", "fp16", "bf16", *CALIBRATED)
+"""The precisions that an export can be asked for."""
 FASTEST = "fastest"
 """In the place of a precision: the one that was measured to be the fastest, of those that were verified or judged."""
 
@@ -157,4 +159,6 @@ def _nothing_fits(bundle: Bundle, backend: str | None, precision: str | None, pa
         words = ("verified" if unverified else None, f"in {precision}" if precision else None, "that can run here")
         wish = " ".join(word for word in words if word)
     text = f"the bundle {bundle.path} has nothing {wish or 'that can run here'}; it holds {holds}"
+    if precision in _EXPORTED and not held:
+        text += f"; export the model with --precision {precision} too"
     return f"{text}; {'; '.join(passed_over)}" if passed_over else text

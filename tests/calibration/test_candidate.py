@@ -148,9 +148,15 @@ class TestReference:
     def test_is_the_engine_that_load_picks(self, tmp_path: Path) -> None:
         assert reference_of(bundle_of(tmp_path / "a.ebm")).name == "fp32 openvino"
 
-    def test_a_bundle_without_one(self, tmp_path: Path) -> None:
-        with pytest.raises(LoadError, match="needs an FP32 engine as its reference, .*--precision fp32"):
+    def test_a_bundle_without_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(LoadError, match="needs an FP32 engine as its reference, .*--precision fp32 too$"):
             reference_of(bundle_of(tmp_path / "a.ebm", "score.fp16.onnxruntime.onnx"))
+        bundle = bundle_of(tmp_path / "b.ebm", "score.fp32.onnxruntime.onnx")
+        monkeypatch.setattr("ebm_export.runtime.runnable.available", lambda backend: f"no {backend} here")
+        with pytest.raises(
+            LoadError, match="no onnxruntime here; export the model again with a target of this device$"
+        ):
+            reference_of(bundle)
 
     def test_one_that_nobody_verified(self, tmp_path: Path) -> None:
         bundle = bundle_of(tmp_path / "a.ebm", "score.fp32.onnxruntime.onnx")

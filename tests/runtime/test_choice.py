@@ -140,6 +140,18 @@ def test_errors(tmp_path: Path, machine: set[str]) -> None:
         choose(bundle, "openvino", "bf16")
 
 
+def test_a_precision_that_was_not_exported(tmp_path: Path, machine: set[str]) -> None:
+    bundle = bundle_of(tmp_path, "openvino int8", "onnxruntime fp16")
+    with pytest.raises(LoadError, match="has nothing fp32; .*; export the model with --precision fp32 too$"):
+        choose(bundle, precision="fp32")
+    with pytest.raises(
+        LoadError, match="has nothing fp16 for backend 'openvino'; it holds openvino int8, onnxruntime fp16$"
+    ):
+        choose(bundle, "openvino", "fp16")
+    with pytest.raises(LoadError, match="has nothing fp23; it holds openvino int8, onnxruntime fp16$"):
+        choose(bundle, precision="fp23")
+
+
 def test_backend_of_each_target() -> None:
     found = {target: backends.backend_of(target) for target in ("onnx", "onnxruntime", "openvino", "tensorrt")}
     assert found == {

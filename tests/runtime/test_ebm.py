@@ -424,7 +424,9 @@ class TestLoad:
             load(bundle, threads=0)
         with pytest.raises(UsageError, match="backend: expected one of"):
             load(bundle, "tvm")
-        with pytest.raises(LoadError, match="has nothing fp16; it holds onnxruntime fp32"):
+        with pytest.raises(
+            LoadError, match="has nothing fp16; it holds onnxruntime fp32; export the model with --precision fp16 too"
+        ):
             load(bundle, precision="fp16")
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(MissingBackend, match="backend 'onnxruntime' cannot be used here: the package onnxruntime"):
