@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from .arguments import check_writable
 from .errors import LoadError
+from .file_lock import sole_user
 from .partial_file import partial_of
 
 __all__ = ["SampleFile"]
@@ -33,7 +35,7 @@ class SampleFile:
 
     Raises:
         LoadError: the file to go on with has another shape.
-        UsageError: the file could not be written.
+        UsageError: the file could not be written, or another run writes to it.
     """
 
     def __init__(
@@ -43,12 +45,17 @@ class SampleFile:
         check_writable("out", self.path, replaced=not goes_on)
         self.every = every
         self._shape = (rows, n, *shape)
-        if not (goes_on and self.path.exists()):  # then all of it or nothing is there, whenever the process is killed
-            with partial_of(self.path) as partial:
-                np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=self._shape)  # type: ignore[no-untyped-call]
-                partial.replace(self.path)
-        self._offset = _offset_of(self.path, self._shape)
-        self._file = self.path.open("r+b")
+        with contextlib.ExitStack() as use:
+            # From before a file that is there makes way, as that may be another run's.
+            use.enter_context(sole_user("out (--states)", self.path))
+            if not (goes_on and self.path.exists()):
+                # Then all of it or nothing is there, whenever the process is killed.
+                with partial_of(self.path) as partial:
+                    np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=self._shape)  # type: ignore[no-untyped-call]
+                    partial.replace(self.path)
+            self._offset = _offset_of(self.path, self._shape)
+            self._file = use.enter_context(self.path.open("r+b"))
+            self._use = use.pop_all()
 
     def write(self, row: int, first: int, states: np.ndarray) -> None:
         """Writes the states [B, *S] of chains first, first + 1 .. into a row; rows beyond the last are left out."""
@@ -72,7 +79,7 @@ class SampleFile:
 
     def close(self) -> None:
         """Closes the file; safe to call twice."""
-        self._file.close()
+        self._use.close()
 
     def __enter__(self) -> SampleFile:
         return self

@@ -378,6 +378,32 @@ class TestStates:
         assert rows.shape == (6, 4, 3)
         assert rows[:2].all() and not rows[2:].any()
 
+    @pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
+    def test_a_second_run_is_refused_without_a_checkpoint_too(self, tmp_path: Path) -> None:
+        """Its rows would go between those of the first, or the first would write into a file that is no longer there."""
+        kept: dict[str, Any] = {"every": 10, "out": tmp_path / "s.npy"}
+        said = []
+
+        def second(now: Progress) -> None:
+            if now.done in (0, 35):
+                for more in ({}, {"checkpoint": tmp_path / "run"}):
+                    with pytest.raises(UsageError, match=r"out \(--states\): .*s\.npy is in use by a run") as error:
+                        ebm().sample(5, 8, **kept, **more)
+                    said.append(str(error.value))
+
+        found = ebm().sample(5, 7, callback=second, **kept)
+        assert len(said) == 4
+        np.testing.assert_array_equal(np.load(tmp_path / "s.npy")[-1], found)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["s.npy"]
+        ebm().sample(5, 8, **kept)  # now nobody uses it
+
+    def test_a_file_that_was_refused_is_not_kept_from_others(self, tmp_path: Path) -> None:
+        (tmp_path / "t.npy").write_text("text")
+        for _ in range(2):
+            with pytest.raises(LoadError, match=r"is no \.npy file"):
+                SampleFile(tmp_path / "t.npy", 1, 1, SHAPE, 1, goes_on=True)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["t.npy"]
+
     def test_another_file_in_place_of_the_runs(self, tmp_path: Path) -> None:
         kept = {"checkpoint": tmp_path / "run", "every": 6, "checkpoint_seconds": 0, "out": tmp_path / "s.npy"}
         with pytest.raises(Cut):
