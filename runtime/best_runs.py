@@ -147,7 +147,7 @@ def _in_one_batch(request: Request, what: str, **how: Any) -> Steps:
     if request.config.sampler == "langevin" and request.config.order == "noise-drift" and request.exact is None:
         raise UsageError(
             f'{what} compares energies, and the order "noise-drift" does not know those of its states: set '
-            'order="drift-noise"'
+            'order="drift-noise" (--order drift-noise)'
         )
     # One chain's end is no reason to return nothing: it keeps its best.
     return chain_steps(

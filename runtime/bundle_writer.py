@@ -86,7 +86,9 @@ def _refuse_or_allow(path: Path, force: bool) -> None:
     if not (path / MANIFEST).is_file():
         raise UsageError(f"{path} exists and is not a bundle, so it is not replaced: choose another --out")
     if not force:
-        raise UsageError(f"the bundle {path} exists: choose another --out, or replace it with --force")
+        raise UsageError(
+            f"the bundle {path} exists: choose another --out, or replace it with --force (in Python force=True)"
+        )
 
 
 def _move_into_place(folder: Path, path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .acceptance import AcceptanceMeter
-from .arguments import check_writable
+from .arguments import check_states, check_writable
 from .best_of import best_of
 from .checkpoint import dropped_in
 from .divergence import Divergence
@@ -191,6 +191,9 @@ def _check_files(options: DrawOptions) -> None:
 
 def _draw(ebm: Ebm, options: DrawOptions, callback: Callback) -> Any:
     """Asks the Ebm: for samples, for the best of several, or for what there is at a deadline."""
+    start = options.start
+    if start is not None:  # else it would be called x0, which nobody typed
+        start = check_states("START", start, ebm.model.x.shape)
     common = {"cond": options.cond, "max_batch": options.max_batch, **options.settings}
     if options.candidates is not None:
         return best_of(ebm, options.n or 1, options.candidates, options.seed, callback=callback, **common)[0]
@@ -198,8 +201,8 @@ def _draw(ebm: Ebm, options: DrawOptions, callback: Callback) -> Any:
     if options.deadline_ms is None:
         common["callback"] = callback
     else:  # what is done once is not to be done in that time
-        count = options.n if options.start is None else len(options.start)
+        count = options.n if start is None else len(start)
         ebm.warm(count or 1, ebm.sampler.replace(**options.settings))
-    if options.start is not None:
-        return ebm.refine(options.start, options.seed, **common)
+    if start is not None:
+        return ebm.refine(start, options.seed, **common)
     return ebm.sample(options.n or 1, options.seed, **common)

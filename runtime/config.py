@@ -134,7 +134,7 @@ class SamplerConfig:
                 raise UsageError(f"{field}: expected one of {', '.join(choices)}, got {getattr(self, field)!r}")
         if self.init == "uniform" and self.bounds is None:
             raise UsageError(
-                'init="uniform" starts uniformly over the bounds, and there are none: set bounds=(low, high)'
+                'init="uniform" starts uniformly over the bounds, and there are none: set bounds=(low, high) (--bounds=LOW,HIGH)'
             )
 
     @classmethod

@@ -101,7 +101,9 @@ def _on_artifacts(
             backend, precision = alone.backend, alone.artifact.schedule
     spans = parse_precision_schedule(precision) if precision is not None and is_schedule(precision) else ()
     if spans and exact is not None:
-        raise UsageError(f"exact={exact!r} corrects one precision, and {precision} is several: leave one of them out")
+        raise UsageError(
+            f"exact={exact!r} corrects one precision, and {precision} is several: leave exact (--exact) out, or name one"
+        )
     names: list[str | None] = [*dict.fromkeys(span.precision for span in spans)] or [precision]
     choices = [choose(bundle, backend, name, threads) for name in names]
     if exact is not None:
@@ -110,7 +112,7 @@ def _on_artifacts(
             raise UsageError(
                 f"exact={exact!r} corrects a chain that moves in another precision, and it moves in "
                 f"{choices[0].artifact.precision}: set precision to the low one (--precision int8), or leave exact out and "
-                'set sampler="mala"'
+                'set sampler="mala" (--sampler mala, without --exact)'
             )
     engines: list[Engine] = []
     for artifact, picked, _, measured, _ in choices:
@@ -128,7 +130,7 @@ def _on_artifacts(
     if fuse and fused is None:
         raise UsageError(
             "fuse: there is no graph of several steps for this choice (a schedule, exact sampling, or a bundle without one): "
-            "export the model with --fuse K, or leave fuse out"
+            "export the model with --fuse K, or leave fuse (--fuse) out"
         )
     by_name = dict(zip(names, zip(engines, choices, strict=False), strict=False))
     if spans:

@@ -269,6 +269,12 @@ class TestRun:
             assert run.stderr.startswith(f"error: {name}: expected a .npy file with numbers: ")
             assert len(run.stderr.splitlines()) == 1
 
+    def test_states_of_another_shape_are_called_as_in_the_help(self, folder: Path) -> None:
+        np.save(folder / "wide.npy", np.zeros((2, 4), np.float32))
+        run = command("ebm-run", "refine", "model.ebm", "wide.npy", cwd=folder)
+        assert run.returncode == 2
+        assert "error: START: expected shape [B, 3], got [2, 4]" in run.stderr
+
     @pytest.mark.parametrize(
         ("given", "said"),
         [

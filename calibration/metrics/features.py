@@ -99,7 +99,7 @@ class OnnxFeatures:
         except Exception as error:  # as above
             raise UsageError(
                 f"the feature network does not take samples of {list(given.shape[1:])}: {str(error).splitlines()[0]}; "
-                "turn them into what it wants with prepare="
+                "turn them into what it wants inside of it, or in Python with prepare="
             ) from error
         rows = np.asarray(found, np.float64)
         if rows.ndim < 2 or len(rows) != len(given):

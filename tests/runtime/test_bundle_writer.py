@@ -61,7 +61,8 @@ def test_an_error_leaves_the_older_bundle(tmp_path: Path) -> None:
 def test_an_existing_bundle_needs_force(tmp_path: Path) -> None:
     write(tmp_path / "m.ebm", "old")
     with pytest.raises(
-        UsageError, match=r"the bundle .*m\.ebm exists: choose another --out, or replace it with --force"
+        UsageError,
+        match=r"the bundle .*m\.ebm exists: choose another --out, or replace it with --force .in Python force=True",
     ):
         write(tmp_path / "m.ebm")
     write(tmp_path / "m.ebm", "new", force=True)

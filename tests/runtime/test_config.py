@@ -50,7 +50,7 @@ def test_a_warm_up_stays_with_samplers_that_have_one() -> None:
         ({"steps": 5, "warmup": 5}, "warmup: expected fewer steps than the 5 in all, .*; got 5"),
         ({"target_accept": 1}, "target_accept: expected a number between 0 and 1, or none, got 1"),
         ({"block": 0}, "block: expected a whole number of at least 1, got 0"),
-        ({"init": "uniform"}, "there are none: set bounds="),
+        ({"init": "uniform"}, "there are none: set bounds=.* .--bounds=LOW,HIGH"),
         ({"step_sizes": 1.0}, "'step_sizes' is not a sampler setting; did you mean 'step_size'?"),
         ({"qqq": 1.0}, "'qqq' is not a sampler setting; the settings are steps, step_size"),
     ],

@@ -339,9 +339,13 @@ class TestSeveralPrecisions:
     @pytest.mark.parametrize(
         ("arguments", "error", "message"),
         [
-            ({"exact": "fp32"}, UsageError, "moves in fp32: set precision to the low one"),
+            ({"exact": "fp32"}, UsageError, "moves in fp32: set precision to the low one .* without --exact"),
             ({"precision": "int8", "exact": "bf16"}, LoadError, "has nothing bf16; it holds onnxruntime fp32, onnx"),
-            ({"precision": "int8:0-", "exact": "fp32"}, UsageError, "corrects one precision, and int8:0- is several"),
+            (
+                {"precision": "int8:0-", "exact": "fp32"},
+                UsageError,
+                "and int8:0- is several: leave exact .--exact. out",
+            ),
             ({"precision": "int8:0-9,bf16:9-"}, LoadError, "has nothing bf16"),
             ({"precision": "int8:1-9"}, UsageError, "to start at 0"),
         ],

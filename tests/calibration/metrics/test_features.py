@@ -65,7 +65,9 @@ class TestOnnxFeatures:
         np.testing.assert_allclose(found, 2.0 * X @ WEIGHT, rtol=1e-5)
 
     def test_refusals(self, network: Path, score_graph: Path, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"does not take samples of \[5\].*prepare="):
+        with pytest.raises(
+            UsageError, match=r"does not take samples of \[5\].*inside of it, or in Python with prepare="
+        ):
             OnnxFeatures(network)(np.ones((2, 5), np.float32))
         with pytest.raises(UsageError, match="'other' is none of its outputs rows, map"):
             OnnxFeatures(network, output="other")
