@@ -42,7 +42,7 @@ class SampleFile:
         self, path: str | Path, rows: int, n: int, shape: tuple[int, ...], every: int, *, goes_on: bool = False
     ) -> None:
         self.path = Path(path)
-        check_writable("out", self.path, replaced=not goes_on)
+        check_writable("out (--states)", self.path, replaced=not goes_on)
         self.every = every
         self._shape = (rows, n, *shape)
         with contextlib.ExitStack() as use:

@@ -397,6 +397,10 @@ class TestStates:
         assert [entry.name for entry in tmp_path.iterdir()] == ["s.npy"]
         ebm().sample(5, 8, **kept)  # now nobody uses it
 
+    def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"^out \(--states\): there is no folder .*nowhere to write s\.npy to"):
+            ebm().sample(5, 7, every=6, out=tmp_path / "nowhere" / "s.npy")
+
     def test_a_file_that_was_refused_is_not_kept_from_others(self, tmp_path: Path) -> None:
         (tmp_path / "t.npy").write_text("text")
         for _ in range(2):
