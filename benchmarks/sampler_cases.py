@@ -97,7 +97,6 @@ def _resnet18(steps: int) -> Case:
         fuse=16,
         cond={"image": (3, 96, 96)},
         config={"bounds": (-1.0, 1.0)},
-        precisions=("fp32", "int8"),
         rounds=5,
         verify=True,
     )
