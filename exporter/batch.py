@@ -65,18 +65,24 @@ def generalize(first: GraphModule, second: GraphModule, sizes: tuple[int, int]) 
         a.meta["shape"] = _merge_values(a, a.meta.get("val"), b.meta.get("val"), sizes)
     if len(left) != len(right):
         raise _differs(left[-1], f"{len(left)} operations at one size, {len(right)} at the other")
-    captured = dict(second.named_buffers())
-    for name, value in first.named_buffers():
-        twin_value = captured.get(name)
-        if twin_value is None or value.shape != twin_value.shape or not _same(value, twin_value):
-            raise ContractError(
-                "the model turns something computed from its inputs or from the batch size into a constant (through "
-                "numpy, tolist or torch.tensor); keep to operations on tensors, and take sizes from x.shape"
-            )
+    for a, b in zip(left, right, strict=True):
+        if a.op == "get_attr":
+            _check_captured(a, getattr(first, str(a.target)), getattr(second, str(b.target)))
 
 
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.dtype == b.dtype and torch.allclose(a.double(), b.double(), rtol=0, atol=0, equal_nan=True)
+def _check_captured(node: Node, a: Any, b: Any) -> None:
+    """What the traces captured must be one tensor, whatever the batch."""
+    if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
+        origin = next((origin for user in node.users if (origin := origin_of(user)) is not None), None)
+        place = f" in {origin.describe()}" if origin else ""
+        raise ContractError(f"the model computes with a {type(a).__name__}{place}; a graph holds tensors only")
+    same_kind = a.dtype == b.dtype and a.shape == b.shape
+    if not same_kind or not torch.allclose(a.double(), b.double(), rtol=0, atol=0, equal_nan=True):
+        raise ContractError(
+            "the model turns something computed from its inputs or from the batch size into a constant (through "
+            "numpy, tolist, torch.tensor, nn.Parameter or random numbers for each sample); keep to operations on "
+            "tensors, and take sizes from x.shape"
+        )
 
 
 def _merge(node: Node, a: Any, b: Any, sizes: tuple[int, int]) -> Any:

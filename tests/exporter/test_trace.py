@@ -84,6 +84,13 @@ class TestModule:
         with pytest.raises(ContractError, match="into a constant"):
             trace(make_energy(leaky, torch.ones(2, 3)))
 
+    @pytest.mark.parametrize(
+        "make", [lambda x: torch.zeros(x.shape[0], 3), lambda x: x.detach().abs()], ids=["batch size", "values"]
+    )
+    def test_a_parameter_made_in_forward_is_refused(self, make) -> None:
+        with pytest.raises(ContractError, match=r"into a constant .*nn\.Parameter"):
+            trace(make_energy(lambda x: (x * nn.Parameter(make(x))).sum(1), torch.ones(2, 3)))
+
     def test_the_users_module_is_left_alone(self) -> None:
         module = Recorded().train()
         before = {name: value.clone() for name, value in module.state_dict().items()}
