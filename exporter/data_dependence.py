@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..runtime.errors import ContractError
 from .provenance import Provenance
+from .random_draws import draw, draws
 
 __all__ = ["DataDependence"]
 
@@ -29,10 +30,14 @@ class DataDependence(TorchDispatchMode):
     Args:
         inputs: the tensors that change from call to call.
         provenance: says where in the model an operation stands.
+
+    Attributes:
+        drawn: whether random numbers were drawn that no input decides; they became constants.
     """
 
     def __init__(self, inputs: Iterable[torch.Tensor], provenance: Provenance):
         super().__init__()  # type: ignore[no-untyped-call]
+        self.drawn = False
         self._provenance = provenance
         # Storages, so that views and writes through views are followed. Held, so that no address is used twice.
         self._held: dict[int, Any] = {}
@@ -51,6 +56,9 @@ class DataDependence(TorchDispatchMode):
                 "same shapes at every call; compute every choice for all samples and pick with torch.where(mask, a, b), or "
                 "with a product by the mask or by F.one_hot(index, count)"
             )
+        if draws(func) and not depends:
+            self.drawn = True
+            return draw(func, args, kwargs or {})
         result = func(*args, **(kwargs or {}))
         if depends:
             written = [args[0]] if args and func._schema.is_mutable else []

@@ -281,7 +281,7 @@ def _is_another(double: Reference, single: Reference, states: np.ndarray, cond: 
         return False
     _LOG.warning(
         "in float64 this model has other gradients, by %.2g in the median, as where parameters are rounded, compared or cut to whole "
-        "numbers: engines are compared with its float32",
+        "numbers, or random ones are drawn in the type of x: engines are compared with its float32",
         np.median(np.concatenate(apart)),
     )
     return True

@@ -32,4 +32,5 @@ class ScoreGraph:
     """The batch size at which the graph's own numbers hold, without its `BatchSize`s."""
     outputs: tuple[str, ...] = field(default=("energy", "grad"))
     jumps: bool = False
-    """Whether parameters are compared or cut to whole numbers, so that the model may be another function in float64."""
+    """Whether parameters are compared or cut to whole numbers, or random numbers drawn, so that the model may be another function in
+    float64."""

@@ -23,6 +23,7 @@ from .finite_gradients import FiniteGradients
 from .full_precision import FullPrecision
 from .module_copy import copy_module
 from .provenance import Provenance
+from .random_draws import refuse_draws
 from .rules import decompositions
 from .score_graph import GIVEN, ScoreGraph
 from .simplify import simplify
@@ -62,7 +63,7 @@ def trace(energy: Energy, *, with_energy: bool = True) -> ScoreGraph:
     generalize(first, second, sizes)
     constants, origins = _name_placeholders(first, state, inputs)
     _note_given_types(first.graph, energy)
-    jumps = simplify(first, constants, origins)
+    jumps = simplify(first, constants, origins) or first.meta["drawn"]
     outputs = ("energy", "grad") if with_energy else ("grad",)
     return ScoreGraph(first.graph, constants, origins, tuple(inputs), sizes[0], outputs, jumps)
 
@@ -75,6 +76,7 @@ def _trace_at(energy: Energy, batch: int, *, with_energy: bool) -> torch.fx.Grap
     parameters = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     inputs = _inputs(energy, batch)
     provenance = Provenance(module)
+    followed: list[DataDependence] = []
 
     def joint(parameters: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         arguments = {
@@ -83,6 +85,7 @@ def _trace_at(energy: Energy, batch: int, *, with_energy: bool) -> torch.fx.Grap
         }
         x = arguments[energy.wrt] = arguments[energy.wrt].detach().requires_grad_()
         follow = DataDependence([*inputs.values(), *arguments.values()], provenance)
+        followed.append(follow)
         with FullPrecision(), WithoutChecks(), FiniteGradients(), PlainZeros(), follow, provenance, torch.enable_grad():
             value = energy.reduce(torch.func.functional_call(module, parameters, tuple(arguments.values())))
             (grad,) = torch.autograd.grad(value, x, inputs["grad_scale"].to(value.dtype))
@@ -100,6 +103,8 @@ def _trace_at(energy: Energy, batch: int, *, with_energy: bool) -> torch.fx.Grap
                 f"the model cannot be traced{provenance.describe_last()}: {type(error).__name__}: {_first_line(error)}"
             ) from error
     functional.graph.eliminate_dead_code()
+    refuse_draws(functional.graph)
+    functional.meta["drawn"] = any(follow.drawn for follow in followed)
     return functional
 
 
