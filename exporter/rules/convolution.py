@@ -63,8 +63,16 @@ def input_gradient(
     if all(s == 1 for s in stride):
         pads = [d * (k - 1) - p for k, p, d in zip(kernel, padding, dilation, strict=True)]
         flipped = swapped.flip(tuple(range(2, 2 + rank)))
-        if any(n < 0 for n in pads):  # the forward padding is wider than the kernel reaches: cut g
-            grad = F.pad(grad, [min(n, 0) for pad in reversed(pads) for n in (pad, pad)])
+        # Output padding of a transposed convolution asks for places past those that the kernel reaches from g.
+        more = [
+            n - (g + d * (k - 1) - 2 * p)
+            for n, g, k, p, d in zip(size, grad.shape[2:], kernel, padding, dilation, strict=True)
+        ]
+        if any(more) or any(n < 0 for n in pads):  # a forward padding wider than the kernel reaches cuts g
+            grad = F.pad(
+                grad,
+                [m for n, e in zip(reversed(pads), reversed(more), strict=True) for m in (min(n, 0), min(n, 0) + e)],
+            )
         return _convolve(grad, flipped, [max(n, 0) for n in pads], dilation, groups)
 
     taps, befores, lengths = [], [], []

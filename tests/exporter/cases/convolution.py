@@ -163,6 +163,12 @@ CASES: dict[str, Case] = {
     "conv_transpose1d_output_padding_above_stride": module_case(
         lambda: nn.ConvTranspose1d(3, 4, 3, stride=2, padding=1, output_padding=2, dilation=3), (3, 6)
     ),
+    "conv_transpose1d_stride1_output_padding": module_case(
+        lambda: nn.ConvTranspose1d(3, 2, 3, dilation=3, output_padding=2), (3, 7)
+    ),
+    "conv_transpose1d_stride1_output_padding_and_wide_padding": module_case(
+        lambda: nn.ConvTranspose1d(3, 2, 2, dilation=3, padding=5, output_padding=2), (3, 9)
+    ),
     "conv_transpose2d": module_case(lambda: nn.ConvTranspose2d(3, 4, 3), (3, 5, 6)),
     "conv_transpose2d_stride2": module_case(lambda: nn.ConvTranspose2d(3, 4, 4, stride=2, padding=1), (3, 4, 5)),
     "conv_transpose2d_stride2_output_padding": module_case(
@@ -186,6 +192,9 @@ CASES: dict[str, Case] = {
     ),
     "conv_transpose2d_wide_padding": module_case(lambda: nn.ConvTranspose2d(3, 4, 3, padding=2), (3, 6, 6)),
     "conv_transpose3d": module_case(lambda: nn.ConvTranspose3d(2, 3, 2, stride=2), (2, 3, 2, 3)),
+    "conv_transpose3d_stride1_output_padding": module_case(
+        lambda: nn.ConvTranspose3d(4, 2, 2, dilation=(2, 1, 3), output_padding=(1, 0, 2), groups=2), (4, 2, 3, 3)
+    ),
     "conv_transpose3d_options": module_case(
         lambda: nn.ConvTranspose3d(4, 4, 3, stride=(1, 2, 2), padding=1, output_padding=(0, 1, 0), groups=2),
         (4, 3, 2, 3),
