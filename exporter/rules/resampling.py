@@ -62,11 +62,29 @@ def _planar(operation: Any, align_corners: bool, scales: Sequence[Scale]) -> Cal
 
 
 def _nearest(operation: Any, scales: Sequence[Scale]) -> Callable[[int, int, int], torch.Tensor]:
+    """Of an operation's own rank: for a size that stays, or doubles, PyTorch's 2-d one takes other places than the others."""
+
     def matrix(axis: int, n: int, out: int) -> torch.Tensor:
-        eye = torch.eye(n, dtype=torch.float64)[None]
-        return operation(eye, [out], scales[axis])[0].t()  # type: ignore[no-any-return]
+        eye = torch.eye(n, dtype=torch.float64).reshape(1, n, *_on_axis(axis, n, scales, 1))
+        return operation(eye, _on_axis(axis, out, scales, 1), *_on_axis(axis, scales[axis], scales)).reshape(n, out).t()  # type: ignore[no-any-return]
 
     return matrix
+
+
+def _nearest_of_gradient(operation: Any, scales: Sequence[Scale]) -> Callable[[int, int, int], torch.Tensor]:
+    """The same for an operation's own gradient, which in one and three dimensions takes other places than its forward there."""
+
+    def matrix(axis: int, n: int, out: int) -> torch.Tensor:
+        eye = torch.eye(out, dtype=torch.float64).reshape(1, out, *_on_axis(axis, out, scales, 1))
+        size, input_size = _on_axis(axis, out, scales, 1), [1, out, *_on_axis(axis, n, scales, 1)]
+        return operation(eye, size, input_size, *_on_axis(axis, scales[axis], scales)).reshape(out, n)  # type: ignore[no-any-return]
+
+    return matrix
+
+
+def _on_axis(axis: int, value: Any, axes: Sequence[Any], others: Any = None) -> list[Any]:
+    """One entry for each axis, `value` for this one."""
+    return [value if index == axis else others for index in range(len(axes))]
 
 
 def _with_corners(build: Callable[[bool, Sequence[Scale]], Callable[[int, int, int], torch.Tensor]]) -> tuple[Any, Any]:
@@ -83,13 +101,13 @@ def _with_corners(build: Callable[[bool, Sequence[Scale]], Callable[[int, int, i
     return forward, backward
 
 
-def _nearest_rules(operation: Any) -> tuple[Any, Any]:
+def _nearest_rules(operation: Any, gradient: Any) -> tuple[Any, Any]:
     def forward(x: torch.Tensor, size: Sequence[int], *scales: Scale) -> Any:
         whole = all(out % n == 0 for n, out in zip(x.shape[2:], size, strict=True))
         # For a whole factor every rounding rule repeats each element, whatever scale was given with the size.
         given = any(s is not None and s * n != out for s, n, out in zip(scales, x.shape[2:], size, strict=False))
         if whole and len(size) == 2 and not given:
-            is_plain = operation is aten.upsample_nearest1d.default
+            is_plain = operation is aten.upsample_nearest2d.default
             return NotImplemented if is_plain else aten.upsample_nearest2d.default(x, size)
         return _resample(x, size, _nearest(operation, scales or [None] * len(size)))
 
@@ -100,7 +118,7 @@ def _nearest_rules(operation: Any) -> tuple[Any, Any]:
             for m, o in zip(n, size, strict=True):
                 wide += [m, o // m]
             return grad.reshape(wide).sum([3 + 2 * axis for axis in range(len(n))])
-        return _adjoint(grad, n, _nearest(operation, scales or [None] * len(size)))
+        return _adjoint(grad, n, _nearest_of_gradient(gradient, scales or [None] * len(size)))
 
     return forward, backward
 
@@ -120,5 +138,5 @@ for _name in ("upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubi
     _operation = getattr(aten, _name).default
     _register(_name, _with_corners(lambda corners, scales, op=_operation: _planar(op, corners, scales)))  # type: ignore[misc]
 for _rank in (1, 2, 3):
-    _register(f"upsample_nearest{_rank}d", _nearest_rules(aten.upsample_nearest1d.default))
-    _register(f"_upsample_nearest_exact{_rank}d", _nearest_rules(aten._upsample_nearest_exact1d.default))
+    for _name in (f"upsample_nearest{_rank}d", f"_upsample_nearest_exact{_rank}d"):
+        _register(_name, _nearest_rules(getattr(aten, _name).default, getattr(aten, f"{_name}_backward").default))
