@@ -14,7 +14,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from .lowering.lower import ATEN_NODE, ORIGIN
 from .score_graph import ScoreGraph
 
-__all__ = ["FirstDifference", "bisect"]
+__all__ = ["FirstDifference", "bisect", "values_in_float64"]
 
 _LEAST = 1e-3
 """Size of a sample's value beside the largest of the batch: of less, as of a gradient near a minimum, what is left is rounding."""
@@ -58,7 +58,7 @@ def bisect(
     Returns:
         The first operation that differs, or None where every piece by itself is right.
     """
-    expected = _values(traced, inputs)
+    expected = values_in_float64(traced, inputs)
     probes = [
         node
         for node in model.graph
@@ -142,7 +142,7 @@ def _first_wrong(chain: list[ir.Node], wrong: Callable[[ir.Node], bool]) -> ir.N
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
-def _values(traced: ScoreGraph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def values_in_float64(traced: ScoreGraph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Every tensor of the traced graph by node name, in float64."""
     found: dict[str, np.ndarray] = {}
 

@@ -18,6 +18,7 @@ from ..runtime.verify import UNLIMITED, StageResult, Tolerance, check_engine, to
 from .bisection import bisect
 from .score_graph import ScoreGraph
 from .targets import Artifact, target
+from .whole_graph import describe_whole
 from .written_engine import written_engine
 
 __all__ = ["Verification", "describe_failure", "measure_artifact", "verify_artifact"]
@@ -164,9 +165,5 @@ def _first_difference(
     except (EbmExportError, RuntimeError) as error:
         return f"The first operation that differs could not be found: {error}"
     if first is None:
-        return (
-            "Every part of the graph is right by itself, so it is the backend's optimiser that breaks the whole"
-            if found.precision == "fp32"
-            else "No operation by itself is that far off: the roundings add up along the graph"
-        )
+        return describe_whole(worst, found.precision, limit, traced, golden)
     return f"The first operation that differs is {first.origin} (node {first.node}, off by {first.relative_error:.2g})"
