@@ -8,13 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from ..runtime.errors import ContractError
+
 __all__ = ["WithoutChecks"]
 
 
 def _one_hot(index: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
     """[..] int64 -> [.., num_classes] int64; without the check that every index is in range."""
     if num_classes < 1:
-        return F.one_hot(index, num_classes)  # the number of classes is read from the data
+        try:
+            return F.one_hot(index, num_classes)  # the number of classes is read from the data
+        except ContractError as error:
+            raise ContractError(f"{error}; give F.one_hot the number of classes: F.one_hot(index, count)") from error
     return (index.unsqueeze(-1) == torch.arange(num_classes, device=index.device)).to(torch.int64)
 
 

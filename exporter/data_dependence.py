@@ -20,6 +20,21 @@ aten = torch.ops.aten
 _READS = {aten._local_scalar_dense.default, aten.equal.default, aten.is_nonzero.default}
 """Operations that give Python a value instead of a tensor."""
 
+_SIZED_BY = {
+    aten._unique.default: 0,
+    aten._unique2.default: 0,
+    aten.argwhere.default: 0,
+    aten.bincount.default: 0,
+    aten.masked_select.default: 1,
+    aten.nonzero.default: 0,
+    aten.repeat_interleave.Tensor: 0,
+    aten.unique_consecutive.default: 0,
+    aten.unique_dim.default: 0,
+    aten.unique_dim_consecutive.default: 0,
+}
+"""Place of the argument whose values decide how large the result is. PyTorch's tag has more operations, of which some have sizes
+by their arguments' sizes alone (ctc_loss, lstsq); that these have no rule is for the lowering to say."""
+
 
 class DataDependence(TorchDispatchMode):
     """Follows what depends on the inputs, and refuses to let Python read any of it or a size depend on it.
@@ -67,11 +82,10 @@ class DataDependence(TorchDispatchMode):
 
     def _sizes_depend(self, func: Any, args: Any) -> bool:
         """Whether the values of a marked tensor decide how large the result is: a mask as index, nonzero, unique."""
-        if torch.Tag.dynamic_output_shape not in func.tags:
-            return False
-        if func is not aten.index.Tensor:
-            return True
-        return any(self._is_marked(index) and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+        if func is aten.index.Tensor:
+            return any(self._is_marked(index) and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+        place = _SIZED_BY.get(func)
+        return place is not None and self._is_marked(args[place])
 
     def _mark(self, tensors: Iterable[torch.Tensor]) -> None:
         for tensor in tensors:

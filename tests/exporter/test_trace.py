@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.trace import trace
-from ebm_export.runtime.errors import ContractError
+from ebm_export.runtime.errors import ContractError, UnsupportedOperation
 
 from .cases import FAMILIES, REFUSED, all_cases
 from .referee import check_case, score_graph
@@ -73,6 +74,8 @@ SIZES_FROM_DATA = {
     "mask": dispatched,
     "nonzero": lambda x: 0 * x[torch.nonzero(x[:, 0] > 0).squeeze(1)].sum(),
     "masked_select": lambda x: 0 * x.masked_select(x > 0).sum(),
+    "unique": lambda x: 0 * torch.unique((x > 0).float()).sum(),
+    "repeat_interleave": lambda x: 0 * x.repeat_interleave((x[:, 0] > 0).long(), 0).sum(),
 }
 
 
@@ -115,6 +118,35 @@ class TestModule:
         text = r"the shape of what aten\.\S+ gives depends on the data.*test_trace\.py:\d+, in .*torch\.where\(mask, a, b\)"
         with pytest.raises(ContractError, match=text):
             trace(make_energy(lambda x: x.square().sum(1) + function(x), torch.randn(8, 3)))
+
+    @pytest.mark.parametrize(
+        ("operation", "function"),
+        [
+            (
+                "_ctc_loss",
+                lambda x: F.ctc_loss(
+                    x.T[:, :, None].expand(-1, -1, 4).log_softmax(2),
+                    torch.ones(x.shape[0], 2, dtype=torch.long),
+                    torch.full((x.shape[0],), 3),
+                    torch.full((x.shape[0],), 1),
+                    reduction="none",
+                ),
+            ),
+            ("linalg_lstsq", lambda x: torch.linalg.lstsq(torch.eye(3)[:, :2], x.T).solution.sum(0)),
+            ("masked_select", lambda x: torch.vmap(lambda one: one.sum())(x) + 0 * torch.combinations(x[0]).sum()),
+        ],
+        ids=["ctc_loss", "lstsq", "combinations"],
+    )
+    def test_an_operation_whose_sizes_do_not_depend_on_data_has_no_rule(self, operation: str, function) -> None:
+        with pytest.raises(UnsupportedOperation, match=rf"aten\.{operation}.*test_trace\.py:\d+, in .*has no rule"):
+            score_graph(make_energy(lambda x: x.square().sum(1) + function(x.sin()), torch.randn(2, 3)))
+
+    def test_one_hot_without_a_count_is_refused_with_the_remedy(self) -> None:
+        def energy(x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+            return (x * F.one_hot(label)).sum(1)
+
+        with pytest.raises(ContractError, match=r"test_trace\.py:\d+, in energy.*F\.one_hot\(index, count\)"):
+            trace(make_energy(energy, torch.zeros(2, 3), cond={"label": torch.tensor([0, 2])}))
 
     def test_masks_that_keep_shapes_are_taken(self) -> None:
         keep = torch.tensor([True, False, True])
