@@ -15,6 +15,7 @@ from ..runtime.start import start_states
 from .full_precision import FullPrecision
 from .module_copy import copy_module
 from .quantized import refuse_quantized
+from .sparse import is_sparse
 
 if TYPE_CHECKING:
     from .energy import Energy
@@ -200,8 +201,14 @@ def _call(energy: Energy, module: nn.Module, inputs: Sequence[torch.Tensor]) -> 
         shapes = ", ".join(f"{tuple(value.shape)} {_dtype(value)}" for value in inputs)
         raise ContractError(
             f"the model fails on the example ({shapes}): {type(error).__name__}: {_line(error)}"
-            f"{_type_hint(energy, _line(error))}"
+            f"{_type_hint(energy, _line(error))}{_sparse_hint(energy.module)}"
         ) from error
+
+
+def _sparse_hint(module: nn.Module) -> str:
+    """That forward is called with dense matrices in the place of sparse ones, where there are any; else empty."""
+    found = [name for name, value in (*module.named_parameters(), *module.named_buffers()) if is_sparse(value)]
+    return f"; the sparse matrix {found[0]!r} is dense in an export, which forward must take too" if found else ""
 
 
 def _type_hint(energy: Energy, said: str) -> str:

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from ..runtime.errors import ContractError
 from .provenance import Provenance
 from .random_draws import draw, draws
+from .sparse import refuse_sparse
 
 __all__ = ["DataDependence"]
 
@@ -59,7 +60,10 @@ class DataDependence(TorchDispatchMode):
         self._mark(inputs)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        depends = any(self._is_marked(leaf) for leaf in tree_leaves((args, kwargs)))
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        for tensor in given:
+            refuse_sparse(tensor, self._provenance)
+        depends = any(self._is_marked(tensor) for tensor in given)
         if depends and func in _READS:
             raise ContractError(
                 f"the model decides by the value of a tensor{self._provenance.describe_last()}: a graph cannot branch "
@@ -89,6 +93,7 @@ class DataDependence(TorchDispatchMode):
 
     def _mark(self, tensors: Iterable[torch.Tensor]) -> None:
         for tensor in tensors:
+            refuse_sparse(tensor, self._provenance)
             storage = tensor.untyped_storage()
             self._held[storage._cdata] = storage
 

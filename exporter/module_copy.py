@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..runtime.errors import ContractError
+from .sparse import dense, is_sparse
 
 __all__ = ["copy_module"]
 
@@ -18,7 +19,7 @@ def copy_module(module: nn.Module) -> nn.Module:
     """Returns a deep copy in float32 on the CPU whose parameters need no gradient; the module itself is not touched.
 
     Tensors that a forward left behind as attributes (the weight that a spectral-norm hook computes, a cached
-    feature) carry a history, which `copy.deepcopy` refuses; the copy gets their values.
+    feature) carry a history, which `copy.deepcopy` refuses; the copy gets their values. Sparse matrices become dense.
     """
     lazy = [name for name, value in module.named_parameters() if nn.parameter.is_lazy(value)]
     if lazy:
@@ -28,8 +29,12 @@ def copy_module(module: nn.Module) -> nn.Module:
         )
     memo: dict[int, Any] = {}
     for child in module.modules():
-        for value in pytree.tree_leaves([v for k, v in vars(child).items() if k not in ("_modules", "_parameters")]):
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
+        for value in pytree.tree_leaves([v for k, v in vars(child).items() if k != "_modules"]):
+            if not isinstance(value, torch.Tensor):
+                continue
+            if is_sparse(value):
+                memo[id(value)] = dense(value)
+            elif not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     try:
         return copy.deepcopy(module, memo).float().cpu().requires_grad_(False)

@@ -27,6 +27,7 @@ from .random_draws import refuse_draws
 from .rules import decompositions
 from .score_graph import GIVEN, ScoreGraph
 from .simplify import simplify
+from .sparse import dense
 from .zero_tangents import PlainZeros
 
 __all__ = ["graph_dtype", "input_names", "trace"]
@@ -54,7 +55,8 @@ def trace(energy: Energy, *, with_energy: bool = True) -> ScoreGraph:
     Raises:
         ContractError: the model fixes the batch size, or fails under tracing.
     """
-    state = {**dict(energy.module.named_parameters()), **dict(energy.module.named_buffers())}
+    kept = {**dict(energy.module.named_parameters()), **dict(energy.module.named_buffers())}
+    state = {name: dense(value) for name, value in kept.items()}
     names = input_names(energy)
     inputs = [name for name in names.values() if name != "x"]
     inputs = ["x", *inputs, "grad_scale"]

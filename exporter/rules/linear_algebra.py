@@ -81,6 +81,13 @@ def _product(inverse: torch.Tensor, right: torch.Tensor, matrix: torch.Tensor, l
     return inverse @ right if left else right @ inverse
 
 
+def _sparse_addmm(
+    added: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: float = 1, alpha: float = 1
+) -> torch.Tensor:
+    """What torch.sparse.mm calls, of a matrix that was sparse and is dense here."""
+    return aten.addmm.default(added, a, b, beta=beta, alpha=alpha)  # type: ignore[no-any-return]
+
+
 def _diagonal_scatter(
     x: torch.Tensor, source: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
 ) -> torch.Tensor:
@@ -95,6 +102,7 @@ def _diagonal_scatter(
 
 
 RULES = {
+    aten._sparse_addmm.default: _sparse_addmm,
     aten.diagonal_scatter.default: _diagonal_scatter,
     aten._trilinear.default: _trilinear,
     aten.linalg_solve_triangular.default: _solve_triangular,
