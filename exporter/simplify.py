@@ -9,6 +9,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_flatten
 
 from .batch import arguments_of
+from .empty import replace_empty
 from .folding import fold, remove_dead
 from .shared_factor import share_factors
 
@@ -30,10 +31,11 @@ def simplify(traced: GraphModule, constants: dict[str, torch.Tensor], origins: d
     """Simplifies a functional graph in place until nothing that two nodes share is computed twice.
 
     1. Writes into parameters and buffers (statistics that a forward updates) are dropped.
-    2. Identities are removed; equal nodes become one, so energy and gradient share one forward pass.
-    3. Products with a repeated matrix become products with that matrix.
-    4. Nodes that depend on constants alone are evaluated, in float64, and become constants.
-    5. What no output needs is removed, constants included.
+    2. What is made of tensors without elements becomes the number that it is filled with.
+    3. Identities are removed; equal nodes become one, so energy and gradient share one forward pass.
+    4. Products with a repeated matrix become products with that matrix.
+    5. Nodes that depend on constants alone are evaluated, in float64, and become constants.
+    6. What no output needs is removed, constants included.
 
     Args:
         traced: functional ATen whose placeholders are constants and inputs.
@@ -49,6 +51,7 @@ def simplify(traced: GraphModule, constants: dict[str, torch.Tensor], origins: d
             node.replace_all_uses_with(node.args[1])
             graph.erase_node(node)
     remove_dead(graph)
+    replace_empty(graph)
     _remove_identities(graph)
     _merge_duplicates(graph)
     share_factors(graph)

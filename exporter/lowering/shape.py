@@ -128,8 +128,9 @@ def _select(context: Context, x: Node, dim: int, index: Any) -> ir.Value:
 
 @lowers(aten.cat.default)
 def _cat(context: Context, tensors: Sequence[Node], dim: int = 0) -> ir.Value:
-    # An empty vector is PyTorch's historic neutral element of cat.
-    parts = [context.value(tensor, context.dtype) for tensor in tensors if context.shape_of(tensor) != (0,)]
+    # What is empty adds nothing, PyTorch's historic neutral element of cat, an empty vector, included.
+    kept = [tensor for tensor in tensors if 0 not in context.shape_of(tensor)] or tensors[-1:]
+    parts = [context.value(tensor, context.dtype) for tensor in kept]
     return context.op("Concat", *parts, axis=dim % len(context.shape)) if len(parts) > 1 else parts[0]
 
 

@@ -258,6 +258,10 @@ CASES: dict[str, Case] = {
     "slice_step": op_case(lambda x: x[:, ::2, 1::3], S),
     "slice_ellipsis_none": op_case(lambda x: x[..., None, 1:-1] * x[:, None, ..., :3], S),
     "slice_single": op_case(lambda x: x[:, 1:2] * x[:, 2:3].sin(), S),
+    "slice_of_nothing": op_case(lambda x: x.sin() + x[:, 4:].square().sum((1, 2), keepdim=True), S),
+    "slice_of_nothing_joined": op_case(
+        lambda x: torch.cat([x.sin(), x[:, 4:].cos()], 1) + x[:, :, 5:].prod(2, keepdim=True), S
+    ),
     "narrow": op_case(lambda x: x.narrow(2, 1, 3), S),
     "select": op_case(lambda x: x.select(1, -1) * x.select(1, 0), S),
     "index_select": op_case(lambda x: x.index_select(2, torch.tensor([4, 0, 0, 2])), S),
