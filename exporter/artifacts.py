@@ -16,7 +16,7 @@ from ..calibration.gate_rules import GateRules
 from ..calibration.layer_precisions import CALIBRATION
 from ..calibration.verdict import GateResult
 from ..runtime.config import SamplerConfig
-from ..runtime.errors import QualityGateError
+from ..runtime.errors import EbmExportError, QualityGateError, UnsupportedOperation
 from ..runtime.manifest import CALIBRATED, ModelSpec
 from .calibrated import Calibrated, CalibratedArtifacts
 from .conditions import Conditions
@@ -25,6 +25,7 @@ from .low_prologue import lower_prologue
 from .mixed import write_mixed
 from .score_graph import ScoreGraph
 from .targets import Artifact, Progress
+from .targets.refusal import refused_by_engine
 from .targets.score import files_of, write_plan, write_score
 from .verify import Verification, describe_failure, measure_artifact, verify_artifact
 
@@ -61,6 +62,8 @@ class Written:
     """One line for each engine that disagrees with PyTorch."""
     refusals: list[str] = field(default_factory=list)
     """One line for each that the gate refused."""
+    unsupported: list[str] = field(default_factory=list)
+    """One line for each that its target, or the engine that runs it, does not take."""
 
 
 @dataclass
@@ -79,25 +82,24 @@ class _Writer:
     layers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     prologues: dict[str, str] = field(default_factory=dict)
     """What became of a prologue, by the path of its artifact."""
-    refused: set[str] = field(default_factory=set)
-    """Precisions whose ONNX file failed, so that no plan is built from it."""
+    refused: dict[str, list[str]] = field(default_factory=dict)
+    """Precisions whose ONNX file failed, so that no plan is built from it, with the lines that say so."""
     alone: set[str] = field(default_factory=set)
     """Precisions whose whole chain is written."""
 
     def plain(self, name: str, precision: str) -> None:
         """An artifact whose graph follows from the precision alone."""
-        artifact = write_score(
-            name,
-            self.models[precision],
-            self.folder,
-            precision=precision,
-            batch=self.batch,
-            splits=self.splits,
-            progress=self.tell,
-        )
-        if self.golden is not None:
-            self.tell(f"verifying {name} {precision}", 0, 0)
-            found = verify_artifact(artifact, self.folder, self.golden)
+        before = set(self.folder.iterdir())
+        try:
+            artifact, found = self._written(name, precision)
+        except UnsupportedOperation as error:  # of this target, or of its engine: others may take it
+            self.written.unsupported.append(str(error))
+            if name == "onnx":
+                self.refused[precision] = self.written.unsupported
+            for file in set(self.folder.iterdir()) - before:
+                file.unlink()
+            return
+        if found is not None and self.golden is not None:
             if not found.passed and not found.reason:
                 self.written.mismatches.append(
                     describe_failure(found, artifact, self.models[precision], self.traced, self.golden, self.tell)
@@ -115,6 +117,22 @@ class _Writer:
                 self.written.gates[artifact["path"]] = result
         self._fuse(artifact, self.models[precision])
         self.written.artifacts.append(artifact)
+
+    def _written(self, name: str, precision: str) -> tuple[Artifact, Verification | None]:
+        model = self.models[precision]
+        artifact = write_score(
+            name, model, self.folder, precision=precision, batch=self.batch, splits=self.splits, progress=self.tell
+        )
+        if self.golden is None:
+            return artifact, None
+        self.tell(f"verifying {name} {precision}", 0, 0)
+        try:
+            return artifact, verify_artifact(artifact, self.folder, self.golden)
+        except EbmExportError as error:
+            refused = refused_by_engine(error, ir.to_proto(model), name)
+            if refused is None:
+                raise
+            raise refused from error
 
     def calibrate(self, name: str, precision: str) -> None:
         """An INT8 or mixed artifact."""
@@ -141,7 +159,7 @@ class _Writer:
         except QualityGateError as error:
             self.written.refusals.append(str(error))
             if name == "onnx":
-                self.refused.add(precision)
+                self.refused[precision] = self.written.refusals
             return
         self._enter(made)
 
@@ -180,7 +198,7 @@ class _Writer:
         for file in files_of(artifact):
             (self.folder / file).unlink()
         if artifact["target"] == "onnx":
-            self.refused.add(artifact["precision"])
+            self.refused[artifact["precision"]] = self.written.mismatches
 
     def describe_layers(self) -> None:
         """Writes calibration.json, where something was calibrated."""
@@ -266,8 +284,9 @@ def write_artifacts(
         for index, (name, precision) in enumerate(plan):
             tell(f"building {name} {precision}", index, len(plan))
             if name == "tensorrt" and precision in writer.refused:
-                lines = writer.written.refusals if precision in CALIBRATED else writer.written.mismatches
-                lines.append(f"no tensorrt plan in {precision}: the ONNX file that it is built from failed")
+                writer.refused[precision].append(
+                    f"no tensorrt plan in {precision}: the ONNX file that it is built from failed"
+                )
             elif precision in CALIBRATED:
                 writer.calibrate(name, precision)
             else:

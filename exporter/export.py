@@ -20,7 +20,7 @@ from ..runtime.batch_range import parse_batch_range
 from ..runtime.bundle import DATA, GOLDEN
 from ..runtime.bundle_writer import writing_bundle
 from ..runtime.config import SamplerConfig
-from ..runtime.errors import EngineMismatch, MissingBackend, QualityGateError, UsageError
+from ..runtime.errors import EngineMismatch, MissingBackend, QualityGateError, UnsupportedOperation, UsageError
 from ..runtime.manifest import CALIBRATED
 from .artifacts import Gating, write_artifacts
 from .climbing import warn_of_climbing
@@ -63,7 +63,7 @@ class ExportReport:
     """True where the model came without sampler settings and some were found."""
     seconds: float
     """Wall-clock time of the whole export."""
-    failure: EngineMismatch | QualityGateError | None = None
+    failure: EngineMismatch | UnsupportedOperation | QualityGateError | None = None
     """Why some engines were not written; `export` raises it."""
 
 
@@ -128,7 +128,7 @@ def export(
 
     Raises:
         ContractError: the model is no energy (one finite number per sample, and so on).
-        UnsupportedOperation: an operation has no rule.
+        UnsupportedOperation: an operation has no rule, or a target does not take it; other targets are written all the same.
         MissingBackend: a target's package is not installed.
         EngineMismatch: an engine disagrees with PyTorch; those that agree are written all the same.
         QualityGateError: nothing of a precision keeps the samples; the others are written all the same.
@@ -285,8 +285,9 @@ def export_energy(
                 scratch=Path(scratch),
                 tell=tell,
             )
-        failures = [*written.mismatches, *written.refusals]
-        kind = EngineMismatch if written.mismatches else QualityGateError
+        failures = [*written.mismatches, *written.unsupported, *written.refusals]
+        refused = UnsupportedOperation if written.unsupported else QualityGateError
+        kind = EngineMismatch if written.mismatches else refused
         if not written.artifacts:
             raise kind("; ".join(failures) + "; no engine is left, so no bundle was written")
         mark_verified(written.artifacts, written.verifications, written.gates)

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import onnx
 
-from ...runtime.errors import UnsupportedOperation
+from ...runtime.backends.openvino_error import failed_node
+from ...runtime.errors import EbmExportError, UnsupportedOperation
 from ..lowering.lower import ORIGIN
 
-__all__ = ["placed"]
+__all__ = ["placed", "refused_by_engine"]
+
+
+def refused_by_engine(error: EbmExportError, graph: onnx.ModelProto, target: str) -> UnsupportedOperation | None:
+    """What an engine says of a graph that it cannot compile, with the place; None for an error of another kind.
+
+    Arguments are those of `placed`.
+    """
+    if type(error) is not EbmExportError or not isinstance(error.__cause__, RuntimeError):
+        return None
+    operator, node = failed_node(str(error.__cause__))
+    return placed(UnsupportedOperation(str(error), operator=operator, node=node), graph, target)
 
 
 def placed(error: UnsupportedOperation, graph: onnx.ModelProto, target: str) -> UnsupportedOperation:
@@ -22,7 +34,7 @@ def placed(error: UnsupportedOperation, graph: onnx.ModelProto, target: str) -> 
         An error that names the operation, its module and its source line; all that come into question where the
         library does not say which node.
     """
-    named = [node for node in graph.graph.node if error.node and error.node == (node.name or node.output[0])]
+    named = [node for node in graph.graph.node if error.node and error.node in (node.name, node.output[0])]
     nodes = named or [node for node in graph.graph.node if node.op_type == error.operator]
     origins = dict.fromkeys(pair.value for node in nodes for pair in node.metadata_props if pair.key == ORIGIN)
     places = " or ".join(origins) or "no one operation of the model"

@@ -25,6 +25,7 @@ from ebm_export.exporter import export, export_energy, make_energy
 from ebm_export.exporter.precision import LOW_TYPES
 from ebm_export.exporter.targets import TARGETS
 from ebm_export.runtime import SamplerConfig, load
+from ebm_export.runtime.backends.openvino import OpenVinoEngine
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.errors import (
     ContractError,
@@ -32,6 +33,7 @@ from ebm_export.runtime.errors import (
     EbmExportError,
     EngineMismatch,
     MissingBackend,
+    UnsupportedOperation,
     UsageError,
 )
 
@@ -289,6 +291,39 @@ class TestMismatch:
     def test_without_verification_nothing_is_called_verified(self, tmp_path: Path) -> None:
         path = export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler=CONFIG, verify=False)
         assert {artifact.status for artifact in Bundle(path).artifacts} == {"built, not run"}
+
+
+class TestRefusal:
+    """An engine that does not take an operation which other engines take."""
+
+    SAID = (
+        "Check 'shapes.compatible' failed at src/core/add.cpp:12:\nWhile validating node 'opset1::Add (..)' with "
+        "friendly_name 'grad':\nArgument shapes are inconsistent."
+    )
+
+    @pytest.fixture(autouse=True)
+    def refusing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(engine: OpenVinoEngine, shapes: object) -> None:
+            raise EbmExportError(f"OpenVINO cannot compile {engine.path.name}") from RuntimeError(self.SAID)
+
+        monkeypatch.setattr(OpenVinoEngine, "_compile", refuse)
+
+    def test_the_others_are_written(self, tmp_path: Path) -> None:
+        out = tmp_path / "n.ebm"
+        with pytest.raises(UnsupportedOperation) as caught:
+            export(Net().eval(), EXAMPLE, out=out, targets=["openvino", "onnxruntime"], sampler=CONFIG)
+        text = str(caught.value)
+        assert "OpenVINO cannot compile score.fp32.openvino.xml; it stands for aten." in text
+        assert "(test_export.py:" in text and "leave the target openvino out" in text
+        assert "the others were written" in text
+        assert caught.value.exit_code == 4
+        assert sorted(a.path for a in Bundle(out).artifacts) == ["score.fp32.onnxruntime.onnx"]
+        assert not [file for file in out.iterdir() if "openvino" in file.name]
+
+    def test_no_bundle_where_no_other_is_asked_for(self, tmp_path: Path) -> None:
+        with pytest.raises(UnsupportedOperation, match="no bundle was written"):
+            export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", targets=["openvino"], sampler=CONFIG)
+        assert not list(tmp_path.iterdir())
 
 
 class TestNothingHalfWritten:
