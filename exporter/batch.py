@@ -75,7 +75,7 @@ def _check_captured(node: Node, a: Any, b: Any) -> None:
     if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
         origin = next((origin for user in node.users if (origin := origin_of(user)) is not None), None)
         place = f" in {origin.describe()}" if origin else ""
-        raise ContractError(f"the model computes with a {type(a).__name__}{place}; a graph holds tensors only")
+        raise ContractError(f"forward uses a {type(a).__name__} object{place}; a graph holds tensors only")
     same_kind = a.dtype == b.dtype and a.shape == b.shape
     if not same_kind or not torch.allclose(a.double(), b.double(), rtol=0, atol=0, equal_nan=True):
         raise ContractError(

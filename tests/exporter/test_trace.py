@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ebm_export.exporter.batch import generalize
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.trace import trace
 from ebm_export.runtime.errors import ContractError, UnsupportedOperation
@@ -93,6 +94,14 @@ class TestModule:
     def test_a_parameter_made_in_forward_is_refused(self, make) -> None:
         with pytest.raises(ContractError, match=r"into a constant .*nn\.Parameter"):
             trace(make_energy(lambda x: (x * nn.Parameter(make(x))).sum(1), torch.ones(2, 3)))
+
+    def test_what_is_captured_and_no_tensor_is_refused(self) -> None:
+        root, graph = nn.Module(), torch.fx.Graph()
+        root.drawn = torch.Generator()
+        graph.output(graph.get_attr("drawn"))
+        traced = torch.fx.GraphModule(root, graph)
+        with pytest.raises(ContractError, match="forward uses a Generator object; a graph holds tensors only"):
+            generalize(traced, traced, (5, 7))
 
     def test_the_users_module_is_left_alone(self) -> None:
         module = Recorded().train()
