@@ -23,7 +23,8 @@ def document(result: dict[str, Any], name: str) -> str:
         "take four. Weights are random, which does not change the time. The published policy on pixels takes 100 steps, and 100 more",
         '(Florence et al., "Implicit behavioral cloning", CoRL 2021); with 16, the encoder, which runs once, is a good part of the time.',
         "`PyTorch eager` is the loop that people write (autograd, an update, noise); `torch.compile` compiles its energy; `torchebm` and",
-        "`ebmkit` are their own samplers; `onnxruntime from Python` calls the exported graph, whole, with numpy around it.",
+        "`ebmkit` are their own samplers; `onnxruntime from Python` calls the exported graph, whole, with numpy around it. What a step",
+        "consists of is timed one after the other, so an engine's share can be above 100% where others use the machine too.",
         "",
     ]
     for net, batches in result["nets"].items():
