@@ -277,18 +277,17 @@ class TestScheme:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         largest = sys.float_info.max  # of a score that is not a number
-        for offs, wanted in (
-            ((1.2, 0.9, 0.1), ("forward",)),
-            ((1.3, 1.2, 1.4), ("forward",)),
-            ((largest, 1.2, np.inf), ("forward",)),
-            ((np.inf, largest, np.inf), ("forward",)),
-            ((np.inf,) * 3, None),
-        ):
-            left = iter(offs)
-            monkeypatch.setattr(CalibratedArtifacts, "_score_of", lambda self, name, quantizer: next(left))  # noqa: B023
-            folder = tmp_path / str(len(list(tmp_path.iterdir())))
-            folder.mkdir()
-            with self.artifacts(folder, []) as made:
+        with self.artifacts(tmp_path, []) as made:
+            for offs, wanted in (
+                ((1.2, 0.9, 0.1), ("forward",)),
+                ((1.3, 1.2, 1.4), ("forward",)),
+                ((largest, 1.2, np.inf), ("forward",)),
+                ((np.inf, largest, np.inf), ("forward",)),
+                ((np.inf,) * 3, None),
+            ):
+                left = iter(offs)
+                monkeypatch.setattr(CalibratedArtifacts, "_score_of", lambda self, name, quantizer: next(left))  # noqa: B023
+                made._schemes.clear()
                 if wanted is None:
                     with pytest.raises(QualityGateError, match="something else than its INT8 graph in each of 3 forms"):
                         made.scheme("openvino")
