@@ -28,7 +28,6 @@ from .rules import decompositions
 from .score_graph import GIVEN, ScoreGraph
 from .simplify import simplify
 from .sparse import dense
-from .strided import WithoutStrides
 from .zero_tangents import PlainZeros
 
 __all__ = ["graph_dtype", "input_names", "trace"]
@@ -89,16 +88,7 @@ def _trace_at(energy: Energy, batch: int, *, with_energy: bool) -> torch.fx.Grap
         x = arguments[energy.wrt] = arguments[energy.wrt].detach().requires_grad_()
         follow = DataDependence([*inputs.values(), *arguments.values()], provenance)
         followed.append(follow)
-        with (
-            FullPrecision(),
-            WithoutChecks(),
-            WithoutStrides(),
-            FiniteGradients(),
-            PlainZeros(),
-            follow,
-            provenance,
-            torch.enable_grad(),
-        ):
+        with FullPrecision(), WithoutChecks(), FiniteGradients(), PlainZeros(), follow, provenance, torch.enable_grad():
             value = energy.reduce(torch.func.functional_call(module, parameters, tuple(arguments.values())))
             (grad,) = torch.autograd.grad(value, x, inputs["grad_scale"].to(value.dtype))
         result = (grad.to(torch.float32),)

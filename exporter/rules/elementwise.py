@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 
@@ -83,41 +82,7 @@ def _copysign(x: torch.Tensor, sign: torch.Tensor | float) -> torch.Tensor:
     return torch.where(_signbit(sign), -size, size)
 
 
-def _angle(x: torch.Tensor) -> Any:
-    """Of real numbers: pi for negative ones, 0 for others, NaN for NaN."""
-    if x.is_complex():
-        return NotImplemented
-    if not x.is_floating_point():
-        return torch.where(x < 0, math.pi, 0.0)
-    return torch.where(torch.isnan(x), x, torch.where(x < 0, math.pi, 0.0))
-
-
-def _left_shift(a: torch.Tensor | int, bits: torch.Tensor | int) -> Any:
-    """a * 2^bits of whole numbers; ONNX shifts unsigned ones only."""
-    return NotImplemented if _is_float(a) else a * 2**bits
-
-
-def _right_shift(a: torch.Tensor | int, bits: torch.Tensor | int) -> Any:
-    """a / 2^bits, rounded down, which is what shifting does to a negative number too."""
-    if _is_float(a):
-        return NotImplemented
-    return torch.div(a, 2**bits, rounding_mode="floor")  # type: ignore[arg-type, call-overload]
-
-
-def _is_float(value: torch.Tensor | int) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
-
-
 RULES = {
-    aten.angle.default: _angle,
-    aten.__lshift__.Scalar: _left_shift,
-    aten.__lshift__.Tensor: _left_shift,
-    aten.bitwise_left_shift.Tensor: _left_shift,
-    aten.bitwise_left_shift.Tensor_Scalar: _left_shift,
-    aten.__rshift__.Scalar: _right_shift,
-    aten.__rshift__.Tensor: _right_shift,
-    aten.bitwise_right_shift.Tensor: _right_shift,
-    aten.bitwise_right_shift.Tensor_Scalar: _right_shift,
     aten.signbit.default: _signbit,
     aten.copysign.Tensor: _copysign,
     aten.copysign.Scalar: _copysign,

@@ -213,17 +213,7 @@ def _rms_norm_backward(
     return rstd * (h - xhat * (h * xhat).mean(dims, keepdim=True)), None
 
 
-def _embedding_renorm(weight: torch.Tensor, index: torch.Tensor, max_norm: float, norm_type: float) -> torch.Tensor:
-    """Rows of a table [K, F] that are longer than max_norm, shortened to it.
-
-    PyTorch does so to the rows that are looked up; which they are makes no difference to what is looked up.
-    """
-    length = torch.linalg.vector_norm(weight, norm_type, 1, keepdim=True)
-    return torch.where(length > max_norm, weight * (max_norm / (length + 1e-7)), weight)
-
-
 RULES = {
-    aten.embedding_renorm.default: _embedding_renorm,
     aten.native_layer_norm.default: _layer_norm,
     aten.native_layer_norm_backward.default: _layer_norm_backward,
     aten.native_group_norm.default: _group_norm,

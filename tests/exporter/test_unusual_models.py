@@ -43,17 +43,6 @@ class LabelMaps(nn.Module):
         return -logits[torch.arange(len(label)), label]
 
 
-class ShortRows(nn.Module):
-    """A table whose rows are shortened as they are looked up."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table, self.out = nn.Embedding(6, 4, max_norm=1.5), nn.Linear(4, 1)
-
-    def forward(self, x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        return self.out(torch.tanh(x * self.table(label))) + 0.1 * x.square().sum(1, keepdim=True)
-
-
 class PointSet(nn.Module):
     """Attention over points, some of them padding, pooled by a learned query."""
 
@@ -187,7 +176,6 @@ def padding() -> torch.Tensor:
 LABELS = torch.tensor([0, 4, 2, 1, 3], dtype=torch.uint8)
 VERIFIED: dict[str, tuple[Callable[[], Energy], tuple[int, ...], dict[str, torch.Tensor]]] = {
     "label_maps": (LabelMaps, (1, 8, 8), {"label": LABELS}),
-    "short_rows": (ShortRows, (4,), {"label": LABELS.long()}),
     "point_set": (PointSet, (6, 3), {"padding": padding()}),
     "tied": (Tied, (4,), {}),
     "counting": (Counting, (4,), {}),

@@ -181,7 +181,6 @@ CASES: dict[str, Case] = {
     "asinh": op_case(torch.asinh, S),
     "acosh": op_case(torch.acosh, S, range=(1.2, 4.0)),
     "atanh": op_case(torch.atanh, S, range=UNIT),
-    "angle": op_case(lambda x: x.angle() * x.sin(), S),
     "atan2": op_case(lambda x: torch.atan2(x[:, 0], x[:, 1]), (2, 6)),
     "hypot": op_case(lambda x: torch.hypot(x[:, 0], x[:, 1]), (2, 6)),
     "lgamma": op_case(torch.lgamma, S, range=(0.05, 12.0)),

@@ -276,16 +276,6 @@ CASES: dict[str, Case] = {
     ),
     "where_mask": Case(seeded(lambda: OnMask(lambda x, m: torch.where(m, x.sin(), x.flip(1)))), S, MASK),
     "masked_mean": Case(seeded(lambda: OnMask(lambda x, m: (x * ~m).sum(-1) / (~m).sum(-1).clamp(min=1))), S, MASK),
-    "bits_of_a_label": Case(
-        seeded(lambda: OnLabel(lambda x, i: x[:, 0, :3] * ((i[:, None] >> torch.arange(3)) & 1) + x[:, 1, 1:4].sin())),
-        S,
-        LABEL,
-    ),
-    "shifted_whole_numbers": Case(
-        seeded(lambda: OnPlaces(lambda x, i: x.sin().sum(2) * ((i[:, :4] - 2) >> 1) + x[:, :, 0] * (i[:, :4] << 2))),
-        S,
-        PLACES,
-    ),
     "one_hot": Case(seeded(OneHot), (5,), LABEL),
     # placing
     "scatter": op_case(lambda x: x.sin().scatter(2, x.argmax(2, keepdim=True), 2 * x[:, :, :1]), S, spread=True),
@@ -360,10 +350,6 @@ CASES: dict[str, Case] = {
     "expand": op_case(lambda x: x.unsqueeze(2).expand(-1, -1, 3, -1), S),
     "broadcast_to": op_case(lambda x: torch.broadcast_to(x[:, :, None], (x.shape[0], 4, 2, 5)), S),
     "unfold": op_case(lambda x: x.unfold(2, 3, 1), S),
-    "strided_frames": op_case(lambda x: x.as_strided((x.shape[0], 4, 4), (10, 2, 1)), (10,)),
-    "strided_part_of_a_view": op_case(
-        lambda x: torch.as_strided(x.sin().transpose(1, 2).contiguous(), (x.shape[0], 2, 3), (20, 5, 0), 4), S
-    ),
     "unfold_step": op_case(lambda x: x.unfold(2, 2, 2), S),
     "unfold_two_dims": op_case(lambda x: x.unfold(2, 2, 1).unfold(3, 3, 2), IMAGE),
     "meshgrid_channels": op_case(coordinates, IMAGE),
