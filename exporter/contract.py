@@ -201,14 +201,16 @@ def _call(energy: Energy, module: nn.Module, inputs: Sequence[torch.Tensor]) -> 
         shapes = ", ".join(f"{tuple(value.shape)} {_dtype(value)}" for value in inputs)
         raise ContractError(
             f"the model fails on the example ({shapes}): {type(error).__name__}: {_line(error)}"
-            f"{_type_hint(energy, _line(error))}{_sparse_hint(energy.module)}"
+            f"{_type_hint(energy, _line(error))}{_sparse_hint(energy.module, _line(error))}"
         ) from error
 
 
-def _sparse_hint(module: nn.Module) -> str:
-    """That forward is called with dense matrices in the place of sparse ones, where there are any; else empty."""
+def _sparse_hint(module: nn.Module, said: str) -> str:
+    """That forward is called with dense matrices in the place of sparse ones, where its error speaks of these; else empty."""
     found = [name for name, value in (*module.named_parameters(), *module.named_buffers()) if is_sparse(value)]
-    return f"; the sparse matrix {found[0]!r} is dense in an export, which forward must take too" if found else ""
+    if not found or not any(word in said.lower() for word in ("sparse", "layout", "strided")):
+        return ""
+    return f"; sparse matrices ({', '.join(found)}) are dense in an export, which forward must take too"
 
 
 def _type_hint(energy: Energy, said: str) -> str:

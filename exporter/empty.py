@@ -37,8 +37,9 @@ def replace_empty(graph: Graph) -> None:
 
 
 def _is_empty(node: Node) -> bool:
+    """Whether it has no elements at any batch size: rows past those of the traced batch are there in a larger one."""
     value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.numel() == 0
+    return isinstance(value, torch.Tensor) and any(isinstance(size, int) and size == 0 for size in node.meta["shape"])
 
 
 def _is_full(node: Node) -> bool:
@@ -53,7 +54,8 @@ def _fill(node: Node) -> Any:
     )
     with torch.no_grad():
         elements = node.target(*given[0], **given[1]).flatten()  # type: ignore[operator]
-    return elements[0].item() if torch.equal(elements, elements[:1].expand_as(elements)) else None
+    same = bool((elements == elements[0]).all()) or bool(elements.isnan().all())
+    return elements[0].item() if same else None
 
 
 def _replace(graph: Graph, node: Node, fill: Any) -> None:

@@ -66,7 +66,7 @@ def test_a_forward_that_takes_sparse_ones_only_is_told_why() -> None:
             self.neighbours.coalesce()
             return super().forward(x)
 
-    with pytest.raises(ContractError, match="the sparse matrix 'weight' is dense in an export"):
+    with pytest.raises(ContractError, match=r"sparse matrices \(weight, neighbours\) are dense in an export"):
         check_contract(make_energy(Coalesced("coo").eval(), torch.randn(2, 4, 5)))
 
 
