@@ -16,7 +16,7 @@ from ..calibration.gate_rules import GateRules
 from ..calibration.layer_precisions import CALIBRATION
 from ..calibration.verdict import GateResult
 from ..runtime.config import SamplerConfig
-from ..runtime.errors import EbmExportError, QualityGateError, UnsupportedOperation
+from ..runtime.errors import QualityGateError, UnsupportedOperation
 from ..runtime.manifest import CALIBRATED, ModelSpec
 from .calibrated import Calibrated, CalibratedArtifacts
 from .conditions import Conditions
@@ -25,7 +25,7 @@ from .low_prologue import lower_prologue
 from .mixed import write_mixed
 from .score_graph import ScoreGraph
 from .targets import Artifact, Progress
-from .targets.refusal import refused_by_engine
+from .targets.refusal import placed
 from .targets.score import files_of, write_plan, write_score
 from .verify import Verification, describe_failure, measure_artifact, verify_artifact
 
@@ -92,12 +92,8 @@ class _Writer:
         before = set(self.folder.iterdir())
         try:
             artifact, found = self._written(name, precision)
-        except UnsupportedOperation as error:  # of this target, or of its engine: others may take it
-            self.written.unsupported.append(str(error))
-            if name == "onnx":
-                self.refused[precision] = self.written.unsupported
-            for file in set(self.folder.iterdir()) - before:
-                file.unlink()
+        except UnsupportedOperation as error:
+            self._leave_out(name, precision, error, before)
             return
         if found is not None and self.golden is not None:
             if not found.passed and not found.reason:
@@ -128,11 +124,16 @@ class _Writer:
         self.tell(f"verifying {name} {precision}", 0, 0)
         try:
             return artifact, verify_artifact(artifact, self.folder, self.golden)
-        except EbmExportError as error:
-            refused = refused_by_engine(error, ir.to_proto(model), name)
-            if refused is None:
-                raise
-            raise refused from error
+        except UnsupportedOperation as error:
+            raise placed(error, ir.to_proto(model), name) from error
+
+    def _leave_out(self, name: str, precision: str, error: UnsupportedOperation, before: set[Path]) -> None:
+        """Notes what a target, or its engine, does not take, and removes what was written since; others may take it."""
+        self.written.unsupported.append(str(error))
+        if name == "onnx":
+            self.refused[precision] = self.written.unsupported
+        for file in set(self.folder.iterdir()) - before:
+            file.unlink()
 
     def calibrate(self, name: str, precision: str) -> None:
         """An INT8 or mixed artifact."""
@@ -140,6 +141,7 @@ class _Writer:
             source = next(a for a in self.written.artifacts if (a["target"], a["precision"]) == ("onnx", precision))
             self.written.artifacts.append(write_plan(source, self.folder, batch=self.batch, progress=self.tell))
             return
+        before = set(self.folder.iterdir())
         try:
             if precision == "int8":
                 made = self.calibrated.write_int8(name, self.folder)
@@ -160,6 +162,9 @@ class _Writer:
             self.written.refusals.append(str(error))
             if name == "onnx":
                 self.refused[precision] = self.written.refusals
+            return
+        except UnsupportedOperation as error:
+            self._leave_out(name, precision, error, before)
             return
         self._enter(made)
 

@@ -26,7 +26,7 @@ from ..runtime.backends.openvino import OpenVinoEngine
 from ..runtime.backends.openvino_saturation import SAFE_WEIGHT, saturates
 from ..runtime.config import SamplerConfig
 from ..runtime.engine import Engine
-from ..runtime.errors import EngineMismatch, QualityGateError
+from ..runtime.errors import EngineMismatch, QualityGateError, UnsupportedOperation
 from ..runtime.manifest import ModelSpec
 from ..runtime.split_engine import SplitEngine
 from .conditions import Conditions
@@ -135,23 +135,34 @@ class CalibratedArtifacts:
 
     @property
     def fp32(self) -> Engine:
-        """The open float32 engine that everything is compared with: OpenVINO's where it is installed and agrees with PyTorch.
+        """The open float32 engine that everything is compared with: OpenVINO's where it is installed, takes the graph and agrees with PyTorch.
 
         Raises:
-            EngineMismatch: no backend's float32 engine agrees with PyTorch, so that there is nothing to compare with.
+            UnsupportedOperation: no backend takes the graph.
+            EngineMismatch: no float32 engine agrees with PyTorch, so that there is nothing to compare with.
         """
         if self._fp32 is None:
             names = [name for name in ("openvino", "onnxruntime") if target(name).available() is None]
+            refused: list[UnsupportedOperation] = []
+            wrong: list[str] = []
             for name in names:
-                artifact = write_score(
-                    name, self.model, self.scratch, precision="fp32", batch=self.batch, splits=self.splits
-                )
-                if self.golden is None or verify_artifact(artifact, self.scratch, self.golden).passed:
+                try:
+                    artifact = write_score(
+                        name, self.model, self.scratch, precision="fp32", batch=self.batch, splits=self.splits
+                    )
+                    agrees = self.golden is None or verify_artifact(artifact, self.scratch, self.golden).passed
+                except UnsupportedOperation as error:
+                    refused.append(error)
+                    continue
+                if agrees:
                     self._fp32 = self._stack.enter_context(self.open(artifact, self.scratch))
                     return self._fp32
+                wrong.append(name)
                 self.tell(f"fp32 on {name} disagrees with PyTorch: it is no reference for other precisions", 0, 0)
+            if not wrong:
+                raise refused[0]
             raise EngineMismatch(
-                f"fp32 on {' and '.join(names)} disagrees with PyTorch, so there is nothing that lower precisions could be compared "
+                f"fp32 on {' and '.join(wrong)} disagrees with PyTorch, so there is nothing that lower precisions could be compared "
                 "with; export fp32 alone to see where it differs"
             )
         return self._fp32

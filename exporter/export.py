@@ -128,8 +128,7 @@ def export(
 
     Raises:
         ContractError: the model is no energy (one finite number per sample, and so on).
-        UnsupportedOperation: an operation has no rule, or a target does not take it; other targets are written all the same, unless
-            int8 or mixed is asked for too.
+        UnsupportedOperation: an operation has no rule, or a target does not take it; other targets are written all the same.
         MissingBackend: a target's package is not installed.
         EngineMismatch: an engine disagrees with PyTorch; those that agree are written all the same.
         QualityGateError: nothing of a precision keeps the samples; the others are written all the same.

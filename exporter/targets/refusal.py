@@ -4,22 +4,10 @@ from __future__ import annotations
 
 import onnx
 
-from ...runtime.backends.openvino_error import failed_node
-from ...runtime.errors import EbmExportError, UnsupportedOperation
+from ...runtime.errors import UnsupportedOperation
 from ..lowering.lower import ORIGIN
 
-__all__ = ["placed", "refused_by_engine"]
-
-
-def refused_by_engine(error: EbmExportError, graph: onnx.ModelProto, target: str) -> UnsupportedOperation | None:
-    """What an engine says of a graph that it cannot compile, with the place; None for an error of another kind.
-
-    Arguments are those of `placed`.
-    """
-    if type(error) is not EbmExportError or not isinstance(error.__cause__, RuntimeError):
-        return None
-    operator, node = failed_node(str(error.__cause__))
-    return placed(UnsupportedOperation(str(error), operator=operator, node=node), graph, target)
+__all__ = ["placed"]
 
 
 def placed(error: UnsupportedOperation, graph: onnx.ModelProto, target: str) -> UnsupportedOperation:

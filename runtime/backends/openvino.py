@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..engine import Engine
-from ..errors import EbmExportError, LoadError, MissingBackend, UsageError
-from .openvino_error import in_one_sentence
+from ..errors import EbmExportError, LoadError, MissingBackend, UnsupportedOperation, UsageError
+from .openvino_error import failed_node, in_one_sentence
 from .openvino_saturation import has_large_weights, saturates
 
 __all__ = ["OpenVinoEngine", "available"]
@@ -143,7 +143,8 @@ class OpenVinoEngine(Engine):
         """Evaluates one batch; see `Engine.run`. The returned arrays are views that the next call overwrites.
 
         Raises:
-            EbmExportError: OpenVINO cannot compile the graph for these shapes, or cannot run it.
+            UnsupportedOperation: OpenVINO does not take a node of the graph for these shapes.
+            EbmExportError: it cannot compile or run the graph for another reason.
         """
         shapes = tuple(inputs[name].shape for name in self._inputs)
         bound = self._bound.get(shapes)
@@ -188,9 +189,11 @@ class OpenVinoEngine(Engine):
         try:
             request = self._core.compile_model(model, "CPU", settings).create_infer_request()
         except RuntimeError as error:
-            raise EbmExportError(
-                f"OpenVINO cannot compile {self.path.name} for a batch of {shapes[0][0]}: {in_one_sentence(error)}"
-            ) from error
+            text = f"OpenVINO cannot compile {self.path.name} for a batch of {shapes[0][0]}: {in_one_sentence(error)}"
+            operator, node = failed_node(str(error))
+            if not operator:  # no memory left, say
+                raise EbmExportError(text) from error
+            raise UnsupportedOperation(text, operator=operator, node=node) from error
         bound = _Bound(
             request=request,
             inputs=[request.get_input_tensor(index).data for index in range(len(self._inputs))],
