@@ -181,6 +181,7 @@ def gating_for(
     plan_chains(gate, smallest_difference)  # refuses what cannot be, before any work
     rules = GateRules(gate=gate, smallest_difference=smallest_difference)
     all_low = all_low or any(precision in CALIBRATED for precision in precisions)
+    out = out.absolute()  # "." has no name
     return Gating(rules, all_low, out.with_name(f"{out.name}.search.jsonl"), seconds)
 
 

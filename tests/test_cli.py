@@ -144,6 +144,7 @@ class TestExport:
             (["model.pt", "--precision", "fp32,int8"], 2, "for several: --precision fp32 --precision int8"),
             (["model.pt", "--out", "n.ebm", "--precision", "mixed", "--no-gate"], 2, "mixed needs the quality gate"),
             (["model.pt", "--target", "onnx, openvino"], 2, "for several: --target onnx --target openvino"),
+            (["model.pt", "--out", "."], 2, "exists and is not a bundle"),
         ],
     )
     def test_errors_are_one_line_and_an_exit_code(
