@@ -170,9 +170,8 @@ def peaks(threads: int) -> dict[str, float]:
     matrix, images = torch.randn(2048, 2048), torch.randn(8, 256, 64, 64).to(memory_format=torch.channels_last)
     convolution = torch.nn.Conv2d(256, 256, 3, padding=1).requires_grad_(False).to(memory_format=torch.channels_last)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # torch.ao is to go; there is no other way to INT8 with weights laid out beforehand
+        # It says that torch.ao is to go; there is no other way to INT8 with weights laid out beforehand.
+        warnings.simplefilter("ignore")
         linear8, convolution8 = torch.ao.nn.quantized.Linear(2048, 2048), torch.ao.nn.quantized.Conv2d(256, 256, 3)
         linear8(torch.quantize_per_tensor(matrix, 0.05, 0, torch.quint8))
     matrix8, images8 = (torch.quantize_per_tensor(tensor, 0.05, 0, torch.quint8) for tensor in (matrix, images))

@@ -165,5 +165,5 @@ def _first_difference(
     except (EbmExportError, RuntimeError) as error:
         return f"The first operation that differs could not be found: {error}"
     if first is None:
-        return describe_whole(worst, found.precision, limit, traced, golden)
+        return describe_whole(worst, found.precision, limit, traced, golden, inputs)
     return f"The first operation that differs is {first.origin} (node {first.node}, off by {first.relative_error:.2g})"

@@ -15,7 +15,12 @@ _LITTLE = 10.0
 
 
 def describe_whole(
-    worst: StageResult, precision: str, limit: Tolerance, traced: ScoreGraph, golden: dict[str, np.ndarray]
+    worst: StageResult,
+    precision: str,
+    limit: Tolerance,
+    traced: ScoreGraph,
+    golden: dict[str, np.ndarray],
+    inputs: dict[str, np.ndarray],
 ) -> str:
     """Says what is at fault: the traced graph, roundings, or what the backend makes of the graph as a whole.
 
@@ -27,8 +32,9 @@ def describe_whole(
         limit: what it was held to.
         traced: the graph that it was lowered from.
         golden: PyTorch's answers.
+        inputs: golden's states of that stage, its chains in their order and from the first again, as many as the graph was traced with.
     """
-    if _is_another(traced, golden, worst.stage):
+    if _is_another(traced, golden, worst.stage, inputs):
         return (
             "Every operation of the engine is right by itself, but in float64 too the traced graph computes another function than the "
             "model: that is a mistake of ebm-export's own; please report it with the model"
@@ -41,15 +47,10 @@ def describe_whole(
     return "Every part of the graph is right by itself, so it is the backend's optimiser that breaks the whole"
 
 
-def _is_another(traced: ScoreGraph, golden: dict[str, np.ndarray], stage: int) -> bool:
+def _is_another(traced: ScoreGraph, golden: dict[str, np.ndarray], stage: int, inputs: dict[str, np.ndarray]) -> bool:
     """Whether the traced graph in float64 is further from PyTorch than float32 may be."""
     rows = np.resize(np.arange(golden["x"].shape[1]), traced.batch)
     at = {name: array[stage][rows] for name, array in golden.items() if array.ndim > 1}
-    inputs = {
-        name.removeprefix("cond."): array
-        for name, array in at.items()
-        if name in ("x", "grad_scale") or name.startswith("cond.")
-    }
     values, outputs = values_in_float64(traced, inputs), next(iter(reversed(traced.graph.nodes))).args[0]
     energy, grad = (values[node.name] for node in outputs)
     grad, reference = grad.reshape(traced.batch, -1), at["grad"].reshape(traced.batch, -1)

@@ -42,7 +42,10 @@ def made() -> tuple[ScoreGraph, dict[str, np.ndarray]]:
 )
 def test_of_a_graph_that_is_the_model(made, precision: str, error: float, text: str) -> None:
     worst = StageResult(0, 0, 1, relative_error=error, cosine=0.9, energy_error=0.0, passed=False)
-    assert text in describe_whole(worst, precision, tolerance(precision), *made)
+    graph, golden = made
+    rows = np.resize(np.arange(golden["x"].shape[1]), graph.batch)
+    inputs = {name: golden[name][0][rows] for name in ("x", "grad_scale")}
+    assert text in describe_whole(worst, precision, tolerance(precision), graph, golden, inputs)
 
 
 def test_a_rule_of_ours_that_computes_something_else_is_owned_up_to(
