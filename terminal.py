@@ -58,7 +58,7 @@ def _cell(value: Any) -> str:
 @contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
     """Shows (what, done, total) on stderr: a bar with its rate on a terminal, lines elsewhere."""
-    begun, last = 0.0, ""
+    begun, last, there = 0.0, "", 0
     with ExitStack() as stack:
         bar = None
         if LOG.is_terminal:
@@ -73,13 +73,14 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         told = 0.0
 
         def tell(what: str, done: int, total: int) -> None:
-            nonlocal begun, last, told
+            nonlocal begun, last, there, told
             now = time.monotonic()
             if what != last:
-                begun, last, told = now, what, now
+                # Work that is gone on with is told of first at the place where it was left.
+                begun, last, there, told = now, what, done, now
                 if bar is None:
                     LOG.print(what, markup=False, soft_wrap=True)
-            rate = _rate(done, total, now - begun)
+            rate = _rate(done, total, now - begun, there)
             if bar is not None:
                 bar.update(task, description=what, completed=done, total=total or None, rate=rate)
             elif rate and now - told >= _TELL_SECONDS:
@@ -89,9 +90,10 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         yield tell
 
 
-def _rate(done: int, total: int, seconds: float) -> str:
-    """How fast something goes and how long it will take, once that can be said."""
-    if not 0 < done < total or seconds < 1:
+def _rate(done: int, total: int, seconds: float, there: int) -> str:
+    """How fast something goes and how long it will take, once that can be said; `there` was done before these seconds."""
+    made = done - there
+    if not made > 0 or not done < total or seconds < 1:
         return ""
-    left = round(seconds * (total - done) / done)
-    return f"{done / seconds:,.0f}/s, {left // 60}:{left % 60:02d} left"
+    left = round(seconds * (total - done) / made)
+    return f"{made / seconds:,.0f}/s, {left // 60}:{left % 60:02d} left"
