@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import sys
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -255,14 +256,15 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
 def _sampler(given: SamplerConfig | None, options: ExportOptions) -> SamplerConfig | None:
     """The settings the archive carries, those of files over them, and the flags over both; None where nobody said any."""
     settings = {} if given is None else given.to_dict()
-    settings.update(options.file_settings)
-    if options.sampler is not None:
-        settings.update(_read(options.sampler))
-    settings.update(options.settings)
+    file = {} if options.sampler is None else _read(options.sampler)
+    for own in (options.file_settings, file, options.settings):
+        settings.update(own)
     if not settings:
         return None
     made = SamplerConfig.from_dict(settings)
-    check_temperature(made, options.settings)
+    # A file may say both, as one that was written by `to_dict` does; one that says a temperature alone means it.
+    alone = [own for own in (options.file_settings, file) if "temperature" in own and "noise" not in own]
+    check_temperature(made, ChainMap(dict(options.settings), *alone))
     return made
 
 

@@ -70,16 +70,21 @@ def test_settings_of_flags_win_over_those_of_files(file: Path, tmp_path: Path) -
     assert _sampler(SamplerConfig(steps=3, leapfrog=7), read) == wanted
 
 
-def test_a_temperature_flag_beside_noise_is_refused(file: Path) -> None:
+def test_a_temperature_beside_noise_is_refused(file: Path, tmp_path: Path) -> None:
     file.write_text("[sampler]\ntemperature = 0.5\nnoise = 0.1\n")
     both = SamplerConfig(temperature=0.5, noise=0.1)
     assert _sampler(None, options().with_file(file)) == both, "a file may say both, as an archive may"
     assert _sampler(both, options(settings={"noise": None, "temperature": 2.0})) == SamplerConfig(temperature=2.0)
+    alone, settings = tmp_path / "alone.toml", tmp_path / "settings.toml"
+    alone.write_text("[sampler]\ntemperature = 1.0\n")
+    settings.write_text("temperature = 1.0\n")
     text = r"temperature=1.0 has no effect while noise=0.1 is set, .*: set noise=None as well \(--noise none\)"
     for given, read in (
         (None, options(settings={"temperature": 1.0, "noise": 0.1})),
         (both, options(settings={"temperature": 1.0})),
         (None, options(settings={"temperature": 1.0}).with_file(file)),
+        (both, options().with_file(alone)),
+        (both, options(sampler=settings)),
     ):
         with pytest.raises(UsageError, match=text):
             _sampler(given, read)
