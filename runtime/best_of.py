@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
-from .arguments import check_conditions, check_count, split_keywords
+from .arguments import check_conditions, check_count, check_mask, check_states, split_keywords
+from .best_so_far import BestSoFar
+from .divergence import Divergence
 from .ebm import Ebm
-from .errors import DivergenceError
+from .errors import DivergenceError, UsageError
 from .progress import Callback
 
 __all__ = ["best_of"]
+
+
+@overload
+def best_of(
+    ebm: Ebm, n: int = 1, candidates: int = 64, seed: int = 0, *, deadline_ms: None = None, **keywords: Any
+) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+@overload
+def best_of(
+    ebm: Ebm, n: int = 1, candidates: int = 64, seed: int = 0, *, deadline_ms: float, **keywords: Any
+) -> BestSoFar: ...
 
 
 def best_of(
@@ -21,11 +35,16 @@ def best_of(
     candidates: int = 64,
     seed: int = 0,
     *,
+    keep: Any = None,
+    known: Any = None,
     cond: Mapping[str, Any] | None = None,
     max_batch: int | None = None,
     callback: Callback | None = None,
+    diverged: Divergence = "stop",
+    energy_range: tuple[float, float] | None = None,
+    deadline_ms: float | None = None,
     **keywords: Any,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray] | BestSoFar:
     """Draws several candidates for each answer and keeps that of lowest energy.
 
     This is how a policy picks an action: the candidates of answer i all see observation i. What is lowest among many is not
@@ -36,13 +55,20 @@ def best_of(
         n: number of answers.
         candidates: chains for each of them.
         seed: as in `Ebm.sample`. Answer i has the chains i * candidates and on.
+        keep: [n, *S] or [1, *S] bool, true where a number of the answer is one of `known`.
+        known: [n, *S] or [1, *S], those numbers.
         cond: conditioning arrays by name, each with n rows, or 1 that all answers share.
         max_batch: most samples in one engine call.
         callback: told about the start and every step, as in `Ebm.sample`.
+        diverged: "stop" or "restart", as in `Ebm.sample`.
+        energy_range: as in `Ebm.sample`.
+        deadline_ms: as in `Ebm.sample`: each candidate's best state so far competes, and all candidates of all answers go into
+            one engine call.
         **keywords: settings and conditioning arrays, as in `Ebm.sample`.
 
     Returns:
-        [n, *S] float32, and their energies [n] float32.
+        [n, *S] float32, and their energies [n] float32; with a deadline a `BestSoFar` of the answers, whose `diverged` says so of
+        the candidates that were taken.
 
     Raises:
         UsageError: an argument has a wrong name, type, shape or value.
@@ -50,22 +76,59 @@ def best_of(
     """
     check_count("n", n)
     check_count("candidates", candidates)
+    if diverged == "drop":
+        raise UsageError(
+            'diverged="drop" leaves out candidates, and the rest would not say whose they are: use "restart" '
+            "(--diverged restart)"
+        )
     settings, values = split_keywords(keywords, ebm.model.cond_names)
     given = check_conditions({**values, **(cond or {})}, ebm.model.cond, n)
-    repeated = {
-        name: array if len(array) == 1 else np.repeat(array, candidates, axis=0) for name, array in given.items()
-    }
-    states = ebm.sample(n * candidates, seed, cond=repeated, max_batch=max_batch, callback=callback, **settings)
+    shape = ebm.model.x.shape
+    held = {} if keep is None else {"keep": check_mask("keep", keep, shape, n)}
+    if known is not None:
+        held["known"] = check_states("known", known, shape, n)
+    repeated, special = _for_each(given, candidates), dict[str, Any](_for_each(held, candidates))
+    if deadline_ms is not None:
+        special["deadline_ms"] = deadline_ms
+    drawn: np.ndarray | BestSoFar = ebm.sample(
+        n * candidates,
+        seed,
+        cond=repeated,
+        max_batch=max_batch,
+        callback=callback,
+        diverged=diverged,
+        energy_range=energy_range,
+        **special,
+        **settings,
+    )
+    if isinstance(drawn, BestSoFar):
+        rows, lowest = _lowest(drawn.energy, n, candidates)
+        return drawn._replace(x=drawn.x[rows], energy=lowest, diverged=drawn.diverged[rows])
     energies = np.empty(n * candidates, dtype=np.float32)
-    for first in range(0, len(states), max_batch or len(states)):
-        rows = slice(first, first + (max_batch or len(states)))
-        own = {name: array if len(array) == 1 else array[rows] for name, array in repeated.items()}
-        energies[rows], _ = ebm.score(states[rows], cond=own)
+    for first in range(0, len(drawn), max_batch or len(drawn)):
+        part = slice(first, first + (max_batch or len(drawn)))
+        own = {name: array if len(array) == 1 else array[part] for name, array in repeated.items()}
+        energies[part], _ = ebm.score(drawn[part], cond=own)
+    rows, lowest = _lowest(energies, n, candidates)
+    return drawn[rows], lowest
+
+
+def _for_each(arrays: Mapping[str, np.ndarray], candidates: int) -> dict[str, np.ndarray]:
+    """Arrays with a row for each candidate, or still 1 for all."""
+    return {name: array if len(array) == 1 else np.repeat(array, candidates, axis=0) for name, array in arrays.items()}
+
+
+def _lowest(energies: np.ndarray, n: int, candidates: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and energies [n] of the lowest candidate of each answer.
+
+    Raises:
+        DivergenceError: an answer has no candidate with a finite energy.
+    """
     ranked = np.where(np.isfinite(energies), energies, np.inf).reshape(n, candidates)  # else NaN would be the lowest
-    best, lowest = ranked.argmin(axis=1), ranked.min(axis=1)
+    lowest = ranked.min(axis=1)
     lost = int(np.count_nonzero(~np.isfinite(lowest)))
     if lost:
         raise DivergenceError(
             f"{lost} of {n} answers have no candidate with a finite energy, of {candidates} each: take smaller steps"
         )
-    return states.reshape(n, candidates, *ebm.model.x.shape)[np.arange(n), best], lowest
+    return np.arange(n) * candidates + ranked.argmin(axis=1), lowest

@@ -12,14 +12,12 @@ from .best_so_far import BestSoFar, Steps, until
 from .blocks import ends_of_blocks
 from .chain import chain_steps
 from .config import SamplerConfig
-from .divergence import Divergence
 from .engine import Engine
 from .errors import DivergenceError, UsageError
 from .fused_choice import FusedChoice
 from .method import evaluations, warm_up_steps
 from .on_device import hindrance
 from .pace import BlockTime, Pace
-from .progress import Callback
 from .request import Request
 
 __all__ = ["BestRuns", "check_deadline"]
@@ -36,24 +34,17 @@ class BestRuns:
         self._telling = telling
         self._block_times: dict[int, dict[int, BlockTime]] = {}  # by number of chains, see `Pace`
 
-    def by_deadline(
-        self, request: Request, deadline: float, callback: Callback | None, diverged: Divergence
-    ) -> BestSoFar:
+    def by_deadline(self, request: Request, deadline: float) -> BestSoFar:
         """Runs chains until a deadline.
 
         Args:
             request: the chains.
             deadline: in seconds, on the clock of `time.perf_counter`.
-            callback: None; nobody is told of steps.
-            diverged: "stop"; a chain that diverges keeps its best.
 
         Raises:
-            UsageError: one of these two is something else, or the chains cannot be run so.
+            UsageError: the chains cannot be run so.
             DivergenceError: no chain ever had a finite energy.
         """
-        for name, value, left_out in (("callback", callback, None), ("diverged", diverged, "stop")):
-            if value != left_out:
-                raise UsageError(f"{name} has no effect with deadline_ms: leave it out, or use stream()")
         config, n = request.config, request.n
         why = hindrance(config, exact=request.exact, switches=request.switches)
         loop = request.engine.device_loop() if why is None else None
@@ -126,7 +117,8 @@ def check_deadline(milliseconds: Any, **given: Any) -> float:
     """
     for name, value in given.items():
         if value is not None:
-            raise UsageError(f"{name} has no effect with deadline_ms: leave it out")
+            instead = ", or use stream()" if name == "callback" else ""
+            raise UsageError(f"{name} has no effect with deadline_ms: leave it out{instead}")
     if isinstance(milliseconds, bool) or not isinstance(milliseconds, numbers.Real) or not float(milliseconds) > 0:
         raise UsageError(f"deadline_ms: expected a number of milliseconds above 0, got {milliseconds!r}")
     return float(milliseconds)

@@ -12,6 +12,7 @@ import numpy as np
 from .acceptance import AcceptanceMeter
 from .arguments import check_states, check_writable
 from .best_of import best_of
+from .best_so_far import BestSoFar
 from .checkpoint import dropped_in
 from .divergence import Divergence
 from .ebm import Ebm
@@ -115,9 +116,10 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
         DivergenceError: chains diverge.
         OSError: a file cannot be written; what was at `options.out` is left.
     """
-    if options.candidates is not None and options.special:
-        given = [f"--{'states' if name == 'out' else name.replace('_', '-')}" for name in options.special]
-        raise UsageError(f"--best-of cannot be combined with {', '.join(given)}: leave one of them out")
+    if options.candidates is not None:
+        _refuse_beside("--best-of", options, but=("keep", "known", "diverged", "energy_range", "deadline_ms"))
+    if options.deadline_ms is not None:
+        _refuse_beside("--deadline-ms", options, but=("deadline_ms", "keep", "known"))
     _check_files(options)
     exact = "fp32" if options.exact else None
     with load(
@@ -145,7 +147,12 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
             energy, _ = ebm.score(states, cond=own)
         else:  # what there was at the deadline
             states, energy = drawn.x, drawn.energy
-            taken = {"steps": drawn.steps, "complete": drawn.complete}
+            taken = {
+                "steps": drawn.steps,
+                "complete": drawn.complete,
+                "diverged": np.flatnonzero(drawn.diverged).tolist(),
+                "without_energy": np.flatnonzero(~np.isfinite(energy)).tolist(),
+            }
         chosen = ebm.choice
     with replacing(options.out) as file:
         write_npy(file, states)
@@ -166,6 +173,17 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
     if watch.meter.block_acceptance is not None:
         result["block_acceptance"] = watch.meter.block_acceptance
     return Drawn(result, sampler.steps)
+
+
+def _refuse_beside(flag: str, options: DrawOptions, but: tuple[str, ...]) -> None:
+    """Refuses what was given of `DrawOptions.special` beside a flag, but for what goes with it."""
+    flags = {name: "--" + name.replace("_", "-") for name in options.special if name not in but}
+    if "out" in flags:
+        flags["out"] = "--states"
+        if options.states is None:  # it follows from --every
+            del flags["out"]
+    if flags:
+        raise UsageError(f"{flag} cannot be combined with {', '.join(flags.values())}: leave one of them out")
 
 
 def _check_files(options: DrawOptions) -> None:
@@ -194,15 +212,15 @@ def _draw(ebm: Ebm, options: DrawOptions, callback: Callback) -> Any:
     start = options.start
     if start is not None:  # else it would be called x0, which nobody typed
         start = check_states("START", start, ebm.model.x.shape)
-    common = {"cond": options.cond, "max_batch": options.max_batch, **options.settings}
-    if options.candidates is not None:
-        return best_of(ebm, options.n or 1, options.candidates, options.seed, callback=callback, **common)[0]
-    common |= options.special
+    common = {"cond": options.cond, "max_batch": options.max_batch, **options.settings, **options.special}
+    n = (options.n or 1) if start is None else len(start)
     if options.deadline_ms is None:
         common["callback"] = callback
     else:  # what is done once is not to be done in that time
-        count = options.n if start is None else len(start)
-        ebm.warm(count or 1, ebm.sampler.replace(**options.settings))
+        ebm.warm(n * (options.candidates or 1), ebm.sampler.replace(**options.settings))
+    if options.candidates is not None:
+        drawn = best_of(ebm, n, options.candidates, options.seed, **common)
+        return drawn if isinstance(drawn, BestSoFar) else drawn[0]
     if start is not None:
         return ebm.refine(start, options.seed, **common)
-    return ebm.sample(options.n or 1, options.seed, **common)
+    return ebm.sample(n, options.seed, **common)

@@ -284,11 +284,17 @@ class Ebm:
             every = int(every)
         if deadline_ms is not None:
             milliseconds = check_deadline(
-                deadline_ms, checkpoint=checkpoint, every=every, out=out, energy_range=energy_range
+                deadline_ms,
+                callback=callback,
+                diverged=None if diverged == "stop" else diverged,  # a chain that diverges keeps its best
+                checkpoint=checkpoint,
+                every=every,
+                out=out,
+                energy_range=energy_range,
             )
             deadline = called + milliseconds / 1000
             with self._turns.taken(deadline):
-                return self._best_runs.by_deadline(request, deadline, callback, diverged)
+                return self._best_runs.by_deadline(request, deadline)
         with self._turns.taken():
             kept = None
             if checkpoint is not None:

@@ -539,8 +539,15 @@ class TestRun:
         run = command(*arguments, "--deadline-ms", 60000, cwd=tmp_path)
         result = json.loads(run.stdout)
         assert result["complete"] and result["steps"] == 20 and result["energy_mean"] < single
-        run = command(*arguments, "--best-of", 2, "--deadline-ms", 5, cwd=tmp_path)
-        assert run.returncode == 2 and "--best-of cannot be combined with --deadline-ms" in run.stderr
+        result = json.loads(command(*arguments, "--best-of", 10, "--deadline-ms", 60000, cwd=tmp_path).stdout)
+        assert result["complete"] and result["shape"] == [20, 3] and result["energy_mean"] < single / 2
+        run = command(*arguments, "--best-of", 2, "--checkpoint", "run.npz", cwd=tmp_path)
+        assert run.returncode == 2 and "--best-of cannot be combined with --checkpoint" in run.stderr
+        run = command(*arguments, "--best-of", 2, "--diverged", "restart", "--energy-range", "-1,1000", cwd=tmp_path)
+        assert run.returncode == 0 and len(np.load(tmp_path / "samples.npy")) == 20, run.stderr
+        run = command(*arguments, "--every", 5, "--diverged", "drop", "--deadline-ms", 5, cwd=tmp_path)
+        assert run.returncode == 2
+        assert "--deadline-ms cannot be combined with --diverged, --every: leave one of them out" in run.stderr
         run = command(*arguments, "--deadline-ms", 0, cwd=tmp_path)
         assert run.returncode == 2 and "deadline_ms: expected a number of milliseconds above 0" in run.stderr
 
@@ -568,7 +575,10 @@ class TestRun:
         assert np.isfinite(finite) and others == [None, None]
         run = command("ebm-run", "refine", "b.ebm", "x.npy", "--deadline-ms", 60000, "--json", cwd=tmp_path)
         assert run.returncode == 0, run.stderr
-        assert json.loads(run.stdout, parse_constant=refused)["energy_max"] is None
+        result = json.loads(run.stdout, parse_constant=refused)
+        assert result["energy_max"] is None and result["without_energy"] == [1, 2] and result["diverged"]
+        run = command("ebm-run", "refine", "b.ebm", "x.npy", "--deadline-ms", 60000, cwd=tmp_path)
+        assert "2 of 3 never had a finite energy, and are what they began as" in run.stderr
 
     def test_chains_that_are_dropped_take_their_conditions_along(self, tmp_path: Path) -> None:
         write_bundle(tmp_path / "b.ebm", cond=True)

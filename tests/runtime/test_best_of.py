@@ -66,6 +66,37 @@ class TestWithoutAnEnergy:
         with pytest.raises(DivergenceError, match="3 of 3 answers have no candidate with a finite energy, of 4 each"):
             best_of(self.ebm(drift=20), 3, candidates=4)
 
+    def test_a_candidate_that_diverges_is_started_anew(self) -> None:
+        some = self.ebm(drift=1)
+        with pytest.raises(DivergenceError, match=r'pass diverged="restart"'):
+            best_of(some, 4, candidates=64, steps=2, noise=1.5)
+        x, energy = best_of(some, 4, candidates=64, steps=2, noise=1.5, diverged="restart")
+        states = some.sample(256, steps=2, noise=1.5, diverged="restart").reshape(4, 64)
+        np.testing.assert_array_equal(x[:, 0], np.where(states < 5, states, np.inf).min(axis=1))
+        assert np.isfinite(energy).all()
+
+    def test_candidates_are_not_dropped(self) -> None:
+        with pytest.raises(UsageError, match="leaves out candidates.*restart"):
+            best_of(self.ebm(drift=4), 1, candidates=4, diverged="drop")
+
+
+def test_numbers_of_an_answer_are_kept() -> None:
+    keep, known = np.array([[True, False, False]]), np.array([[7, 0, 0], [9, 0, 0]], np.float32)
+    x, energy = best_of(ebm(), 2, candidates=6, centre=CENTRES, keep=keep, known=known)
+    np.testing.assert_array_equal(x[:, 0], [7, 9])
+    expected = ebm().sample(12, keep=keep, known=known.repeat(6, 0), centre=CENTRES.repeat(6, 0)).reshape(2, 6, 3)
+    assert all(one in candidates for one, candidates in zip(x.tolist(), expected.tolist(), strict=True))
+    np.testing.assert_allclose(energy, ebm().score(x, centre=CENTRES)[0])
+
+
+def test_what_there_is_at_a_deadline() -> None:
+    found = best_of(ebm(), 2, candidates=6, centre=CENTRES, deadline_ms=60_000, seed=3)
+    every = ebm().sample(12, seed=3, centre=CENTRES.repeat(6, 0), deadline_ms=60_000)
+    best = np.array([0, 6]) + every.energy.reshape(2, 6).argmin(axis=1)
+    assert found.complete and found.steps == every.steps and not found.diverged.any()
+    np.testing.assert_array_equal(found.x, every.x[best])
+    np.testing.assert_array_equal(found.energy, every.energy[best])
+
 
 def test_more_candidates_are_better() -> None:
     few, many = (best_of(ebm(), 1, candidates=count, centre=CENTRES[:1])[1][0] for count in (4, 200))
