@@ -15,6 +15,7 @@ from .arguments import check_count, check_states
 from .array_file import read_array
 from .errors import LoadError, UsageError
 from .noise import NoiseSource, Stream
+from .replaced_file import replacing, write_npy
 
 __all__ = ["ReplayBuffer"]
 
@@ -106,9 +107,13 @@ class ReplayBuffer:
         self._count = total - forgotten
 
     def save(self, path: str | Path) -> None:
-        """Writes the states to a .npy file."""
-        with Path(path).open("wb") as file:
-            np.save(file, self.states, allow_pickle=False)
+        """Writes the states to a .npy file, as a whole: a run that is killed meanwhile leaves the file of before.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with replacing(Path(path)) as file:
+            write_npy(file, self.states)
 
     @classmethod
     def read(cls, path: str | Path, capacity: int) -> ReplayBuffer:

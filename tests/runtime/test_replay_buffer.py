@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 
-from ebm_export.runtime import LoadError, UsageError
+from ebm_export.runtime import LoadError, UsageError, replay_buffer
 from ebm_export.runtime.replay_buffer import ReplayBuffer
 
 FRESH = -np.ones((1000, 2), np.float32)
@@ -115,3 +116,17 @@ def test_refuses(tmp_path: Path) -> None:
     np.save(tmp_path / "wide.npy", np.zeros((3, 2)))
     with pytest.raises(LoadError, match=r"expected float32 states \[M, \*S\], got float64 \[3, 2\]"):
         ReplayBuffer.read(tmp_path / "wide.npy", 3)
+
+
+def test_a_save_that_fails_leaves_the_file_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled().save(tmp_path / "buffer.npy")
+    before = (tmp_path / "buffer.npy").read_bytes()
+
+    def full(file: BinaryIO, array: np.ndarray) -> None:
+        file.write(before[: len(before) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(replay_buffer, "write_npy", full)
+    with pytest.raises(OSError, match="No space left"):
+        filled().save(tmp_path / "buffer.npy")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
