@@ -35,12 +35,26 @@ CONFIG = SamplerConfig(steps=8, step_size=10.0, noise=0.005, bounds=(0, 1), grad
 Call = Callable[[], object]
 
 
-def torch_call(model: torch.nn.Module, x: torch.Tensor, *, low: bool, channels_last: bool, compiled: bool) -> Call:
-    """E and dE/dx by autograd."""
+WAYS = ("eager", "torch.compile", "torch.compile of both")
+"""Of PyTorch: as it stands, with the energy compiled, and with the energy and its gradient in one compiled function."""
+
+
+def torch_call(model: torch.nn.Module, x: torch.Tensor, *, low: bool, channels_last: bool, way: str) -> Call:
+    """E and dE/dx in one of `WAYS`."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     net = model.to(memory_format=layout)
-    run = torch.compile(net) if compiled else net
-    state = x.to(memory_format=layout).clone().requires_grad_()
+    state = x.to(memory_format=layout).clone()
+    if way == "torch.compile of both":
+
+        def total(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                energy = net(x)
+            return energy.sum(), energy
+
+        both = torch.compile(torch.func.grad(total, has_aux=True))
+        return torch.no_grad()(lambda: both(state))
+    run = torch.compile(net) if way == "torch.compile" else net
+    state.requires_grad_()
 
     def call() -> object:
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
@@ -87,14 +101,14 @@ def main() -> None:
             model, x, out=Path(folder) / "igebm.ebm", targets=["openvino"], precisions=["fp32", "bf16", "int8"],
             sampler=CONFIG, batch=(1, options.batch, options.batch), gate=None, verify=False,
         )  # fmt: skip
-        for compiled in (False, True):
+        for way in WAYS:
             for low in (False, True):
                 for channels_last in (False, True):
-                    words = ["torch.compile" if compiled else "eager", "BF16" if low else "FP32"]
+                    words = [way, "BF16" if low else "FP32"]
                     words += ["channels last"] * channels_last
                     calls[f"PyTorch {' '.join(words)}"] = torch_call(
                         Igebm(options.width).eval().requires_grad_(False) if channels_last else model,
-                        x, low=low, channels_last=channels_last, compiled=compiled,
+                        x, low=low, channels_last=channels_last, way=way,
                     )  # fmt: skip
         for precision in ("fp32", "bf16", "int8"):
             calls[f"OpenVINO {precision.upper()}"] = engine_call(

@@ -58,6 +58,48 @@ class _ForTorchebm(torchebm.core.BaseModel):
 
 def torch_run(energy: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, config: SamplerConfig) -> Run:
     """The loop that people write: autograd, one update, noise."""
+    update = _update(config)
+
+    def run(steps: int) -> torch.Tensor:
+        x = start.clone()
+        for _ in range(steps):
+            x.requires_grad_()
+            (grad,) = torch.autograd.grad(energy(x).sum(), x)
+            x = update(x.detach(), grad)
+        return x
+
+    return run
+
+
+def compiled_run(
+    energy: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, config: SamplerConfig, at_once: int = 1
+) -> Run:
+    """The same loop with everything that a step does in one compiled function, or in one of several steps.
+
+    The gradient is `torch.func.grad`'s, which torch.compile looks into, as it does not into `torch.autograd.grad`.
+    """
+    update = _update(config)
+    gradient = torch.func.grad(lambda x: energy(x).sum())
+
+    @torch.compile
+    def advance(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(at_once):
+            x = update(x, gradient(x))
+        return x
+
+    @torch.no_grad()
+    def run(steps: int) -> torch.Tensor:
+        assert steps % at_once == 0
+        x = start.clone()
+        for _ in range(steps // at_once):
+            x = advance(x)
+        return x
+
+    return run
+
+
+def _update(config: SamplerConfig) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """(x, gradient) -> the next x."""
     h = float(np.atleast_1d(config.step_size)[0])
     sigma = (
         config.noise
@@ -65,19 +107,13 @@ def torch_run(energy: Callable[[torch.Tensor], torch.Tensor], start: torch.Tenso
         else math.sqrt(2 * h * float(np.atleast_1d(config.temperature)[0]))
     )
 
-    def run(steps: int) -> torch.Tensor:
-        x = start.clone()
-        for _ in range(steps):
-            x.requires_grad_()
-            (grad,) = torch.autograd.grad(energy(x).sum(), x)
-            if config.grad_clip is not None:
-                grad = grad.clamp(-config.grad_clip, config.grad_clip)
-            x = x.detach() - h * grad + sigma * torch.randn_like(x)
-            if config.bounds is not None:
-                x = x.clamp(*config.bounds)
-        return x
+    def update(x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+        if config.grad_clip is not None:
+            grad = grad.clamp(-config.grad_clip, config.grad_clip)
+        x = x - h * grad + sigma * torch.randn_like(x)
+        return x if config.bounds is None else x.clamp(*config.bounds)
 
-    return run
+    return update
 
 
 def contestants(stack: ExitStack, name: str, batch: int, folder: Path) -> dict[str, Contestant]:
@@ -115,6 +151,11 @@ def contestants(stack: ExitStack, name: str, batch: int, folder: Path) -> dict[s
             if layout is layouts[-1]:
                 compiled = torch_run(energy(torch.compile(net), low), given, config)
                 found[f"torch.compile {said}{last}"] = Contestant(compiled, said)
+                whole_step = compiled_run(energy(net, low), given, config)
+                found[f"torch.compile {said}{last}, whole step"] = Contestant(whole_step, said)
+                if case.fuse and not case.cond:  # else the encoder is compiled as many times, for minutes
+                    several = compiled_run(energy(net, low), given, config, case.fuse)
+                    found[f"torch.compile {said}{last}, {case.fuse} steps at once"] = Contestant(several, said)
     if case.repeats:
         rows = {name: tensor.expand(batch, *tensor.shape[1:]).contiguous() for name, tensor in cond.items()}
         repeated = torch_run(lambda x: module(x, *rows.values()), start, config)

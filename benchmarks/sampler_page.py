@@ -22,9 +22,10 @@ def document(result: dict[str, Any], name: str) -> str:
         "All take the same steps with the same number of threads, but for those who encode a condition for each chain at each step: they",
         "take four. Weights are random, which does not change the time. The published policy on pixels takes 100 steps, and 100 more",
         '(Florence et al., "Implicit behavioral cloning", CoRL 2021); with 16, the encoder, which runs once, is a good part of the time.',
-        "`PyTorch eager` is the loop that people write (autograd, an update, noise); `torch.compile` compiles its energy; `torchebm` and",
-        "`ebmkit` are their own samplers; `onnxruntime from Python` calls the exported graph, whole, with numpy around it. What a step",
-        "consists of is timed one after the other, so an engine's share can be above 100% where others use the machine too.",
+        "`PyTorch eager` is the loop that people write (autograd, an update, noise); `torch.compile` compiles its energy, and with `whole",
+        "step` the gradient (`torch.func.grad`), the update and the noise too, or several steps written out; `torchebm` and `ebmkit` are",
+        "their own samplers; `onnxruntime from Python` calls the exported graph, whole, with numpy around it. What a step consists of is",
+        "timed one after the other, so an engine's share can be above 100% where others use the machine too.",
         "",
     ]
     for net, batches in result["nets"].items():

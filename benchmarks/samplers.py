@@ -37,6 +37,7 @@ from ebm_export.runtime import load
 from ebm_export.runtime.device import describe_device, toolchain
 from ebm_export.runtime.noise import NoiseSource
 
+_AT_ONCE = "steps at once"
 _PAUSE = 0.3
 _LONG = 1.0
 """Seconds between two runs, and of a run that needs no other one before it."""
@@ -111,7 +112,8 @@ def _ratios(times: dict[str, list[float]], rounds: int) -> dict[str, dict[str, A
         groups = {
             "best PyTorch": same,
             "eager": [who for who in same if who.startswith("PyTorch")],
-            "compile": [who for who in same if who.startswith("torch.compile")],
+            "compile": [who for who in same if who.startswith("torch.compile") and not who.endswith(_AT_ONCE)],
+            "compile of several steps": [who for who in same if who.endswith(_AT_ONCE)],
             "eager with a condition for each chain": repeated if precision == "fp32" else [],
         }
         for kind, names in groups.items():
