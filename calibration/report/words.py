@@ -12,11 +12,12 @@ __all__ = ["HOW_TO_READ", "METRICS", "Verdict", "headline", "metric_name", "own_
 
 METRICS: dict[str, tuple[str, str]] = {
     "energy": ("energy", "Wasserstein-1 distance of the FP32 energies of the samples: are they as likely as FP32's?"),
-    "sliced wasserstein": ("sliced W2", "Wasserstein-2 distance of x along random directions: the whole distribution."),
+    "sliced wasserstein": ("sliced W1", "Wasserstein-1 distance of x along random directions: the whole distribution."),
     "mmd": ("MMD", "Maximum mean discrepancy with a Gaussian kernel: differences anywhere, near and far."),
     "frechet": (
         "Fréchet",
-        "Distance of mean and covariance of the leading components; with Inception's features, the FID.",
+        "Distance of mean and covariance of at most 16 leading components, without their farthest 0.5 % at each end. "
+        "No FID, whatever the features: that takes all of them as they are.",
     ),
     "density": (
         "density",

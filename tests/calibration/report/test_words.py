@@ -3,12 +3,15 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
+from ebm_export.calibration.chain_plan import fitted_plan
 from ebm_export.calibration.comparison import Comparison
-from ebm_export.calibration.gate_metrics import GATE_METRICS
+from ebm_export.calibration.gate_metrics import GATE_METRICS, Pools
 from ebm_export.calibration.latency import Latency
 from ebm_export.calibration.report.words import METRICS, headline, metric_name, own_limit, percent, verdict
+from ebm_export.calibration.sample_set import SampleSet
 from ebm_export.calibration.verdict import MetricVerdict
 
 from ..made_comparison import REFERENCE, gate, lost, made_comparison, no_floor, rare, ratio, score
@@ -167,6 +170,20 @@ def test_every_metric_of_the_gate_is_explained(metric: str) -> None:
     name, text = METRICS[metric]
     assert metric_name(metric) == name
     assert len(text) > 20
+
+
+def _normal(seed: int, width: float) -> SampleSet:
+    x = width * np.random.default_rng(seed).standard_normal((800, 1)).astype(np.float32)
+    return SampleSet(x, x[:, 0])
+
+
+def test_metrics_are_called_what_the_gate_computes() -> None:
+    """Between a normal and one three times as wide the distance of order 1 is 2 E|z| = 1.6, that of order 2 is 2."""
+    pools = Pools(*(_normal(seed, width) for seed, width in ((0, 1.0), (1, 3.0))), fitted_plan(1.25, 0.1, 800), 1.0, 0)
+    assert GATE_METRICS["sliced wasserstein"](pools).value == pytest.approx(1.6, abs=0.15)
+    name, text = METRICS["sliced wasserstein"]
+    assert name == "sliced W1" and "Wasserstein-1" in text
+    assert "the FID" not in METRICS["frechet"][1]
 
 
 def test_percent() -> None:
