@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -30,10 +29,12 @@ from .metrics.auroc import ood_auroc
 from .metrics.score_fidelity import StageFidelity
 from .mode_shares import mode_shares
 from .model_identity import holds_model
+from .sample_figures import sample_figures
 from .sample_set import SampleSet
 from .sampling import Sampling
 from .score_check import ScoreCheck
 from .speed import measure_speed, with_front
+from .temperature import final_temperature
 
 __all__ = ["compare"]
 
@@ -88,9 +89,18 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
                     sets.pop(candidate.name, None)
                     results.append(dataclasses.replace(result, failure=f"Its chains diverge: {error}"))
                     continue
+                tell(f"figures of {candidate.name}", 0, 0)
                 results.append(dataclasses.replace(
                     result,
                     gate=gate,
+                    figures=sample_figures(
+                        base,
+                        sets[candidate.name],
+                        plan,
+                        final_temperature(bundles[0].sampler),
+                        network=options.network is not None,
+                        seed=options.seed,
+                    ),
                     auroc=_auroc(candidate, ebm, outliers, options.cond),
                     same_noise_distance=_apart(shown, pictures.get(candidate.name)),
                 ))  # fmt: skip
@@ -120,7 +130,7 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
         batches=batches,
         energies=histograms({reference.name: base.energy, **others}),
         modes=None if modes is None else modes[0],
-        features=_features_said(options.features),
+        features=_features_said(options),
         layers=tuple(layers for bundle in bundles for layers in read_layers(bundle)),
         power=power,
         device=describe_device(),
@@ -238,6 +248,7 @@ def _apart(reference: np.ndarray, own: np.ndarray | None) -> float | None:
     return math.sqrt(off / size) if size > 0 else None
 
 
-def _features_said(features: str) -> str:
-    named = {"pixels": "x itself", "model": "the score graph's own features"}
-    return named.get(features, f"the features of {Path(features).name}")
+def _features_said(options: CompareOptions) -> str:
+    if options.network is not None:
+        return f"the features of {options.network.name}"
+    return "x itself" if options.features == "pixels" else "the score graph's own features"

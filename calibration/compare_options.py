@@ -60,6 +60,11 @@ class CompareOptions:
     cache: Path | None = None
     sysfs: str | Path = "/sys"
 
+    @property
+    def network(self) -> Path | None:
+        """The network whose features samples are compared by; None for x itself and the model's own features."""
+        return None if self.features in ("pixels", "model") else Path(self.features)
+
     def rules(self) -> GateRules:
         """The gate's."""
         return GateRules(

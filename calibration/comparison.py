@@ -17,6 +17,7 @@ from .latency import Latency
 from .layer_precisions import Layers
 from .metrics.score_fidelity import StageFidelity
 from .mode_shares import ModeShares
+from .sample_figures import SampleFigures
 from .verdict import GateResult, MetricVerdict
 
 __all__ = ["SCHEMA_VERSION", "Comparison", "EngineResult", "ModelSummary"]
@@ -69,6 +70,8 @@ class EngineResult:
         energy: electrical energy, where there are sensors.
         same_noise_distance: rms difference from FP32's samples under the same noise, relative to the rms spread of
             FP32's samples; None for the reference, and where these have no spread.
+        figures: of its samples, which the gate does not judge by; None where they are not finite. The reference's compare
+            FP32 with itself.
         auroc: how well its energy tells given data from given outliers; None without such data.
         front: whether no other engine is both closer to FP32 and faster.
         failure: why it could not be run to the end; empty where it was.
@@ -86,6 +89,7 @@ class EngineResult:
     latency: tuple[Latency, ...] = ()
     energy: EnergyUse | None = None
     same_noise_distance: float | None = None
+    figures: SampleFigures | None = None
     auroc: float | None = None
     front: bool = False
     failure: str = ""

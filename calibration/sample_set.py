@@ -50,6 +50,13 @@ class SampleSet:
     def __len__(self) -> int:
         return len(self.x)
 
+    def first(self, count: int) -> SampleSet:
+        """Returns the first samples of the set, all of them where it has no more than `count`."""
+        if len(self) <= count:
+            return self
+        parts = (self.x, self.energy, self.grad, self.features, self.labels)
+        return SampleSet(*(None if array is None else array[:count] for array in parts))  # type: ignore[arg-type]
+
     def join(self, more: SampleSet) -> SampleSet:
         """Returns both sets as one; what one of them lacks (gradients, features, labels) the whole lacks.
 

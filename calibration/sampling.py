@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -82,8 +81,13 @@ def _features(options: CompareOptions, reference: Candidate) -> Callable[[np.nda
     """What samples are compared by; None for x itself. Asked once at zero, so that an error comes before the sampling."""
     if options.features == "pixels":
         return None
-    shape = reference.bundle.model.x.shape
-    if options.features == "model":
+    if options.network is not None:
+        if not options.network.is_file():  # perhaps a misspelt one of the two words
+            raise LoadError(
+                f"--features: there is no feature network {options.features}; expected pixels, model or FILE.onnx"
+            )
+        network = OnnxFeatures(options.network, threads=options.threads)
+    else:
         artifact = next(
             (
                 entry
@@ -102,11 +106,5 @@ def _features(options: CompareOptions, reference: Candidate) -> Callable[[np.nda
                 made = {name: array.copy() for name, array in engine.run(rows).items()}
             rows = {name: array for name, array in rows.items() if name not in prologue.reads} | made
         network = score_graph_features(reference.bundle.file_of(artifact), cond=rows, threads=options.threads)
-    else:
-        if not Path(options.features).is_file():  # perhaps a misspelt one of the two words
-            raise LoadError(
-                f"--features: there is no feature network {options.features}; expected pixels, model or FILE.onnx"
-            )
-        network = OnnxFeatures(options.features, threads=options.threads)
-    network(np.zeros((2, *shape), np.float32))
+    network(np.zeros((2, *reference.bundle.model.x.shape), np.float32))
     return network

@@ -16,6 +16,7 @@ from ..comparison import Comparison, EngineResult, ModelSummary
 from ..layer_precisions import LayerPrecision, Layers
 from ..metrics.score_fidelity import StageFidelity
 from ..verdict import MetricVerdict
+from .beside import beside_the_gate
 from .charts import Bar, Interval, Line, Point, bars, forest, histogram, lines, points, trade_off
 from .pictures import heat_strips, image_sheet, look_of
 from .scale import format_number
@@ -48,6 +49,7 @@ def render_report(comparison: Comparison) -> str:
         power=comparison.power[:1].upper() + comparison.power[1:] + ".",
         pictures=_pictures(comparison, css),
         gate=_gate(comparison, css),
+        beside=beside_the_gate(comparison, css),
         energies=_energies(comparison, css),
         fidelity=_fidelity(comparison, css),
         modes=_modes(comparison, css),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from ebm_export.calibration.compare import compare
 from ebm_export.calibration.compare_options import CompareOptions
 from ebm_export.calibration.comparison import Comparison, EngineResult
+from ebm_export.calibration.metrics.frechet import frechet_distance
 from ebm_export.calibration.speed import with_front
 from ebm_export.runtime.bundle_writer import write_manifest, writing_bundle
 from ebm_export.runtime.errors import DivergenceError, LoadError, UsageError
@@ -120,6 +122,17 @@ class TestWhole:
         assert [entry.front for entry in with_front(swapped, one.latency[0].batch)] == [
             entry is not fastest for entry in faultless
         ]
+
+    def test_figures_of_the_samples_beside_those_of_fp32_itself(self, whole: tuple[Comparison, CompareOptions]) -> None:
+        figures = {one.name: one.figures for one in whole[0].engines}
+        own, fine, bent = (figures[name] for name in ("fp32 onnxruntime", "fp16 onnxruntime", "bent"))
+        assert figures["wild"] is None
+        assert own is not None and fine is not None and bent is not None
+        for name in ("precision", "recall", "coverage"):
+            assert 0.8 < getattr(own, name) < 1
+            assert getattr(fine, name) == pytest.approx(getattr(own, name), abs=0.01)  # the same chains
+        assert bent.precision > own.precision and bent.recall < own.recall  # a fifth narrower: tamer, and less of it
+        assert own.frechet is None  # x is no network's features
 
     def test_says_why_there_is_no_energy(self, whole: tuple[Comparison, CompareOptions]) -> None:
         assert whole[0].power.startswith("no energy was measured: this device has neither")
@@ -272,6 +285,29 @@ class TestErrors:
         bundle = two_engines(tmp_path / "a.ebm", sampler={"steps": 400, "step_size": 1e3})
         with pytest.raises(DivergenceError, match="try a smaller step_size"):
             compare(options(bundle))
+
+
+def test_the_frechet_distance_of_all_features_of_a_network(tmp_path: Path) -> None:
+    """The network repeats x 20 times: more features than the gate's 16 components, and 20 times the distance."""
+    bundle = two_engines(tmp_path / "a.ebm")
+    network = helper.make_graph(
+        [helper.make_node("Concat", ["x"] * 20, ["features"], axis=1)],
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", 3])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["B", 60])],
+    )
+    file = tmp_path / "network.onnx"
+    onnx.save(helper.make_model(network, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), file)
+    asked = options(bundle, features=str(file), cache=tmp_path / "samples", extra_rounds=2)
+    found = compare(asked)
+    assert found.features == "the features of network.onnx"
+    figures = found.first.figures
+    assert figures is not None and figures.width == 60
+    sets = {path: np.load(path) for path in sorted((tmp_path / "samples").glob("*.npy"))}
+    whole = [x for x in sets.values() if len(x) == 360]
+    apart = [frechet_distance(one, other) for one, other in itertools.permutations(whole, 2)]
+    assert 20 * min(abs(distance - figures.frechet / 20) for distance in apart) < 1e-6 * figures.frechet
+    assert found.to_dict()["engines"][0]["figures"]["frechet"] == figures.frechet
 
 
 def test_features_of_the_model_itself(tmp_path: Path) -> None:

@@ -98,6 +98,8 @@ class TestText:
             "10 layers: 8 in int8, 2 in fp32",
             "Left out for other: another model has another gradient",
             "0.981",  # AUROC
+            "fp32 openvino 0.95 0.94 1.01 0.97 2.16 int8 openvino 0.946 0.93 0.99 0.96 2.31 ort static – – – – –",
+            "Fréchet distance in all 2048 features, between sets of 400 samples",
             "reference 0, candidates 1, trajectory 2",
         ):
             assert said in text, said
@@ -132,13 +134,15 @@ class TestText:
     def test_parts_that_were_not_measured_are_left_out(self) -> None:
         found = made_comparison()
         engines = tuple(
-            dataclasses.replace(engine, fidelity=(), auroc=None, energy=None, latency=()) for engine in found.engines
+            dataclasses.replace(engine, fidelity=(), auroc=None, figures=None, energy=None, latency=())
+            for engine in found.engines
         )
         text, _ = read(render_report(dataclasses.replace(found, engines=engines, modes=None, layers=(), not_run=())))
         for title in (
             "The gradient along the chain",
             "Modes",
             "Telling outliers apart",
+            "Beside the gate",
             "Which layers",
             "Not run here",
         ):

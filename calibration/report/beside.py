@@ -1,0 +1,78 @@
+"""The table of what the gate does not judge by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..comparison import Comparison, EngineResult
+from .scale import format_number
+
+__all__ = ["beside_the_gate"]
+
+
+class _Column(NamedTuple):
+    name: str
+    text: str
+    """What it is, for a reader."""
+    value: Callable[[EngineResult], float | None]
+
+
+def beside_the_gate(comparison: Comparison, css: dict[str, str]) -> dict[str, Any] | None:
+    """Returns text, columns, rows and words of the table; None where nothing was found."""
+    columns = [
+        column
+        for column in (*_manifold(comparison), *_frechet(comparison))
+        if any(column.value(engine) is not None for engine in comparison.engines)
+    ]
+    if not columns:
+        return None
+    rows = [
+        {
+            "name": engine.name,
+            "css": css[engine.name],
+            "values": [format_number(column.value(engine)) for column in columns],
+        }
+        for engine in comparison.engines
+    ]
+    text = (
+        "None of these passes or fails an engine. Read each beside the row of "
+        f"{comparison.reference}, whose samples of two seeds are compared there: what differs by as little as chance does says nothing."
+    )
+    words = [(column.name, column.text) for column in columns]
+    return {"text": text, "columns": [column.name for column in columns], "rows": rows, "words": words}
+
+
+def _manifold(comparison: Comparison) -> list[_Column]:
+    shown = next((engine.figures for engine in comparison.engines if engine.figures), None)
+    if shown is None:
+        return []
+    ball = f"A ball reaches a sample's {shown.neighbours}th neighbour in its own set of {shown.chains}."
+
+    def column(name: str, text: str) -> _Column:
+        return _Column(name, text, lambda engine: getattr(engine.figures, name) if engine.figures else None)
+
+    return [
+        column("precision", f"Share of the samples inside some ball of FP32's: are they like FP32's? {ball}"),
+        column("recall", "Share of FP32's samples inside some ball of the engine's: does it draw all that FP32 draws?"),
+        column(
+            "density",
+            f"FP32's balls around a sample, on average, over {shown.neighbours}; about 1 for one distribution. The gate's is "
+            "that of smaller sets.",
+        ),
+        column(
+            "coverage", "Share of FP32's balls that hold a sample of the engine's. The gate's is that of smaller sets."
+        ),
+    ]
+
+
+def _frechet(comparison: Comparison) -> list[_Column]:
+    shown = next((engine.figures for engine in comparison.engines if engine.figures and engine.figures.width), None)
+    if shown is None:
+        return []
+    text = (
+        f"Fréchet distance in all {shown.width} features, between sets of {shown.chains} samples: the FID where the network is "
+        "Inception up to its pool. It falls with the number of samples, so that only rows of one table can be compared, and "
+        f"{comparison.reference}'s own row is what no engine gets below but by chance."
+    )
+    return [_Column("Fréchet, whole", text, lambda engine: engine.figures.frechet if engine.figures else None)]
