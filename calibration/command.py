@@ -15,7 +15,13 @@ from .compare_options import CompareOptions
 
 __all__ = ["run_compare"]
 
-_PACKAGES = {"scipy": "scipy", "sklearn": "scikit-learn", "jinja2": "jinja2", "PIL": "pillow"}
+_PACKAGES = {
+    "arviz_stats": "arviz-stats",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "jinja2": "jinja2",
+    "PIL": "pillow",
+}
 """What a comparison imports, and the package that has it."""
 
 

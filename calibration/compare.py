@@ -17,6 +17,7 @@ from ..runtime.device import describe_device, toolchain
 from ..runtime.ebm import Ebm
 from ..runtime.errors import DivergenceError, UsageError
 from .candidate import Candidate, precision_at, precisions_in
+from .chain_mixing import chain_mixing
 from .chain_plan import ChainPlan, fitted_plan, plan_chains
 from .compare_options import CompareOptions, Tell
 from .comparison import Comparison, EngineResult, ModelSummary
@@ -100,6 +101,13 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
                         final_temperature(bundles[0].sampler),
                         network=options.network is not None,
                         seed=options.seed,
+                    ),
+                    mixing=chain_mixing(
+                        ebm,
+                        fp32,
+                        conditions_for(bundles[0], 1, options.cond),
+                        seed=rules.trajectory_seed(),
+                        progress=partial(tell, f"how chains of {candidate.name} mix"),
                     ),
                     auroc=_auroc(candidate, ebm, outliers, options.cond),
                     same_noise_distance=_apart(shown, pictures.get(candidate.name)),

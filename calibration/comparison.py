@@ -10,6 +10,7 @@ import numpy as np
 
 from ..runtime.json_values import json_values
 from .candidate import NotRun
+from .chain_mixing import ChainMixing
 from .chain_plan import ChainPlan
 from .energy_use import EnergyUse
 from .histogram import Histograms
@@ -72,6 +73,7 @@ class EngineResult:
             FP32's samples; None for the reference, and where these have no spread.
         figures: of its samples, which the gate does not judge by; None where they are not finite. The reference's compare
             FP32 with itself.
+        mixing: R-hat and effective sample size of the FP32 energy along a few chains; None where that says nothing.
         auroc: how well its energy tells given data from given outliers; None without such data.
         front: whether no other engine is both closer to FP32 and faster.
         failure: why it could not be run to the end; empty where it was.
@@ -90,6 +92,7 @@ class EngineResult:
     energy: EnergyUse | None = None
     same_noise_distance: float | None = None
     figures: SampleFigures | None = None
+    mixing: ChainMixing | None = None
     auroc: float | None = None
     front: bool = False
     failure: str = ""

@@ -22,7 +22,7 @@ def beside_the_gate(comparison: Comparison, css: dict[str, str]) -> dict[str, An
     """Returns text, columns, rows and words of the table; None where nothing was found."""
     columns = [
         column
-        for column in (*_manifold(comparison), *_frechet(comparison))
+        for column in (*_manifold(comparison), *_frechet(comparison), *_mixing(comparison))
         if any(column.value(engine) is not None for engine in comparison.engines)
     ]
     if not columns:
@@ -76,3 +76,23 @@ def _frechet(comparison: Comparison) -> list[_Column]:
         f"{comparison.reference}'s own row is what no engine gets below but by chance."
     )
     return [_Column("Fréchet, whole", text, lambda engine: engine.figures.frechet if engine.figures else None)]
+
+
+def _mixing(comparison: Comparison) -> list[_Column]:
+    shown = next((engine.mixing for engine in comparison.engines if engine.mixing), None)
+    if shown is None:
+        return []
+    along = f"of the FP32 energy in steps {shown.first_step} to {shown.last_step} of {shown.chains} chains under one condition"
+    return [
+        _Column(
+            "R-hat",
+            f"How much wider all chains together are than each alone, {along}. At 1 each has been wherever the others have; chains "
+            "just long enough for one sample stay above it, in FP32 too, whose row tells what is usual here.",
+            lambda engine: engine.mixing.r_hat if engine.mixing else None,
+        ),
+        _Column(
+            f"ESS of {shown.chains * shown.states}",
+            f"Independent states that {shown.chains * shown.states} states are worth (bulk effective sample size), {along}.",
+            lambda engine: engine.mixing.effective if engine.mixing else None,
+        ),
+    ]

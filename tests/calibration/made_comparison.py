@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from ebm_export.calibration.candidate import NotRun
+from ebm_export.calibration.chain_mixing import ChainMixing
 from ebm_export.calibration.chain_plan import fitted_plan
 from ebm_export.calibration.comparison import Comparison, EngineResult, ModelSummary
 from ebm_export.calibration.energy_use import EnergyUse
@@ -99,10 +100,11 @@ def made_comparison(shape: tuple[int, ...] = (1, 8, 8), bounds: list[float] | No
 
     engines = (
         engine(REFERENCE, "openvino", "fp32", 2_900_000, gate=gate(*fine, rare(0.1, 0.5)), latency=latency(2.0),
-               auroc=0.981, figures=SampleFigures(400, 5, 0.95, 0.94, 1.01, 0.97, 2.16, 2048), energy=EnergyUse(0.5, 21.0, 9.0, 2.1, 8)),
+               auroc=0.981, figures=SampleFigures(400, 5, 0.95, 0.94, 1.01, 0.97, 2.16, 2048),
+               mixing=ChainMixing(1.03, 512.4, 16, 64, 150, 300), energy=EnergyUse(0.5, 21.0, 9.0, 2.1, 8)),
         engine("int8 openvino", "openvino", "int8", 800_000, gate=gate(*fine, rare(0.1, 0.5), *good_score),
                fidelity=fidelity(0.05), latency=latency(0.6), same_noise_distance=0.21, front=True, auroc=0.98,
-               figures=SampleFigures(400, 5, 0.946, 0.93, 0.99, 0.96, 2.31, 2048),
+               figures=SampleFigures(400, 5, 0.946, 0.93, 0.99, 0.96, 2.31, 2048), mixing=ChainMixing(1.04, 498.0, 16, 64, 150, 300),
                energy=EnergyUse(0.2, 19.0, 9.0, 2.0, 8)),
         engine("ort static", "onnxruntime", "external", 900_000,
                gate=gate(*poor, rare(0.8, 1e-6), score("score gain", 0.2), score("score bias", 0.3),

@@ -134,6 +134,14 @@ class TestWhole:
         assert bent.precision > own.precision and bent.recall < own.recall  # a fifth narrower: tamer, and less of it
         assert own.frechet is None  # x is no network's features
 
+    def test_how_chains_mix(self, whole: tuple[Comparison, CompareOptions]) -> None:
+        mixing = {one.name: one.mixing for one in whole[0].engines}
+        own, fine = mixing["fp32 onnxruntime"], mixing["fp16 onnxruntime"]
+        assert own is not None and own.r_hat is not None and 1 < own.r_hat < 2  # 15 steps are two of its times
+        assert (own.chains, own.states, own.first_step, own.last_step) == (16, 16, 15, 30)
+        assert fine is not None and fine.effective == pytest.approx(own.effective, rel=0.01)  # the same noise
+        assert mixing["bent"] is not None and mixing["wild"] is None
+
     def test_says_why_there_is_no_energy(self, whole: tuple[Comparison, CompareOptions]) -> None:
         assert whole[0].power.startswith("no energy was measured: this device has neither")
         assert all(one.energy is None for one in whole[0].engines)

@@ -98,7 +98,10 @@ class TestText:
             "10 layers: 8 in int8, 2 in fp32",
             "Left out for other: another model has another gradient",
             "0.981",  # AUROC
-            "fp32 openvino 0.95 0.94 1.01 0.97 2.16 int8 openvino 0.946 0.93 0.99 0.96 2.31 ort static – – – – –",
+            "fp32 openvino 0.95 0.94 1.01 0.97 2.16 1.03 512 int8 openvino 0.946 0.93 0.99 0.96 2.31 1.04 498 "
+            "ort static – – – – – – –",
+            "in steps 150 to 300 of 16 chains under one condition",
+            "ESS of 1024",
             "Fréchet distance in all 2048 features, between sets of 400 samples",
             "reference 0, candidates 1, trajectory 2",
         ):
@@ -134,7 +137,7 @@ class TestText:
     def test_parts_that_were_not_measured_are_left_out(self) -> None:
         found = made_comparison()
         engines = tuple(
-            dataclasses.replace(engine, fidelity=(), auroc=None, figures=None, energy=None, latency=())
+            dataclasses.replace(engine, fidelity=(), auroc=None, figures=None, mixing=None, energy=None, latency=())
             for engine in found.engines
         )
         text, _ = read(render_report(dataclasses.replace(found, engines=engines, modes=None, layers=(), not_run=())))
