@@ -655,8 +655,20 @@ def compare_command(
     features: Annotated[
         str, typer.Option(help="What samples are compared by: pixels, model, or FILE.onnx from x to features.")
     ] = "pixels",
-    data: Annotated[Path | None, typer.Option(help="FILE.npy [M, *S], real data; with --ood for the AUROC.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="FILE.npy [M, *S], real data; with --ood for the AUROC, and for --likelihood.")
+    ] = None,
     ood: Annotated[Path | None, typer.Option(help="FILE.npy [M, *S], other data.")] = None,
+    likelihood: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="Bounds of the log-likelihood, in nats, of each engine's samples, and of --data, under FP32's model: annealed "
+            "importance sampling over K temperatures, forth and back. 200 is a good start; more narrow the bounds. Takes about 900 K "
+            "evaluations of FP32, as 1800 chains of K/2 steps do, and one condition, where the model takes any. Judges nothing.",
+            min=2,
+        ),
+    ] = None,
     cond: CondFiles = None,
     batch: Annotated[list[int] | None, typer.Option(help="Batch to time; repeat; 1 and 8 if left out.", min=1)] = None,
     seed: Seed = 0,
@@ -693,6 +705,7 @@ def compare_command(
         features=features,
         data=None if data is None else array_of(data),
         ood=None if ood is None else array_of(ood),
+        likelihood=likelihood,
         cond=conditions_of(cond),
         seed=seed,
         threads=threads,

@@ -25,6 +25,7 @@ from .conditions import conditions_for
 from .gate_rules import GateRules
 from .histogram import histograms
 from .layer_precisions import read_layers
+from .likelihood import check_likelihood, likelihood_bounds
 from .line_up import line_up
 from .metrics.auroc import ood_auroc
 from .metrics.score_fidelity import StageFidelity
@@ -65,6 +66,9 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
     reference = engines[0]
     plan, rules = _plan(options), options.rules()
     outliers = _outliers(options, bundles[0])
+    if options.likelihood is not None:
+        cond = conditions_for(bundles[0], plan.pool, options.cond)
+        check_likelihood(options.likelihood, bundles[0].sampler, cond, options.data)
     with ExitStack() as stack:
         fp32 = stack.enter_context(reference.open(options.threads))
         sampling = Sampling(options, rules, reference, fp32, plan, tell)
@@ -112,6 +116,16 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
                     auroc=_auroc(candidate, ebm, outliers, options.cond),
                     same_noise_distance=_apart(shown, pictures.get(candidate.name)),
                 ))  # fmt: skip
+        likelihood = None if options.likelihood is None else likelihood_bounds(
+            fp32,
+            base,
+            sets,
+            temperatures=options.likelihood,
+            cond=conditions_for(bundles[0], 1, options.cond),
+            data=options.data,
+            seed=options.seed,
+            progress=partial(tell, "bounds of the log-likelihood"),
+        )  # fmt: skip
     ran = [engine for engine, result in zip(engines, results, strict=True) if not result.failure]
     times, use, power = measure_speed(ran, options, tell)
     results = [
@@ -143,6 +157,7 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
         power=power,
         device=describe_device(),
         toolchain=toolchain(),
+        likelihood=likelihood,
         pictures=pictures,
         mode_pictures=None if modes is None else modes[1],
     )
@@ -190,15 +205,17 @@ def _same_model(reference: Candidate, bundle: Bundle, threads: int | None) -> bo
 
 
 def _outliers(options: CompareOptions, bundle: Bundle) -> tuple[np.ndarray, np.ndarray] | None:
-    if (options.data is None) != (options.ood is None):
+    if options.ood is None and options.data is not None and options.likelihood is None:
+        raise UsageError(
+            "--data and --ood are needed together: the AUROC tells one set from the other; --data alone is for --likelihood"
+        )
+    if options.data is None and options.ood is not None:
         raise UsageError("--data and --ood are needed together: the AUROC tells one set from the other")
-    if options.data is None or options.ood is None:
-        return None
     for name, array in (("--data", options.data), ("--ood", options.ood)):
-        if array.shape[1:] != bundle.model.x.shape or not len(array):
+        if array is not None and (array.shape[1:] != bundle.model.x.shape or not len(array)):
             wanted = ", ".join(["M", *map(str, bundle.model.x.shape)])
             raise UsageError(f"{name}: expected shape [{wanted}], got {list(array.shape)}")
-    return options.data, options.ood
+    return None if options.data is None or options.ood is None else (options.data, options.ood)
 
 
 def _auroc(

@@ -30,8 +30,10 @@ class CompareOptions:
         chains: number of chains in place of that.
         extra_rounds: how often as many chains again are drawn where the gate is undecided.
         features: "pixels" for x itself, "model" for the score graph's own features, or an ONNX file from x to features.
-        data: [M, *S] data that the model was trained for, for the AUROC.
+        data: [M, *S] data that the model was trained for, for the AUROC and the likelihood.
         ood: [M, *S] other data.
+        likelihood: temperatures of annealed importance sampling, at least 2, which gives bounds of log-likelihoods; None leaves them
+            out.
         cond: conditioning inputs by name, in place of those in the bundle.
         seed: of the reference's samples; the candidates' is the next one, the trajectory's the one after.
         threads: threads of one engine call.
@@ -52,6 +54,7 @@ class CompareOptions:
     features: str = "pixels"
     data: np.ndarray | None = None
     ood: np.ndarray | None = None
+    likelihood: int | None = None
     cond: Mapping[str, np.ndarray] = field(default_factory=dict)
     seed: int = 0
     threads: int | None = None

@@ -16,6 +16,7 @@ from .energy_use import EnergyUse
 from .histogram import Histograms
 from .latency import Latency
 from .layer_precisions import Layers
+from .likelihood import Likelihood
 from .metrics.score_fidelity import StageFidelity
 from .mode_shares import ModeShares
 from .sample_figures import SampleFigures
@@ -151,6 +152,7 @@ class Comparison:
         batches: batch sizes that were timed, smallest first.
         energies: histograms of the FP32 energy of every engine's samples.
         modes: shares of the modes, where there is more than one.
+        likelihood: bounds of the log density of all samples under FP32's model; None where they were not asked for.
         features: what samples were compared by.
         layers: what calibrated bundles say of their layers.
         power: one sentence on the power sensors.
@@ -176,6 +178,7 @@ class Comparison:
     power: str
     device: dict[str, str]
     toolchain: dict[str, str]
+    likelihood: Likelihood | None = None
     pictures: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     mode_pictures: np.ndarray | None = field(default=None, repr=False)
 

@@ -57,6 +57,22 @@ def test_a_candidate_that_fails(folder: Path) -> None:
     assert "bent: " in run.stdout and "FAILS" in run.stdout
 
 
+def test_bounds_of_the_log_likelihood(folder: Path) -> None:
+    run = command(
+        "ebm-compare", "model.ebm", *QUICK, "--likelihood", 30, "--data", "data.npy", "--out", "likely", cwd=folder
+    )
+    assert run.returncode == 0, run.stderr
+    assert "bounds of the log-likelihood" in run.stderr
+    found = json.loads((folder / "likely/report.json").read_text())["likelihood"]
+    highest = -1.5 * np.log(2 * np.pi)  # the density at the middle, where all of the data are
+    low, high = found["data"]
+    assert low - 0.3 < highest < high + 0.3
+    assert list(found["engines"]) == ["fp32 onnxruntime", "fp16 onnxruntime"]
+    for name in found["engines"]:
+        assert found["engines"][name][1] < high - 1
+    assert "Log-likelihood" in (folder / "likely/report.html").read_text()
+
+
 @pytest.mark.parametrize(
     "arguments,code,said",
     [
@@ -65,7 +81,9 @@ def test_a_candidate_that_fails(folder: Path) -> None:
         (("model.ebm", "--candidate", "a=gone.onnx"), 3, "--candidate a: there is no file gone.onnx"),
         (("model.ebm", "--gate", 1), 2, "gate: expected a number above 1"),
         (("model.ebm", "--smallest-difference", 0), 2, "smallest_difference: expected a number above 0"),
-        (("model.ebm", "--data", "data.npy"), 2, "--data and --ood are needed together"),
+        (("model.ebm", "--data", "data.npy"), 2, "--data alone is for --likelihood"),
+        (("model.ebm", "--ood", "data.npy", "--likelihood", 20), 2, "--data and --ood are needed together"),
+        (("model.ebm", "--likelihood", 1), 2, "--likelihood"),
         (("model.ebm", "--cond", "obs=data.npy"), 2, "--cond obs: the model quadratic takes no conditioning input"),
         (("model.ebm", "--features", "gone.onnx"), 3, "there is no feature network gone.onnx"),
         (("model.ebm", "--features", "pixel"), 3, "network pixel; expected pixels, model or FILE.onnx"),

@@ -101,6 +101,7 @@ def log_partition_bounds(
     chains: int = 64,
     leapfrog: int = 5,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> LogPartition:
     """Brackets log Z by annealing forth and back (Neal 2001; Burda, Grosse and Salakhutdinov, AISTATS 2015).
 
@@ -127,6 +128,7 @@ def log_partition_bounds(
         chains: chains each way, at least 2; the way back uses as many of the samples at most.
         leapfrog: leapfrog steps of a transition, at least 1; 1 is MALA.
         seed: same seed, same bounds.
+        progress: called with (temperatures passed, in all), of the tuning and both ways together.
 
     Returns:
         The bounds with their errors, in nats.
@@ -142,7 +144,14 @@ def log_partition_bounds(
     width = math.prod(shape)
     ramp = 1.0 / (1.0 + np.exp(-np.linspace(-4.0, 4.0, temperatures + 1)))
     path = (ramp - ramp[0]) / (ramp[-1] - ramp[0])
-    annealed = _Annealed(score, shape, base, temperature, leapfrog)
+    total = temperatures * (2 if samples is None else 3)
+    passed = itertools.count(1)
+
+    def tell() -> None:
+        if progress is not None:
+            progress(next(passed), total)
+
+    annealed = _Annealed(score, shape, base, temperature, leapfrog, tell)
     rng = np.random.default_rng(seed)
 
     steps = np.empty(temperatures + 1)
@@ -173,6 +182,7 @@ class _Annealed:
     base: GaussianBase | UniformBase
     temperature: float
     leapfrog: int
+    tell: Callable[[], None]  # at each temperature
 
     def run(
         self,
@@ -210,6 +220,7 @@ class _Annealed:
                 tuned[index + 1] = step
                 tuned[0] = tuned[1]  # the way back ends there and takes no step
             accepted += share
+            self.tell()
         return weights, accepted / (len(path) - 1)
 
     def _transition(self, now: _Parts, t: float, step: float, rng: np.random.Generator) -> tuple[_Parts, float]:

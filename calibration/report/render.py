@@ -18,6 +18,7 @@ from ..metrics.score_fidelity import StageFidelity
 from ..verdict import MetricVerdict
 from .beside import beside_the_gate
 from .charts import Bar, Interval, Line, Point, bars, forest, histogram, lines, points, trade_off
+from .likelihoods import likelihoods
 from .pictures import heat_strips, image_sheet, look_of
 from .scale import format_number
 from .words import HOW_TO_READ, METRICS, headline, metric_name, own_limit, percent, verdict
@@ -50,6 +51,7 @@ def render_report(comparison: Comparison) -> str:
         pictures=_pictures(comparison, css),
         gate=_gate(comparison, css),
         beside=beside_the_gate(comparison, css),
+        likelihood=likelihoods(comparison, css),
         energies=_energies(comparison, css),
         fidelity=_fidelity(comparison, css),
         modes=_modes(comparison, css),

@@ -14,6 +14,8 @@ from ebm_export.calibration.energy_use import EnergyUse
 from ebm_export.calibration.histogram import histograms
 from ebm_export.calibration.latency import Latency
 from ebm_export.calibration.layer_precisions import LayerPrecision, Layers
+from ebm_export.calibration.likelihood import Likelihood
+from ebm_export.calibration.metrics.likelihood import LogPartition
 from ebm_export.calibration.metrics.score_fidelity import StageFidelity
 from ebm_export.calibration.mode_shares import ModeShares
 from ebm_export.calibration.sample_figures import SampleFigures
@@ -154,6 +156,15 @@ def made_comparison(shape: tuple[int, ...] = (1, 8, 8), bounds: list[float] | No
         power="energy from RAPL package-0",
         device={"processor": "a processor", "cores": "2"},
         toolchain={"numpy": "2.4.6"},
+        likelihood=Likelihood(
+            0.5,
+            "the uniform density from 0 to 1",
+            200,
+            64,
+            LogPartition(-310.2, 0.4, -308.9, 0.6, 0.66),
+            {name: (-41.5 - index, -40.2 - index) for index, name in enumerate(drawn)},
+            (-45.0, -43.7),
+        ),
         pictures={
             name: reference if name == REFERENCE else reference + np.float32(0.1 * math.sqrt(index))
             for index, name in enumerate(drawn)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ebm_export.calibration.latency import Latency
+from ebm_export.calibration.metrics.likelihood import LogPartition
 from ebm_export.calibration.report import render_report
 
 from ..made_comparison import gate, lost, made_comparison, no_floor
@@ -76,6 +77,13 @@ class TestText:
         assert "not measured" not in text
         assert "Not in the chart" not in read(render_report(found))[0]
 
+    def test_bounds_that_crossed_are_not_to_be_trusted(self) -> None:
+        found = made_comparison()
+        assert found.likelihood is not None
+        assert "changed places" not in read(render_report(found))[0]
+        crossed = dataclasses.replace(found.likelihood, log_z=LogPartition(-300.0, 0.4, -310.0, 0.6, 0.66))
+        assert "changed places" in read(render_report(dataclasses.replace(found, likelihood=crossed)))[0]
+
     def test_refers_to_nothing_outside(self) -> None:
         page = render_report(made_comparison())
         _, references = read(page)
@@ -102,6 +110,9 @@ class TestText:
             "ort static – – – – – – –",
             "in steps 150 to 300 of 16 chains under one condition",
             "ESS of 1024",
+            "log p(x) = −E(x)/T − log Z at T = 0.5.",
+            "the given data −45 −43.7 fp32 openvino −41.5 −40.2 int8 openvino −42.5 −41.2",
+            "log Z is at least −310.2 ± 0.4 and at most −308.9 ± 0.6, by annealed importance sampling over 200 temperatures",
             "Fréchet distance in all 2048 features, between sets of 400 samples",
             "reference 0, candidates 1, trajectory 2",
         ):
@@ -140,12 +151,17 @@ class TestText:
             dataclasses.replace(engine, fidelity=(), auroc=None, figures=None, mixing=None, energy=None, latency=())
             for engine in found.engines
         )
-        text, _ = read(render_report(dataclasses.replace(found, engines=engines, modes=None, layers=(), not_run=())))
+        text, _ = read(
+            render_report(
+                dataclasses.replace(found, engines=engines, modes=None, layers=(), not_run=(), likelihood=None)
+            )
+        )
         for title in (
             "The gradient along the chain",
             "Modes",
             "Telling outliers apart",
             "Beside the gate",
+            "Log-likelihood",
             "Which layers",
             "Not run here",
         ):
