@@ -34,6 +34,7 @@ def beside_the_gate(comparison: Comparison, css: dict[str, str]) -> dict[str, An
             "values": [format_number(column.value(engine)) for column in columns],
         }
         for engine in comparison.engines
+        if any(column.value(engine) is not None for column in columns)
     ]
     text = (
         "None of these passes or fails an engine. Read each beside the row of "

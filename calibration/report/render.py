@@ -18,6 +18,7 @@ from ..metrics.score_fidelity import StageFidelity
 from ..verdict import MetricVerdict
 from .beside import beside_the_gate
 from .charts import Bar, Interval, Line, Point, bars, forest, histogram, lines, points, trade_off
+from .fidelity_rows import FIDELITY_COLUMNS, fidelity_rows
 from .likelihoods import likelihoods
 from .pictures import heat_strips, image_sheet, look_of
 from .scale import format_number
@@ -341,7 +342,14 @@ def _fidelity(comparison: Comparison, css: dict[str, str]) -> dict[str, Any] | N
     text = "Each engine's gradient beside FP32's, at states that FP32's own chains go through."
     if apart:
         text += f" Left out for {', '.join(apart)}: another model has another gradient."
-    return {"text": text, "charts": charts, "legend": _legend(shown, css)}
+    tables = [{"name": engine.name, "css": css[engine.name], "rows": fidelity_rows(engine)} for engine in shown]
+    return {
+        "text": text,
+        "charts": charts,
+        "legend": _legend(shown, css),
+        "columns": FIDELITY_COLUMNS,
+        "tables": tables,
+    }
 
 
 def _fidelity_value(stage: StageFidelity, kind: str) -> float:

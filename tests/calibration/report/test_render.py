@@ -84,6 +84,14 @@ class TestText:
         crossed = dataclasses.replace(found.likelihood, log_z=LogPartition(-300.0, 0.4, -310.0, 0.6, 0.66))
         assert "changed places" in read(render_report(dataclasses.replace(found, likelihood=crossed)))[0]
 
+    def test_the_numbers_of_each_stage_stand_in_a_table(self) -> None:
+        text, _ = read(render_report(made_comparison()))
+        table = text.partition("All numbers, stage by stage")[2]
+        head = "steps taken 1 − cosine worst cosine gain bias noise states"
+        assert table.count(head) == 3  # one table for each engine with gradients
+        assert "275 steps taken 0.0025 0.9 0.5 % ± 1 % 1 % ± 1 % 5 % 64" in table.partition("ort static")[0]
+        assert "275 steps taken 0.36 0.9 6 % ± 1 % 12 % ± 1 % 60 % 64" in table.partition("ort static")[2]
+
     def test_refers_to_nothing_outside(self) -> None:
         page = render_report(made_comparison())
         _, references = read(page)
@@ -107,7 +115,7 @@ class TestText:
             "Left out for other: another model has another gradient",
             "0.981",  # AUROC
             "fp32 openvino 0.95 0.94 1.01 0.97 2.16 1.03 512 int8 openvino 0.946 0.93 0.99 0.96 2.31 1.04 498 "
-            "ort static – – – – – – –",
+            "What these are",  # engines without any of these have no row
             "in steps 150 to 300 of 16 chains under one condition",
             "ESS of 1024",
             "log p(x) = −E(x)/T − log Z at T = 0.5.",
