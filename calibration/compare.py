@@ -22,9 +22,10 @@ from .chain_plan import ChainPlan, fitted_plan, plan_chains
 from .compare_options import CompareOptions, Tell
 from .comparison import Comparison, EngineResult, ModelSummary
 from .conditions import conditions_for
+from .executed_layers import executed_layers, int8_said
 from .gate_rules import GateRules
 from .histogram import histograms
-from .layer_precisions import read_layers
+from .layer_precisions import Layers, read_layers
 from .likelihood import check_likelihood, likelihood_bounds
 from .line_up import line_up
 from .metrics.auroc import ood_auroc
@@ -77,6 +78,7 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
         base = sampling.reference()
         shown = base.x[: min(len(base), _shown(bundles[0]))]
         results: list[EngineResult] = []
+        executed: list[Layers] = []
         sets: dict[str, SampleSet] = {}
         pictures = {reference.name: shown}
         for candidate in engines:
@@ -84,8 +86,13 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
             with ExitStack() if candidate is reference else ebm:
                 alike = same[bundles.index(candidate.bundle)]
                 known = alike and candidate is not reference
-                fidelity = _fidelity(score, candidate, options.threads, ebm.max_batch, tell) if known else ()
+                fidelity, seen = (
+                    _fidelity(score, candidate, options.threads, ebm.max_batch, tell) if known else ((), None)
+                )
                 result = dataclasses.replace(_result(candidate), fidelity=fidelity)
+                if seen is not None:
+                    executed.append(seen)
+                    result = dataclasses.replace(result, note=f"{result.note}; {int8_said(seen)}")
                 try:
                     gate, sets[candidate.name] = sampling.judged(candidate, ebm, fidelity)
                     if candidate is not reference:
@@ -153,7 +160,7 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
         energies=histograms({reference.name: base.energy, **others}),
         modes=None if modes is None else modes[0],
         features=_features_said(options),
-        layers=tuple(layers for bundle in bundles for layers in read_layers(bundle)),
+        layers=(*(layers for bundle in bundles for layers in read_layers(bundle)), *executed),
         power=power,
         device=describe_device(),
         toolchain=toolchain(),
@@ -180,18 +187,25 @@ def _score_check(
 
 def _fidelity(
     score: ScoreCheck, candidate: Candidate, threads: int | None, max_batch: int, tell: Tell
-) -> tuple[StageFidelity, ...]:
-    """The candidate's gradients beside FP32's, stage by stage; a schedule's by the engine of each stage."""
+) -> tuple[tuple[StageFidelity, ...], Layers | None]:
+    """The candidate's gradients beside FP32's, stage by stage; a schedule's by the engine of each stage.
+
+    A graph made elsewhere comes without a word about its layers: its engine is asked, which has run by then.
+    """
     with ExitStack() as stack:
         engines = {
             precision: stack.enter_context(candidate.engine(threads, precision))
             for precision in precisions_in(candidate.precision)
         }
-        return score.fidelity(
+        fidelity = score.fidelity(
             lambda step: engines[precision_at(candidate.precision, step)],
             progress=partial(tell, f"gradients of {candidate.name}"),
             max_batch=max_batch,
         )
+        if not candidate.external:
+            return fidelity, None
+        said = f"{candidate.name}, {candidate.file.name}"
+        return fidelity, executed_layers(engines[candidate.precision], candidate.bundle.path.stem, said)
 
 
 def _plan(options: CompareOptions) -> ChainPlan:

@@ -35,11 +35,11 @@ class LayerPrecision:
 
 @dataclass(frozen=True)
 class Layers:
-    """The nodes of one artifact that a calibration decided on.
+    """The nodes of one artifact that a calibration decided on, or that the engine of a graph made elsewhere has.
 
     Attributes:
         bundle: name of the bundle.
-        artifact: name of the artifact's file.
+        artifact: name of the artifact's file; the candidate's name before it, where it was made elsewhere.
         counts: number of nodes by precision, most first.
         nodes: all of them, in the order of the graph.
     """

@@ -213,8 +213,8 @@ class OpenVinoEngine(Engine):
         "f16" becomes BF16 or float32. A graph without such an operation answers for all its operations.
         """
         executed = self._executed("executed_precision")
-        arithmetic = {precision for layer, precision in executed if layer in _ARITHMETIC}
-        other = {precision for layer, precision in executed if layer not in _BOOKKEEPING}
+        arithmetic = {precision for _, kind, precision in executed if kind in _ARITHMETIC}
+        other = {precision for _, kind, precision in executed if kind not in _BOOKKEEPING}
         return "+".join(sorted(arithmetic or other))
 
     @property
@@ -224,17 +224,35 @@ class OpenVinoEngine(Engine):
         Read from the compiled graph: a Q/DQ pair that the plugin did not fuse into its layer does not count. None does where
         8-bit products would overflow and are computed in float32.
         """
-        arithmetic = [precision for layer, precision in self._executed("int8_layers") if layer in _ARITHMETIC]
-        low = 0 if self._exact else sum(precision in _EIGHT_BITS for precision in arithmetic)
-        return low, len(arithmetic)
+        precisions = [precision for _, _, precision in self._arithmetic("int8_layers")]
+        return sum(precision in _EIGHT_BITS for precision in precisions), len(precisions)
 
-    def _executed(self, asked: str) -> list[tuple[str, str]]:
-        """(kind, precision) of each layer that the last batch ran."""
+    @property
+    def arithmetic_layers(self) -> list[tuple[str, str, str]]:
+        """(name, kind, precision) of each convolution and matrix product of the last batch, as the plugin calls them.
+
+        A precision of "i8" or "u8" is that of layers which `int8_layers` counts.
+        """
+        return self._arithmetic("arithmetic_layers")
+
+    def _arithmetic(self, asked: str) -> list[tuple[str, str, str]]:
+        return [
+            (name, kind, "f32" if self._exact and precision in _EIGHT_BITS else precision)
+            for name, kind, precision in self._executed(asked)
+            if kind in _ARITHMETIC
+        ]
+
+    def _executed(self, asked: str) -> list[tuple[str, str, str]]:
+        """(name, kind, precision) of each layer that the last batch ran."""
         if not self._bound:
             raise RuntimeError(f"{asked} is known after the first run")
         compiled = next(reversed(self._bound.values())).request.get_compiled_model()
-        infos = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
-        return [(info["layerType"].astype(str), info["runtimePrecision"].astype(str)) for info in infos]
+        found = []
+        for operation in compiled.get_runtime_model().get_ops():
+            info = operation.get_rt_info()
+            kind, precision = info["layerType"].astype(str), info["runtimePrecision"].astype(str)
+            found.append((operation.get_friendly_name(), kind, precision))
+        return found
 
 
 def _chains_products(model: Any) -> bool:

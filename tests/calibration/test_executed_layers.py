@@ -1,0 +1,92 @@
+"""What an engine says of the layers of a graph that was quantized elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from ebm_export.calibration.compare import compare
+from ebm_export.calibration.executed_layers import executed_layers, int8_said
+from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
+from ebm_export.runtime.backends.openvino import OpenVinoEngine
+
+from .test_compare import engine, options, two_engines
+
+INPUTS = {"x": np.ones((2, 3), np.float32), "grad_scale": np.ones(2, np.float32)}
+
+
+def half_quantized(path: Path) -> Path:
+    """0.5 * |x|^2, whose energy goes through a product in INT8 and whose gradient through one in float32."""
+    node = helper.make_node
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        node("DequantizeLinear", ["w", "ws", "wz"], ["v"], axis=1),
+        node("MatMul", ["d", "v"], ["y"], name="coarse"),
+        node("Mul", ["y", "y"], ["square"]),
+        node("ReduceSum", ["square", "axis"], ["sum"], keepdims=0),
+        node("Mul", ["sum", "half"], ["energy"]),
+        node("MatMul", ["x", "one"], ["straight"], name="fine"),
+        node("Unsqueeze", ["grad_scale", "axis"], ["scale"]),
+        node("Mul", ["straight", "scale"], ["grad"]),
+    ]
+    constants = {
+        "s": np.float32(6 / 127),
+        "z": np.int8(0),
+        "w": (127 * np.eye(3)).astype(np.int8),
+        "ws": np.full(3, 1 / 127, np.float32),
+        "wz": np.zeros(3, np.int8),
+        "one": np.eye(3, dtype=np.float32),
+        "axis": np.array([1], np.int64),
+        "half": np.float32(0.5),
+    }
+    port = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "score",
+        [port("x", TensorProto.FLOAT, ["B", 3]), port("grad_scale", TensorProto.FLOAT, ["B"])],
+        [port("energy", TensorProto.FLOAT, ["B"]), port("grad", TensorProto.FLOAT, ["B", 3])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def test_openvino_tells_which_layers_it_runs_in_int8(tmp_path: Path) -> None:
+    with OpenVinoEngine(half_quantized(tmp_path / "a.onnx"), precision="external", threads=1) as opened:
+        with pytest.raises(RuntimeError, match="known after the first run"):
+            executed_layers(opened, "bundle", "a")
+        opened.run(INPUTS)
+        found = executed_layers(opened, "bundle", "a")
+    assert found is not None
+    assert {node.name: node.precision for node in found.nodes} == {"coarse": "int8", "fine": "fp32"}
+    assert found.counts == {"int8": 1, "fp32": 1}
+    assert int8_said(found) == "OpenVINO runs 1 of 2 convolutions and matrix products in INT8"
+
+
+def test_products_that_would_overflow_are_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ebm_export.runtime.backends.openvino.saturates", lambda: True)
+    with OpenVinoEngine(half_quantized(tmp_path / "a.onnx"), precision="external", threads=1) as opened:
+        opened.run(INPUTS)
+        found = executed_layers(opened, "bundle", "a")
+        assert opened.int8_layers == (0, 2)
+    assert found is not None and found.counts == {"fp32": 2}
+
+
+def test_other_libraries_do_not_tell(tmp_path: Path) -> None:
+    with OnnxRuntimeEngine(half_quantized(tmp_path / "a.onnx"), precision="external", threads=1) as opened:
+        opened.run(INPUTS)
+        assert executed_layers(opened, "bundle", "a") is None
+
+
+def test_a_comparison_shows_the_layers_of_graphs_made_elsewhere(tmp_path: Path) -> None:
+    bundle, graph = two_engines(tmp_path / "a.ebm"), half_quantized(tmp_path / "quantized.onnx")
+    found = compare(options(bundle, candidates=[f"nncf=openvino:{graph}", f"ort={graph}"]))
+    said = "OpenVINO runs 1 of 2 convolutions and matrix products in INT8"
+    assert engine(found, "nncf").note == f"a score graph made elsewhere: quantized.onnx; {said}"
+    assert engine(found, "ort").note == "a score graph made elsewhere: quantized.onnx"
+    assert [(layers.bundle, layers.artifact) for layers in found.layers] == [("a", "nncf, quantized.onnx")]
