@@ -717,6 +717,7 @@ def compare_command(
         print_json(report)
     else:
         table(str(out / "report.html"), rows)
+        LOG.print(report["power"], markup=False, soft_wrap=True)  # or why the table has no energy per sample
         for entry in report["not_run"]:
             LOG.print(f"not run: {entry['name']}: {entry['reason']}", markup=False, soft_wrap=True)
         for line in report["failures"]:

@@ -35,8 +35,11 @@ def test_writes_a_report_and_prints_a_table(folder: Path) -> None:
     for said in ("ok/report.html", "fp32 onnxruntime", "reference", "same", "passes", "ms per step (batch 4)"):
         assert said in run.stdout
     assert "samples of FP32" in run.stderr
+    lines = run.stderr.splitlines()
     report = json.loads((folder / "ok/report.json").read_text())
     assert report["schema_version"] == 1
+    assert lines.count(report["power"]) == 1  # where the energy is from, or why there is none
+    assert report["power"].startswith(("no energy was measured: ", "energy from "))
     assert [engine["name"] for engine in report["engines"]] == ["fp32 onnxruntime", "fp16 onnxruntime", "same"]
     assert (folder / "ok/report.html").read_text().startswith("<!doctype html>")
     kept = sorted(path.suffix for path in (folder / "ok/samples").iterdir())
