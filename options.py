@@ -35,6 +35,7 @@ __all__ = [
     "Divergence",
     "EnergyForm",
     "Exact",
+    "First",
     "Friction",
     "Fuse",
     "GradClip",
@@ -213,6 +214,12 @@ Fuse = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Same seed, same samples.")]
+First = Annotated[
+    int,
+    typer.Option(
+        help="Number of the first chain: -n 64 --first 64 draws the second half of -n 128, in another process.", min=0
+    ),
+]
 CondFiles = Annotated[
     list[str] | None, typer.Option("--cond", help="NAME=FILE.npy, a conditioning input [B, ..] or [1, ..].")
 ]

@@ -21,6 +21,7 @@ __all__ = [
     "check_choice",
     "check_conditions",
     "check_count",
+    "check_first",
     "check_folder",
     "check_mask",
     "check_range",
@@ -80,6 +81,17 @@ def check_count(name: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise UsageError(f"{name}: expected a whole number of at least 1, got {value!r}")
+
+
+def check_first(value: Any, count: int) -> None:
+    """Refuses what is no number of a first chain of `count`.
+
+    Raises:
+        UsageError: it is none.
+    """
+    below = 2**63 - int(count)  # numbers of chains have 63 bits
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= int(value) < below:
+        raise UsageError(f"first: expected a whole number of at least 0 and below 2**63 - {count}, got {value!r}")
 
 
 def check_room(name: str, count: int, shape: tuple[int, ...]) -> None:

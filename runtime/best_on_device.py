@@ -25,6 +25,7 @@ def until_on_device(
     seed: int,
     free: np.ndarray | None,
     pace: Pace,
+    first: int = 0,
 ) -> BestSoFar:
     """What `best_so_far.until` gives: the start is evaluated on the host, all that follows on the device.
 
@@ -36,6 +37,7 @@ def until_on_device(
         seed: of the noise.
         free: [n, *S] or [1, *S] float32, 1 where a number may move; None where all may.
         pace: knows the deadline; the same as that of `chain_steps`.
+        first: as in `run_chains`.
 
     Raises:
         DivergenceError: no chain ever had a finite energy.
@@ -43,7 +45,7 @@ def until_on_device(
     with contextlib.closing(steps):
         now = next(steps)
         pace.started(now.calls)
-        start = hand_over(now, config, NoiseSource(seed).key, free, engine.highest_scale)
+        start = hand_over(now, config, NoiseSource(seed).key, free, engine.highest_scale, first=first)
 
         def goes_on(done: int, lost: int) -> bool:
             if done > start.done:

@@ -56,7 +56,9 @@ class BestRuns:
         pace = Pace(deadline, self._block_times.setdefault(n, {}))
         steps = _in_one_batch(request, "deadline_ms", draw_ahead=loop is None, evenly=True, fused=fused, pace=pace)
         if loop is not None:
-            return until_on_device(loop, request.engine, steps, config, request.seed, request.start.free, pace)
+            return until_on_device(
+                loop, request.engine, steps, config, request.seed, request.start.free, pace, request.first
+            )
         asked = None if request.exact is None else _asked_in_block(config)
         return until(steps, pace, evaluations(config), request.switches, asked)
 

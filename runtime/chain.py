@@ -36,6 +36,7 @@ def chain_steps(
     n: int,
     *,
     seed: int = 0,
+    first: int = 0,
     cond: Mapping[str, np.ndarray] | None = None,
     switches: Mapping[int, Engine] | None = None,
     exact: Engine | None = None,
@@ -57,9 +58,10 @@ def chain_steps(
         engine: an open engine.
         config: the sampler's settings.
         position: [B, *S], where these chains start; left as it is.
-        chains: their numbers.
+        chains: their numbers, from 0; rows of arrays that hold all n.
         n: number of chains in all batches together.
         seed: as in `NoiseSource`, like `attempt`.
+        first: number of chain 0 in the noise.
         cond: conditioning arrays of all n chains, as in `run.run_chains`, like all that follow.
         switches: engines that take over at a step.
         exact: an engine of the energy to be sampled.
@@ -84,7 +86,8 @@ def chain_steps(
     free = None if free is None else rows_of(free, chains, count)
     start = np.ascontiguousarray(position, dtype=np.float32)
     switches = switches or {}
-    random = ChainRandom(seed, chains, start.shape[1:], free, count, attempt)
+    numbers = range(first + chains.start, first + chains.stop)
+    random = ChainRandom(seed, numbers, start.shape[1:], free, count, attempt)
     energy = None if exact is None else _energy_of(exact, rows, len(chains), pace)
     method = build_method(config, start, energy, free, every)
     if switches or exact is not None or free is not None or energy_range is not None:
@@ -184,8 +187,8 @@ def chain_steps(
 
     with contextlib.closing(random):
         if draw_ahead and config.sampler != "optimize":  # which has no noise
-            first = 0 if resume is None else resume.done
-            random.draw_ahead(config.steps, 1 if fused is None else fused.count, first, in_bulk=not evenly)
+            begins = 0 if resume is None else resume.done
+            random.draw_ahead(config.steps, 1 if fused is None else fused.count, begins, in_bulk=not evenly)
         score = ScaledScore(engine, rows, free)  # runs the prologue, where there is one
         if pace is not None:
             pace.starts()

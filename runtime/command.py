@@ -47,6 +47,7 @@ class DrawOptions:
     threads: int | None = None
     exact: bool = False
     fuse: bool | None = None
+    first: int = 0
     keep: np.ndarray | None = None
     known: np.ndarray | None = None
     candidates: int | None = None
@@ -62,6 +63,7 @@ class DrawOptions:
     def special(self) -> dict[str, Any]:
         """What was given of the arguments that `Ebm.sample` has beside seed, settings and conditions."""
         given = {
+            "first": self.first or None,
             "keep": self.keep,
             "known": self.known,
             "diverged": None if self.diverged == "stop" else self.diverged,

@@ -24,7 +24,7 @@ class Handover(NamedTuple):
         position: [B, *S] float32, C-contiguous.
         done: steps already taken.
         key: of the noise, `NoiseSource.key`.
-        chains: numbers of these chains.
+        chains: numbers of these chains in the noise.
         free: [B, *S] float32, 1 where a number may move, else 0; None where all may.
         highest_scale: of the running gradient scale; None where the scale stays.
         stop: whether the loop may end once a chain is no longer well.

@@ -17,6 +17,7 @@ from .arguments import (
     check_choice,
     check_conditions,
     check_count,
+    check_first,
     check_range,
     check_room,
     check_states,
@@ -216,6 +217,7 @@ class Ebm:
         n: int,
         seed: int = 0,
         *,
+        first: int = 0,
         x0: Any = None,
         data: Any = None,
         keep: Any = None,
@@ -235,7 +237,7 @@ class Ebm:
     ) -> np.ndarray | BestSoFar:
         """Runs n chains and returns where they end.
 
-        Chain i's start and noise depend on the seed and on i alone, not on n or on how chains are batched.
+        Chain i's start and noise depend on the seed and on i alone, not on n, on how chains are batched, or on the call that runs it.
 
         With an exact engine (see `load`) the samples follow exp(-E / T) of that engine, inside the bounds, once the
         chains have forgotten their start. T is `temperature`, or noise^2 / (2 * step_size) where `noise` is set, one number
@@ -245,6 +247,9 @@ class Ebm:
         Args:
             n: number of chains, at least 1.
             seed: whole number, at least 0 and below 2**64.
+            first: number of the first chain, which start and noise are drawn by: chains 0 to 63 in one process and, with first=64, 64 to
+                127 in another are the 128 of one call. Arrays hold the rows of this call's chains, and what is told of chains counts
+                them from 0.
             x0: [n, *S] or [1, *S] states to start from, in place of what `init` says.
             data: [M, *S] states that init="data" picks from; left out, the bundle's own.
             keep: [n, *S] or [1, *S] bool, true where a number of x stays what it is; the others are sampled given those.
@@ -276,7 +281,7 @@ class Ebm:
             DivergenceError: an energy or gradient is no longer finite.
         """
         called = perf_counter()
-        request = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
+        request = self._prepare(n, seed, first, x0, data, keep, known, config, cond, max_batch, keywords)
         check_choice("diverged", diverged, get_args(Divergence))
         energy_range = check_range("energy_range", energy_range)
         if every is not None:
@@ -329,6 +334,7 @@ class Ebm:
         n: int,
         seed: int = 0,
         *,
+        first: int = 0,
         x0: Any = None,
         data: Any = None,
         keep: Any = None,
@@ -345,6 +351,7 @@ class Ebm:
         Args:
             n: number of chains, which all go into one engine call.
             seed: as in `sample`, like all that follow.
+            first: number of the first chain.
             x0: states to start from.
             data: states that init="data" picks from.
             keep: true where a number of x stays what it is.
@@ -358,7 +365,7 @@ class Ebm:
             UsageError: an argument has a wrong name, type, shape or value.
             DivergenceError: no chain ever had a finite energy.
         """
-        request = self._prepare(n, seed, x0, data, keep, known, config, cond, max_batch, keywords)
+        request = self._prepare(n, seed, first, x0, data, keep, known, config, cond, max_batch, keywords)
         return improvements(self._by_turns(self._best_runs.stream(request)), request.switches)
 
     def _by_turns(self, steps: Steps) -> Steps:
@@ -383,7 +390,7 @@ class Ebm:
         Args:
             x0: [B, *S], any real type; left as it is.
             seed: of the noise; another one than that of the run that x0 comes from, whose noise it would repeat.
-            **keywords: what `sample` takes beside the number of chains: `keep`, deadlines, checkpoints, settings, conditions.
+            **keywords: what `sample` takes beside the number of chains: `first`, `keep`, deadlines, checkpoints, settings, conditions.
 
         Returns:
             [B, *S] float32, fewer where chains were dropped; with a deadline a `BestSoFar`.
@@ -400,6 +407,7 @@ class Ebm:
         self,
         n: int,
         seed: int,
+        first: int,
         x0: Any,
         data: Any,
         keep: Any,
@@ -412,6 +420,7 @@ class Ebm:
         """Checks the arguments of `sample` that `stream` takes too."""
         check_count("n", n)
         check_room("n", n, self.model.x.shape)
+        check_first(first, n)
         if max_batch is not None:
             check_count("max_batch", max_batch)
         overrides, values = split_keywords(keywords, self.model.cond_names)
@@ -429,7 +438,8 @@ class Ebm:
             config=settings,
             n=int(n),  # what is saved of it is Python's
             seed=seed,
-            start=Start(settings, shape, seed, states, pool, kept),
+            first=int(first),
+            start=Start(settings, shape, seed, states, pool, kept, int(first)),
             cond=conditions,
             max_batch=min(max_batch or self._max_batch, self._max_batch),
             engine=engines.pop(0, self._engine),

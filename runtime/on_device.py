@@ -44,11 +44,13 @@ def hand_over(
     stop: bool = False,
     energy_range: tuple[float, float] | None = None,
     tell: Callable[[int], None] = lambda done: None,
+    first: int = 0,
 ) -> Handover:
-    """Returns what a device loop goes on from; `now` is of the engine's last call, and `free` as in `run_chains`."""
+    """Returns what a device loop goes on from; `now` is of the engine's last call; `free` and `first` as in `run_chains`."""
     position = np.ascontiguousarray(now.state.position, dtype=np.float32)
     mask = None if free is None else np.ascontiguousarray(rows_of(free, now.chains, 1), dtype=np.float32)
-    return Handover(config, position, now.done, key, now.chains, mask, highest_scale, stop, energy_range, tell)
+    chains = range(first + now.chains.start, first + now.chains.stop)
+    return Handover(config, position, now.done, key, chains, mask, highest_scale, stop, energy_range, tell)
 
 
 def finish_on_device(
@@ -62,6 +64,7 @@ def finish_on_device(
     stop: bool,
     energy_range: tuple[float, float] | None,
     callback: Callback | None,
+    first: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Takes the first evaluation from `chain_steps`, since it looks for the gradient's scale, and all else from the device.
 
@@ -81,7 +84,9 @@ def finish_on_device(
     tell(now.done)
     if now.done < config.steps:
         position, hit = loop.run(
-            hand_over(now, config, key, free, highest_scale, stop=stop, energy_range=energy_range, tell=tell)
+            hand_over(
+                now, config, key, free, highest_scale, stop=stop, energy_range=energy_range, tell=tell, first=first
+            )
         )
         if stop and (hit >= 0).any():
             step = int(hit[hit >= 0].min())

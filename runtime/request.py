@@ -24,6 +24,7 @@ class Request(NamedTuple):
         config: the sampler's settings.
         n: number of chains.
         seed: of the noise.
+        first: number of chain 0 in what is drawn.
         start: where chains start, and which numbers stay there.
         cond: conditioning arrays by graph name, each [n, ...] or [1, ...].
         max_batch: most samples in one engine call.
@@ -35,6 +36,7 @@ class Request(NamedTuple):
     config: SamplerConfig
     n: int
     seed: int
+    first: int
     start: Start
     cond: Mapping[str, np.ndarray]
     max_batch: int
@@ -73,6 +75,7 @@ class Request(NamedTuple):
         """Arguments that `run.run_chains` and `chain.chain_steps` share, by their names there."""
         return {
             "seed": self.seed,
+            "first": self.first,
             "cond": self.cond,
             "switches": self.switches,
             "exact": self.exact,

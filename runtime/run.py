@@ -33,6 +33,7 @@ def run_chains(
     n: int,
     *,
     seed: int = 0,
+    first: int = 0,
     cond: Mapping[str, np.ndarray] | None = None,
     max_batch: int | None = None,
     callback: Callback | None = None,
@@ -56,6 +57,7 @@ def run_chains(
         start: gives the start states [len(chains), *S] float32 of the chain numbers it is asked for.
         n: number of chains, at least 1.
         seed: as in `NoiseSource`.
+        first: number of chain 0 in the noise, for a part of a larger number of chains.
         cond: conditioning arrays by graph name, each [n, ...], or [1, ...] where all chains share it.
         max_batch: most samples in one engine call; None means all.
         callback: told about every step, see `progress.Progress`.
@@ -105,6 +107,7 @@ def run_chains(
             chains,
             n,
             seed=seed,
+            first=first,
             cond=cond,
             switches=switches,
             exact=exact,
@@ -123,7 +126,7 @@ def run_chains(
             if loop is not None:
                 key = NoiseSource(seed, attempt=attempt).key
                 return finish_on_device(
-                    loop, steps, config, chains, key, free, engine.highest_scale, stop, energy_range, told
+                    loop, steps, config, chains, key, free, engine.highest_scale, stop, energy_range, told, first
                 )
             for now in steps:
                 if told is not None:

@@ -53,6 +53,7 @@ def identity_of(
         "exact": request.exact is not None,
         **request.config.to_dict(),
         "seed": int(request.seed),
+        "first": request.first,
         "n": request.n,
         "max_batch": request.batch,
         "diverged": diverged,

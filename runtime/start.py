@@ -22,6 +22,7 @@ class Start:
         given: [n, *S] float32, states to start from; None draws them.
         data: [M, *S] float32, for init="data"; None where there are none.
         kept: numbers that stay; None where all may move.
+        first: number of chain 0 in what is drawn.
 
     Attributes:
         shape: shape S of one state.
@@ -38,12 +39,13 @@ class Start:
         given: np.ndarray | None,
         data: np.ndarray | None,
         kept: Kept | None,
+        first: int = 0,
     ) -> None:
         self.shape = shape
         self.data = data if given is None and config.init == "data" else None
         self.drawn = given is None and kept is None
         self.free = None if kept is None else kept.free
-        self._config, self._seed = config, seed
+        self._config, self._seed, self._first = config, seed, first
         self._given, self._kept = given, kept
 
     def __call__(self, chains: range, attempt: int = 0) -> np.ndarray:
@@ -51,7 +53,8 @@ class Start:
         if self._given is not None:
             position = self._given[chains.start : chains.stop]
         else:
-            position = start_states(self._config, self.shape, chains, self._seed, self.data, attempt)
+            numbers = range(self._first + chains.start, self._first + chains.stop)
+            position = start_states(self._config, self.shape, numbers, self._seed, self.data, attempt)
         return position if self._kept is None else self._kept.put(position, chains)
 
 

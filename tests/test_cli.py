@@ -460,6 +460,15 @@ class TestRun:
             run = command("ebm-run", "sample", "fused.ebm", "-n", 4, flag, "--out", f"{flag}.npy", cwd=folder)
             assert run.returncode == 0, run.stderr
         assert (folder / "--fuse.npy").read_bytes() == (folder / "--no-fuse.npy").read_bytes()
+        # Halves of these chains, each by a process of its own.
+        for flag in ("--fuse", "--no-fuse"):
+            given = ("-n", 2, "--first", 2, flag, "--out", "half.npy", "--max-batch", 2)
+            assert command("ebm-run", "sample", "fused.ebm", *given, cwd=folder).returncode == 0
+            given = ("-n", 4, flag, "--out", "whole.npy", "--max-batch", 2)
+            assert command("ebm-run", "sample", "fused.ebm", *given, cwd=folder).returncode == 0
+            np.testing.assert_array_equal(np.load(folder / "half.npy"), np.load(folder / "whole.npy")[2:])
+        run = command("ebm-run", "sample", "fused.ebm", "--best-of", 2, "--first", 2, cwd=folder)
+        assert run.returncode == 2 and "--best-of cannot be combined with --first" in run.stderr
         np.save(folder / "keep.npy", np.array([[True, False, False]]))
         np.save(folder / "known.npy", np.zeros((1, 3), np.float32))
         given = ("--keep", "keep.npy", "--known", "known.npy", "--energy-range=-99,99", "--sampler", "underdamped")

@@ -80,6 +80,13 @@ class TestSameSamples:
         with opened(config=SamplerConfig(steps=20, step_size=0.1)) as bench:
             close(*bench.both(11, max_batch=4))
 
+    @pytest.mark.parametrize("first", [4096, 4097])
+    def test_chains_of_a_later_part(self, opened: Open, first: int) -> None:
+        with opened(config=SamplerConfig(steps=20, step_size=0.1)) as bench:
+            device, host = bench.both(5, max_batch=3, first=first)
+            close(device, host)
+            close(bench.both(1, first=first + 4)[0], device[4:])
+
     def test_conditions_and_numbers_that_stay(self, opened: Open) -> None:
         rng = np.random.default_rng(0)
         with opened(around, SamplerConfig(steps=20, step_size=0.1)) as bench:
@@ -273,6 +280,7 @@ class TestDeadline:
     def test_the_best_is_the_hosts(self, opened: Open, capturable: bool) -> None:
         with opened(config=self.CONFIG, capturable=capturable) as bench:
             self.check(*self.both(bench, 7, seed=3))
+            self.check(*self.both(bench, 7, seed=3, first=4097))
 
     def test_conditions_and_numbers_that_stay(self, opened: Open) -> None:
         rng = np.random.default_rng(0)
