@@ -26,7 +26,7 @@ from .snapshot import Snapshot, from_arrays, to_arrays
 
 __all__ = ["Checkpoint", "Saved", "dropped_in"]
 
-_VERSION = 1
+_VERSION = 2
 
 
 class Saved(NamedTuple):
@@ -162,6 +162,9 @@ class Checkpoint:
                 "version, or remove the file to begin anew"
             )
         differing = [name for name in {**found, **self._identity} if found.get(name) != self._identity.get(name)]
+        # No chain has diverged in a run that stops at the first, so nothing has been decided yet by what happens to those that do.
+        if found.get("diverged") == "stop" and "diverged" in differing:
+            differing.remove("diverged")
         if differing:
             said = "; ".join(
                 f"{name} was {found.get(name)!r} and is {self._identity.get(name)!r}" for name in differing

@@ -121,7 +121,7 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
     if options.candidates is not None:
         _refuse_beside("--best-of", options, but=("keep", "known", "diverged", "energy_range", "deadline_ms"))
     if options.deadline_ms is not None:
-        _refuse_beside("--deadline-ms", options, but=("deadline_ms", "keep", "known"))
+        _refuse_beside("--deadline-ms", options, but=("deadline_ms", "first", "keep", "known"))
     _check_files(options)
     exact = "fp32" if options.exact else None
     with load(

@@ -61,6 +61,11 @@ class CompositeEngine(Engine):
             opened.pop_all()
 
     @property
+    def parts(self) -> tuple[Engine, ...]:
+        """Those of every part."""
+        return tuple(one for engine, _ in self._parts for one in engine.parts)
+
+    @property
     def locks(self) -> tuple[threading.RLock, ...]:
         """Those of the parts, which may be asked by themselves too."""
         return tuple(lock for engine, _ in self._parts for lock in engine.locks)

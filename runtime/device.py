@@ -7,7 +7,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["describe_device", "toolchain"]
+__all__ = ["describe_device", "own_threads", "toolchain", "usable_cores"]
 
 _PACKAGES = ("ebm-export", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx", "scipy")
 
@@ -50,6 +50,19 @@ def toolchain() -> dict[str, str]:
     return found
 
 
+def usable_cores() -> int:
+    """Returns the number of CPU cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1
+
+
+def own_threads(library: str) -> str:
+    """Returns words for the number of threads that a library picks, which it does not tell but which follows from the cores."""
+    return f"{library}'s own on {usable_cores()} cores"
+
+
 def _processor(root: Path) -> str:
     for line in _text(root / "proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
@@ -69,14 +82,11 @@ def _instructions(root: Path) -> list[str]:
 
 
 def _cores(root: Path) -> str:
-    try:
-        usable = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        usable = os.cpu_count() or 0
+    usable = usable_cores()
     quota, _, period = _text(root / "sys/fs/cgroup/cpu.max").strip().partition(" ")
     if quota.isdigit() and period.isdigit() and int(quota) < usable * int(period):
         return f"{int(quota) / int(period):g} of {usable}"
-    return str(usable or "")
+    return str(usable)
 
 
 def _memory(root: Path) -> str:

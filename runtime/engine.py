@@ -28,6 +28,9 @@ class Engine(ABC):
     needs_scale: bool = True
     """Whether gradients may leave the range of the engine's numbers, so that they need the running gradient scale."""
 
+    cpu_threads: int | str | None = None
+    """CPU threads of one call, among which sums are split; words where the library picks their number, None where there are none."""
+
     known_scales: KnownScales = NOTHING_KNOWN
     """What is known of the gradient scales that chains on it have."""
 
@@ -40,6 +43,11 @@ class Engine(ABC):
     def locks(self) -> tuple[threading.RLock, ...]:
         """What whoever asks the engine holds, so that threads take turns; see `turns.Turns`."""
         return (self.__dict__.setdefault("_lock", threading.RLock()),)
+
+    @property
+    def parts(self) -> tuple[Engine, ...]:
+        """The engines of one library each that do the work: itself, where it is not made of others."""
+        return (self,)
 
     def prepare(self, cond: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Readies what stays the same along a chain, once, for any number of calls of `run`.

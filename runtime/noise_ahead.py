@@ -7,12 +7,13 @@ bits are those of a loop without a second thread.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable
 
 import numpy as np
+
+from .device import usable_cores
 
 __all__ = ["NoiseAhead", "pays"]
 
@@ -39,7 +40,7 @@ def pays(numbers: int, stride: int = 1) -> bool:
     core there is nobody to hand anything to. A thread that draws few numbers at a time holds the interpreter nearly all the while:
     with two numbers for each of 32 steps, steps of 9.2 us became 11.5.
     """
-    return numbers * stride >= _LEAST_NUMBERS and numbers >= _LEAST_AT_A_TIME and _cores() > 1
+    return numbers * stride >= _LEAST_NUMBERS and numbers >= _LEAST_AT_A_TIME and usable_cores() > 1
 
 
 class NoiseAhead:
@@ -117,11 +118,3 @@ def _work(
             results.put(error)
         else:
             results.put(None)
-
-
-def _cores() -> int:
-    """CPU cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        return os.cpu_count() or 1

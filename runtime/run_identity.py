@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .device import toolchain
 from .engine import Engine
 from .request import Request
 
@@ -42,12 +43,14 @@ def identity_of(
         every: steps between two rows of the file of states; None where there is none.
         out: that file's name.
     """
+    engines = tuple(engines)
     start = request.start
     looked_at = min(request.n, _LOOKED_AT) if start.drawn else request.n
     return {
         "model": model,
         "engines": [_name(engine) for engine in engines],
         "files": files,
+        **_rounding(engines),
         "fuse": fuse,
         "switches": {str(step): _name(engine) for step, engine in request.switches.items()},
         "exact": request.exact is not None,
@@ -65,6 +68,16 @@ def identity_of(
         "keep": None if start.free is None else _digest(start.free),
         "out": out,
     }
+
+
+def _rounding(engines: Iterable[Engine]) -> dict[str, Any]:
+    """What else decides last bits: how many threads share a sum, and the versions of the libraries that compute."""
+    parts = [part for engine in engines for part in engine.parts]
+    threads = [part.cpu_threads for part in parts]
+    asked = ("ebm-export", "numpy", *(part.backend for part in parts))
+    # Packages of one library are called alike: onnxruntime-gpu, tensorrt_rtx.
+    versions = {name: version for name, version in toolchain().items() if name.startswith(asked)}
+    return {"threads": threads[0] if len(set(threads)) == 1 else threads, **versions}
 
 
 def _name(engine: Engine) -> str:

@@ -46,6 +46,11 @@ class SplitEngine(Engine):
         self._reads, self._keeps = tuple(reads), tuple(keeps)
         self._features: tuple[str, ...] | None = None
 
+    @property
+    def parts(self) -> tuple[Engine, ...]:
+        """Those of both."""
+        return (*self.prologue.parts, *self.score.parts)
+
     def open(self) -> None:
         """Opens both; where the second fails, the first is closed."""
         with contextlib.ExitStack() as opened:

@@ -68,6 +68,11 @@ def run_whole(
         if diverged != "stop":
             raise
         # Only whoever makes a request can ask for another end; the exporter's own chains have none.
+        goes_on = (
+            ""
+            if checkpoint is None or not checkpoint.path.exists()
+            else f", with which {checkpoint.path} is gone on with"
+        )
         raise DivergenceError(
-            f'{error}; or pass diverged="restart" or "drop" (--diverged restart, --diverged drop)'
+            f'{error}; or pass diverged="restart" or "drop" (--diverged restart, --diverged drop){goes_on}'
         ) from error

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..device import own_threads
 from ..engine import Engine
 from ..errors import EbmExportError, LoadError, MissingBackend, UsageError
 from ..onnxruntime_library import import_onnxruntime
@@ -77,6 +78,7 @@ class OnnxRuntimeEngine(Engine):
         self.path = Path(path)
         self.precision = precision
         self.threads = threads
+        self.cpu_threads = threads or own_threads("onnxruntime")
         self.provider = ""
         """Name of the provider that runs the graph; known once open."""
         self._session: Any = None

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..device import own_threads
 from ..engine import Engine
 from ..errors import EbmExportError, LoadError, MissingBackend, UnsupportedOperation, UsageError
 from .openvino_error import failed_node, in_one_sentence
@@ -97,6 +98,7 @@ class OpenVinoEngine(Engine):
         self.path = Path(path)
         self.precision = precision
         self.threads = threads
+        self.cpu_threads = threads or own_threads("OpenVINO")
         self._core: Any = None
         self._model: Any = None
         self._exact = False  # whether 8-bit products are computed in float32

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
+from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError, checkpoint, run_identity
 from ebm_export.runtime.checkpoint import Checkpoint, Saved
+from ebm_export.runtime.device import toolchain
 from ebm_export.runtime.divergence import Divergence
 from ebm_export.runtime.errors import DivergenceError, LoadError
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
@@ -250,6 +251,60 @@ def test_another_run_is_refused(tmp_path: Path, changes: dict[str, Any], said: s
     ebm().sample(5, 7, checkpoint=tmp_path / "run")
     with pytest.raises(UsageError, match=f"is of another run: .*{said}"):
         ebm().sample(given.pop("n"), given.pop("seed"), checkpoint=tmp_path / "run", **given)
+
+
+def other_threads(engine: FunctionEngine) -> None:
+    engine.cpu_threads = 2
+
+
+def other_library(engine: FunctionEngine) -> None:
+    engine.backend = "openvino"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(other_threads, "threads was 1 and is 2"), (other_library, "engines was .*openvino was None and is '20")],
+)
+def test_other_rounding_is_refused(tmp_path: Path, change: Callable[[FunctionEngine], None], said: str) -> None:
+    engine = FunctionEngine(wavy)
+    engine.cpu_threads = 1
+    Ebm(engine, MODEL).sample(5, 7, steps=4, step_size=0.1, checkpoint=tmp_path / "run")
+    change(engine)
+    with pytest.raises(UsageError, match=f"is of another run: .*{said}"):
+        Ebm(engine, MODEL).sample(5, 7, steps=4, step_size=0.1, checkpoint=tmp_path / "run")
+
+
+def test_an_upgrade_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ebm().sample(5, 7, checkpoint=tmp_path / "run")
+    monkeypatch.setattr(run_identity, "toolchain", lambda: toolchain() | {"numpy": "9.0", "scipy": "9.0"})
+    with pytest.raises(UsageError, match=rf"is of another run: numpy was '{np.__version__}' and is '9.0'\. Give"):
+        ebm().sample(5, 7, checkpoint=tmp_path / "run")
+
+
+def test_one_of_another_form_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(checkpoint, "_VERSION", 1)
+        ebm().sample(5, 7, checkpoint=tmp_path / "run")
+    with pytest.raises(UsageError, match=r"written by another version of ebm-export \(form 1, here 2\)"):
+        ebm().sample(5, 7, checkpoint=tmp_path / "run")
+
+
+@pytest.mark.parametrize("diverged", ["drop", "restart"])
+def test_a_run_that_stopped_goes_on_without_its_lost_chains(tmp_path: Path, diverged: Divergence) -> None:
+    """From its last saving, and ends with the bits of one that dropped or restarted from the beginning."""
+    start = np.full((12, 3), 0.9, np.float32)
+    settings: dict[str, Any] = {"x0": start, "step_size": 0.02, "temperature": 0.3, "max_batch": 4}
+    whole = ebm(energy=cliff).sample(12, 7, diverged=diverged, **settings)
+    assert len(whole) == (9 if diverged == "drop" else 12)
+    settings |= {"checkpoint": tmp_path / "run", "checkpoint_seconds": 0}
+    with pytest.raises(DivergenceError, match="1 of 4 .* after step 20; .* with which .*run is gone on with"):
+        ebm(energy=cliff).sample(12, 7, **settings)
+    with np.load(tmp_path / "run") as file:  # the first batch is done, and nearly half of the second
+        assert (file["first"], file["run.done"]) == (4, 19)
+    np.testing.assert_array_equal(ebm(energy=cliff).sample(12, 7, diverged=diverged, **settings), whole)
+    for other in {"stop", "drop", "restart"} - {diverged}:  # now chains have been dropped, or started anew
+        with pytest.raises(UsageError, match=f"diverged was '{diverged}' and is '{other}'"):
+            ebm(energy=cliff).sample(12, 7, diverged=other, **settings)
 
 
 @pytest.mark.parametrize("given", ["known", "data"])

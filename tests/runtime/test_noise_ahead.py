@@ -188,10 +188,10 @@ class TestNoThreadIsLeft:
 
 class TestPays:
     def test_only_for_many_numbers_and_more_than_one_core(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(noise_ahead_module, "_cores", lambda: 4)
+        monkeypatch.setattr(noise_ahead_module, "usable_cores", lambda: 4)
         assert pays(8 * 3072) and not pays(1024 * 2)
-        monkeypatch.setattr(noise_ahead_module, "_cores", lambda: 1)
+        monkeypatch.setattr(noise_ahead_module, "usable_cores", lambda: 1)
         assert not pays(8 * 3072)
 
     def test_counts_the_cores_of_this_process(self) -> None:
-        assert 1 <= noise_ahead_module._cores() <= 4096
+        assert 1 <= noise_ahead_module.usable_cores() <= 4096
