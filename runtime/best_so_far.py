@@ -112,7 +112,7 @@ class _Best:
 
     def __init__(self, switches: Collection[int]) -> None:
         self._switches = switches
-        self._x = self._energy = self._to_beat = np.empty(0, dtype=np.float32)
+        self._x = self._energy = self._to_beat = self._block = np.empty(0, dtype=np.float32)
         self._now: Progress | None = None
 
     @property
@@ -124,6 +124,7 @@ class _Best:
         """Takes one step in, and says whether it made a chain's best better."""
         if self._now is None:
             self._x = np.array(now.state.position)
+            self._block = np.empty((len(self._x), self._x[0].size), dtype=np.float32)
             self._energy = np.full(len(self._x), np.inf, dtype=np.float32)
             self._to_beat = self._energy.copy()
         elif now.done - 1 in self._switches:
@@ -131,7 +132,7 @@ class _Best:
         position, energy, lost = now.state.position, now.state.energy, now.diverged
         each = _each(now)
         if each is not None:
-            position, energy = _lowest(each)
+            position, energy = self._lowest(each)
             lost = None if self._now is None else self._now.diverged  # those on the way are told by their energies
         self._now = now
         better = energy < self._to_beat  # false for NaN
@@ -139,9 +140,20 @@ class _Best:
             better &= ~lost
         if not better.any():
             return False
-        self._x[better] = position[better]
-        self._energy[better] = self._to_beat[better] = energy[better]
+        np.copyto(self._x, position, where=better.reshape(-1, *[1] * (position.ndim - 1)))
+        np.copyto(self._energy, energy, where=better)
+        np.copyto(self._to_beat, energy, where=better)
         return True
+
+    def _lowest(self, each: EachStep) -> tuple[np.ndarray, np.ndarray]:
+        """Position [B, *S] and energy [B] of each chain's lowest state of a block, infinite where none has one."""
+        energy = np.where(np.isnan(each.energy), np.float32(np.inf), each.energy)
+        steps, chains = energy.shape
+        step = energy.argmin(axis=0)
+        rows = step * chains + np.arange(chains)
+        # Any mode but "raise" writes into `out` at once.
+        np.take(each.position.reshape(steps * chains, -1), rows, axis=0, out=self._block, mode="clip")
+        return self._block.reshape(self._x.shape), energy.reshape(-1)[rows]
 
     def copy(self) -> BestSoFar:
         now = self._now
@@ -154,11 +166,3 @@ class _Best:
 def _each(now: Progress) -> EachStep | None:
     """The states on the way, where several steps were taken in one call that tells of each."""
     return now.info.each if isinstance(now.info, FusedInfo) else None
-
-
-def _lowest(each: EachStep) -> tuple[np.ndarray, np.ndarray]:
-    """Position [B, *S] and energy [B] of each chain's lowest state, infinite where none has one."""
-    energy = np.where(np.isnan(each.energy), np.float32(np.inf), each.energy)
-    chains: np.ndarray = np.arange(energy.shape[1])
-    step = energy.argmin(axis=0)
-    return each.position[step, chains], energy[step, chains]

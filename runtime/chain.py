@@ -101,6 +101,9 @@ def chain_steps(
     warm_up = WarmUp(method.warm_up, len(chains) * count, method.target)
     standstill = Standstill(len(chains))
     lost: np.ndarray | None = None
+    kept: list[np.ndarray] = []  # where `own` keeps energy and gradient
+    if shared and not method.rejects:  # those that do keep arrays of their own
+        kept = [np.empty(len(start), np.float32), np.empty_like(start)]
     state: Any = None
     done = 0
 
@@ -120,8 +123,10 @@ def chain_steps(
     def own() -> None:
         """Takes what the next step reads out of the engine's memory."""
         nonlocal state
-        if shared and not method.rejects:  # those that do keep arrays of their own
-            state = state._replace(energy=state.energy.copy(), grad=state.grad.copy())
+        if kept:
+            for array, answer in zip(kept, (state.energy, state.grad), strict=True):
+                np.copyto(array, answer)
+            state = state._replace(energy=kept[0], grad=kept[1])
 
     def refresh(step: int) -> None:
         nonlocal state

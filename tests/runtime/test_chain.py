@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ebm_export.runtime import DivergenceError, Engine, FunctionEngine, SamplerConfig
+from ebm_export.runtime.best_so_far import Steps, until
 from ebm_export.runtime.chain import chain_steps
+from ebm_export.runtime.pace import Pace
 from ebm_export.runtime.progress import Progress
 from ebm_export.runtime.run import run_chains
 from ebm_export.runtime.start import start_states
@@ -194,7 +199,8 @@ class Still(Engine):
 
     backend = "still"
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], *, hill: bool = False) -> None:
+        self.sign = np.float32(-1 if hill else 1)  # down a hill, numbers leave their bounds at every step
         self.answer = {"energy": np.empty(shape[0], np.float32), "grad": np.empty(shape, np.float32)}
 
     def open(self) -> None: ...
@@ -206,7 +212,26 @@ class Still(Engine):
         np.einsum("bd,bd->b", rows, rows, out=self.answer["energy"])
         scale = inputs["grad_scale"].reshape(-1, *[1] * (inputs["x"].ndim - 1))
         np.multiply(inputs["x"], scale, out=self.answer["grad"])
+        for array in self.answer.values():
+            array *= self.sign
         return self.answer
+
+
+FEW = 1 / 16
+"""Share of a batch's states that may be allocated: numpy's iterators take 25 kB for a broadcast of any size, and the loop a number or two
+for each chain. A mask of the states would be a quarter of them."""
+
+
+def traced(steps: Steps, peak: list[int]) -> Steps:
+    """The same steps, of which six in the middle say what they allocated at most."""
+    with contextlib.closing(steps):
+        for now in steps:
+            if now.done == 4:
+                tracemalloc.start()
+            if now.done == 10:
+                peak.append(tracemalloc.get_traced_memory()[1])
+                tracemalloc.stop()
+            yield now
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -217,29 +242,44 @@ class Still(Engine):
         {"grad_clip": 0.5},
         {"grad_clip": 5.0, "grad_clip_mode": "norm"},
         {"noise": 0.0},
-        {"sampler": "preconditioned", "warmup": 0},
-        {"sampler": "underdamped", "bounds": None},
-        {"sampler": "optimize", "bounds": None},
+        {"bounds_mode": "reflect"},
+        *(
+            {"sampler": sampler, "warmup": 0, "bounds": bounds, "bounds_mode": mode}
+            for sampler in ("underdamped", "optimize", "preconditioned")
+            for bounds, mode in ((None, "project"), ((-1, 1), "project"), ((-1, 1), "reflect"))
+        ),
     ],
+    ids=str,
 )
 @pytest.mark.parametrize("ahead", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
 def test_the_steady_loop_allocates_no_state(
-    order: str, more: dict[str, object], ahead: bool, monkeypatch: pytest.MonkeyPatch
+    order: str, more: dict[str, Any], ahead: bool, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ebm_export.runtime.chain_random.pays", lambda numbers, stride=1: ahead)
     x = np.random.default_rng(0).standard_normal((64, 3, 32, 32)).astype(np.float32)
     config = SamplerConfig.from_dict(
         {"steps": 12, "step_size": 0.01, "temperature": 0.1, "bounds": (-1, 1), "order": order, **more}
     )
-    steps = chain_steps(Still(x.shape), config, x, range(64), 64)
-    for _ in range(4):
-        next(steps)
-    tracemalloc.start()
-    for _ in range(6):
-        next(steps)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    steps.close()
-    # numpy's iterators take 25 kB for a broadcast of any size, and the loop a number or two for each chain; a mask of the states
-    # would be a quarter of them.
-    assert peak < x.nbytes / 16
+    peak: list[int] = []
+    with contextlib.closing(
+        traced(chain_steps(Still(x.shape, hill=True), config, x, range(64), 64, shared=shared), peak)
+    ) as steps:
+        for _ in steps:
+            pass
+    assert peak[0] < FEW * x.nbytes
+
+
+@pytest.mark.parametrize("more", [{}, {"bounds_mode": "reflect"}, {"sampler": "underdamped"}], ids=str)
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_best_so_far_is_written_in_place(more: dict[str, Any], stream: bool) -> None:
+    """Of chains whose best becomes better at every step."""
+    x = np.full((64, 3, 32, 32), 0.5, np.float32)
+    config = SamplerConfig.from_dict(
+        {"steps": 12, "step_size": 0.05, "temperature": 1e-3, "bounds": (-1, 1), "warmup": 0, **more}
+    )
+    peak: list[int] = []
+    steps = traced(chain_steps(Still(x.shape), config, x, range(64), 64, shared=stream), peak)
+    best = until(steps, Pace(math.inf))
+    assert best.complete and (best.energy < 400).all()  # of 768 at the start
+    assert peak[0] < FEW * x.nbytes
