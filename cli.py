@@ -586,10 +586,13 @@ def bench(
     threads: Annotated[
         list[int] | None,
         typer.Option(
-            help="CPU threads of the engine; repeat for several. The library's own number if left out.", min=1
+            help="CPU threads of the engine; repeat for several. The library's own, 1 and half of the cores if left out.",
+            min=1,
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Time for each engine and batch.", min=0.05)] = 0.5,
+    seconds: Annotated[
+        float, typer.Option(help="Time for each engine and batch, and for each of --threads.", min=0.05)
+    ] = 0.5,
     keep: Annotated[
         bool,
         typer.Option(
@@ -606,14 +609,16 @@ def bench(
     threads and fused steps for fp32, or for the precision that they are asked for.
     """
     _limit(cpus, memory_limit)
-    from .runtime.bench import time_bundle
+    from .runtime.bench import numbers_of_threads, time_bundle
     from .runtime.bundle import Bundle
     from .runtime.measured import keep_measurements
     from .runtime.runnable import check_runnable
 
     check_runnable(Bundle(bundle))
     with progress() as tell:
-        rows = time_bundle(bundle, batches=batch or [1, 8], threads=threads or [None], seconds=seconds, progress=tell)
+        counts = threads or numbers_of_threads()
+        share = seconds if threads else seconds / len(counts)
+        rows = time_bundle(bundle, batches=batch or [1, 8], threads=counts, seconds=share, progress=tell)
     kept = keep_measurements(Bundle(bundle), rows) if keep else None
     if as_json:
         print_json(rows)

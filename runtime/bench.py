@@ -16,6 +16,7 @@ from .artifact_engine import engine_of, fused_of
 from .backends import backend_of
 from .bundle import Bundle
 from .chain import chain_steps
+from .device import usable_cores
 from .engine import Engine
 from .fused_steps import Fused
 from .manifest import Artifact, TensorSpec
@@ -23,7 +24,7 @@ from .noise import normal
 from .progress import Progress
 from .runnable import why_not
 
-__all__ = ["time_bundle"]
+__all__ = ["numbers_of_threads", "time_bundle"]
 
 _SECONDS = 0.5
 """Time given to each engine and batch, after a warm-up."""
@@ -104,6 +105,12 @@ def time_bundle(
             _take_turns(bundle, entries, batch, seconds, tell)
             rows += [_row(entry, batch) for entry in entries]
     return rows
+
+
+def numbers_of_threads() -> list[int | None]:
+    """Returns those worth a try on this device: the library's own, 1, which small networks are fastest with, and half of the cores."""
+    cores = usable_cores()
+    return [None, *sorted({1, max(1, cores // 2)})] if cores > 1 else [None]
 
 
 def _take_turns(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .arguments import check_choice
@@ -30,18 +32,22 @@ class Choice(NamedTuple):
         backend: the library to run it.
         reason: why.
         threads: that were the fastest here; None where nothing was measured, or the library's own number was.
-        fuse: whether several steps in one call were faster here; None where nothing was measured.
+        fuse: whether several steps in one call were faster here, by the batch sizes at which both ways were measured.
     """
 
     artifact: Artifact
     backend: str
     reason: str
     threads: int | None = None
-    fuse: bool | None = None
+    fuse: Mapping[int, bool] = MappingProxyType({})
 
 
 def choose(
-    bundle: Bundle, backend: str | None = None, precision: str | None = None, threads: int | None = None
+    bundle: Bundle,
+    backend: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    fuse: bool | None = None,
 ) -> Choice:
     """Picks an artifact and a backend.
 
@@ -50,12 +56,14 @@ def choose(
     2. A backend that is left out is the one that `ebm-run bench` measured to be the fastest here, where it did; else the
        first of `BACKENDS` that is usable here and has a verified artifact.
     3. A backend that is given is taken even where its artifact is not verified; the reason then says so.
+    4. Threads and fused steps that are left out are those that were measured to be the fastest with what is given.
 
     Args:
         bundle: the bundle.
         backend: one of `BACKENDS`, or None.
         precision: as in the manifest, "fastest", or None.
         threads: CPU threads, where the caller says; measurements with other numbers then do not count.
+        fuse: whether several steps go into one call, where the caller says; measurements of the other way then do not count.
 
     Raises:
         UsageError: there is no such backend.
@@ -76,19 +84,25 @@ def choose(
     if not fastest:
         fitting = [pair for pair in fitting if pair[0].precision == artifact.precision]
     kept = kept_measurements(bundle)
-    best = None if kept is None else _fastest(kept.rows, {pair[0].path for pair in fitting}, threads)
+    # Of a backend that is given the artifact is settled: the fastest of several may be one that is not verified.
+    files = {pair[0].path for pair in fitting} if backend is None or fastest else {artifact.path}
+    best = None if kept is None else _fastest(kept.rows, files, threads, fuse)
     if fastest and best is None:
         raise UsageError(
             f"precision {FASTEST!r}: nothing of {bundle.path} was measured on this device: run ebm-run bench {bundle.path}, or name "
             "a precision"
         )
-    if kept is not None and best is not None and (backend is None or fastest):
+    why = []
+    measured: tuple[int | None, Mapping[int, bool]] = (None, MappingProxyType({}))
+    if kept is not None and best is not None:
         artifact, picked = next(pair for pair in fitting if pair[0].path == best["file"])
+        measured = best["threads"], _fused_is_faster(kept.rows, best)
         batches = ", ".join(map(str, sorted({row["batch"] for row in kept.rows})))
         said = f"the fastest here at a batch of {batches}, measured by ebm-run bench on {kept.date}"
-        text = f"{picked} {artifact.precision} ({artifact.path}): {'; '.join([said, *passed_over])}"
-        return Choice(artifact, picked, text, best["threads"], best["fused"] > 0)
-    why = []
+        if backend is None or fastest:
+            text = f"{picked} {artifact.precision} ({artifact.path}): {'; '.join([said, *passed_over])}"
+            return Choice(artifact, picked, text, *measured)
+        why.append(f"as asked for, with the threads and the steps in one call that were {said}")
     if backend is None:
         why.append(f"backend left out: the first of {', '.join(BACKENDS)} with a verified artifact that runs here")
     if precision is None:
@@ -98,12 +112,18 @@ def choose(
         why.append(f"NOT verified ({artifact.status}): {_how_to_verify(bundle, artifact)}")
     why.extend(passed_over)
     text = f"{picked} {artifact.precision} ({artifact.path}): {'; '.join(why) or 'as asked for'}"
-    return Choice(artifact, picked, text)
+    return Choice(artifact, picked, text, *measured)
 
 
-def _fastest(rows: list[dict[str, Any]], files: set[str], threads: int | None) -> dict[str, Any] | None:
+def _fastest(
+    rows: list[dict[str, Any]], files: set[str], threads: int | None, fuse: bool | None
+) -> dict[str, Any] | None:
     """The row of the way to run that is the fastest over all batch sizes: least mean time in units of the best at each."""
-    usable = [row for row in rows if row["file"] in files and threads in (None, row["threads"])]
+    usable = [
+        row
+        for row in rows
+        if row["file"] in files and threads in (None, row["threads"]) and fuse in (None, row["fused"] > 0)
+    ]
     ways: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in usable:
         ways.setdefault((row["file"], row["threads"], row["fused"]), []).append(row)
@@ -113,6 +133,19 @@ def _fastest(rows: list[dict[str, Any]], files: set[str], threads: int | None) -
     if not ways:
         return None
     return min(ways.values(), key=lambda way: sum(row["median ms"] / least[row["batch"]] for row in way) / len(way))[0]
+
+
+def _fused_is_faster(rows: list[dict[str, Any]], way: dict[str, Any]) -> dict[int, bool]:
+    """Whether fused steps were faster with the file and the threads of a row, by the batch sizes at which both ways were measured."""
+    single, fused = (
+        {
+            row["batch"]: row["median ms"]
+            for row in rows
+            if (row["file"], row["threads"], row["fused"] > 0) == (way["file"], way["threads"], several)
+        }
+        for several in (False, True)
+    )
+    return {batch: fused[batch] < single[batch] for batch in single.keys() & fused.keys()}
 
 
 def _candidates(

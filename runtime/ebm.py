@@ -77,7 +77,7 @@ class Ebm:
         fused: takes several steps of the engine in one call; opened when it is first used, closed with the Ebm.
         telling: the same for deadlines and streams: it tells of each step.
         fuse: whether they do; None lets measurement say, see `load`.
-        fused_is_faster: what was measured of that on this device before; None where nothing was.
+        fused_is_faster: what was measured of that on this device before, by the number of chains; None where nothing was.
         fingerprint: of what the engines were made from, so that a checkpoint is not gone on with on other ones.
         judged: name of a precision that was calibrated and judged along chains with the settings of `sampler`, and may be far off
             elsewhere; "" where there is none.
@@ -108,7 +108,7 @@ class Ebm:
         fused: Fused | None = None,
         telling: Fused | None = None,
         fuse: bool | None = None,
-        fused_is_faster: bool | None = None,
+        fused_is_faster: Mapping[int, bool] | None = None,
         fingerprint: str = "",
         judged: str = "",
         parts: Sequence[Ebm] = (),

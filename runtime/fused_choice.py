@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from .run import run_chains
 from .start import start_states
 from .warming import blank_conditions
 
-__all__ = ["FusedChoice", "is_faster"]
+__all__ = ["FusedChoice", "is_faster", "nearby"]
 
 _LOG = logging.getLogger("ebm_export")
 
@@ -34,7 +34,8 @@ class FusedChoice:
     Args:
         fused: what takes several steps; None where there is nothing.
         asked: True or False where the caller says; None lets measurement say.
-        measured: what was measured on this device before; None where nothing was.
+        measured: what was measured on this device before, by the number of chains; None where nothing was. It counts near these
+            numbers, see `nearby`.
         time: (fused, settings, number of chains) -> whether fused steps are faster.
 
     Attributes:
@@ -45,12 +46,12 @@ class FusedChoice:
         self,
         fused: Fused | None,
         asked: bool | None,
-        measured: bool | None,
+        measured: Mapping[int, bool] | None,
         time: Callable[[Fused, SamplerConfig, int], bool],
     ) -> None:
         self.asked = asked
         self._fused = fused
-        self._measured = measured
+        self._measured = measured or {}
         self._time = time
         self._faster: dict[int, bool] = {}
         self._told: set[str] = set()
@@ -90,8 +91,9 @@ class FusedChoice:
         return fused
 
     def _are_faster(self, fused: Fused, config: SamplerConfig, batch: int, worth: bool) -> bool:
-        if self._measured is not None:
-            return self._measured
+        measured = nearby(self._measured, batch)
+        if measured is not None:
+            return measured
         if batch not in self._faster:
             if not worth:
                 return False
@@ -102,6 +104,25 @@ class FusedChoice:
         """Frees the engine, where it is open; safe to call twice."""
         if self._fused is not None:
             self._fused.close()
+
+
+def nearby(measured: Mapping[int, bool], batch: int) -> bool | None:
+    """What was measured near a number of chains: at up to twice or half as many, or at fewer and at more alike.
+
+    What a call costs is much beside the steps of a few chains and nothing beside those of many, so that what holds for 8 says nothing
+    of 512.
+
+    Returns:
+        What was measured at the nearest number; None where none is near.
+    """
+    fewer, more = (
+        max((m for m in measured if m <= batch), default=None),
+        min((m for m in measured if m >= batch), default=None),
+    )
+    if fewer is not None and more is not None and measured[fewer] == measured[more]:
+        return measured[fewer]
+    near = [number for number in (fewer, more) if number is not None and max(number, batch) <= 2 * min(number, batch)]
+    return measured[min(near, key=lambda number: max(number, batch) / min(number, batch))] if near else None
 
 
 def is_faster(

@@ -95,7 +95,7 @@ def _on_artifacts(
 ) -> tuple[Ebm, list[Engine | Fused]]:
     """Makes an Ebm of a bundle's artifacts; arguments as in `load`. Returns it and what is to be opened of it now."""
     if precision is None or not is_schedule(precision):
-        alone = choose(bundle, backend, precision, threads)
+        alone = choose(bundle, backend, precision, threads, False if exact is not None else fuse)
         # The export may have found that this precision is best left before the end.
         if alone.artifact.schedule and exact is None:
             backend, precision = alone.backend, alone.artifact.schedule
@@ -105,9 +105,11 @@ def _on_artifacts(
             f"exact={exact!r} corrects one precision, and {precision} is several: leave exact (--exact) out, or name one"
         )
     names: list[str | None] = [*dict.fromkeys(span.precision for span in spans)] or [precision]
-    choices = [choose(bundle, backend, name, threads) for name in names]
+    # Where engines take turns, each step is taken by itself.
+    fusing = fuse if len(names) == 1 and exact is None else False
+    choices = [choose(bundle, backend, name, threads, fusing) for name in names]
     if exact is not None:
-        choices.append(choose(bundle, backend, exact, threads))
+        choices.append(choose(bundle, backend, exact, threads, False))
         if choices[0].artifact.precision == choices[1].artifact.precision:
             raise UsageError(
                 f"exact={exact!r} corrects a chain that moves in another precision, and it moves in "

@@ -9,7 +9,7 @@ import pytest
 
 from ebm_export.runtime.backends.function import FunctionEngine
 from ebm_export.runtime.config import SamplerConfig
-from ebm_export.runtime.fused_choice import FusedChoice
+from ebm_export.runtime.fused_choice import FusedChoice, nearby
 from ebm_export.runtime.fused_steps import Fused
 
 MADE_WITH = SamplerConfig(steps=100, step_size=0.1, grad_clip=0.5)
@@ -44,6 +44,35 @@ def test_why_there_are_none_is_told_once(settings: dict[str, Any], why: str, cap
 def test_those_for_deadlines_say_that_they_are(caplog: pytest.LogCaptureFixture) -> None:
     assert choice(True, each=True).open_for(MADE_WITH.replace(steps=7), 4, worth=True) is None
     assert caplog.messages[0].startswith("with a deadline or in a stream, steps are taken one by one: ")
+
+
+@pytest.mark.parametrize(
+    ("measured", "answers"),
+    [
+        ({}, {1: None, 8: None}),
+        ({1: True}, {1: True, 2: True, 3: None}),
+        ({1: True, 8: True}, {1: True, 3: True, 16: True, 17: None, 512: None}),
+        ({1: True, 8: False}, {2: True, 3: None, 4: False, 16: False, 17: None}),
+        ({8: False, 12: True}, {9: False, 11: True, 4: False, 3: None, 24: True}),
+    ],
+)
+def test_a_measurement_counts_near_its_batch(measured: dict[int, bool], answers: dict[int, bool | None]) -> None:
+    assert {batch: nearby(measured, batch) for batch in answers} == answers
+
+
+@pytest.mark.parametrize("times_faster", [True, False])
+def test_elsewhere_both_ways_are_timed(times_faster: bool) -> None:
+    asked = []
+
+    def time(fused: Fused, config: SamplerConfig, batch: int) -> bool:
+        asked.append(batch)
+        return times_faster
+
+    fused = Fused(FunctionEngine(lambda x: (x.sum(1), x)), 8, MADE_WITH)
+    choice = FusedChoice(fused, None, {1: not times_faster, 8: not times_faster}, time)
+    found = [choice.open_for(MADE_WITH, batch, worth=worth) for batch, worth in ((8, True), (512, False), (512, True))]
+    assert [one is not None for one in found] == [not times_faster, False, times_faster]
+    assert asked == [512]
 
 
 def test_nothing_is_told_where_they_are_taken(caplog: pytest.LogCaptureFixture) -> None:

@@ -38,7 +38,7 @@ def test_a_precision_is_not_changed_unasked(tmp_path: Path) -> None:
     bundle = Bundle(write_two_precisions(tmp_path / "m.ebm"))
     keep_measurements(bundle, [row("fp32", 2.0, threads=2), row("fp32", 3.0, threads=1), row("int8", 1.0)])
     choice = choose(bundle)
-    assert (choice.artifact.precision, choice.threads, choice.fuse) == ("fp32", 2, False)
+    assert (choice.artifact.precision, choice.threads, choice.fuse) == ("fp32", 2, {})
     assert "the fastest here at a batch of 1, measured by ebm-run bench on 20" in choice.reason
     assert choose(bundle, precision="fastest").artifact.precision == "int8"
     assert choose(bundle, precision="int8").artifact.precision == "int8"
@@ -55,10 +55,32 @@ def test_all_batch_sizes_have_a_say(tmp_path: Path) -> None:
     assert choose(bundle).threads == 2  # 1.1 times the best on average, against 2
 
 
-def test_a_backend_that_is_given_is_taken(tmp_path: Path) -> None:
+def test_what_is_left_out_beside_a_backend_is_measured(tmp_path: Path) -> None:
     bundle = Bundle(write_two_precisions(tmp_path / "m.ebm"))
-    keep_measurements(bundle, [row("fp32", 1.0)])
-    assert "measured" not in choose(bundle, "onnxruntime").reason
+    keep_measurements(
+        bundle, [row("fp32", 2.0, threads=None), row("fp32", 1.0, threads=2), row("int8", 0.5, threads=3)]
+    )
+    choice = choose(bundle, "onnxruntime")
+    assert (choice.artifact.precision, choice.threads) == ("fp32", 2)
+    assert (
+        "as asked for, with the threads and the steps in one call that were the fastest here at a batch"
+        in choice.reason
+    )
+    assert choose(bundle, "onnxruntime", "int8").threads == 3
+    assert choose(bundle, "onnxruntime", threads=4).threads is None
+    assert "measured" not in choose(bundle, "onnxruntime", threads=4).reason
+    with load(tmp_path / "m.ebm", "onnxruntime") as ebm:
+        assert ebm.engine.cpu_threads == 2
+
+
+def test_only_what_goes_with_fused_steps_or_without_counts(tmp_path: Path) -> None:
+    bundle = Bundle(write_two_precisions(tmp_path / "m.ebm"))
+    single = [row("fp32", time, batch, 1) for batch, time in ((1, 2.0), (8, 3.0))]
+    fused = [row("fp32", time, batch, 1, 16) for batch, time in ((1, 1.0), (8, 4.0))]
+    keep_measurements(bundle, [*single, *fused, row("fp32", 1.5, threads=2)])
+    assert choose(bundle).fuse == {1: True, 8: False}
+    assert (choose(bundle).threads, choose(bundle, fuse=True).threads, choose(bundle, fuse=False).threads) == (1, 1, 2)
+    assert choose(bundle, fuse=False).fuse == {}  # with two threads nobody fused any
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"rows": [1], "date": ""}', '{"rows": [{"file": "x"}], "date": "d"}'])
