@@ -31,8 +31,6 @@ from .verify import Verification, describe_failure, measure_artifact, verify_art
 
 __all__ = ["Gating", "Written", "write_artifacts"]
 
-_JUDGED_TARGETS = ("onnxruntime", "openvino")
-
 
 @dataclass(frozen=True)
 class Gating:
@@ -100,16 +98,20 @@ class _Writer:
                 self.written.mismatches.append(
                     describe_failure(found, artifact, self.models[precision], self.traced, self.golden, self.tell)
                 )
-                self._remove(artifact)
+                self._remove(artifact, self.written.mismatches)
                 return
             self.written.verifications.append(found)
-        if self.gating.all_low and precision != "fp32" and name in _JUDGED_TARGETS:
-            result = self.calibrated.judge(artifact, self.folder)
+        if self.gating.all_low and precision != "fp32" and name != "tensorrt":  # whose plan is as its ONNX file is
+            try:
+                refused, result = self._judged(artifact)
+            except UnsupportedOperation as error:  # which a comparison with PyTorch finds first, where there is one
+                self._leave_out(name, precision, error, before)
+                return
+            if refused:
+                self.written.refusals.append(f"{artifact['path']} fails the quality gate: {refused}")
+                self._remove(artifact, self.written.refusals)
+                return
             if result is not None:
-                if not result.passed:
-                    self.written.refusals.append(f"{artifact['path']} fails the quality gate: {result.reason}")
-                    self._remove(artifact)
-                    return
                 self.written.gates[artifact["path"]] = result
         self._fuse(artifact, self.models[precision])
         self.written.artifacts.append(artifact)
@@ -126,6 +128,10 @@ class _Writer:
             return artifact, verify_artifact(artifact, self.folder, self.golden)
         except UnsupportedOperation as error:
             raise placed(error, ir.to_proto(model), name) from error
+
+    def _judged(self, artifact: Artifact) -> tuple[str, GateResult | None]:
+        self.tell(f"judging {artifact['path']}", 0, 0)
+        return self.calibrated.verdict(artifact, self.folder)
 
     def _leave_out(self, name: str, precision: str, error: UnsupportedOperation, before: set[Path]) -> None:
         """Notes what a target, or its engine, does not take, and removes what was written since; others may take it."""
@@ -199,11 +205,11 @@ class _Writer:
             if alone is not None:
                 artifact["standalone"] = alone
 
-    def _remove(self, artifact: Artifact) -> None:
+    def _remove(self, artifact: Artifact, lines: list[str]) -> None:
         for file in files_of(artifact):
             (self.folder / file).unlink()
         if artifact["target"] == "onnx":
-            self.refused[artifact["precision"]] = self.written.mismatches
+            self.refused[artifact["precision"]] = lines
 
     def describe_layers(self) -> None:
         """Writes calibration.json, where something was calibrated."""

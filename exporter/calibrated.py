@@ -186,13 +186,6 @@ class CalibratedArtifacts:
             )
         return self._gate
 
-    def judge(self, artifact: Artifact, folder: Path) -> GateResult | None:
-        """Judges an artifact that is there, of any precision; None where nothing is judged."""
-        if self.gate is None:
-            return None
-        with self.open(artifact, folder) as engine:
-            return self.gate.judge(artifact["path"], engine)
-
     def write_int8(self, name: str, folder: Path) -> Calibrated:
         """Writes the INT8 artifact of a target.
 

@@ -250,7 +250,7 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
         force=options.force,
         progress=progress,
     )
-    return report, _rows(report, batch[1], options.fuse is not None, progress)
+    return report, _rows(report, options, batch[1], progress)
 
 
 def _sampler(given: SamplerConfig | None, options: ExportOptions) -> SamplerConfig | None:
@@ -268,7 +268,7 @@ def _sampler(given: SamplerConfig | None, options: ExportOptions) -> SamplerConf
     return made
 
 
-def _rows(report: Any, batch: int, fused: bool, progress: Progress) -> list[dict[str, Any]]:
+def _rows(report: Any, options: ExportOptions, batch: int, progress: Progress) -> list[dict[str, Any]]:
     from ..runtime.bench import time_bundle
     from .targets.score import engine_files_of, files_of
 
@@ -281,7 +281,7 @@ def _rows(report: Any, batch: int, fused: bool, progress: Progress) -> list[dict
     for artifact in report.artifacts:
         # What --fuse adds holds the steps' graph many times over: beside the engine's size, not in it.
         engine, whole = (_size(report.path, files(artifact)) for files in (engine_files_of, files_of))
-        added = {"added by --fuse": f"{whole - engine:.2f} MiB"} if fused else {}
+        added = {} if options.fuse is None else {"added by --fuse": f"{whole - engine:.2f} MiB"}
         verification = found.get(artifact["path"])
         ran = verification is not None and not verification.reason
         stages = verification.stages if verification is not None and ran else []
@@ -297,7 +297,7 @@ def _rows(report: Any, batch: int, fused: bool, progress: Progress) -> list[dict
                 "status": artifact["status"],
                 "worst error": None if worst is None else f"{worst:.1e}",
                 "limit": None if worst is None else _limit(artifact["precision"], gate is not None),
-                "gate": None if gate is None else f"{'passed' if gate.passed else 'failed'}, {_worst(gate):.2f}",
+                "gate": _gate_said(artifact, gate),
                 f"ms per step (batch {batch})": None if timed is None else timed["median ms"],
                 "note": "; ".join(
                     filter(
@@ -305,12 +305,30 @@ def _rows(report: Any, batch: int, fused: bool, progress: Progress) -> list[dict
                         (
                             artifact["note"],
                             "" if worst is None else _why_so_far_off(artifact["precision"], worst, gate is not None),
+                            _how_to_judge(artifact) if gate is None and not options.no_gate else "",
                         ),
                     )
                 ),
             }
         )
     return rows
+
+
+def _gate_said(artifact: Any, gate: Any) -> str | None:
+    """The verdict; None where there is none to have: FP32 is what others are compared with, and a plan is judged as its ONNX file."""
+    if gate is not None:
+        return f"{'passed' if gate.passed else 'failed'}, {_worst(gate):.2f}"
+    return None if artifact["precision"] == "fp32" or artifact["target"] == "tensorrt" else "not judged"
+
+
+def _how_to_judge(artifact: Any) -> str:
+    """What to do about an engine that no gate judged; empty where its samples are not judged by themselves."""
+    if _gate_said(artifact, None) is None:
+        return ""
+    return (
+        "its samples were not judged: --gate 1.25 has the export judge fp16 and bf16 too, which takes as long as drawing some thousand "
+        "samples, and ebm-compare judges the bundle"
+    )
 
 
 def _limit(precision: str, gated: bool) -> str:

@@ -82,6 +82,7 @@ def export(
     batch: tuple[int, int, int] = (1, 8, 64),
     data: np.ndarray | None = None,
     gate: float | None = 1.25,
+    gate_all: bool = False,
     smallest_difference: float = 0.15,
     search_seconds: float | None = None,
     weight_bits: int | None = None,
@@ -111,6 +112,7 @@ def export(
         data: states [M, *S] that chains start from with init="data"; kept in the bundle.
         gate: largest distance of INT8 and mixed engines' samples from FP32's, in units of the distance between FP32's own
             samples of two seeds; None turns the quality gate off. FP16 and BF16 go through it beside INT8 or mixed.
+        gate_all: FP16 and BF16 go through the gate without INT8 or mixed beside them too, as with --gate on the command line.
         smallest_difference: shift of the energy, in its standard deviations, that the gate should see; the number of chains
             that it draws is 18 / smallest_difference^2.
         search_seconds: time after which the search for mixed begins no new trial; None for no limit.
@@ -144,7 +146,12 @@ def export(
         data=data,
         verify=verify,
         gating=gating_for(
-            precisions, gate, smallest_difference=smallest_difference, out=Path(out), seconds=search_seconds
+            precisions,
+            gate,
+            smallest_difference=smallest_difference,
+            out=Path(out),
+            seconds=search_seconds,
+            all_low=gate_all,
         ),
         weight_bits=weight_bits,
         splits=split,
@@ -177,6 +184,8 @@ def gating_for(
         all_low: FP16 and BF16 are judged in any case.
     """
     if gate is None:
+        if all_low:
+            raise UsageError("gate_all asks for the gate and gate=None turns it off: leave one of them out")
         return Gating()
     plan_chains(gate, smallest_difference)  # refuses what cannot be, before any work
     rules = GateRules(gate=gate, smallest_difference=smallest_difference)

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from ebm_export.exporter.command import ExportOptions, _limit, _sampler, _why_so_far_off, no_faster
+from ebm_export.exporter.command import (
+    ExportOptions,
+    _gate_said,
+    _how_to_judge,
+    _limit,
+    _sampler,
+    _why_so_far_off,
+    no_faster,
+)
 from ebm_export.runtime import SamplerConfig, UsageError
 
 
@@ -174,3 +182,21 @@ def test_a_worst_error_says_what_it_is_held_to(
     assert _limit(precision, gated) == limit
     found = _why_so_far_off(precision, worst, gated)
     assert said in found and bool(said) == ("a relu's gradient jumps" in found)
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "said"),
+    [
+        ("onnx", "fp32", None),
+        ("onnx", "bf16", "not judged"),
+        ("openvino", "fp16", "not judged"),
+        ("onnxruntime", "int8", "not judged"),
+        ("tensorrt", "fp16", None),
+    ],
+)
+def test_an_engine_that_no_gate_judged_says_so_and_how_it_would_be(
+    target: str, precision: str, said: str | None
+) -> None:
+    artifact = {"target": target, "precision": precision}
+    assert _gate_said(artifact, None) == said
+    assert _how_to_judge(artifact).startswith("its samples were not judged: --gate 1.25 has") == (said is not None)

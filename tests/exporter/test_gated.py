@@ -1,0 +1,101 @@
+"""FP16 and BF16 before the gate of an export, the graphs that TensorRT's plans are built from among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ebm_export.calibration.verdict import GateResult
+from ebm_export.exporter import export
+from ebm_export.runtime import SamplerConfig
+from ebm_export.runtime.bundle import Bundle
+from ebm_export.runtime.errors import QualityGateError, UsageError
+
+CONFIG = SamplerConfig(steps=20, step_size=0.2, temperature=0.5)
+FEW = 0.5
+"""A smallest difference of half a standard deviation takes the fewest chains, 128."""
+EXAMPLE = torch.zeros(4, 4)
+
+
+class Scaled(nn.Module):
+    """A bowl behind three layers that scale by the same factor."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(4, 4, bias=False) for _ in range(3)))
+        for layer in self.layers:
+            layer.weight.data = factor * torch.eye(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * self.layers(x).square().sum(1)
+
+
+KIND, UNKIND = 1.0, 1.0038
+"""BF16 has both as 1. The gradient, which is scaled six times, is then 2.3 % too short: half of what the verification lets pass."""
+
+
+class Large(nn.Module):
+    """A bowl between whose layers numbers lie above 65504, the largest of FP16, from |x| = 1.1 on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+        self.first.weight.data, self.last.weight.data = 6e4 * torch.eye(4), torch.eye(4) / 6e4
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * self.last(self.first(x)).square().sum(1)
+
+
+def gated(entries: Path) -> dict[str, GateResult]:
+    """The verdicts of a bundle, by path."""
+    said = Bundle(entries).manifest.verification
+    return {entry["path"]: GateResult.from_dict(entry["gate"]) for entry in said if "gate" in entry}
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_a_score_that_bf16_bends_is_refused(tmp_path: Path, target: str) -> None:
+    more = {"targets": [target], "precisions": ["fp32", "bf16"], "sampler": CONFIG, "smallest_difference": FEW}
+    with pytest.raises(
+        QualityGateError, match=rf"score.bf16.{target}\S* fails the quality gate: score gain 0.02"
+    ) as caught:
+        export(Scaled(UNKIND).eval(), EXAMPLE, out=tmp_path / "bent.ebm", gate_all=True, **more)
+    assert caught.value.exit_code == 6
+    assert {artifact.precision for artifact in Bundle(tmp_path / "bent.ebm").artifacts} == {"fp32"}
+    assert not list((tmp_path / "bent.ebm").glob("*bf16*"))
+    path = export(Scaled(UNKIND).eval(), EXAMPLE, out=tmp_path / "not judged.ebm", **more)
+    assert not gated(path), "without gate_all nothing is judged, and the verification lets it pass"
+    path = export(Scaled(KIND).eval(), EXAMPLE, out=tmp_path / "kind.ebm", gate_all=True, **more)
+    (result,) = gated(path).values()
+    assert result.passed and result.chains >= 128 and {"energy", "score gain"} <= {v.metric for v in result.verdicts}
+
+
+def test_fp16_that_overflows_is_refused_and_no_plan_is_built_from_it(tmp_path: Path) -> None:
+    """The verification would say so first; without it the gate alone can."""
+    with pytest.raises(
+        QualityGateError, match="no tensorrt plan in fp16: the ONNX file that it is built from failed"
+    ) as caught:
+        export(
+            Large().eval(), EXAMPLE, out=tmp_path / "large.ebm", targets=["tensorrt"], precisions=["fp32", "fp16"],
+            sampler=CONFIG, smallest_difference=FEW, gate_all=True, verify=False,
+        )  # fmt: skip
+    assert "score.fp16.onnx fails the quality gate: " in str(caught.value)
+    assert caught.value.exit_code == 6
+    assert {artifact.precision for artifact in Bundle(tmp_path / "large.ebm").artifacts} == {"fp32"}
+
+
+def test_every_target_that_runs_or_is_emulated_is_judged_and_a_plan_is_not(tmp_path: Path) -> None:
+    path = export(
+        Scaled(KIND).eval(), EXAMPLE, out=tmp_path / "kind.ebm", targets=["tensorrt", "onnxruntime", "openvino"],
+        precisions=["fp32", "fp16", "bf16"], sampler=CONFIG, smallest_difference=FEW, gate_all=True,
+    )  # fmt: skip
+    written = {artifact.path for artifact in Bundle(path).artifacts if artifact.precision != "fp32"}
+    assert written - set(gated(path)) == {"score.fp16.tensorrt.plan", "score.bf16.tensorrt.plan"}
+    assert {"score.fp16.onnx", "score.bf16.onnx"} <= set(gated(path))
+
+
+def test_both_ways_at_once_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="gate_all asks for the gate and gate=None turns it off"):
+        export(Scaled(KIND).eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler=CONFIG, gate=None, gate_all=True)
