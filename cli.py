@@ -27,6 +27,7 @@ from .options import (
     BoundsMode,
     BundleArgument,
     CheckpointFile,
+    Classes,
     CondFiles,
     Cpus,
     DeadlineMs,
@@ -165,6 +166,13 @@ def export_command(
         ),
     ] = None,
     no_gate: Annotated[bool, typer.Option("--no-gate", help="Write int8 without judging its samples.")] = False,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="What the gate compares samples by: pixels, model, or FILE.onnx from x to features; pixels if left out."
+        ),
+    ] = None,
+    classes: Classes = None,
     smallest_difference: Annotated[
         float | None,
         typer.Option(
@@ -253,6 +261,8 @@ def export_command(
         verify=verify,
         gate=gate,
         no_gate=no_gate,
+        features=features,
+        classes=classes,
         smallest_difference=smallest_difference,
         search_seconds=search_seconds,
         weight_bits=weight_bits,
@@ -666,6 +676,7 @@ def compare_command(
     features: Annotated[
         str, typer.Option(help="What samples are compared by: pixels, model, or FILE.onnx from x to features.")
     ] = "pixels",
+    classes: Classes = None,
     data: Annotated[
         Path | None, typer.Option(help="FILE.npy [M, *S], real data; with --ood for the AUROC, and for --likelihood.")
     ] = None,
@@ -714,6 +725,7 @@ def compare_command(
         smallest_difference=smallest_difference,
         chains=chains,
         features=features,
+        classes=classes,
         data=None if data is None else array_of(data),
         ood=None if ood is None else array_of(ood),
         likelihood=likelihood,

@@ -27,6 +27,7 @@ __all__ = [
     "Bounds",
     "BoundsMode",
     "BundleArgument",
+    "Classes",
     "ClipMode",
     "CondFiles",
     "Cpus",
@@ -188,6 +189,13 @@ CheckpointFile = Annotated[
     typer.Option(
         help="FILE that the run is saved to every ten seconds. The same command goes on from there after a kill and ends with "
         "the same bits; the file is removed once the samples are written."
+    ),
+]
+Classes = Annotated[
+    Path | None,
+    typer.Option(
+        help="FILE.onnx from x to one number for each class: the likeliest is the mode that a sample is in. If left out, modes are "
+        "clusters of the samples."
     ),
 ]
 Every = Annotated[

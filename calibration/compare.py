@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -288,6 +289,6 @@ def _apart(reference: np.ndarray, own: np.ndarray | None) -> float | None:
 
 
 def _features_said(options: CompareOptions) -> str:
-    if options.network is not None:
-        return f"the features of {options.network.name}"
-    return "x itself" if options.features == "pixels" else "the score graph's own features"
+    named = {"pixels": "x itself", "model": "the score graph's own features"}
+    said = named.get(options.features, f"the features of {Path(options.features).name}")
+    return said if options.classes is None else f"{said}, their modes being the classes of {Path(options.classes).name}"

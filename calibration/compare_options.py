@@ -30,6 +30,7 @@ class CompareOptions:
         chains: number of chains in place of that.
         extra_rounds: how often as many chains again are drawn where the gate is undecided.
         features: "pixels" for x itself, "model" for the score graph's own features, or an ONNX file from x to features.
+        classes: an ONNX file from x to one number for each class: the likeliest is a sample's mode; None finds modes by clustering.
         data: [M, *S] data that the model was trained for, for the AUROC and the likelihood.
         ood: [M, *S] other data.
         likelihood: temperatures of annealed importance sampling, at least 2, which gives bounds of log-likelihoods; None leaves them
@@ -52,6 +53,7 @@ class CompareOptions:
     chains: int | None = None
     extra_rounds: int = 1
     features: str = "pixels"
+    classes: str | Path | None = None
     data: np.ndarray | None = None
     ood: np.ndarray | None = None
     likelihood: int | None = None

@@ -19,7 +19,7 @@ _ELSEWHERE = 1e300
 
 @dataclass(frozen=True)
 class ModeShares:
-    """Clusters of all samples, those with most of the reference first, and how many samples of every set each has.
+    """Modes of all samples and how many samples of every set each has: clusters, those with most of the reference first, or classes.
 
     Attributes:
         reference: [K] share of the reference's samples in each mode.
@@ -27,6 +27,7 @@ class ModeShares:
         loss_p_value: [K] p-value that the mode has less mass there than in the reference, by the engine's name.
         rare: numbers of the modes that hold less than half of an equal share.
         lost: numbers of the modes that an engine surely draws too seldom, by the engine's name: the level is the gate's.
+        classes: whether they are the classes of a classifier, by its numbers.
     """
 
     reference: tuple[float, ...]
@@ -34,12 +35,13 @@ class ModeShares:
     loss_p_value: dict[str, tuple[float, ...]]
     rare: tuple[int, ...]
     lost: dict[str, tuple[int, ...]]
+    classes: bool = False
 
 
 def mode_shares(
     reference: SampleSet, sets: Mapping[str, SampleSet], *, seed: int = 0
 ) -> tuple[ModeShares, np.ndarray] | None:
-    """Finds the modes of all samples together and counts every set in them.
+    """Finds the modes of all samples together, or takes their labels where all have some, and counts every set in them.
 
     Args:
         reference: FP32's samples.
@@ -47,23 +49,19 @@ def mode_shares(
         seed: of the clustering.
 
     Returns:
-        The shares, and [K, *S] the reference's sample nearest to the middle of each mode; None where the reference has
-        one mode alone.
+        The shares, and [K, *S] the reference's sample nearest to the middle of each mode; None where there is one mode alone.
     """
     rows = _rows(reference)
-    # Fitted to all: clusters of FP32's own samples alone would sit closer to those than to any new ones.
-    modes = find_modes(np.concatenate([rows, *(_rows(samples) for samples in sets.values())]), seed=seed)
-    count = len(modes.centres)
+    classes = all(samples.labels is not None for samples in (reference, *sets.values()))
+    labels, others, centres = (_by_class if classes else _by_cluster)(reference, sets, seed)
+    count = len(centres)
     if count < 2:
         return None
-    labels = modes.assign(rows)
-    masses = {
-        name: mode_masses(labels, modes.assign(_rows(samples)), count, seed=seed) for name, samples in sets.items()
-    }
+    masses = {name: mode_masses(labels, own, count, seed=seed) for name, own in others.items()}
     share = np.bincount(labels, minlength=count) / len(labels)
     middles = [
         int(np.argmin(np.square(rows - centre).sum(axis=1) + np.where(labels == mode, 0.0, _ELSEWHERE)))
-        for mode, centre in enumerate(modes.centres)
+        for mode, centre in enumerate(centres)
     ]
     found = ModeShares(
         reference=tuple(share.tolist()),
@@ -74,8 +72,34 @@ def mode_shares(
             name: tuple(np.flatnonzero(own.loss_p_value < LOSS_IS_SURE / count).tolist())
             for name, own in masses.items()
         },
+        classes=classes,
     )
     return found, reference.x[middles]
+
+
+_Modes = tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]
+"""The reference's modes [N], those of the other sets by name, and the middle [K, D] of each mode."""
+
+
+def _by_cluster(reference: SampleSet, sets: Mapping[str, SampleSet], seed: int) -> _Modes:
+    # Fitted to all: clusters of FP32's own samples alone would sit closer to those than to any new ones.
+    modes = find_modes(np.concatenate([_rows(samples) for samples in (reference, *sets.values())]), seed=seed)
+    others = {name: modes.assign(_rows(samples)) for name, samples in sets.items()}
+    return modes.assign(_rows(reference)), others, modes.centres
+
+
+def _by_class(reference: SampleSet, sets: Mapping[str, SampleSet], seed: int) -> _Modes:
+    """A class that nobody drew has the middle of all samples, and so any one is as near to it."""
+    everyone = [reference, *sets.values()]
+    rows = np.concatenate([_rows(samples) for samples in everyone])
+    labels = np.concatenate([np.asarray(samples.labels) for samples in everyone])
+    centres = np.stack(
+        [
+            rows[labels == mode].mean(axis=0) if (labels == mode).any() else rows.mean(axis=0)
+            for mode in range(1 + labels.max())
+        ]
+    )
+    return np.asarray(reference.labels), {name: np.asarray(own.labels) for name, own in sets.items()}, centres
 
 
 def _rows(samples: SampleSet) -> np.ndarray:

@@ -19,6 +19,7 @@ from .gate import GateResult
 from .gate_rules import GateRules
 from .metrics.score_fidelity import StageFidelity
 from .rounds import Rounds
+from .sample_networks import SampleNetworks
 from .sample_set import SampleSet, score_samples
 from .score_bias import judge_score
 from .score_check import ScoreCheck
@@ -40,6 +41,7 @@ class QualityGate:
         rules: what has to be kept.
         cond: rows of the conditioning inputs by graph name, [R, ...]; chain i takes row i modulo R.
         data: [M, *S] states that chains start from, for init="data".
+        networks: what samples are compared by beside x, and what tells their classes; None for x itself and clusters.
         progress: called with (what is being done, done, in all).
     """
 
@@ -52,6 +54,7 @@ class QualityGate:
         *,
         cond: Mapping[str, np.ndarray] | None = None,
         data: np.ndarray | None = None,
+        networks: SampleNetworks | None = None,
         progress: Tell | None = None,
     ) -> None:
         self.rules = rules
@@ -60,6 +63,7 @@ class QualityGate:
         self._config = config
         self._cond = dict(cond or {})
         self._data = data
+        self._networks = networks
         self._tell = progress or (lambda what, done, total: None)
         self._fp32 = self._ebm(fp32)
         self._rounds = Rounds(rules, lambda seed: self._drawn(self._fp32, seed, "FP32"), self._tell)
@@ -129,7 +133,7 @@ class QualityGate:
             x = np.full((count, *self._model.x.shape), np.nan, np.float32)  # which the gate refuses as not finite
             return SampleSet(x, np.full(count, np.nan, np.float32), np.full_like(x, np.nan))
         self._tell(f"scoring samples of {name}", 0, 0)
-        return score_samples(self._fp32, x, cond=cond)
+        return score_samples(self._fp32, x, cond=cond, networks=self._networks)
 
     def _conditions(self, count: int) -> dict[str, np.ndarray]:
         return {name: array[np.arange(count) % len(array)] for name, array in self._cond.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ..runtime.ebm import Ebm
 from ..runtime.errors import UsageError
+from .sample_networks import SampleNetworks
 
 __all__ = ["SampleSet", "score_samples"]
 
@@ -83,8 +84,7 @@ def score_samples(
     x: Any,
     *,
     cond: Mapping[str, Any] | None = None,
-    features: Callable[[np.ndarray], np.ndarray] | None = None,
-    classify: Callable[[np.ndarray], np.ndarray] | None = None,
+    networks: SampleNetworks | None = None,
     batch: int = 256,
 ) -> SampleSet:
     """Asks the FP32 model about samples.
@@ -93,14 +93,14 @@ def score_samples(
         ebm: the FP32 model, whichever engine drew the samples.
         x: [N, *S], any real type.
         cond: conditioning arrays by name, each [N, ...] or [1, ...].
-        features: from [B, *S] float32 to [B, D]; see `metrics.features`. Called batch by batch.
-        classify: from [B, *S] float32 to the mode of each sample, [B] whole numbers from 0.
+        networks: what gives features and labels, asked batch by batch; None for neither.
         batch: most samples in one call.
 
     Raises:
         UsageError: an argument has a wrong name, type or shape.
     """
     states = np.ascontiguousarray(x, np.float32)
+    features, classify = (None, None) if networks is None else (networks.features, networks.classify)
     energies, grads, rows, labels = [], [], [], []
     for first in range(0, len(states), batch):
         part = states[first : first + batch]

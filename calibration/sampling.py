@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from ..runtime.backends import open_engine
 from ..runtime.ebm import Ebm
-from ..runtime.errors import LoadError, UsageError
+from ..runtime.errors import UsageError
 from .candidate import Candidate
 from .chain_plan import ChainPlan
 from .compare_options import CompareOptions, Tell
@@ -17,9 +18,9 @@ from .conditions import conditions_for
 from .draw import SampleStore
 from .gate import GateResult
 from .gate_rules import GateRules
-from .metrics.features import OnnxFeatures, score_graph_features
 from .metrics.score_fidelity import StageFidelity
 from .rounds import Rounds
+from .sample_networks import sample_networks
 from .sample_set import SampleSet, score_samples
 from .temperature import final_temperature
 
@@ -47,7 +48,13 @@ class Sampling:
         self._plan = plan
         self._tell = tell
         self._store = SampleStore(options.cache)
-        self._features = _features(options, reference)
+        self._networks = sample_networks(
+            options.features,
+            options.classes,
+            lambda: _own_graph(options, reference),
+            reference.bundle.model.x.shape,
+            threads=options.threads,
+        )
         self._rounds = Rounds(rules, lambda seed: self._scored(reference, fp32, seed, "samples of FP32"), tell)
 
     def reference(self) -> SampleSet:
@@ -74,37 +81,26 @@ class Sampling:
         cond = conditions_for(self._reference.bundle, count, self._options.cond)
         x = self._store.draw(candidate, lambda: ebm, count, seed=seed, cond=cond, progress=partial(self._tell, what))
         self._tell(f"scoring {what}", 0, 0)
-        return score_samples(self._fp32, x, cond=cond, features=self._features)
+        return score_samples(self._fp32, x, cond=cond, networks=self._networks)
 
 
-def _features(options: CompareOptions, reference: Candidate) -> Callable[[np.ndarray], np.ndarray] | None:
-    """What samples are compared by; None for x itself. Asked once at zero, so that an error comes before the sampling."""
-    if options.features == "pixels":
-        return None
-    if options.network is not None:
-        if not options.network.is_file():  # perhaps a misspelt one of the two words
-            raise LoadError(
-                f"--features: there is no feature network {options.features}; expected pixels, model or FILE.onnx"
-            )
-        network = OnnxFeatures(options.network, threads=options.threads)
-    else:
-        artifact = next(
-            (
-                entry
-                for entry in reference.bundle.artifacts
-                if entry.role == "score" and entry.precision == "fp32" and entry.path.endswith(".onnx")
-            ),
-            None,
+def _own_graph(options: CompareOptions, reference: Candidate) -> tuple[Path, dict[str, np.ndarray]]:
+    """FP32's score graph, whose features are the model's own, and a row of each of its other inputs."""
+    artifact = next(
+        (
+            entry
+            for entry in reference.bundle.artifacts
+            if entry.role == "score" and entry.precision == "fp32" and entry.path.endswith(".onnx")
+        ),
+        None,
+    )
+    if artifact is None:
+        raise UsageError(
+            f"--features model: {reference.bundle.path} holds no fp32 ONNX graph; export it with --target onnx too"
         )
-        if artifact is None:
-            raise UsageError(
-                f"--features model: {reference.bundle.path} holds no fp32 ONNX graph; export it with --target onnx too"
-            )
-        rows = conditions_for(reference.bundle, 1, options.cond)
-        if (prologue := reference.bundle.prologue_of(artifact)) is not None:
-            with open_engine("onnxruntime", reference.bundle.file_of(prologue), precision="fp32") as engine:
-                made = {name: array.copy() for name, array in engine.run(rows).items()}
-            rows = {name: array for name, array in rows.items() if name not in prologue.reads} | made
-        network = score_graph_features(reference.bundle.file_of(artifact), cond=rows, threads=options.threads)
-    network(np.zeros((2, *reference.bundle.model.x.shape), np.float32))
-    return network
+    rows = conditions_for(reference.bundle, 1, options.cond)
+    if (prologue := reference.bundle.prologue_of(artifact)) is not None:
+        with open_engine("onnxruntime", reference.bundle.file_of(prologue), precision="fp32") as engine:
+            made = {name: array.copy() for name, array in engine.run(rows).items()}
+        rows = {name: array for name, array in rows.items() if name not in prologue.reads} | made
+    return reference.bundle.file_of(artifact), rows

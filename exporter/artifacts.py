@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from ..calibration.gate_rules import GateRules
 from ..calibration.layer_precisions import CALIBRATION
+from ..calibration.sample_networks import SampleNetworks
 from ..calibration.verdict import GateResult
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import QualityGateError, UnsupportedOperation
@@ -41,12 +42,16 @@ class Gating:
         all_low: whether FP16 and BF16 engines go through it too, and not only INT8 and mixed ones.
         log: file that a search resumes from; the target's name is put before its ending. None keeps none.
         seconds: time after which a search begins no new trial; None for no limit.
+        features: what samples are compared by; see `sample_networks`.
+        classes: what tells their modes; None for clusters.
     """
 
     rules: GateRules | None = None
     all_low: bool = False
     log: Path | None = None
     seconds: float | None = None
+    features: str = "pixels"
+    classes: Path | None = None
 
 
 @dataclass
@@ -246,6 +251,7 @@ def write_artifacts(
     data: np.ndarray | None,
     batch: tuple[int, int, int],
     gating: Gating,
+    networks: SampleNetworks | None,
     weight_bits: int | None,
     splits: bool,
     fuse: int | None,
@@ -266,6 +272,7 @@ def write_artifacts(
         data: states that chains start from.
         batch: smallest, most frequent and largest batch.
         gating: what is judged.
+        networks: those that `gating` names; None for x itself and clusters.
         weight_bits: of INT8 weights for OpenVINO, 7 or 8; None for what this CPU needs.
         splits: whether what does not depend on x becomes a prologue.
         fuse: steps that a sampler graph takes in one call; None writes none.
@@ -288,6 +295,7 @@ def write_artifacts(
                 golden,
                 tell,
                 weight_bits,
+                networks,
             )
         )
         fusion = None if fuse is None else Fusion(fuse, config, splits, spec.scales)

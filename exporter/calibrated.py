@@ -19,6 +19,7 @@ from ..calibration.quantization.calibrate import Scheme
 from ..calibration.quantization.correct_score import correct_score
 from ..calibration.quantization.quantizer import Quantizer
 from ..calibration.quantization.score_error import gradients
+from ..calibration.sample_networks import SampleNetworks
 from ..calibration.sensitivity import Sensitivity, measure_sensitivity
 from ..calibration.states import States, record_states
 from ..calibration.verdict import GateResult
@@ -93,6 +94,7 @@ class CalibratedArtifacts:
         golden: PyTorch's answers; None where nothing is compared with them.
         tell: progress.
         weight_bits: of INT8 weights for OpenVINO, 7 or 8; None for what this CPU needs.
+        networks: what the gate compares samples by beside x; None for x itself.
     """
 
     model: ir.Model
@@ -107,6 +109,7 @@ class CalibratedArtifacts:
     golden: dict[str, np.ndarray] | None
     tell: Progress
     weight_bits: int | None = None
+    networks: SampleNetworks | None = None
     _stack: ExitStack = field(default_factory=ExitStack)
     _schemes: dict[str, Scheme] = field(default_factory=dict)
     _quantizers: dict[Scheme, Quantizer] = field(default_factory=dict)
@@ -182,6 +185,7 @@ class CalibratedArtifacts:
                 self.rules,
                 cond=self.conditions.judged,
                 data=self.data,
+                networks=self.networks,
                 progress=self.tell,
             )
         return self._gate

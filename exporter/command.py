@@ -62,6 +62,8 @@ class ExportOptions:
     verify: bool | None
     gate: float | None
     no_gate: bool
+    features: str | None
+    classes: Path | None
     smallest_difference: float | None
     search_seconds: float | None
     weight_bits: int | None
@@ -167,6 +169,8 @@ _OPTIONS = {
     "verify": ("verify", _SWITCH),
     "gate": ("gate", _above(1)),
     "no_gate": ("no_gate", _SWITCH),
+    "features": ("features", _TEXT),
+    "classes": ("classes", _FILE),
     "smallest_difference": ("smallest_difference", _at_least(0.02)),
     "search_seconds": ("search_seconds", _at_least(0)),
     "weight_bits": (
@@ -218,6 +222,8 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
         out=out,
         seconds=options.search_seconds,
         all_low=options.gate is not None,
+        features=options.features or "pixels",
+        classes=options.classes,
     )
     progress(f"loading {options.model.name or options.model}", 0, 0)
     energy = load_model(

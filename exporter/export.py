@@ -11,20 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import torch
 
 from ..calibration.chain_plan import plan_chains
 from ..calibration.gate_rules import GateRules
+from ..calibration.sample_networks import SampleNetworks, sample_networks
 from ..calibration.verdict import GateResult
 from ..runtime.batch_range import parse_batch_range
 from ..runtime.bundle import DATA, GOLDEN
 from ..runtime.bundle_writer import writing_bundle
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import EngineMismatch, MissingBackend, QualityGateError, UnsupportedOperation, UsageError
-from ..runtime.manifest import CALIBRATED
+from ..runtime.manifest import CALIBRATED, ModelSpec
 from .artifacts import Gating, write_artifacts
 from .climbing import warn_of_climbing
-from .conditions import ENOUGH, split_conditions, stand_for_use
+from .conditions import ENOUGH, Conditions, split_conditions, stand_for_use
 from .contract import check_contract
 from .energy import Energy, EnergyMode, make_energy
 from .found_sampler import find_sampler
@@ -83,6 +85,8 @@ def export(
     data: np.ndarray | None = None,
     gate: float | None = 1.25,
     gate_all: bool = False,
+    features: str = "pixels",
+    classes: str | Path | None = None,
     smallest_difference: float = 0.15,
     search_seconds: float | None = None,
     weight_bits: int | None = None,
@@ -113,6 +117,9 @@ def export(
         gate: largest distance of INT8 and mixed engines' samples from FP32's, in units of the distance between FP32's own
             samples of two seeds; None turns the quality gate off. FP16 and BF16 go through it beside INT8 or mixed.
         gate_all: FP16 and BF16 go through the gate without INT8 or mixed beside them too, as with --gate on the command line.
+        features: what the gate compares samples by: "pixels" for x itself, "model" for what the model's own last layer sees, or an
+            ONNX file from x to features.
+        classes: an ONNX file from x to one number for each class: the likeliest is a sample's mode. None finds modes by clustering.
         smallest_difference: shift of the energy, in its standard deviations, that the gate should see; the number of chains
             that it draws is 18 / smallest_difference^2.
         search_seconds: time after which the search for mixed begins no new trial; None for no limit.
@@ -152,6 +159,8 @@ def export(
             out=Path(out),
             seconds=search_seconds,
             all_low=gate_all,
+            features=features,
+            classes=classes,
         ),
         weight_bits=weight_bits,
         splits=split,
@@ -172,6 +181,8 @@ def gating_for(
     out: Path,
     seconds: float | None = None,
     all_low: bool = False,
+    features: str = "pixels",
+    classes: str | Path | None = None,
 ) -> Gating:
     """What an export judges.
 
@@ -182,16 +193,25 @@ def gating_for(
         out: the bundle; a search keeps its log beside it until the export is done.
         seconds: limit of a search.
         all_low: FP16 and BF16 are judged in any case.
+        features: what samples are compared by.
+        classes: what tells their modes.
     """
+    asked = all_low
+    all_low = asked or any(precision in CALIBRATED for precision in precisions)
+    if (features != "pixels" or classes is not None) and (gate is None or not all_low or set(precisions) == {"fp32"}):
+        raise UsageError(
+            "features and classes (--features, --classes) are what the gate compares samples by, and nothing goes through it here: ask "
+            "for int8 or mixed with it, or have fp16 and bf16 judged (gate_all=True, --gate 1.25)"
+        )
     if gate is None:
-        if all_low:
+        if asked:
             raise UsageError("gate_all asks for the gate and gate=None turns it off: leave one of them out")
         return Gating()
     plan_chains(gate, smallest_difference)  # refuses what cannot be, before any work
     rules = GateRules(gate=gate, smallest_difference=smallest_difference)
-    all_low = all_low or any(precision in CALIBRATED for precision in precisions)
     out = out.absolute()  # "." has no name
-    return Gating(rules, all_low, out.with_name(f"{out.name}.search.jsonl"), seconds)
+    log = out.with_name(f"{out.name}.search.jsonl")
+    return Gating(rules, all_low, log, seconds, features, None if classes is None else Path(classes))
 
 
 def export_energy(
@@ -260,6 +280,10 @@ def export_energy(
         for precision in precisions:
             if precision in LOW_TYPES:
                 models[precision] = typed(models["fp32"], precision)
+        conditions = split_conditions(energy)
+        networks = None
+        if judges and gating is not None:
+            networks = _networks(gating, models["fp32"], conditions, model_spec(energy, limits=limits))
         golden = None
         if verify:
             golden = make_golden(
@@ -284,10 +308,11 @@ def export_energy(
                 golden,
                 spec=model_spec(energy, golden, limits),
                 config=config,
-                conditions=split_conditions(energy),
+                conditions=conditions,
                 data=data,
                 batch=batch,
                 gating=gating or Gating(),
+                networks=networks,
                 weight_bits=weight_bits,
                 splits=splits,
                 fuse=fuse,
@@ -311,6 +336,19 @@ def export_energy(
     seconds = time.perf_counter() - begun
     found = energy.sampler is None
     return ExportReport(path, written.artifacts, written.verifications, written.gates, config, found, seconds, failure)
+
+
+def _networks(gating: Gating, model: ir.Model, conditions: Conditions, spec: ModelSpec) -> SampleNetworks:
+    """What the gate compares samples by; the model's own features are those of its whole graph, at the first of the conditions."""
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def own() -> tuple[Path, dict[str, np.ndarray]]:
+            path = Path(scratch) / "score.onnx"
+            ir.save(model, path)
+            types = {entry.name: entry.dtype for entry in spec.cond}
+            return path, {name: rows[:1].astype(types[name]) for name, rows in conditions.judged.items()}
+
+        return sample_networks(gating.features, gating.classes, own, spec.x.shape)
 
 
 def _plan(targets: Sequence[str], precisions: Sequence[str], batch: tuple[int, int, int]) -> list[tuple[str, str]]:

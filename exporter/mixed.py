@@ -244,6 +244,7 @@ def _subject(artifacts: CalibratedArtifacts, name: str, order: list[str], rules:
         "sampler": artifacts.config.to_dict(),
         "batch": list(artifacts.batch),
         "gate": vars(rules),
+        "networks": [] if artifacts.networks is None else list(artifacts.networks.identity),
         "arrays": {key: None if array is None else _digest(array) for key, array in sorted(arrays.items())},
         "device": describe_device(),
         "toolchain": toolchain(),

@@ -128,6 +128,12 @@ class TestExport:
         [
             (["missing.pt"], 3, "there is no such file"),
             (["."], 3, "loading .\nerror: . is a folder"),
+            (["model.pt", "--out", "n.ebm", "--features", "model"], 2, "nothing goes through it here: ask for int8"),
+            (
+                ["model.pt", "--out", "n.ebm", "--classes", "c.onnx", "--precision", "int8", "--no-gate"],
+                2,
+                "nothing goes through it here",
+            ),
             (["model.pt", "--out", "n.ebm", "--gate", "1"], 2, "gate: expected a number above 1, got 1.0"),
             (["model.pt"], 2, "--force"),
             (

@@ -89,6 +89,7 @@ def test_bounds_of_the_log_likelihood(folder: Path) -> None:
         (("model.ebm", "--likelihood", 1), 2, "--likelihood"),
         (("model.ebm", "--cond", "obs=data.npy"), 2, "--cond obs: the model quadratic takes no conditioning input"),
         (("model.ebm", "--features", "gone.onnx"), 3, "there is no feature network gone.onnx"),
+        (("model.ebm", "--classes", "gone.onnx"), 3, "there is no classifier gone.onnx; expected FILE.onnx"),
         (("model.ebm", "--features", "pixel"), 3, "network pixel; expected pixels, model or FILE.onnx"),
     ],
 )

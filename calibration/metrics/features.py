@@ -31,6 +31,7 @@ class OnnxFeatures:
         prepare: turns [B, *S] states into what the network wants, such as its size, channels and range.
         inputs: arrays for the network's other inputs by name, one row each, which all samples share.
         threads: threads that one call may use; None leaves it to onnxruntime.
+        called: what errors call it.
 
     Raises:
         MissingBackend: onnxruntime is not installed.
@@ -46,12 +47,13 @@ class OnnxFeatures:
         prepare: Callable[[np.ndarray], np.ndarray] | None = None,
         inputs: Mapping[str, np.ndarray] | None = None,
         threads: int | None = None,
+        called: str = "the feature network",
     ) -> None:
         onnxruntime = import_onnxruntime()
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = threads or 0
         settings.log_severity_level = 3  # errors only
-        name = "the feature network" if isinstance(network, bytes) else str(network)
+        name = called if isinstance(network, bytes) else str(network)
         if not isinstance(network, bytes) and not Path(network).is_file():
             raise LoadError(f"there is no feature network {name}")
         try:
@@ -76,6 +78,7 @@ class OnnxFeatures:
         self._input = free[0]
         self._output = output or outputs[0]
         self._prepare = prepare
+        self._called = called
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Returns the features of samples.
@@ -98,13 +101,13 @@ class OnnxFeatures:
             (found,) = self._session.run([self._output], {self._input: given, **feeds})
         except Exception as error:  # as above
             raise UsageError(
-                f"the feature network does not take samples of {list(given.shape[1:])}: {str(error).splitlines()[0]}; "
+                f"{self._called} does not take samples of {list(given.shape[1:])}: {str(error).splitlines()[0]}; "
                 "turn them into what it wants inside of it, or in Python with prepare="
             ) from error
         rows = np.asarray(found, np.float64)
         if rows.ndim < 2 or len(rows) != len(given):
             raise UsageError(
-                f"the feature network's output {self._output!r}: expected [{len(given)}, D], got {list(rows.shape)}"
+                f"{self._called}'s output {self._output!r}: expected [{len(given)}, D], got {list(rows.shape)}"
             )
         return rows.reshape(*rows.shape[:2], -1).mean(axis=2)
 

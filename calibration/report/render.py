@@ -363,20 +363,23 @@ def _modes(comparison: Comparison, css: dict[str, str]) -> dict[str, Any] | None
     if found is None:
         return None
     shown = [engine for engine in comparison.candidates if engine.name in found.share]
-    groups = [Bar(str(index + 1), share, index in found.rare) for index, share in enumerate(found.reference)]
+    word, first = ("class", 0) if found.classes else ("mode", 1)  # a class has the number that its network gives it
+    groups = [Bar(str(index + first), share, index in found.rare) for index, share in enumerate(found.reference)]
     series = [Line(engine.name, css[engine.name], found.share[engine.name]) for engine in shown]
     pictures = []
     if comparison.mode_pictures is not None and look_of(comparison.mode_pictures.shape[1:]) == "images":
         ends = _value_range(comparison, comparison.pictures[comparison.reference])
         pictures = [
-            {"name": index + 1, "uri": image_sheet(picture[None], *ends, 1), "rare": index in found.rare}
+            {"name": index + first, "uri": image_sheet(picture[None], *ends, 1), "rare": index in found.rare}
             for index, picture in enumerate(comparison.mode_pictures)
         ]
     lost = [
-        f"{name} draws too few of {_modes_said(modes, len(groups))}." for name, modes in found.lost.items() if modes
+        f"{name} draws too few of {_modes_said(modes, len(groups), found.classes)}."
+        for name, modes in found.lost.items()
+        if modes
     ]
     return {
-        "text": f"FP32's samples fall into {len(groups)} clusters. Bars are FP32's share of each, dots the engines'; a star marks "
+        "text": f"FP32's samples fall into {len(groups)} {'classes' if found.classes else 'clusters'}. Bars are FP32's share of each, dots the engines'; a star marks "
         "a rare mode, one with less than half of an equal share.",
         "legend": _legend(shown, css),
         "chart": Markup(bars("shares of the modes", groups, series, y_label="share of the samples")),
@@ -384,7 +387,7 @@ def _modes(comparison: Comparison, css: dict[str, str]) -> dict[str, Any] | None
         "columns": [engine.name for engine in shown],
         "rows": [
             {
-                "name": f"mode {mode + 1}",
+                "name": f"{word} {mode + first}",
                 "reference": percent(found.reference[mode]),
                 "values": [percent(found.share[engine.name][mode]) for engine in shown],
             }
@@ -394,10 +397,11 @@ def _modes(comparison: Comparison, css: dict[str, str]) -> dict[str, Any] | None
     }
 
 
-def _modes_said(modes: tuple[int, ...], count: int) -> str:
+def _modes_said(modes: tuple[int, ...], count: int, classes: bool) -> str:
+    one, several, first = ("class", "classes", 0) if classes else ("mode", "modes", 1)
     if len(modes) > 6:
-        return f"{len(modes)} of the {count} modes"
-    return f"mode{'s' if len(modes) > 1 else ''} {', '.join(str(mode + 1) for mode in modes)}"
+        return f"{len(modes)} of the {count} {several}"
+    return f"{several if len(modes) > 1 else one} {', '.join(str(mode + first) for mode in modes)}"
 
 
 def _layers(comparison: Comparison) -> list[dict[str, Any]]:

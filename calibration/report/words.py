@@ -24,7 +24,7 @@ METRICS: dict[str, tuple[str, str]] = {
         "How deep the samples lie among FP32's: too low is poor samples, too high is too tame ones.",
     ),
     "coverage": ("coverage", "How much of FP32's variety is met."),
-    "modes": ("modes", "Shares of the clusters that the samples fall into."),
+    "modes": ("modes", "Shares of the clusters, or the classes, that the samples fall into."),
     "rare modes": ("rare modes", "The largest loss that any one mode surely suffered; half of its mass is the limit."),
     "stein": ("Stein", "Kernel Stein discrepancy: do the samples follow the FP32 gradient? Needs no other samples."),
     "score gain": (

@@ -20,6 +20,7 @@ from ebm_export.calibration.metrics.frechet import frechet_distance
 from ebm_export.calibration.speed import with_front
 from ebm_export.runtime.bundle_writer import write_manifest, writing_bundle
 from ebm_export.runtime.errors import DivergenceError, LoadError, UsageError
+from tests.calibration.test_sample_networks import linear
 from tests.runtime.tiny_bundle import artifact_entry, golden_data, manifest_entries, quadratic_graph, write_bundle
 
 WARM = {"steps": 30, "step_size": 0.1}
@@ -316,6 +317,20 @@ def test_the_frechet_distance_of_all_features_of_a_network(tmp_path: Path) -> No
     apart = [frechet_distance(one, other) for one, other in itertools.permutations(whole, 2)]
     assert 20 * min(abs(distance - figures.frechet / 20) for distance in apart) < 1e-6 * figures.frechet
     assert found.to_dict()["engines"][0]["figures"]["frechet"] == figures.frechet
+
+
+def test_classes_are_the_modes(tmp_path: Path) -> None:
+    """Two halves of one cloud, in which no clusters are to be found."""
+    bundle, classes = (
+        two_engines(tmp_path / "a.ebm"),
+        linear(tmp_path / "sides.onnx", np.array([[1.0, -1], [0, 0], [0, 0]])),
+    )
+    found = compare(options(bundle, classes=classes, features=str(linear(tmp_path / "f.onnx", np.eye(3)[:, 1:]))))
+    assert found.features == "the features of f.onnx, their modes being the classes of sides.onnx"
+    assert found.modes is not None and found.modes.classes and len(found.modes.reference) == 2
+    (gate,) = [one.gate for one in found.engines if one.name == "fp16 onnxruntime"]
+    notes = {verdict.metric: verdict.note for verdict in gate.verdicts}
+    assert notes["modes"] == "2 modes" and notes["frechet"] == "2 components"
 
 
 def test_features_of_the_model_itself(tmp_path: Path) -> None:

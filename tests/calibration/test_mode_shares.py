@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from ebm_export.calibration.mode_shares import mode_shares
@@ -54,3 +56,20 @@ def test_features_are_what_counts_where_there_are_some() -> None:
 
 def test_one_mode_is_none_to_tell_apart() -> None:
     assert mode_shares(drawn((500, 0, 0), 0), {}) is None
+
+
+def test_classes_are_the_modes_where_samples_have_labels() -> None:
+    """Two clouds are one class, a third is another, and the class between them is nobody's."""
+
+    def labelled(counts: tuple[int, int, int], seed: int) -> SampleSet:
+        samples = drawn(counts, seed)
+        return dataclasses.replace(samples, labels=np.repeat([0, 0, 2], counts))
+
+    found = mode_shares(labelled((500, 400, 100), 0), {"loses": labelled((600, 390, 10), 1)})
+    assert found is not None
+    shares, middles = found
+    assert shares.classes and shares.reference == (0.9, 0.0, 0.1)
+    assert shares.share == {"loses": (0.99, 0.0, 0.01)}
+    assert shares.lost == {"loses": (2,)}
+    np.testing.assert_allclose(middles[2], CENTRES[2], atol=0.15)
+    assert not mode_shares(drawn((500, 400, 100), 0), {"loses": labelled((600, 390, 10), 1)})[0].classes  # type: ignore[index]

@@ -10,6 +10,7 @@ import pytest
 
 from ebm_export.calibration.gate_rules import GateRules
 from ebm_export.calibration.quality_gate import QualityGate
+from ebm_export.calibration.sample_networks import SampleNetworks
 from ebm_export.runtime import SamplerConfig
 from ebm_export.runtime.backends.function import FunctionEngine
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
@@ -78,6 +79,19 @@ def test_damage_fails_with_its_name(gate: QualityGate, engine: FunctionEngine, r
     result = gate.judge("engine", engine)
     assert not result.passed
     assert re.search(reason, result.reason), result.reason
+
+
+def test_a_class_that_is_lost_fails_where_nothing_else_is_asked_of_it() -> None:
+    """Samples are compared by their second number alone, in which the wells are alike; a classifier tells the wells apart."""
+    blind = SampleNetworks(features=lambda x: x[:, 1:])
+    seeing = SampleNetworks(features=lambda x: x[:, 1:], classify=lambda x: (x[:, 0] > 0).astype(int))
+    lost = wells(shares=np.array([1.0, 0.0]))
+    for networks, wanted in ((blind, set()), (seeing, {"modes", "rare modes"})):
+        gate = QualityGate(
+            wells(), MODEL, CONFIG, GateRules(smallest_difference=0.3, extra_rounds=0), networks=networks
+        )
+        failed = {verdict.metric for verdict in gate.judge("engine", lost).verdicts if not verdict.passed}
+        assert failed & {"modes", "rare modes", "mmd", "frechet", "density", "coverage"} == wanted
 
 
 def test_the_score_alone_tells_of_a_bent_gradient(gate: QualityGate) -> None:

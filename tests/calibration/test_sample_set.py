@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ebm_export.calibration.sample_networks import SampleNetworks
 from ebm_export.calibration.sample_set import SampleSet, score_samples
 from ebm_export.runtime import SamplerConfig
 from ebm_export.runtime.backends.function import FunctionEngine
@@ -43,8 +44,7 @@ class TestScoreSamples:
             ebm,
             X.astype(np.float64),
             cond={"centre": np.zeros((1, 2, 3), np.float32)},
-            features=lambda x: x.sum(axis=2),
-            classify=lambda x: (x[:, 0, 0] > 0).astype(int),
+            networks=SampleNetworks(lambda x: x.sum(axis=2), lambda x: (x[:, 0, 0] > 0).astype(int)),
             batch=4,
         )
         np.testing.assert_allclose(found.features, X.sum(axis=2))

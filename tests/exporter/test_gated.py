@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,8 @@ from ebm_export.exporter import export
 from ebm_export.runtime import SamplerConfig
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.errors import QualityGateError, UsageError
+
+from ..calibration.test_sample_networks import linear
 
 CONFIG = SamplerConfig(steps=20, step_size=0.2, temperature=0.5)
 FEW = 0.5
@@ -94,6 +98,42 @@ def test_every_target_that_runs_or_is_emulated_is_judged_and_a_plan_is_not(tmp_p
     written = {artifact.path for artifact in Bundle(path).artifacts if artifact.precision != "fp32"}
     assert written - set(gated(path)) == {"score.fp16.tensorrt.plan", "score.bf16.tensorrt.plan"}
     assert {"score.fp16.onnx", "score.bf16.onnx"} <= set(gated(path))
+
+
+class Seeing(nn.Module):
+    """What it sees in x and a goal has three numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(6, 3), nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(torch.cat([x, goal], 1)).tanh()).squeeze(1) + 0.5 * x.square().sum(1)
+
+
+@pytest.mark.parametrize("features", ["model", "file"])
+def test_samples_are_compared_by_features_and_their_modes_are_classes(tmp_path: Path, features: str) -> None:
+    classes = linear(tmp_path / "sides.onnx", np.array([[1.0, -1], [0, 0], [0, 0], [0, 0]]))
+    width = {"model": 3, "file": 2}[features]
+    if features == "file":
+        features = str(linear(tmp_path / "features.onnx", np.eye(4)[:, :2]))
+    path = export(
+        Seeing().eval(), EXAMPLE, cond={"goal": torch.randn(16, 2)}, out=tmp_path / "n.ebm", targets=["openvino"],
+        precisions=["fp32", "bf16"], sampler=CONFIG, smallest_difference=0.25, gate_all=True, features=features, classes=classes,
+    )  # fmt: skip
+    (result,) = gated(path).values()
+    notes = {verdict.metric: verdict.note for verdict in result.verdicts}
+    assert notes["modes"] == "2 modes" and notes["frechet"] == f"{width} components"
+
+
+@pytest.mark.parametrize(
+    "more", [{"precisions": ["fp32"]}, {"precisions": ["int8"], "gate": None}, {"precisions": ["fp32", "bf16"]}]
+)
+@pytest.mark.parametrize("asked", [{"features": "model"}, {"classes": "c.onnx"}])
+def test_features_without_a_gate_are_refused(tmp_path: Path, more: dict[str, Any], asked: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="are what the gate compares samples by, and nothing goes through it here"):
+        export(Scaled(KIND).eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler=CONFIG, **more, **asked)
 
 
 def test_both_ways_at_once_are_refused(tmp_path: Path) -> None:

@@ -126,6 +126,14 @@ class TestText:
         ):
             assert said in text, said
 
+    def test_classes_have_the_numbers_of_their_network(self) -> None:
+        found = made_comparison()
+        assert found.modes is not None
+        modes = dataclasses.replace(found.modes, classes=True)
+        text, _ = read(render_report(dataclasses.replace(found, modes=modes)))
+        for said in ("FP32's samples fall into 5 classes.", "ort static draws too few of classes 3, 4", "class 4"):
+            assert said in text, said
+
     @pytest.mark.parametrize("look", SHAPES)
     def test_every_kind_of_sample(self, look: str) -> None:
         text, references = read(render_report(made_comparison(SHAPES[look])))
