@@ -203,22 +203,31 @@ class TestInt8:
 
 class TestRefused:
     def test_an_engine_with_the_scales_of_one_layer_doubled(self, bundle: Path, tmp_path: Path) -> None:
-        opened = Bundle(bundle)
-        damaged = onnx.load(bundle / "score.int8.onnx")
-        (scales,) = (value for value in damaged.graph.initializer if value.name == "first/grad/Conv.weight.scale")
-        doubled = 2 * onnx.numpy_helper.to_array(scales)
-        scales.CopyFrom(onnx.numpy_helper.from_array(doubled, scales.name))
-        onnx.save(damaged, tmp_path / "damaged.onnx")
-        rules = GateRules(smallest_difference=FEW)
-        with (
-            OnnxRuntimeEngine(bundle / "score.fp32.onnx", precision="fp32") as exact,
-            OnnxRuntimeEngine(bundle / "score.int8.onnx", precision="int8") as whole,
-            OnnxRuntimeEngine(tmp_path / "damaged.onnx", precision="int8") as engine,
-        ):
-            gate = QualityGate(exact, opened.model, opened.sampler, rules)
-            assert gate.judge("whole", whole).passed
-            refused = gate.judge("damaged", engine)
-        assert not refused.passed and "score" in refused.reason
+        """Each layer in turn, of both halves, its weights and what it reads, at the default settings of the gate."""
+        opened, file = Bundle(bundle), tmp_path / "damaged.onnx"
+        whole = onnx.load(bundle / "score.int8.onnx")
+        held = {value.name for value in whole.graph.initializer}
+        places = [node.name for node in whole.graph.node if node.op_type == "DequantizeLinear"]
+        assert len(places) == 12 and sum("grad" in place for place in places) == 6  # six layers
+        passed = []
+        with OnnxRuntimeEngine(bundle / "score.fp32.onnx", precision="fp32") as exact:
+            gate = QualityGate(exact, opened.model, opened.sampler, GateRules())
+            for place in ["", *places]:
+                damaged = onnx.ModelProto()
+                damaged.CopyFrom(whole)
+                for node in damaged.graph.node:
+                    if node.name == place:
+                        (scales,) = (value for value in whole.graph.initializer if value.name == node.input[1])
+                        node.input[1] = "doubled"
+                        damaged.graph.initializer.append(
+                            numpy_helper.from_array(2 * numpy_helper.to_array(scales), "doubled")
+                        )
+                onnx.save(damaged, file)
+                with OnnxRuntimeEngine(file, precision="int8") as engine:
+                    fidelity = gate.fidelity(engine)
+                    if not gate.refused_by_score(fidelity) and gate.judge(place, engine, fidelity=fidelity).passed:
+                        passed.append(place)
+        assert "doubled" not in held and passed == [""], "only the engine without damage passes"
 
     def test_what_never_passes_ends_with_the_reason(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         honest = QualityGate.fidelity
