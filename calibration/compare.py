@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -160,7 +159,7 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
         batches=batches,
         energies=histograms({reference.name: base.energy, **others}),
         modes=None if modes is None else modes[0],
-        features=_features_said(options),
+        features=sampling.networks.said,
         layers=(*(layers for bundle in bundles for layers in read_layers(bundle)), *executed),
         power=power,
         device=describe_device(),
@@ -286,9 +285,3 @@ def _apart(reference: np.ndarray, own: np.ndarray | None) -> float | None:
     size = float(np.square(reference - reference.mean(axis=0), dtype=np.float64).mean())
     off = float(np.square(own.astype(np.float64) - reference).mean())
     return math.sqrt(off / size) if size > 0 else None
-
-
-def _features_said(options: CompareOptions) -> str:
-    named = {"pixels": "x itself", "model": "the score graph's own features"}
-    said = named.get(options.features, f"the features of {Path(options.features).name}")
-    return said if options.classes is None else f"{said}, their modes being the classes of {Path(options.classes).name}"

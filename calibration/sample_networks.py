@@ -27,11 +27,13 @@ class SampleNetworks:
         features: from [B, *S] float32 to [B, D].
         classify: from [B, *S] float32 to the class of each sample, [B] whole numbers from 0.
         identity: what they are, for what is kept of their answers.
+        said: what samples are compared by, for a reader.
     """
 
     features: Callable[[np.ndarray], np.ndarray] | None = None
     classify: Callable[[np.ndarray], np.ndarray] | None = None
     identity: tuple[str, ...] = ()
+    said: str = "x itself"
 
 
 def sample_networks(
@@ -61,7 +63,13 @@ def sample_networks(
     files = [Path(features)] if features not in ("pixels", "model") else []
     files += [] if classes is None else [Path(classes)]
     hashes = [sha256_of(part) for file in files for part in (file, *external_data(file))]
-    return SampleNetworks(network, classify, (features, str(classes), *hashes))
+    return SampleNetworks(network, classify, (features, str(classes), *hashes), _said(features, classes))
+
+
+def _said(features: str, classes: str | Path | None) -> str:
+    named = {"pixels": "x itself", "model": "the score graph's own features"}
+    said = named.get(features, f"the features of {Path(features).name}")
+    return said if classes is None else f"{said}, their modes being the classes of {Path(classes).name}"
 
 
 def _features(name: str, own: OwnGraph, shape: tuple[int, ...], threads: int | None) -> OnnxFeatures | None:

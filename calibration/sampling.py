@@ -37,6 +37,9 @@ class Sampling:
         fp32: its model, loaded; it scores all samples.
         plan: how many chains.
         tell: progress.
+
+    Attributes:
+        networks: what samples are compared by.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class Sampling:
         self._plan = plan
         self._tell = tell
         self._store = SampleStore(options.cache)
-        self._networks = sample_networks(
+        self.networks = sample_networks(
             options.features,
             options.classes,
             lambda: _own_graph(options, reference),
@@ -81,7 +84,7 @@ class Sampling:
         cond = conditions_for(self._reference.bundle, count, self._options.cond)
         x = self._store.draw(candidate, lambda: ebm, count, seed=seed, cond=cond, progress=partial(self._tell, what))
         self._tell(f"scoring {what}", 0, 0)
-        return score_samples(self._fp32, x, cond=cond, networks=self._networks)
+        return score_samples(self._fp32, x, cond=cond, networks=self.networks)
 
 
 def _own_graph(options: CompareOptions, reference: Candidate) -> tuple[Path, dict[str, np.ndarray]]:

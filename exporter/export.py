@@ -326,7 +326,17 @@ def export_energy(
         if not written.artifacts:
             raise kind("; ".join(failures) + "; no engine is left, so no bundle was written")
         mark_verified(written.artifacts, written.verifications, written.gates)
-        describe_bundle(folder, energy, config, golden, written.artifacts, written.verifications, written.gates, limits)
+        describe_bundle(
+            folder,
+            energy,
+            config,
+            golden,
+            written.artifacts,
+            written.verifications,
+            written.gates,
+            limits,
+            "x itself" if networks is None else networks.said,
+        )
     path, failure = Path(out), None
     if failures:
         kept = ", ".join(artifact["path"] for artifact in written.artifacts)

@@ -59,6 +59,7 @@ def describe_bundle(
     verifications: Iterable[Verification],
     gates: Mapping[str, GateResult] | None = None,
     limits: Mapping[str, tuple[int, int]] | None = None,
+    compared_by: str = "x itself",
 ) -> None:
     """Writes the manifest of a bundle whose other files are all in place.
 
@@ -71,6 +72,7 @@ def describe_bundle(
         verifications: one for each artifact that was looked at.
         gates: what the quality gate found, by path, for those that went through it.
         limits: as for `model_spec`.
+        compared_by: what the gate compared samples by.
     """
     gates = gates or {}
     names = input_names(energy)
@@ -87,7 +89,11 @@ def describe_bundle(
         "artifacts": [entry for artifact in artifacts for entry in _entries(folder, artifact)],
         "verification": [
             verification.to_dict()
-            | ({"gate": gates[verification.path].to_dict()} if verification.path in gates else {})
+            | (
+                {"gate": gates[verification.path].to_dict(), "compared_by": compared_by}
+                if verification.path in gates
+                else {}
+            )
             for verification in verifications
             if not verification.reason
         ],

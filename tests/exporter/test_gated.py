@@ -122,6 +122,9 @@ def test_samples_are_compared_by_features_and_their_modes_are_classes(tmp_path: 
         Seeing().eval(), EXAMPLE, cond={"goal": torch.randn(16, 2)}, out=tmp_path / "n.ebm", targets=["openvino"],
         precisions=["fp32", "bf16"], sampler=CONFIG, smallest_difference=0.25, gate_all=True, features=features, classes=classes,
     )  # fmt: skip
+    (said,) = (entry["compared_by"] for entry in Bundle(path).manifest.verification if "gate" in entry)
+    of = "the score graph's own features" if features == "model" else "the features of features.onnx"
+    assert said == f"{of}, their modes being the classes of sides.onnx"
     (result,) = gated(path).values()
     notes = {verdict.metric: verdict.note for verdict in result.verdicts}
     assert notes["modes"] == "2 modes" and notes["frechet"] == f"{width} components"
