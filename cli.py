@@ -660,7 +660,9 @@ def compare_command(
     backend: Annotated[list[str] | None, typer.Option(help="Repeat for several; all if left out.")] = None,
     candidate: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=FILE.onnx, a score graph quantized elsewhere; NAME=openvino:FILE.onnx; NAME=FILE.xml."),
+        typer.Option(
+            help="NAME=FILE.onnx, a graph quantized elsewhere, with grad_scale or without; NAME=openvino:FILE.onnx; NAME=FILE.xml."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for report.html, report.json and the samples.")] = Path("report"),
     chains: Annotated[

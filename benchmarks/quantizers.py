@@ -231,7 +231,9 @@ def calibration_states(bundle: Bundle, engine: Engine, kind: str, gradient: str)
 def hold_scale(model: onnx.ModelProto) -> onnx.ModelProto:
     """Gives a quantized graph a gradient scale of one inside and multiplies its gradient by the one asked for, in place.
 
-    The scale then does nothing for the layers, as if the graph had no such input, and the graph is a score graph still.
+    The scale then does nothing for the layers, as if the graph had no such input, and the graph is a score graph still. `ebm-compare`
+    takes graphs without this input as well; but both forms should differ in the gradient alone, and with constant ones in its place
+    OpenVINO 2026.4.1 computes another gradient than onnxruntime does of one of these files.
     """
     graph = model.graph
     for old, new in (("grad_scale", "held.scale"), ("grad", "held.grad")):

@@ -21,6 +21,7 @@ from ..runtime.runnable import why_not
 from ..runtime.split_engine import SplitEngine
 from .external_data import external_data
 from .external_graph import backend_for, check_graph, features_of
+from .plain_score import PlainScore
 
 __all__ = [
     "Candidate",
@@ -56,6 +57,7 @@ class Candidate:
         prologue: what makes the features of an external graph that was made from the steps' part of a split energy; it is the
             bundle's own.
         keeps: the conditioning inputs that such a graph reads itself.
+        plain: True for an external graph of dE/dx itself, without the input grad_scale.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Candidate:
     note: str = ""
     prologue: Artifact | None = None
     keeps: tuple[str, ...] = ()
+    plain: bool = False
 
     def open(self, threads: int | None = None) -> Ebm:
         """Loads it as the runtime does; the caller closes it.
@@ -95,6 +98,8 @@ class Candidate:
     def _external(self, threads: int | None) -> Engine:
         scales = self.bundle.model.scales
         engine = open_engine(self.backend, self.file, precision=self.precision, threads=threads, scales=scales)
+        if self.plain:
+            engine = PlainScore(engine)
         if self.prologue is None:
             return engine
         file = self.bundle.file_of(self.prologue)
@@ -195,7 +200,8 @@ def external_candidate(text: str, bundle: Bundle) -> Candidate:
     """Reads NAME=FILE or NAME=BACKEND:FILE, a score graph that was made elsewhere.
 
     Any tool that takes the bundle's ONNX graph and writes one with the same inputs and outputs will do: NNCF, NVIDIA
-    ModelOpt, onnxruntime's quantizer. An .onnx file runs on onnxruntime unless BACKEND says openvino, an .xml file on
+    ModelOpt, onnxruntime's quantizer. So will a graph from elsewhere that gives energy and dE/dx by these names, without
+    grad_scale. An .onnx file runs on onnxruntime unless BACKEND says openvino, an .xml file on
     OpenVINO.
 
     Args:
@@ -223,6 +229,7 @@ def external_candidate(text: str, bundle: Bundle) -> Candidate:
     if not takes_features:
         prologue = None
     files, own = [path, *weights], [] if prologue is None else [prologue]
+    plain = "grad_scale" not in inputs
     return Candidate(
         name=name.strip(),
         bundle=bundle,
@@ -232,9 +239,10 @@ def external_candidate(text: str, bundle: Bundle) -> Candidate:
         fingerprint=(*map(sha256_of, files), *_digests(own)),
         bytes=sum(file.stat().st_size for file in [*files, *_files(bundle, own)]),
         external=True,
-        note=f"a score graph made elsewhere: {path.name}",
+        note=f"a score graph made elsewhere{', of dE/dx without grad_scale' if plain else ''}: {path.name}",
         prologue=prologue,
         keeps=tuple(spec.name for spec in bundle.model.cond if takes_features and spec.name in inputs),
+        plain=plain,
     )
 
 

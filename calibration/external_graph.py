@@ -79,8 +79,8 @@ def check_graph(
 ) -> set[str]:
     """Checks that a graph takes and gives what a model's score graph does.
 
-    Inputs: x [B, *S], one per conditioning input (or the features that a prologue makes of them), grad_scale [B]; outputs:
-    energy [B], grad [B, *S]. The batch is not fixed. Further outputs are ignored.
+    Inputs: x [B, *S], one per conditioning input (or the features that a prologue makes of them), and grad_scale [B], which may
+    be left out (see `PlainScore`); outputs: energy [B], grad [B, *S]. The batch is not fixed. Further outputs are ignored.
 
     Args:
         path: the graph.
@@ -96,7 +96,9 @@ def check_graph(
         UsageError: an input or output is missing, unknown, or of another shape or type.
     """
     inputs, outputs = _onnx_ports(path) if backend == "onnxruntime" else _openvino_ports(path)
-    wanted = {"x": Port((None, *model.x.shape), "float32"), "grad_scale": Port((None,), "float32")}
+    wanted = {"x": Port((None, *model.x.shape), "float32")}
+    if "grad_scale" in inputs:
+        wanted["grad_scale"] = Port((None,), "float32")
     conditions: dict[str, Port | None] = {spec.name: Port((None, *spec.shape), spec.dtype) for spec in model.cond}
     features = features or {}
     takes_features = any(name in inputs for name, port in features.items() if port is not None)
@@ -108,7 +110,7 @@ def check_graph(
     if unknown := [name for name in inputs if name not in wanted and name not in conditions]:
         raise UsageError(
             f"{path}: the graph has an input {unknown[0]!r} that the bundle's score graph has not (it has "
-            f"{', '.join(wanted)}); {_HINT}"
+            f"{', '.join(dict.fromkeys([*wanted, 'grad_scale']))}); {_HINT}"
         )
     _compare(path, "output", outputs, {"energy": Port((None,), "float32"), "grad": wanted["x"]})
     return set(inputs)

@@ -71,6 +71,20 @@ def layered_graph(weight: np.ndarray) -> onnx.ModelProto:
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
 
 
+def plain(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Makes of a score graph, in place, one of dE/dx itself: no input grad_scale, as other exports have it."""
+    graph = model.graph
+    kept = [port for port in graph.input if port.name != "grad_scale"]
+    del graph.input[:]
+    graph.input.extend(kept)
+    graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "one"))
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name == "grad_scale":
+                node.input[index] = "one"
+    return model
+
+
 def bundle_with_prologue(path: Path, factor: float) -> Bundle:
     """A bundle of 0.5 * |x - centre|^2 whose prologue makes the feature factor * centre."""
     with writing_bundle(path) as folder:
@@ -91,12 +105,13 @@ def bundle_with_prologue(path: Path, factor: float) -> Bundle:
 class Reader(CalibrationDataReader):
     """Gives the quantizer its calibration data, one state at a time."""
 
-    def __init__(self, states: np.ndarray) -> None:
+    def __init__(self, states: np.ndarray, scale: bool = True) -> None:
         self._rows = iter(states)
+        self._beside = {"grad_scale": np.ones(1, np.float32)} if scale else {}
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         row = next(self._rows, None)
-        return None if row is None else {"x": row[None], "grad_scale": np.ones(1, np.float32)}
+        return None if row is None else {"x": row[None], **self._beside}
 
 
 class TestBundleCandidates:
@@ -263,6 +278,46 @@ class TestExternal:
         onnx.save(quadratic_graph(cond=True), tmp_path / "own.onnx")
         candidate = external_candidate(f"own={tmp_path}/own.onnx", bundle_with_prologue(tmp_path / "a.ebm", 1.0))
         assert (candidate.prologue, len(candidate.fingerprint)) == (None, 1)
+
+    @pytest.mark.parametrize("place", ["", "openvino:"])
+    @pytest.mark.parametrize("quantized", [False, True])
+    def test_a_graph_without_grad_scale(self, place: str, quantized: bool, tmp_path: Path) -> None:
+        """What users of a quantizer hold: x in, energy and dE/dx out."""
+        weight = np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)
+        states = np.random.default_rng(0).standard_normal((64, 3)).astype(np.float32)
+        onnx.save(plain(layered_graph(weight)), tmp_path / "score.onnx")
+        path = tmp_path / "score.onnx"
+        if quantized:  # with its defaults: the last operation too
+            path = tmp_path / "int8.onnx"
+            quantize_static(tmp_path / "score.onnx", path, Reader(states, scale=False))
+        candidate = external_candidate(f"ort={place}{path}", bundle_of(tmp_path / "a.ebm"))
+        assert candidate.plain
+        assert candidate.note == f"a score graph made elsewhere, of dE/dx without grad_scale: {path.name}"
+        exact = states @ weight @ weight.T
+        with candidate.engine(threads=1) as engine:
+            assert not engine.needs_scale
+            scale = np.linspace(0.5, 4, 64, dtype=np.float32)
+            answers = [engine.run({"x": states, "grad_scale": each})["grad"].copy() for each in (scale, scale / scale)]
+        np.testing.assert_allclose(answers[0], answers[1] * scale[:, None], rtol=1e-6)
+        with candidate.open(threads=1) as ebm:
+            energy, grad = ebm.score(states)
+        np.testing.assert_allclose(grad, answers[1], rtol=1e-6)
+        error = np.linalg.norm(grad - exact) / np.linalg.norm(exact)
+        assert 1e-4 < error < 0.1 if quantized else error < 1e-6
+        wanted = 0.5 * ((states @ weight) ** 2).sum(axis=1)
+        # Five steps of a grid over the energies: for its own rounding, and for that of what goes into the sum.
+        np.testing.assert_allclose(energy, wanted, rtol=1e-5, atol=5 * wanted.max() / 255 if quantized else 0)
+
+    def test_a_graph_without_grad_scale_that_takes_features(self, tmp_path: Path) -> None:
+        graph = plain(quadratic_graph(cond=True))
+        graph.graph.input[1].name = graph.graph.node[0].input[1] = "feature"
+        onnx.save(graph, tmp_path / "own.onnx")
+        candidate = external_candidate(f"own={tmp_path}/own.onnx", bundle_with_prologue(tmp_path / "a.ebm", 3.0))
+        assert candidate.plain and candidate.prologue is not None
+        x = np.full((2, 3), 5, np.float32)
+        with candidate.open(threads=1) as ebm:
+            np.testing.assert_allclose(ebm.score(x, centre=np.ones_like(x))[1], 2)
+            assert np.isfinite(ebm.sample(4, seed=0, centre=np.ones((1, 3), np.float32))).all()
 
     @pytest.mark.parametrize("text", ["own.onnx", "=own.onnx", "name="])
     def test_another_form(self, text: str, tmp_path: Path) -> None:

@@ -37,6 +37,12 @@ class TestCheckGraph:
         with pytest.raises(UsageError, match="has an input 'centre' that the bundle's score graph has not"):
             check_graph(path, backend, MODEL)
 
+    def test_a_graph_of_the_gradient_itself(self, backend: str, tmp_path: Path) -> None:
+        graph = quadratic_graph()
+        assert graph.graph.input.pop().name == "grad_scale"
+        graph.graph.initializer.append(onnx.helper.make_tensor("grad_scale", onnx.TensorProto.FLOAT, [1], [1.0]))
+        assert check_graph(saved(graph, tmp_path), backend, MODEL) == {"x"}
+
     def test_a_missing_output(self, backend: str, tmp_path: Path) -> None:
         graph = quadratic_graph()
         del graph.graph.output[1]
