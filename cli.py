@@ -153,7 +153,8 @@ def export_command(
         Path | None,
         typer.Option(
             help="FILE.npy [M, *S] with real data. INT8 needs none, as it is calibrated on chains; given, it is calibrated "
-            "on these too. With --init data, chains start there."
+            "on these too. With --init data, chains start there. Where --cond NAME=FILE.npy has as many rows, row i belongs "
+            "to state i; else they are combined in turns."
         ),
     ] = None,
     gate: Annotated[

@@ -34,13 +34,15 @@ class States:
         grad_scale: [M] float32, the gradient scale that the chain ran with there.
         step: [M] int64, steps taken; `DATA_STEP` for real data.
         chain: [M] int64, number of the chain; for real data one for each state, after those of the chains.
-        conditions: rows of the conditioning inputs by graph name, [R, ...]; chain i takes row i modulo R.
+        row: [M] int64, the row of the conditions that the state goes with.
+        conditions: rows of the conditioning inputs by graph name, [R, ...].
     """
 
     x: np.ndarray
     grad_scale: np.ndarray
     step: np.ndarray
     chain: np.ndarray
+    row: np.ndarray
     conditions: Mapping[str, np.ndarray]
 
     def __len__(self) -> int:
@@ -58,15 +60,16 @@ class States:
             np.array(self.grad_scale[rows]),
             np.array(self.step[rows]),
             np.array(self.chain[rows]),
+            np.array(self.row[rows]),
             self.conditions,
         )
 
     def inputs(self, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
         """Returns the score graph's inputs for some states, as arrays in memory."""
         arrays = {"x": self.x, "grad_scale": self.grad_scale}
-        chains = self.chain[rows]
+        taken = self.row[rows]
         return {name: np.ascontiguousarray(array[rows]) for name, array in arrays.items()} | {
-            name: array[chains % len(array)] for name, array in self.conditions.items()
+            name: array[taken] for name, array in self.conditions.items()
         }
 
 
@@ -83,6 +86,7 @@ def record_states(
     cond: Mapping[str, np.ndarray] | None = None,
     start: np.ndarray | None = None,
     data: np.ndarray | None = None,
+    data_cond: Mapping[str, np.ndarray] | None = None,
     max_batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> States:
@@ -95,7 +99,7 @@ def record_states(
         engine: an open engine in float32; the sampler is the runtime's own, gradient scaling included.
         config: the sampler's settings.
         shape: shape of one state.
-        folder: an existing folder for the files, (4 * prod(shape) + 20) bytes for each state.
+        folder: an existing folder for the files, (4 * prod(shape) + 28) bytes for each state.
         count: number of states along chains; at least one per stage is kept.
         stages: number of stages, start and end included; fewer where there are fewer steps.
         chains: number of chains.
@@ -103,6 +107,8 @@ def record_states(
         cond: conditioning arrays by graph name, [R, ...]; chain i takes row i modulo R.
         start: states that chains start from, for init="data".
         data: [D, *S] real data; a quarter as many states as `count`, or all of them, are added behind the others.
+        data_cond: the conditions of these, [D, ...] by the same names as `cond`. Where left out, the data go on with the rows of
+            `cond` where the chains stopped.
         max_batch: most chains in one engine call.
         progress: called with (chain steps done, in all).
 
@@ -114,7 +120,11 @@ def record_states(
     # Chains take turns: stage g keeps `each` chains from number g * each on, around the ring.
     slots = {(done, (g * each + k) % chains): g * each + k for g, done in enumerate(wanted) for k in range(each)}
     conditions = dict(cond or {})
-    extra = np.empty((0, *shape), np.float32) if data is None else data[_spread(len(data), max(1, count // 4))]
+    given = max(map(len, conditions.values()), default=1)
+    chosen = np.empty(0, np.int64) if data is None else _spread(len(data), max(1, count // 4))
+    extra = np.empty((0, *shape), np.float32) if data is None else data[chosen]
+    if data_cond:
+        conditions = {name: np.concatenate([array, data_cond[name][chosen]]) for name, array in conditions.items()}
     total = len(slots) + len(extra)
 
     def made(name: str, each_shape: tuple[int, ...], dtype: np.dtype[np.generic] | type[np.generic]) -> np.ndarray:
@@ -123,7 +133,7 @@ def record_states(
         )
 
     x, scale = made("x", shape, np.float32), made("grad_scale", (), np.float32)
-    step, number = made("step", (), np.int64), made("chain", (), np.int64)
+    step, number, taken = (made(name, (), np.int64) for name in ("step", "chain", "row"))
     watched = Watched(engine, config)
 
     def keep(now: Progress) -> None:
@@ -138,7 +148,7 @@ def record_states(
             if slot is not None:
                 x[slot] = asked[row]
                 scale[slot] = scales[row]
-                step[slot], number[slot] = now.done, chain
+                step[slot], number[slot], taken[slot] = now.done, chain, chain % given
 
     run_chains(
         watched,
@@ -146,12 +156,13 @@ def record_states(
         lambda numbers: start_states(config, shape, numbers, seed, start),
         chains,
         seed=seed,
-        cond={name: array[np.arange(chains) % len(array)] for name, array in conditions.items()},
+        cond={name: array[np.arange(chains) % given] for name, array in conditions.items()},
         max_batch=max_batch,
         callback=keep,
     )
     number[len(slots) :] = chains + np.arange(len(extra))
-    states = States(x, scale, step, number, conditions)
+    taken[len(slots) :] = given + np.arange(len(extra)) if data_cond else number[len(slots) :] % given
+    states = States(x, scale, step, number, taken, conditions)
     size = max_batch or _CALL
     for first in range(len(slots), total, size):
         _add_data(engine, states, extra, len(slots), first, min(first + size, total))

@@ -227,7 +227,7 @@ class _Writer:
                 "stages": len(np.unique(states.step)),
                 "real data": int(np.count_nonzero(states.step < 0)),
                 "conditions": {
-                    name: min(len(rows), 1 + int(states.chain.max()))
+                    name: min(len(rows), len(np.unique(states.row)))
                     for name, rows in self.calibrated.conditions.calibration.items()
                 },
             },
@@ -269,7 +269,7 @@ def write_artifacts(
         spec: what the energy takes.
         config: the sampler's settings.
         conditions: conditioning inputs to calibrate and to judge at.
-        data: states that chains start from.
+        data: states that chains start from; what is calibrated on them is in `conditions`.
         batch: smallest, most frequent and largest batch.
         gating: what is judged.
         networks: those that `gating` names; None for x itself and clusters.

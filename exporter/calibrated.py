@@ -88,7 +88,7 @@ class CalibratedArtifacts:
         scratch: an existing folder for files of its own.
         rules: of the gate; None judges nothing.
         conditions: conditioning inputs to calibrate and to judge at.
-        data: states [M, *S]: chains start there with init="data", and the calibration sees some of them in any case.
+        data: states [M, *S]: chains start there with init="data". What the calibration sees of them is in the conditions.
         batch: smallest, most frequent and largest batch; engines are timed at the second.
         splits: whether what does not depend on x becomes a prologue.
         golden: PyTorch's answers; None where nothing is compared with them.
@@ -316,6 +316,7 @@ class CalibratedArtifacts:
             count = int(np.clip(_STATE_NUMBERS // numbers, *_STATES))
             folder = self.scratch / "states"
             folder.mkdir()
+            real = self.conditions.data
             recorded = record_states(
                 self.fp32,
                 self.config,
@@ -326,7 +327,8 @@ class CalibratedArtifacts:
                 seed=(self.rules.seed if self.rules else 0) + 3,
                 cond=self.conditions.calibration,
                 start=self.data,
-                data=self.data,
+                data=None if real is None else real.x,
+                data_cond=None if real is None else real.conditions,
                 max_batch=max(1, 2**18 // numbers),
                 progress=lambda done, total: self.tell("recording states along chains", done, total),
             )

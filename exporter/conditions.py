@@ -7,13 +7,24 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..runtime.distinct_rows import distinct_rows
 from .energy import Energy
-from .golden import CHAINS, distinct_observations, fresh_conditions
+from .golden import CHAINS, all_conditions, distinct_observations, fresh_conditions
 
-__all__ = ["ENOUGH", "Conditions", "split_conditions", "stand_for_use"]
+__all__ = ["ENOUGH", "Conditions", "RealData", "split_conditions", "stand_for_use"]
 
 ENOUGH = 16
 """Observations from which on those that an engine is judged at are not those that it was calibrated at."""
+
+_SIDES, _CALIBRATION = 2, 0
+"""Different observations go to the calibration and to the judgement in turns; which is the first."""
+
+
+class RealData(NamedTuple):
+    """States of real data, [D, *S], and by graph name the condition of each, [D, ...]; none where nobody said which."""
+
+    x: np.ndarray
+    conditions: dict[str, np.ndarray]
 
 
 class Conditions(NamedTuple):
@@ -23,29 +34,36 @@ class Conditions(NamedTuple):
         calibration: where ranges and weights come from.
         judged: where samples are drawn and gradients compared.
         stand_for_use: whether a verdict at these holds in use: they are real, and others than those of the calibration or all there are.
+        data: real data to calibrate on, where there is some.
     """
 
     calibration: dict[str, np.ndarray]
     judged: dict[str, np.ndarray]
     stand_for_use: bool
+    data: RealData | None = None
 
 
-def split_conditions(energy: Energy) -> Conditions:
+def split_conditions(energy: Energy, data: np.ndarray | None = None) -> Conditions:
     """Takes a model's observations in turns for the one and the other; few serve for both, with others like them.
 
     Many are shuffled, so that the first of them, where there are fewer chains, are from all over. Labels serve for both: they come
     again in use.
+
+    Args:
+        energy: the model.
+        data: real data, [M, *S]. Where there are as many observations, row i of the one goes with row i of the other, as an image does
+            with its label, and the calibration sees the pairs of its own observations alone.
     """
     count = len(distinct_observations(energy.observations))
     rows = fresh_conditions(energy, max(count, CHAINS), 0)
-    if count < ENOUGH or _are_labels(energy):
+    if not _are_shared_out(energy):
         if count >= ENOUGH:
             order = np.random.default_rng(0).permutation(count)
             rows = {name: array[order] for name, array in rows.items()}
-        return Conditions(rows, rows, stand_for_use(energy))
-    orders = (np.random.default_rng(first).permutation(np.arange(first, count, 2)) for first in (0, 1))
+        return Conditions(rows, rows, stand_for_use(energy), _real(energy, data))
+    orders = (np.random.default_rng(first).permutation(np.arange(first, count, _SIDES)) for first in (_CALIBRATION, 1))
     calibration, judged = ({name: array[order] for name, array in rows.items()} for order in orders)
-    return Conditions(calibration, judged, stand_for_use(energy))
+    return Conditions(calibration, judged, stand_for_use(energy), _real(energy, data))
 
 
 def stand_for_use(energy: Energy) -> bool:
@@ -54,6 +72,23 @@ def stand_for_use(energy: Energy) -> bool:
     return count >= ENOUGH or (
         _are_labels(energy) and all(_without_a_gap(rows) for rows in energy.observations.values())
     )
+
+
+def _real(energy: Energy, data: np.ndarray | None) -> RealData | None:
+    if data is None:
+        return None
+    pairs = all_conditions(energy)
+    if any(len(rows) != len(data) for rows in pairs.values()):
+        return RealData(data, {})
+    if _are_shared_out(energy):
+        ours = distinct_rows(pairs.values(), len(data))[1] % _SIDES == _CALIBRATION
+        data, pairs = data[ours], {name: rows[ours] for name, rows in pairs.items()}
+    return RealData(data, pairs)
+
+
+def _are_shared_out(energy: Energy) -> bool:
+    """Whether a model is judged at other observations than it is calibrated at."""
+    return len(distinct_observations(energy.observations)) >= ENOUGH and not _are_labels(energy)
 
 
 def _without_a_gap(labels: torch.Tensor) -> bool:

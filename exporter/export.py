@@ -113,7 +113,8 @@ def export(
         sampler: settings the bundle carries, or a dictionary of them, along whose chains engines are verified; found if left
             out.
         batch: smallest, most frequent and largest batch, for engines that are built for a range.
-        data: states [M, *S] that chains start from with init="data"; kept in the bundle.
+        data: states [M, *S] that chains start from with init="data"; kept in the bundle. INT8 is calibrated on some of them too, each
+            under its own row of `cond` where there are as many rows.
         gate: largest distance of INT8 and mixed engines' samples from FP32's, in units of the distance between FP32's own
             samples of two seeds; None turns the quality gate off. FP16 and BF16 go through it beside INT8 or mixed.
         gate_all: FP16 and BF16 go through the gate without INT8 or mixed beside them too, as with --gate on the command line.
@@ -280,7 +281,7 @@ def export_energy(
         for precision in precisions:
             if precision in LOW_TYPES:
                 models[precision] = typed(models["fp32"], precision)
-        conditions = split_conditions(energy)
+        conditions = split_conditions(energy, data)
         networks = None
         if judges and gating is not None:
             networks = _networks(gating, models["fp32"], conditions, model_spec(energy, limits=limits))

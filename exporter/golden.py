@@ -19,7 +19,7 @@ from .reference import Reference
 from .scales import scales_of
 from .trace import graph_dtype, input_names
 
-__all__ = ["CHAINS", "distinct_observations", "fresh_conditions", "make_golden", "run_in_pytorch"]
+__all__ = ["CHAINS", "all_conditions", "distinct_observations", "fresh_conditions", "make_golden", "run_in_pytorch"]
 
 CHAINS = 8
 """Samples at each stage; the batch sizes 1, 3 and 8 are slices of them."""
@@ -119,6 +119,12 @@ def fresh_conditions(energy: Energy, count: int, seed: int) -> dict[str, np.ndar
         taken = values[torch.as_tensor(chosen)]
         found[names[name]] = _plain(taken if len(taken) == count else rows_like(taken, count, seed + index))
     return found
+
+
+def all_conditions(energy: Energy) -> dict[str, np.ndarray]:
+    """The rows of a model's observations as they stand, [R, ...] by graph input name."""
+    names = input_names(energy)
+    return {names[name]: _plain(rows) for name, rows in energy.observations.items()}
 
 
 def distinct_observations(observations: Mapping[str, torch.Tensor]) -> np.ndarray:

@@ -233,8 +233,9 @@ def _subject(artifacts: CalibratedArtifacts, name: str, order: list[str], rules:
     """What a log must have been of for its trials to hold here."""
     graph = ir.to_proto(artifacts.model).SerializeToString(deterministic=True)
     arrays = {"data": artifacts.data}
-    conditions = artifacts.conditions
-    for use, rows in (("calibration", conditions.calibration), ("judged", conditions.judged)):
+    conditions, real = artifacts.conditions, artifacts.conditions.data
+    paired = {} if real is None else {"real data": real.x} | real.conditions
+    for use, rows in (("calibration", conditions.calibration), ("judged", conditions.judged), ("paired", paired)):
         arrays |= {f"{use} {name}": array for name, array in rows.items()}
     return {
         "graph": hashlib.sha256(graph).hexdigest(),

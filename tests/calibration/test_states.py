@@ -68,9 +68,9 @@ class TestWhatIsKept:
     def test_arrays_are_mapped_files(self, tmp_path: Path) -> None:
         """And conditions, which may be images, are not written again for each state."""
         states = record(tmp_path / "s", cond={"centre": np.zeros((1, 3), np.float32)})
-        for array in (states.x, states.grad_scale, states.step, states.chain):
+        for array in (states.x, states.grad_scale, states.step, states.chain, states.row):
             assert isinstance(array, np.memmap)
-        assert sum(path.stat().st_size for path in (tmp_path / "s").iterdir()) < 60 * (12 + 20) + 4 * 256
+        assert sum(path.stat().st_size for path in (tmp_path / "s").iterdir()) < 60 * (12 + 28) + 5 * 256
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -154,6 +154,27 @@ class TestData:
     def test_few_are_taken_once(self, tmp_path: Path) -> None:
         states = record(tmp_path / "s", data=self.DATA[:4])
         np.testing.assert_array_equal(states.x[60:], self.DATA[:4].astype(np.float32))
+
+    @pytest.mark.parametrize("order", ORDERS)
+    def test_goes_with_its_own_conditions(self, tmp_path: Path, order: str) -> None:
+        centres = -np.ones((7, 3), np.float32)
+        config, owned = CONFIG.replace(order=order), self.DATA.astype(np.float32) + 1
+        states = record(
+            tmp_path / "s", config, data=self.DATA, cond={"centre": centres}, data_cond={"centre": owned}, max_batch=7
+        )
+        real = states.step == DATA_STEP
+        given = states.inputs(slice(None))
+        assert real.sum() == 15
+        np.testing.assert_allclose(given["centre"][real] - states.x[real], 1, rtol=1e-6)
+        assert (given["centre"][~real] == -1).all()
+        assert states.grad_scale[real] == pytest.approx(1, rel=1e-5)  # that of the gradient at the pair
+        alone = record(tmp_path / "a", config, cond={"centre": centres})
+        assert_same(states.part(np.arange(60)), alone)
+
+    def test_without_conditions_of_its_own_goes_on_in_turns(self, tmp_path: Path) -> None:
+        centres = np.arange(21, dtype=np.float32).reshape(7, 3)
+        states = record(tmp_path / "s", data=self.DATA, cond={"centre": centres})
+        np.testing.assert_array_equal(states.inputs(slice(None))["centre"], centres[states.chain % 7])
 
     def test_starts_chains_where_the_settings_say_so(self, tmp_path: Path) -> None:
         start = np.full((1, 3), 5, np.float32)

@@ -359,6 +359,23 @@ class TestPrologue:
             whole = dataclasses.replace(made.states, conditions=split.calibration)
             np.testing.assert_allclose(gradients(made.steps, made.states), gradients(made.model, whole), rtol=1e-4)
 
+    def test_real_data_is_seen_under_its_own_condition(self, tmp_path: Path) -> None:
+        """For x at what the encoder sees the bowl is flat, which it is under no other image."""
+        model = Seeing().eval()
+        energy = make_energy(model, torch.zeros(4, 4), cond={"image": IMAGES})
+        with torch.no_grad():
+            seen = model.encoder(IMAGES).numpy()
+        split = split_conditions(energy, seen)
+        with CalibratedArtifacts(
+            score_graph(energy), model_spec(energy), CONFIG, tmp_path, None, split, seen, (1, 8, 8), True, None,
+            lambda what, done, total: None,
+        ) as made:  # fmt: skip
+            real = made.states.part(np.flatnonzero(made.states.step < 0))
+            assert len(real) == 20  # those whose image is not kept back for the gate
+            features = [real.inputs(slice(None))[name] for name in real.conditions]
+            apart = min(np.abs(value - real.x).max() for value in features if value.shape == real.x.shape)
+            assert apart < 1e-5
+
     @pytest.mark.parametrize("path", ["score.int8.onnx", "score.int8.openvino.xml", "score.mixed.openvino.xml"])
     def test_engines_give_the_gradient_at_other_conditions(self, policy: Path, path: str) -> None:
         artifact = next(entry for entry in Bundle(policy).artifacts if entry.path == path)

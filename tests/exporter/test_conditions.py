@@ -73,6 +73,36 @@ def test_the_first_of_many_labels_are_from_all_over() -> None:
     assert len(set(first.tolist())) == 64 and first.max() > 90 and np.mean(first >= 50) > 0.3
 
 
+def test_a_label_goes_with_its_own_data() -> None:
+    label = torch.arange(100) % 10
+    data = np.repeat(label.numpy()[:, None], 2, axis=1).astype(np.float32)
+    found = split_conditions(make_energy(labelled, X, cond={"label": label}), data)
+    assert found.data is not None and len(found.data.x) == 100
+    np.testing.assert_array_equal(found.data.x[:, 0], found.data.conditions["label"])
+
+
+def test_only_data_of_the_calibrations_own_observations_is_taken() -> None:
+    obs = observations(50)
+    data = obs[:, :2].numpy()
+    twice = split_conditions(
+        make_energy(ConditionalEnergy(), X, cond={"obs": torch.cat([obs, obs])}), np.concatenate([data, data])
+    )
+    once = split_conditions(make_energy(ConditionalEnergy(), X, cond={"obs": obs}), data)
+    for found, times in ((once, 1), (twice, 2)):
+        assert found.data is not None
+        paired = found.data.conditions["obs"]
+        np.testing.assert_array_equal(found.data.x, paired[:, :2])
+        assert sorted(paired[:, 0]) == sorted(times * found.calibration["obs"][:, 0].tolist())
+        assert not set(paired[:, 0]) & set(found.judged["obs"][:, 0])
+
+
+@pytest.mark.parametrize("count", [1, 49, 51])
+def test_other_numbers_of_data_and_observations_are_no_pairs(count: int) -> None:
+    data = np.zeros((count, 2), np.float32)
+    found = split_conditions(make_energy(ConditionalEnergy(), X, cond={"obs": observations(50)}), data)
+    assert found.data is not None and found.data.conditions == {} and found.data.x is data
+
+
 @pytest.mark.parametrize("count,enough", [(ENOUGH - 1, False), (ENOUGH, True)])
 def test_what_stands_for_use(count: int, enough: bool) -> None:
     assert (
@@ -104,7 +134,9 @@ def test_rows_may_require_a_gradient() -> None:
 
 
 def test_a_model_without_conditions_has_none() -> None:
-    assert split_conditions(make_energy(MlpEnergy(), torch.zeros(3, 4))) == ({}, {}, False)
+    assert split_conditions(make_energy(MlpEnergy(), torch.zeros(3, 4))) == ({}, {}, False, None)
+    data = np.zeros((3, 4), np.float32)
+    assert split_conditions(make_energy(MlpEnergy(), torch.zeros(3, 4)), data).data == (data, {})
 
 
 def test_engines_are_compared_at_observations_from_all_over() -> None:
