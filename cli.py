@@ -207,6 +207,12 @@ def export_command(
             max=8,
         ),
     ] = None,
+    ranges: Annotated[
+        str | None,
+        typer.Option(
+            help="How INT8 ranges of activations are read off the states: mse, min-max, percentile or entropy; mse if left out."
+        ),
+    ] = None,
     no_split: Annotated[
         bool,
         typer.Option(
@@ -267,6 +273,7 @@ def export_command(
         smallest_difference=smallest_difference,
         search_seconds=search_seconds,
         weight_bits=weight_bits,
+        ranges=ranges,
         no_split=no_split,
         fuse=fuse,
         force=force,

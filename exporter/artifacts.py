@@ -253,6 +253,7 @@ def write_artifacts(
     gating: Gating,
     networks: SampleNetworks | None,
     weight_bits: int | None,
+    ranges: str,
     splits: bool,
     fuse: int | None,
     folder: Path,
@@ -274,6 +275,7 @@ def write_artifacts(
         gating: what is judged.
         networks: those that `gating` names; None for x itself and clusters.
         weight_bits: of INT8 weights for OpenVINO, 7 or 8; None for what this CPU needs.
+        ranges: how ranges of activations are chosen, a name in `OBSERVERS`.
         splits: whether what does not depend on x becomes a prologue.
         fuse: steps that a sampler graph takes in one call; None writes none.
         folder: the bundle's.
@@ -296,6 +298,7 @@ def write_artifacts(
                 tell,
                 weight_bits,
                 networks,
+                ranges,
             )
         )
         fusion = None if fuse is None else Fusion(fuse, config, splits, spec.scales)

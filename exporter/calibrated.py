@@ -95,6 +95,7 @@ class CalibratedArtifacts:
         tell: progress.
         weight_bits: of INT8 weights for OpenVINO, 7 or 8; None for what this CPU needs.
         networks: what the gate compares samples by beside x; None for x itself.
+        ranges: how ranges of activations are chosen, a name in `OBSERVERS`.
     """
 
     model: ir.Model
@@ -110,6 +111,7 @@ class CalibratedArtifacts:
     tell: Progress
     weight_bits: int | None = None
     networks: SampleNetworks | None = None
+    ranges: str = "mse"
     _stack: ExitStack = field(default_factory=ExitStack)
     _schemes: dict[str, Scheme] = field(default_factory=dict)
     _quantizers: dict[Scheme, Quantizer] = field(default_factory=dict)
@@ -349,7 +351,7 @@ class CalibratedArtifacts:
         if name not in self._schemes:
             nearest = np.inf
             for evens in _EVENS:
-                scheme = replace(_scheme_of(name, self.weight_bits), evens=evens)
+                scheme = replace(_scheme_of(name, self.weight_bits), observer=self.ranges, evens=evens)
                 off = self._score_of(name, self.quantizer(scheme))
                 if off < nearest:
                     nearest, self._schemes[name] = off, scheme

@@ -67,6 +67,7 @@ class ExportOptions:
     smallest_difference: float | None
     search_seconds: float | None
     weight_bits: int | None
+    ranges: str | None
     no_split: bool
     fuse: int | None
     force: bool
@@ -177,6 +178,7 @@ _OPTIONS = {
         "weight_bits",
         _Kind("7 or 8", lambda value: value if _is_whole(value) and value in (7, 8) else None),
     ),
+    "ranges": ("ranges", _TEXT),
     "no_split": ("no_split", _SWITCH),
     "fuse": ("fuse", _WHOLE),
     "force": ("force", _SWITCH),
@@ -250,6 +252,7 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
         if options.calibration_data is None
         else read_given_array(options.calibration_data, "--calibration-data"),
         weight_bits=options.weight_bits,
+        ranges=options.ranges or "mse",
         splits=not options.no_split,
         fuse=options.fuse,
         verify=options.verify is not False,

@@ -16,8 +16,10 @@ import torch
 
 from ..calibration.chain_plan import plan_chains
 from ..calibration.gate_rules import GateRules
+from ..calibration.observers import OBSERVERS
 from ..calibration.sample_networks import SampleNetworks, sample_networks
 from ..calibration.verdict import GateResult
+from ..runtime.arguments import check_choice
 from ..runtime.batch_range import parse_batch_range
 from ..runtime.bundle import DATA, GOLDEN
 from ..runtime.bundle_writer import writing_bundle
@@ -90,6 +92,7 @@ def export(
     smallest_difference: float = 0.15,
     search_seconds: float | None = None,
     weight_bits: int | None = None,
+    ranges: str = "mse",
     split: bool = True,
     fuse: int | None = None,
     verify: bool = True,
@@ -126,6 +129,7 @@ def export(
         search_seconds: time after which the search for mixed begins no new trial; None for no limit.
         weight_bits: 7 or 8, of INT8 weights for OpenVINO: 7 for devices whose x86 CPU has no VNNI instructions, where products of 8-bit
             numbers overflow; None for what this CPU needs.
+        ranges: how INT8 ranges of activations are read off the states: "mse", "min-max", "percentile" or "entropy".
         split: False keeps what does not depend on x in the score graph, which then computes it at every step.
         fuse: writes, beside each score graph, one that takes so many steps of the sampler in one call, and once for each precision a
             file with a whole chain, noise included. None writes neither.
@@ -164,6 +168,7 @@ def export(
             classes=classes,
         ),
         weight_bits=weight_bits,
+        ranges=ranges,
         splits=split,
         fuse=fuse,
         force=force,
@@ -226,6 +231,7 @@ def export_energy(
     verify: bool = True,
     gating: Gating | None = None,
     weight_bits: int | None = None,
+    ranges: str = "mse",
     splits: bool = True,
     fuse: int | None = None,
     force: bool = False,
@@ -249,6 +255,7 @@ def export_energy(
         from ..calibration.metrics import scientific  # noqa: F401  says what is missing, before any work
     if weight_bits not in (None, 7, 8):
         raise UsageError(f"weight_bits: weights have 7 or 8 bits, not {weight_bits!r}")
+    check_choice("ranges", ranges, tuple(OBSERVERS))
     # Whatever the caller runs in: here gradients are taken, and tensors computed with in their own types.
     with (
         torch.inference_mode(False),
@@ -315,6 +322,7 @@ def export_energy(
                 gating=gating or Gating(),
                 networks=networks,
                 weight_bits=weight_bits,
+                ranges=ranges,
                 splits=splits,
                 fuse=fuse,
                 folder=folder,

@@ -181,6 +181,20 @@ class TestInt8:
         with pytest.raises(UsageError, match="weights have 7 or 8 bits, not 4"):
             export(Residual().eval(), torch.randn(4, *SHAPE), **options(tmp_path, weight_bits=4))
 
+    def test_ranges_are_chosen_as_was_asked_for(self, tmp_path: Path) -> None:
+        """The widest is that of the numbers seen; mse clips some of them off."""
+        found = {}
+        for ranges in ("mse", "min-max"):
+            more = options(tmp_path, targets=["onnx"], precisions=["int8"], gate=None, ranges=ranges, force=True)
+            path = export(Residual().eval(), torch.randn(4, *SHAPE), **more)
+            said = json.loads((path / "calibration.json").read_text())["artifacts"][0]["nodes"]
+            found[ranges] = np.array([node["scale"] for node in said if node["precision"] == "int8"])
+        assert (found["mse"] <= found["min-max"] * 1.0001).all() and (found["mse"] < 0.95 * found["min-max"]).any()
+
+    def test_other_ranges_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="ranges: expected one of min-max, percentile, mse, entropy, got 'max'"):
+            export(Residual().eval(), torch.randn(4, *SHAPE), **options(tmp_path, ranges="max"))
+
     def test_a_device_checks_int8_against_what_was_measured(self, bundle: Path) -> None:
         rows = {row["file"]: row for row in verify_bundle(bundle, precision="int8")}
         assert rows["score.int8.openvino.xml"]["result"] == "passed"

@@ -36,12 +36,12 @@ def file(tmp_path: Path) -> Path:
 def test_what_was_not_given_is_filled_in(file: Path) -> None:
     file.write_text(
         'target = "onnx"\nprecision = ["fp32", "bf16"]\nmodel = "nets:Net"\nmodel-arg = "width=3"\nshape = [3, 8]\n'
-        'out = "o.ebm"\nforce = true\nverify = false\ngate = 2\nsearch_seconds = 0\nfuse = 4\nweight-bits = 7\n'
+        'out = "o.ebm"\nforce = true\nverify = false\ngate = 2\nsearch_seconds = 0\nfuse = 4\nweight-bits = 7\nranges = "entropy"\n'
     )
     read = options().with_file(file)
     assert (read.targets, read.precisions, read.factory) == (["onnx"], ["fp32", "bf16"], "nets:Net")
     assert (read.model_args, read.shape, read.out) == (["width=3"], "3,8", Path("o.ebm"))
-    assert read.weight_bits == 7
+    assert (read.weight_bits, read.ranges) == (7, "entropy")
     assert (read.force, read.verify, read.gate, read.search_seconds, read.fuse) == (True, False, 2, 0, 4)
 
 
