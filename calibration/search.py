@@ -53,8 +53,8 @@ class Trials(Protocol):
     def milliseconds(self, assignment: Assignment) -> float:
         """Median time of one step of a chain, the tail included in its share."""
 
-    def verdict(self, assignment: Assignment) -> tuple[bool, str, dict[str, float]]:
-        """Whether it passes the gate, the reason, and the ratio of each metric."""
+    def verdict(self, assignment: Assignment) -> dict[str, Any]:
+        """What the gate found, as the log keeps it: whether it `passed`, the `reason`, and whatever else the caller wants back."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,14 @@ class Found:
         milliseconds: of one step; infinite where none passes.
         reason: why this one, or why none.
         complete: False where time ran out before everything worth trying was tried.
+        verdict: of the assignment, as `Trials.verdict` gave it, also where that was before a kill; None where none passes.
     """
 
     assignment: Assignment | None
     milliseconds: float
     reason: str
     complete: bool
+    verdict: dict[str, Any] | None = None
 
 
 def search(
@@ -150,13 +152,8 @@ class _Run:
         entry = self._entry(f"time {assignment.key}", lambda: {"ms": self._trials.milliseconds(assignment)})
         return float(entry["ms"])
 
-    def passes(self, assignment: Assignment) -> tuple[bool, str]:
-        def judged() -> dict[str, Any]:
-            passed, reason, ratios = self._trials.verdict(assignment)
-            return {"passed": passed, "reason": reason, "ratios": ratios}
-
-        entry = self._entry(f"gate {assignment.key}", judged)
-        return bool(entry["passed"]), str(entry["reason"])
+    def verdict(self, assignment: Assignment) -> dict[str, Any]:
+        return self._entry(f"gate {assignment.key}", lambda: self._trials.verdict(assignment))
 
     def passed(self, assignment: Assignment) -> bool:
         """Whether it was judged, and passed."""
@@ -178,10 +175,11 @@ class _Best:
     def __init__(self, float_milliseconds: float) -> None:
         self.milliseconds = float_milliseconds
         self._assignment: Assignment | None = None
+        self._verdict: dict[str, Any] | None = None
         self._last_reason: str | None = None
 
-    def enter(self, assignment: Assignment, milliseconds: float) -> None:
-        self._assignment, self.milliseconds = assignment, milliseconds
+    def enter(self, assignment: Assignment, milliseconds: float, verdict: dict[str, Any]) -> None:
+        self._assignment, self.milliseconds, self._verdict = assignment, milliseconds, verdict
 
     def refuse(self, reason: str) -> None:
         self._last_reason = reason
@@ -193,7 +191,7 @@ class _Best:
             else:
                 reason = f"time ran out; {self._last_reason}" if self._last_reason else _NOTHING_JUDGED
             return Found(None, float("inf"), reason, complete)
-        return Found(self._assignment, self.milliseconds, "the fastest that passed the gate", complete)
+        return Found(self._assignment, self.milliseconds, "the fastest that passed the gate", complete, self._verdict)
 
 
 def _ladder(layers: int) -> list[int]:
@@ -218,11 +216,11 @@ def _halve(rungs: Sequence[Assignment], run: _Run, best: _Best) -> Assignment | 
         if milliseconds >= best.milliseconds:
             high = middle  # this one and all above are too slow
             continue
-        passed, reason = run.passes(rung)
-        if passed:
-            best.enter(rung, milliseconds)
+        verdict = run.verdict(rung)
+        if verdict["passed"]:
+            best.enter(rung, milliseconds, verdict)
             found, high = rung, middle
         else:
-            best.refuse(reason)
+            best.refuse(str(verdict["reason"]))
             low = middle + 1
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,15 +62,17 @@ def write_mixed(
     )
     scheme = artifacts.scheme(name)
     quantizer = artifacts.quantizer(scheme)
-    order = [entry.layer.name for entry in artifacts.sensitivities(scheme)]
-    if not order:
+    measured = {entry.layer.name: entry for entry in artifacts.sensitivities(scheme)}
+    if not measured:
         raise QualityGateError(
             f"mixed for {name}: this energy has no layer that would gain from INT8; export it in fp32, fp16 or bf16"
         )
     with tempfile.TemporaryDirectory(dir=artifacts.scratch) as scratch:
+        records = SearchLog(log, _subject(artifacts, name, measured, artifacts.rules))
+        if "order" not in records.trials:
+            records.add("order", {"layers": list(measured)})
+        order = list(records.trials["order"]["layers"])  # of before a kill: what was tried went by it
         trials = _Trials(artifacts, name, order, Path(scratch))
-        subject = _subject(artifacts, name, order, artifacts.rules)
-        records = SearchLog(log, subject)
         if name == "onnx":
             others, float_milliseconds = ["fp16"], float("inf")
         else:
@@ -88,10 +91,6 @@ def write_mixed(
             seconds=seconds,
             progress=artifacts.tell,
         )
-        if found.assignment is not None and found.assignment.key not in trials.results:
-            trials.verdict(
-                found.assignment
-            )  # judged before a kill; the log has the answer, the manifest wants it whole
     if found.assignment is None:
         kept = "" if log is None else f" (what was tried is in {log}; remove it to search anew)"
         raise QualityGateError(
@@ -99,9 +98,10 @@ def write_mixed(
             f"search ended with: {found.reason}{kept}"
         )
     choice = found.assignment
+    assert found.verdict is not None
     out = {
-        entry.layer.name: f"alone it moves the gradient by {entry.error:.1%}; the search kept {choice.kept} of {len(order)}"
-        for entry in artifacts.sensitivities(scheme)[: choice.kept]
+        layer: f"alone it moves the gradient by {measured[layer].error:.1%}; the search kept {choice.kept} of {len(order)}"
+        for layer in order[: choice.kept]
     }
     int8, wide = order[choice.kept :], trials.wide(choice)
     artifact = artifacts.write(name, folder, quantizer, int8, "mixed", choice.other, wide)
@@ -116,9 +116,8 @@ def write_mixed(
     artifact["note"] = "; ".join(
         filter(None, [artifact["note"], f"{found.reason}{share}", "" if found.complete else "time ran out"])
     )
-    made = Calibrated(
-        artifact, quantizer.describe(int8, out, choice.other, wide), trials.results.get(choice.key), choice.other
-    )
+    result = GateResult.from_dict(found.verdict["result"])
+    made = Calibrated(artifact, quantizer.describe(int8, out, choice.other, wide), result, choice.other)
     return Mixed(made, schedule)
 
 
@@ -126,7 +125,6 @@ class _Trials:
     """Builds, times and judges assignments of one target."""
 
     def __init__(self, artifacts: CalibratedArtifacts, name: str, order: list[str], scratch: Path) -> None:
-        self.results: dict[str, GateResult] = {}
         self._artifacts = artifacts
         self._name = name
         self._order = order
@@ -159,15 +157,17 @@ class _Trials:
         """Milliseconds of a step on an engine and in float32."""
         return _milliseconds(steps_of(engine), steps_of(self._artifacts.fp32), self._inputs)
 
-    def verdict(self, assignment: Assignment) -> tuple[bool, str, dict[str, float]]:
+    def verdict(self, assignment: Assignment) -> dict[str, Any]:
+        """What passed has its whole result in it, for the manifest: a search that was killed is not judged again."""
         key = (*self._key(assignment), assignment.tail)
         if key not in self._verdicts:
             self._verdicts[key] = self._judged(assignment)
         result = self._verdicts[key]
         if isinstance(result, str):
-            return False, result, {}
-        self.results[assignment.key] = result
-        return result.passed, result.reason, {each.metric: each.ratio for each in result.verdicts}
+            return {"passed": False, "reason": result, "ratios": {}}
+        ratios = {each.metric: each.ratio for each in result.verdicts}
+        found = {"passed": result.passed, "reason": result.reason, "ratios": ratios}
+        return {**found, "result": result.to_dict()} if result.passed else found
 
     def _judged(self, assignment: Assignment) -> GateResult | str:
         """What the gate found, or why the score alone is refused."""
@@ -229,8 +229,16 @@ def _others(name: str) -> list[str]:
     return ["fp32", "bf16"] if low else ["fp32"]
 
 
-def _subject(artifacts: CalibratedArtifacts, name: str, order: list[str], rules: GateRules) -> dict[str, Any]:
-    """What a log must have been of for its trials to hold here."""
+_NO_SAY = ("memory", "system", "python")
+"""What a device says of itself that changes neither samples nor the time of an engine: updates of a kernel, another limit of memory."""
+
+
+def _subject(artifacts: CalibratedArtifacts, name: str, layers: Collection[str], rules: GateRules) -> dict[str, Any]:
+    """What a log must have been of for its trials to hold here.
+
+    The order of the layers is no part of it, and stands in the log itself: it comes from measurements, and two layers that do nearly
+    the same harm would part a search from its own log.
+    """
     graph = ir.to_proto(artifacts.model).SerializeToString(deterministic=True)
     arrays = {"data": artifacts.data}
     conditions, real = artifacts.conditions, artifacts.conditions.data
@@ -240,14 +248,14 @@ def _subject(artifacts: CalibratedArtifacts, name: str, order: list[str], rules:
     return {
         "graph": hashlib.sha256(graph).hexdigest(),
         "target": name,
-        "order": order,
+        "layers": sorted(layers),
         "scheme": asdict(artifacts.scheme(name)),
         "sampler": artifacts.config.to_dict(),
         "batch": list(artifacts.batch),
         "gate": vars(rules),
         "networks": [] if artifacts.networks is None else list(artifacts.networks.identity),
         "arrays": {key: None if array is None else _digest(array) for key, array in sorted(arrays.items())},
-        "device": describe_device(),
+        "device": {what: said for what, said in describe_device().items() if what not in _NO_SAY},
         "toolchain": toolchain(),
     }
 

@@ -51,10 +51,10 @@ class Table:
         self._count(f"time {assignment.key}")
         return self.cost(assignment)
 
-    def verdict(self, assignment: Assignment) -> tuple[bool, str, dict[str, float]]:
+    def verdict(self, assignment: Assignment) -> dict[str, Any]:
         self._count(f"gate {assignment.key}")
         assert self.cost(assignment) < FLOAT, "slower than float32"
-        return self.passes(assignment), f"reason of {assignment.key}", {"energy": 1.1}
+        return {"passed": self.passes(assignment), "reason": f"reason of {assignment.key}", "ratios": {"energy": 1.1}}
 
     def _count(self, key: str) -> None:
         if self._kill is not None and len(self.asked) == self._kill:
@@ -91,6 +91,7 @@ def test_finds_the_fastest_that_passes(least: dict[str, int], tail: int) -> None
         assert table.passes(found.assignment)
         assert table.cost(found.assignment) == found.milliseconds
         assert found.reason == "the fastest that passed the gate"
+        assert found.verdict is not None and found.verdict["reason"] == f"reason of {found.assignment.key}"
 
 
 @pytest.mark.parametrize(("least", "tail"), TABLES)
@@ -98,11 +99,11 @@ def test_judges_nothing_that_is_slower_than_the_best_so_far(least: dict[str, int
     best = FLOAT
 
     class Strict(Table):
-        def verdict(self, assignment: Assignment) -> tuple[bool, str, dict[str, float]]:
+        def verdict(self, assignment: Assignment) -> dict[str, Any]:
             nonlocal best
             assert self.cost(assignment) < best
             answer = super().verdict(assignment)
-            if answer[0]:
+            if answer["passed"]:
                 best = self.cost(assignment)
             return answer
 
