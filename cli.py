@@ -185,7 +185,9 @@ def export_command(
     search_seconds: Annotated[
         float | None,
         typer.Option(
-            help="Time after which the search for mixed begins no new trial, and the best so far is taken.", min=0
+            help="Time after which the search for mixed begins no new trial, and the best so far is taken. It counts from the "
+            "first trial, after the calibration; a trial that runs is finished, which may take minutes.",
+            min=0,
         ),
     ] = None,
     batch: Annotated[

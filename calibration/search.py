@@ -1,17 +1,19 @@
 """The fastest way to run a model whose samples pass the gate.
 
-What is chosen is what each layer runs in (INT8, a low float type or float32), what the rest of the graph runs in, and how many
-of a chain's last steps run in float32. Layers that do the most harm for the time they save come first in `order`. A choice keeps
-the first k of them out of INT8, and of these the first j in float32 where the rest is in a low type; a longer tail of float32 steps
-mends what INT8 steps before it left. All of these only ever help the samples and cost time, so for each the smallest that passes
-is looked for by halving, instead of all subsets.
+What is chosen is what each layer runs in (INT8, a low float type or float32), what the rest of the graph runs in, and how many of a
+chain's last steps run in another precision, and in which. Layers that do the most harm for the time they save come first in
+`order`. A choice keeps the first k of them out of INT8, and of these the first j in float32 where the rest is in a low type; its
+tail, the last steps in a low type or in float32, mends what the steps before it left.
+More of each helps the samples and costs time. So what is coarser than a choice that failed fails as well, what is slower than one
+that passed is of no use, and each trial is the one that rules out the most, whatever comes of it.
 The time of a step is measured on the engine itself; it is no count of bits.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -20,7 +22,11 @@ from .search_log import SearchLog
 __all__ = ["Assignment", "Found", "Trials", "search"]
 
 _TAILS = (16, 8, 4, 2)
-"""A tail of float32 steps is one of these parts of the chain."""
+"""A tail is one of these parts of the chain."""
+
+_WORTH = 0.97
+"""A choice has to take at most this part of the best one's time to be judged. Times of the same engine differ by about so much from one
+measurement to the next, and a trial takes minutes."""
 
 _NOTHING_JUDGED = "time ran out before anything was judged"
 
@@ -32,26 +38,43 @@ class Assignment:
     Attributes:
         kept: number of layers, from the front of the order, that are not in INT8.
         other: precision of everything that is neither in INT8 nor in float32.
-        tail: number of last steps in float32.
+        tail: number of last steps that run in `end`.
         wide: number of layers, from the front of the order, that are in float32 whatever `other` is; at most `kept`.
+        end: precision of all of the graph in the tail.
     """
 
     kept: int
     other: str
     tail: int = 0
     wide: int = 0
+    end: str = "fp32"
 
     @property
     def key(self) -> str:
         """Names it in the log."""
-        return f"kept={self.kept} other={self.other} tail={self.tail} wide={self.wide}"
+        end = f" end={self.end}" if self.tail else ""
+        return f"kept={self.kept} other={self.other} tail={self.tail} wide={self.wide}{end}"
+
+    @property
+    def head(self) -> Assignment:
+        """What runs before the tail."""
+        return Assignment(self.kept, self.other, wide=self.wide)
+
+    def is_coarser_than(self, finer: Assignment) -> bool:
+        """Whether nothing in it runs in more than in `finer`, as is true of itself.
+
+        Precisions of the rest are not compared: which harms less is known once it is judged.
+        """
+        ends = not self.tail or self.end == finer.end or finer.end == "fp32"
+        fewer = self.kept <= finer.kept and self.wide <= finer.wide and self.tail <= finer.tail
+        return self.other == finer.other and ends and fewer
 
 
 class Trials(Protocol):
     """What a search asks of the machine."""
 
     def milliseconds(self, assignment: Assignment) -> float:
-        """Median time of one step of a chain, the tail included in its share."""
+        """Median time of one step of a chain, before its tail; infinite where no engine can be had."""
 
     def verdict(self, assignment: Assignment) -> dict[str, Any]:
         """What the gate found, as the log keeps it: whether it `passed`, the `reason`, and whatever else the caller wants back."""
@@ -84,16 +107,19 @@ def search(
     log: SearchLog,
     *,
     float_milliseconds: float,
+    ends: Mapping[str, float],
     seconds: float | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Found:
     """Looks for the fastest assignment that passes.
 
-    1. For each precision of the rest, fastest first: the smallest number of layers out of INT8 that passes, by halving.
-    2. Where the rest is in a low type: the same with these layers in float32, and for the number that is found the smallest
-       number of them that has to be.
-    3. With all layers in INT8, where that does not pass: the shortest float32 tail that does, by halving.
-    4. What is not faster than the best that passed, or than float32, is not judged.
+    1. With all layers in INT8: the fastest precision of the rest. It is what one hopes for, and if it passes nothing is faster.
+    2. For each precision of the rest: the smallest number of layers out of INT8 that passes.
+    3. Where the rest is in a low type: fewer layers out of INT8, but some or all of these in float32. And with any of all these
+       choices for the first steps, also such as fail for a whole chain: the shortest tail, in each precision that it may have.
+
+    Of what is left in 2 or 3, that one is judged which leaves the least in its worse case. In a row of choices, each finer than the
+    one before, that is the one in the middle. What is not 3 % faster than the best that passed, or than float32, is not judged.
 
     Everything measured goes into the log, and what is in the log is not measured again: a search that was killed goes
     through the same trials with the same numbers and ends with the same choice.
@@ -104,26 +130,25 @@ def search(
         steps: of a chain.
         trials: measures and judges.
         log: of this search.
-        float_milliseconds: time of a float32 step.
-        seconds: time after which no new trial is begun; None for no limit.
+        float_milliseconds: time of a float32 step, which all have to be faster than.
+        ends: time of a step in each precision that a tail may have, in milliseconds.
+        seconds: time after which no new trial is begun; None for no limit. A trial that runs is not broken off.
         progress: called with (what is being done, trials done, 0).
     """
     run = _Run(trials, log, seconds, progress)
     best = _Best(float_milliseconds)
+    hunt = _Hunt(run, best, steps, ends)
+    ladder = _ladder(layers)
+    heads = [Assignment(kept, other) for other in others for kept in ladder]
+    wide = [
+        replace(head, wide=part) for head in heads if head.other != "fp32" for part in ladder if 0 < part <= head.kept
+    ]
+    lengths = dict.fromkeys(max(1, steps // part) for part in _TAILS if steps > 1)
+    tails = [replace(head, tail=tail, end=end) for head in (*heads, *wide) for tail in lengths for end in ends]
     try:
-        ordered = sorted(others, key=lambda other: run.milliseconds(Assignment(0, other)))
-        for other in ordered:
-            ladder = _ladder(layers)
-            _halve([Assignment(kept, other) for kept in ladder], run, best)
-            if other == "fp32" or run.passed(Assignment(0, other)):
-                continue
-            found = _halve([Assignment(kept, other, wide=kept) for kept in ladder if kept], run, best)
-            if found is not None:
-                _halve([replace(found, wide=wide) for wide in ladder if 0 < wide < found.kept], run, best)
-        tails = [max(1, steps // part) for part in _TAILS if steps > 1]
-        for other in ordered[:1]:
-            if not run.passed(Assignment(0, other)):  # else there is nothing for a tail to mend
-                _halve([Assignment(0, other, tail) for tail in dict.fromkeys(tails)], run, best)
+        hunt.judge(min((Assignment(0, other) for other in others), key=run.milliseconds))
+        hunt.through(heads)
+        hunt.through([*wide, *tails])
     except _OutOfTimeError:
         return best.found(complete=False)
     return best.found(complete=True)
@@ -154,10 +179,6 @@ class _Run:
 
     def verdict(self, assignment: Assignment) -> dict[str, Any]:
         return self._entry(f"gate {assignment.key}", lambda: self._trials.verdict(assignment))
-
-    def passed(self, assignment: Assignment) -> bool:
-        """Whether it was judged, and passed."""
-        return bool(self._log.trials.get(f"gate {assignment.key}", {}).get("passed"))
 
     def _entry(self, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if key not in self._log.trials:
@@ -205,22 +226,72 @@ def _ladder(layers: int) -> list[int]:
     return steps
 
 
-def _halve(rungs: Sequence[Assignment], run: _Run, best: _Best) -> Assignment | None:
-    """Finds the first rung that passes and is faster than the best: everything above it passes as well, and is slower."""
-    low, high = 0, len(rungs)
-    found = None
-    while low < high:
-        middle = (low + high) // 2 if low else 0  # the fastest is tried first: it is what one hopes for
-        rung = rungs[middle]
-        milliseconds = run.milliseconds(rung)
-        if milliseconds >= best.milliseconds:
-            high = middle  # this one and all above are too slow
-            continue
-        verdict = run.verdict(rung)
+class _Hunt:
+    """Narrows down where the fastest that passes may be.
+
+    Args:
+        run: measures.
+        best: takes what passes and is faster.
+        steps: of a chain.
+        ends: milliseconds of a step in each precision that a tail may have.
+    """
+
+    def __init__(self, run: _Run, best: _Best, steps: int, ends: Mapping[str, float]) -> None:
+        self._run, self._best, self._steps, self._ends = run, best, steps, ends
+        self._timed: dict[Assignment, float] = {}
+        self._done: set[Assignment] = set()
+        self._failed: list[Assignment] = []
+
+    def through(self, candidates: Iterable[Assignment]) -> None:
+        """Judges some of these, until none of the others can be faster than the best and pass."""
+        left = list(candidates)
+        while left := sorted(filter(self._may_win, left), key=lambda one: (self._at_least(one), *_size(one))):
+            self.judge(left[_most_telling(left)])
+
+    def judge(self, assignment: Assignment) -> None:
+        """Times it and, if it is faster than the best, has it judged."""
+        self._done.add(assignment)
+        self._timed[assignment.head] = self._run.milliseconds(assignment.head)
+        milliseconds = self._at_least(assignment)
+        if milliseconds > _WORTH * self._best.milliseconds:
+            return
+        verdict = self._run.verdict(assignment)
         if verdict["passed"]:
-            best.enter(rung, milliseconds, verdict)
-            found, high = rung, middle
+            self._best.enter(assignment, milliseconds, verdict)
         else:
-            best.refuse(str(verdict["reason"]))
-            low = middle + 1
-    return found
+            self._best.refuse(str(verdict["reason"]))
+            self._failed.append(assignment)
+
+    def _may_win(self, assignment: Assignment) -> bool:
+        if assignment in self._done or any(assignment.is_coarser_than(failed) for failed in self._failed):
+            return False
+        return self._at_least(assignment) <= _WORTH * self._best.milliseconds
+
+    def _at_least(self, assignment: Assignment) -> float:
+        """Milliseconds of one of its steps in the mean; at least so many where its head was not timed: a finer one takes longer."""
+        head = assignment.head
+        coarser = (ms for one, ms in self._timed.items() if one.is_coarser_than(head) and math.isfinite(ms))
+        own = self._timed.get(head, max(coarser, default=0.0))
+        if not assignment.tail:
+            return own
+        return ((self._steps - assignment.tail) * own + assignment.tail * self._ends[assignment.end]) / self._steps
+
+
+def _size(assignment: Assignment) -> tuple[int, int, int]:
+    return assignment.kept, assignment.wide, assignment.tail
+
+
+def _most_telling(ordered: Sequence[Assignment]) -> int:
+    """The place of the one that rules out the most in its worse case.
+
+    Where it passes, that is itself and what is slower; where it fails, what is coarser.
+
+    Args:
+        ordered: from the fastest on.
+    """
+
+    def ruled_out(place: int) -> int:
+        coarser = sum(one.is_coarser_than(ordered[place]) for one in ordered)
+        return min(len(ordered) - place, coarser)
+
+    return max(range(len(ordered)), key=ruled_out)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,10 @@ from .calibrated import Calibrated, CalibratedArtifacts
 from .conditions import Conditions
 from .fusion import Fusion
 from .low_prologue import lower_prologue
-from .mixed import write_mixed
+from .mixed import Mixed, write_mixed
+from .precision import typed
 from .score_graph import ScoreGraph
+from .tail import Tail, low_types, write_tail
 from .targets import Artifact, Progress
 from .targets.refusal import placed
 from .targets.score import files_of, write_plan, write_score
@@ -87,6 +90,8 @@ class _Writer:
     """What became of a prologue, by the path of its artifact."""
     refused: dict[str, list[str]] = field(default_factory=dict)
     """Precisions whose ONNX file failed, so that no plan is built from it, with the lines that say so."""
+    asked: Collection[str] = ()
+    """Precisions of the export."""
     alone: set[str] = field(default_factory=set)
     """Precisions whose whole chain is written."""
 
@@ -150,6 +155,10 @@ class _Writer:
         """An INT8 or mixed artifact."""
         if name == "tensorrt":
             source = next(a for a in self.written.artifacts if (a["target"], a["precision"]) == ("onnx", precision))
+            end = source.get("schedule", "").rpartition(",")[2].partition(":")[0]
+            last = self._found("onnx", end)
+            if last is not None and self._found(name, end) is None:
+                self.written.artifacts.append(write_plan(last, self.folder, batch=self.batch, progress=self.tell))
             self.written.artifacts.append(write_plan(source, self.folder, batch=self.batch, progress=self.tell))
             return
         before = set(self.folder.iterdir())
@@ -157,17 +166,7 @@ class _Writer:
             if precision == "int8":
                 made = self.calibrated.write_int8(name, self.folder)
             else:
-                log = self.gating.log
-                mixed = write_mixed(
-                    self.calibrated,
-                    name,
-                    self.folder,
-                    log=None if log is None else log.with_name(f"{log.stem}.{name}{log.suffix}"),
-                    seconds=self.gating.seconds,
-                )
-                made = mixed.made
-                if mixed.schedule:
-                    made.artifact["schedule"] = mixed.schedule
+                made = self._mixed(name).made
             lower_prologue(self.calibrated, name, self.folder, made)
         except QualityGateError as error:
             self.written.refusals.append(str(error))
@@ -178,6 +177,54 @@ class _Writer:
             self._leave_out(name, precision, error, before)
             return
         self._enter(made)
+
+    def _mixed(self, name: str) -> Mixed:
+        """A mixed artifact; the engine that its last steps run on comes with it."""
+        log = self.gating.log
+        with tempfile.TemporaryDirectory(dir=self.calibrated.scratch) as spare:
+            tails = self._tails(name, Path(spare))
+            mixed = write_mixed(
+                self.calibrated,
+                name,
+                self.folder,
+                tails=tails,
+                log=None if log is None else log.with_name(f"{log.stem}.{name}{log.suffix}"),
+                seconds=self.gating.seconds,
+            )
+            if mixed.schedule:
+                mixed.made.artifact["schedule"] = mixed.schedule
+            if mixed.end in tails and self._found(name, mixed.end) is None:
+                tail = tails[mixed.end]
+                tail.move(self.folder)
+                if tail.verification is not None:
+                    self.written.verifications.append(tail.verification)
+                self._fuse(tail.artifact, typed(self.models["fp32"], mixed.end))
+                self.written.artifacts.append(tail.artifact)
+        return mixed
+
+    def _tails(self, name: str, spare: Path) -> dict[str, Tail]:
+        """Low-precision engines that a chain may end on: the bundle's own, or else such as are written in case a search chooses them.
+
+        One that was asked for and is not there was refused.
+        """
+        found = {}
+        for precision in low_types(name):
+            own = self._found(name, precision)
+            if own is not None:
+                found[precision] = Tail(own, self.folder, None)
+            elif precision not in self.asked:
+                try:
+                    tail = write_tail(self.calibrated, name, precision, spare)
+                except UnsupportedOperation:
+                    continue  # the others are left
+                if tail is not None:
+                    found[precision] = tail
+        return found
+
+    def _found(self, name: str, precision: str) -> Artifact | None:
+        """The artifact of a target in a precision, where it was written."""
+        mine = (name, precision)
+        return next((each for each in self.written.artifacts if (each["target"], each["precision"]) == mine), None)
 
     def _enter(self, made: Calibrated) -> None:
         path = made.artifact["path"]
@@ -303,6 +350,7 @@ def write_artifacts(
         )
         fusion = None if fuse is None else Fusion(fuse, config, splits, spec.scales)
         writer = _Writer(models, traced, golden, batch, folder, tell, gating, calibrated, splits, fusion)
+        writer.asked = {precision for _, precision in plan}
         for index, (name, precision) in enumerate(plan):
             tell(f"building {name} {precision}", index, len(plan))
             if name == "tensorrt" and precision in writer.refused:

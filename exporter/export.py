@@ -40,6 +40,7 @@ from .lowering import lower
 from .manifest import describe_bundle, mark_verified, model_spec
 from .passes import optimize
 from .precision import LOW_TYPES, typed
+from .tail import low_types
 from .targets import Artifact, Progress, target
 from .trace import trace
 from .uncompiled import uncompiled
@@ -126,7 +127,8 @@ def export(
         classes: an ONNX file from x to one number for each class: the likeliest is a sample's mode. None finds modes by clustering.
         smallest_difference: shift of the energy, in its standard deviations, that the gate should see; the number of chains
             that it draws is 18 / smallest_difference^2.
-        search_seconds: time after which the search for mixed begins no new trial; None for no limit.
+        search_seconds: time after which the search for mixed begins no new trial; None for no limit. It counts from the first trial,
+            after the calibration, and one that runs is finished.
         weight_bits: 7 or 8, of INT8 weights for OpenVINO: 7 for devices whose x86 CPU has no VNNI instructions, where products of 8-bit
             numbers overflow; None for what this CPU needs.
         ranges: how INT8 ranges of activations are read off the states: "mse", "min-max", "percentile" or "entropy".
@@ -293,13 +295,14 @@ def export_energy(
         if judges and gating is not None:
             networks = _networks(gating, models["fp32"], conditions, model_spec(energy, limits=limits))
         golden = None
+        ends = [low for name in targets for low in low_types(name)] if "mixed" in precisions else []
         if verify:
             golden = make_golden(
                 energy,
                 config,
                 data=data,
                 trajectory=trajectory,
-                precisions=precisions,
+                precisions=[*precisions, *ends],
                 jumps=traced.jumps,
                 progress=lambda done, total: tell("running PyTorch's chains", done, total),
             )
@@ -393,6 +396,7 @@ def _plan(targets: Sequence[str], precisions: Sequence[str], batch: tuple[int, i
     wanted = list(dict.fromkeys(precisions))
     if "mixed" in wanted and "fp32" not in wanted:
         wanted.insert(0, "fp32")  # which a schedule over the steps may end in
+    wanted.sort(key=lambda precision: precision == "mixed")  # as in the others that are asked for
     return [(name, precision) for precision in wanted for name in names]
 
 

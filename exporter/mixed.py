@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,17 @@ from ..calibration.search_log import SearchLog
 from ..calibration.verdict import GateResult
 from ..runtime.device import describe_device, toolchain
 from ..runtime.engine import Engine
-from ..runtime.errors import QualityGateError
+from ..runtime.errors import EbmExportError, QualityGateError, UnsupportedOperation
 from ..runtime.precision_schedule import Span
 from .calibrated import Calibrated, CalibratedArtifacts, steps_of
+from .tail import Tail, low_types
 from .targets import Artifact
 
 __all__ = ["Mixed", "write_mixed"]
+
+_NO_ENGINE = (EbmExportError, UnsupportedOperation)
+"""What a backend says of a graph that it cannot compile, and no class below these: OpenVINO 2026.4 refuses some with INT8, BF16 and float32
+in one ("object is not initialized"), which leaves all other choices."""
 
 _ROUNDS = 31
 """Calls of each engine that are timed, taking turns with float32, so that both see the same machine."""
@@ -37,10 +43,18 @@ class Mixed:
     made: Calibrated
     schedule: str
     """Precisions over the steps, or "" where one engine runs them all."""
+    end: str
+    """Precision of the last steps, or ""."""
 
 
 def write_mixed(
-    artifacts: CalibratedArtifacts, name: str, folder: Path, *, log: Path | None, seconds: float | None
+    artifacts: CalibratedArtifacts,
+    name: str,
+    folder: Path,
+    *,
+    tails: Mapping[str, Tail],
+    log: Path | None,
+    seconds: float | None,
 ) -> Mixed:
     """Searches for and writes the mixed artifact of a target.
 
@@ -51,6 +65,7 @@ def write_mixed(
         artifacts: of this export, with a gate.
         name: of the target: onnx, onnxruntime or openvino.
         folder: where the artifact goes.
+        tails: by precision, engines of this target that the last steps may run on, beside float32.
         log: file to resume from, or None.
         seconds: time after which no new trial is begun.
 
@@ -67,20 +82,27 @@ def write_mixed(
         raise QualityGateError(
             f"mixed for {name}: this energy has no layer that would gain from INT8; export it in fp32, fp16 or bf16"
         )
-    with tempfile.TemporaryDirectory(dir=artifacts.scratch) as scratch:
+    with tempfile.TemporaryDirectory(dir=artifacts.scratch) as scratch, ExitStack() as stack:
         records = SearchLog(log, _subject(artifacts, name, measured, artifacts.rules))
         if "order" not in records.trials:
             records.add("order", {"layers": list(measured)})
         order = list(records.trials["order"]["layers"])  # of before a kill: what was tried went by it
-        trials = _Trials(artifacts, name, order, Path(scratch))
-        if name == "onnx":
-            others, float_milliseconds = ["fp16"], float("inf")
-        else:
-            others = _others(name)
-            key = "time float32"
+        lasts = {"fp32": artifacts.fp32} | {
+            precision: stack.enter_context(artifacts.open(tail.artifact, tail.folder))
+            for precision, tail in tails.items()
+        }
+        trials = _Trials(artifacts, name, order, Path(scratch), lasts)
+        ends = {}
+        for end in lasts:
+            key = "time float32" if end == "fp32" else f"time {end}"
             if key not in records.trials:
-                records.add(key, {"ms": trials.float_milliseconds})
-            trials.float_milliseconds = float_milliseconds = float(records.trials[key]["ms"])
+                records.add(key, {"ms": trials.end_milliseconds(end)})
+            ends[end] = float(records.trials[key]["ms"])
+            if end == "fp32":  # the first
+                trials.float_milliseconds = ends[end]
+        # Nothing of TensorRT's is timed here: whatever passes is taken for faster than float32.
+        others = low_types(name) if name == "onnx" else ["fp32", *low_types(name)]
+        float_milliseconds = float("inf") if name == "onnx" else ends["fp32"]
         found = search(
             len(order),
             others,
@@ -88,6 +110,7 @@ def write_mixed(
             trials,
             records,
             float_milliseconds=float_milliseconds,
+            ends=ends,
             seconds=seconds,
             progress=artifacts.tell,
         )
@@ -109,7 +132,7 @@ def write_mixed(
     schedule = ""
     if choice.tail:
         turn = artifacts.config.steps - choice.tail
-        schedule = f"mixed:0-{turn},fp32:{turn}-"
+        schedule = f"mixed:0-{turn},{choice.end}:{turn}-"
     share = (
         "" if float_milliseconds == float("inf") else f", {float_milliseconds / found.milliseconds:.2f} times float32"
     )
@@ -118,13 +141,17 @@ def write_mixed(
     )
     result = GateResult.from_dict(found.verdict["result"])
     made = Calibrated(artifact, quantizer.describe(int8, out, choice.other, wide), result, choice.other)
-    return Mixed(made, schedule)
+    return Mixed(made, schedule, choice.end if choice.tail else "")
 
 
 class _Trials:
-    """Builds, times and judges assignments of one target."""
+    """Builds, times and judges assignments of one target; `lasts` are open engines for the last steps, by precision."""
 
-    def __init__(self, artifacts: CalibratedArtifacts, name: str, order: list[str], scratch: Path) -> None:
+    def __init__(
+        self, artifacts: CalibratedArtifacts, name: str, order: list[str], scratch: Path, lasts: Mapping[str, Engine]
+    ) -> None:
+        self.float_milliseconds = 1.0
+        self._lasts = lasts
         self._artifacts = artifacts
         self._name = name
         self._order = order
@@ -135,33 +162,50 @@ class _Trials:
         self._inputs = artifacts.states.inputs(
             np.resize(np.arange(len(artifacts.states)), artifacts.batch[1])  # one batch, as often as states last
         )
-        self.float_milliseconds = self._timed(artifacts.fp32)[1]
+
+    def end_milliseconds(self, end: str) -> float:
+        """Of a step of a tail; TensorRT's, which no engine here can tell, is one with all layers in this precision."""
+        if self._name == "onnx":
+            return (1.5 if end == "fp32" else 1.0) * len(self._order)
+        engine, conditions, batch = self._lasts[end], self._artifacts.conditions.calibration, self._artifacts.batch[1]
+        rows = {name: array[np.arange(batch) % len(array)] for name, array in conditions.items()}
+        inputs = {name: self._inputs[name] for name in ("x", "grad_scale")}  # its prologue may be cut in another place
+        inputs |= {name: np.array(array) for name, array in (engine.prepare(rows) if rows else {}).items()}
+        own, other = self._timed(engine, inputs)
+        return other if end == "fp32" else own * self.float_milliseconds / other
 
     def milliseconds(self, assignment: Assignment) -> float:
         if self._name == "onnx":
-            # No engine of TensorRT runs here: fewer layers out of INT8 are faster, and fewer of these in float32. A step of the
-            # tail is one with all layers in float32.
-            part = assignment.tail / self._artifacts.config.steps
-            return (1 - part) * (assignment.kept + 0.5 * assignment.wide) + part * 1.5 * len(self._order)
+            # No engine of TensorRT runs here: fewer layers out of INT8 are faster, and fewer of these in float32.
+            return assignment.kept + 0.5 * assignment.wide
         key = self._key(assignment)
         if key not in self._times:
-            with self._artifacts.open(*self._artifact(assignment)) as engine:
-                own, other = self._timed(engine)
+            try:
+                with self._artifacts.open(*self._artifact(assignment)) as engine:
+                    own, other = self._timed(engine, self._inputs)
+            except EbmExportError as error:
+                if type(error) not in _NO_ENGINE:
+                    raise
+                self._artifacts.tell(f"left out, {error}", 0, 0)
+                own, other = float("inf"), 1.0
             # They took turns: what slowed one slowed the other.
             self._times[key] = own * self.float_milliseconds / other
-        own = self._times[key]
-        steps = self._artifacts.config.steps
-        return ((steps - assignment.tail) * own + assignment.tail * self.float_milliseconds) / steps
+        return self._times[key]
 
-    def _timed(self, engine: Engine) -> tuple[float, float]:
-        """Milliseconds of a step on an engine and in float32."""
-        return _milliseconds(steps_of(engine), steps_of(self._artifacts.fp32), self._inputs)
+    def _timed(self, engine: Engine, inputs: dict[str, np.ndarray]) -> tuple[float, float]:
+        """Milliseconds of a step on an engine, which takes `inputs`, and in float32."""
+        return _milliseconds((steps_of(engine), inputs), (steps_of(self._artifacts.fp32), self._inputs))
 
     def verdict(self, assignment: Assignment) -> dict[str, Any]:
         """What passed has its whole result in it, for the manifest: a search that was killed is not judged again."""
-        key = (*self._key(assignment), assignment.tail)
+        key = (*self._key(assignment), assignment.tail, assignment.tail and assignment.end)
         if key not in self._verdicts:
-            self._verdicts[key] = self._judged(assignment)
+            try:
+                self._verdicts[key] = self._judged(assignment)
+            except EbmExportError as error:
+                if type(error) not in _NO_ENGINE:
+                    raise
+                self._verdicts[key] = str(error)  # at the batch of the gate's chains
         result = self._verdicts[key]
         if isinstance(result, str):
             return {"passed": False, "reason": result, "ratios": {}}
@@ -174,13 +218,12 @@ class _Trials:
         gate = self._artifacts.gate
         assert gate is not None
         with self._artifacts.open(*self._artifact(assignment)) as engine:
+            schedule, last = [], engine
             if assignment.tail:
-                turn = self._artifacts.config.steps - assignment.tail
-                last = self._artifacts.fp32
-                schedule = [(Span("mixed", 0, turn), engine), (Span("fp32", turn, None), last)]
-                return gate.judge(assignment.key, last, schedule)
-            fidelity = gate.fidelity(engine)
-            return gate.refused_by_score(fidelity) or gate.judge(assignment.key, engine, fidelity=fidelity)
+                turn, last = self._artifacts.config.steps - assignment.tail, self._lasts[assignment.end]
+                schedule = [(Span("mixed", 0, turn), engine), (Span(assignment.end, turn, None), last)]
+            fidelity = gate.fidelity(lambda step: engine if not schedule or step < turn else last)
+            return gate.refused_by_score(fidelity) or gate.judge(assignment.key, last, schedule, fidelity)
 
     def _key(self, assignment: Assignment) -> tuple[Any, ...]:
         """The same for assignments that come to the same engine, as those do whose layers cannot be kept in float32."""
@@ -207,26 +250,18 @@ class _Trials:
         return self._built[key]
 
 
-def _milliseconds(engine: Engine, other: Engine, inputs: dict[str, np.ndarray]) -> tuple[float, float]:
-    """Median time of one call of each of two engines that take turns, in milliseconds."""
+def _milliseconds(
+    first: tuple[Engine, dict[str, np.ndarray]], second: tuple[Engine, dict[str, np.ndarray]]
+) -> tuple[float, float]:
+    """Median time of one call of each of two engines, with its inputs, that take turns; in milliseconds."""
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(_ROUNDS + 3):
-        for one, taken in zip((engine, other), times, strict=True):
+        for (one, inputs), taken in zip((first, second), times, strict=True):
             begun = time.perf_counter()
             one.run(inputs)
             if turn >= 3:  # warm
                 taken.append(1e3 * (time.perf_counter() - begun))
     return float(np.median(times[0])), float(np.median(times[1]))
-
-
-def _others(name: str) -> list[str]:
-    """What the rest of the graph may run in."""
-    if name != "openvino":
-        return ["fp32"]
-    import openvino
-
-    low = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return ["fp32", "bf16"] if low else ["fp32"]
 
 
 _NO_SAY = ("memory", "system", "python")

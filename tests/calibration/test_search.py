@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import functools
+import itertools
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,9 @@ from ebm_export.calibration.search import Assignment, Found, search
 from ebm_export.calibration.search_log import SearchLog
 
 FLOAT = 10.0
-LAYERS = 9  # rungs: 0, 1, 2, 4 and 8 layers out of INT8
-STEPS = 32  # tails: 2, 4, 8 and 16 steps
+ENDS = {"fp32": FLOAT, "bf16": 6.0}
+LAYERS = 9
+STEPS = 32
 
 
 class Killed(BaseException):
@@ -20,36 +24,47 @@ class Killed(BaseException):
 
 
 class Table:
-    """A machine on which everything is known: a layer out of INT8 costs 0.5 ms, and in float32 0.2 ms more, BF16 saves 1 ms, tails
-    are float32.
+    """A machine on which everything is known: a layer out of INT8 costs 0.5 ms, and in float32 0.2 ms more, BF16 saves 1 ms.
 
     Args:
         least: layers that must be out of INT8 for each precision of the rest; above `LAYERS` nothing passes.
-        tail: fewest float32 steps that pass with all layers in INT8.
+        tail: fewest float32 steps that pass, whatever comes before them.
         kill: number of the trial at which the process dies.
         wide: (layers out of INT8, of these in float32) that pass with BF16 as well.
+        low_tail: fewest BF16 steps that pass where as many layers as in `after` are out of INT8.
+        after: see `low_tail`.
     """
 
     def __init__(
-        self, least: dict[str, int], tail: int = 99, kill: int | None = None, wide: tuple[int, int] = (99, 99)
+        self,
+        least: dict[str, int],
+        tail: int = 99,
+        kill: int | None = None,
+        wide: tuple[int, int] = (99, 99),
+        low_tail: int = 99,
+        after: int = 0,
     ) -> None:
         self.asked: list[str] = []
         self._least, self._tail, self._kill, self._wide = least, tail, kill, wide
+        self._low_tail, self._after = low_tail, after
 
-    @staticmethod
-    def cost(assignment: Assignment) -> float:
-        own = 3.0 + 0.5 * assignment.kept - (assignment.other == "bf16") + 0.2 * assignment.wide
-        return ((STEPS - assignment.tail) * own + assignment.tail * FLOAT) / STEPS
+    def head(self, assignment: Assignment) -> float:
+        return 3.0 + 0.5 * assignment.kept - (assignment.other == "bf16") + 0.2 * assignment.wide
+
+    def cost(self, assignment: Assignment) -> float:
+        last = ENDS[assignment.end] if assignment.tail else 0.0
+        return ((STEPS - assignment.tail) * self.head(assignment) + assignment.tail * last) / STEPS
 
     def passes(self, assignment: Assignment) -> bool:
-        if assignment.tail:
-            return assignment.tail >= self._tail
         enough = assignment.kept >= self._wide[0] and assignment.wide >= self._wide[1]
-        return enough or assignment.kept >= self._least[assignment.other]
+        enough |= assignment.kept >= self._least[assignment.other]
+        enough |= assignment.tail >= self._tail and assignment.end == "fp32"
+        return enough or (assignment.tail >= self._low_tail and assignment.kept >= self._after)
 
     def milliseconds(self, assignment: Assignment) -> float:
         self._count(f"time {assignment.key}")
-        return self.cost(assignment)
+        assert not assignment.tail
+        return self.head(assignment)
 
     def verdict(self, assignment: Assignment) -> dict[str, Any]:
         self._count(f"gate {assignment.key}")
@@ -62,54 +77,99 @@ class Table:
         self.asked.append(key)
 
 
+class Drawn(Table):
+    """A machine drawn by chance: each layer out of INT8 or in float32, and each step of a tail, makes good some of what is lacking."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__({})
+        draw = random.Random(seed).uniform
+        self._lacks, self._rest = draw(0.5, 4.0), {"fp32": draw(0.0, 1.0), "bf16": draw(-0.5, 1.0)}
+        self._step = {"fp32": draw(0.0, 0.5)}
+        self._step["bf16"] = draw(0.0, 1.0) * self._step["fp32"]
+        self._kept, self._in_float = draw(0.0, 0.5), draw(0.0, 0.3)
+        self._base, self._more = {"fp32": draw(3.0, 5.0), "bf16": draw(2.0, 5.0)}, (draw(0.01, 0.9), draw(0.01, 0.5))
+
+    def head(self, assignment: Assignment) -> float:
+        more = self._more[0] * assignment.kept + self._more[1] * assignment.wide
+        return self._base[assignment.other] + more
+
+    def passes(self, assignment: Assignment) -> bool:
+        good = self._rest[assignment.other] + self._kept * assignment.kept + self._in_float * assignment.wide
+        return good + self._step[assignment.end] * assignment.tail >= self._lacks
+
+
 def find(table: Table, log: SearchLog | None = None, **options: Any) -> Found:
-    settings = {"float_milliseconds": FLOAT, **options}
+    settings = {"float_milliseconds": FLOAT, "ends": ENDS, **options}
     return search(LAYERS, ["fp32", "bf16"], STEPS, table, log or SearchLog(None, {}), **settings)
 
 
 def fastest(table: Table) -> float:
-    """By trying every rung."""
-    rungs = [Assignment(kept, other) for kept in (0, 1, 2, 4, 8) for other in ("fp32", "bf16")]
-    rungs += [Assignment(0, "bf16", tail) for tail in (2, 4, 8, 16)]
-    return min(
-        (table.cost(rung) for rung in rungs if table.passes(rung) and table.cost(rung) < FLOAT), default=float("inf")
-    )
+    """By trying everything that the guide promises to look at, for nine layers and 32 steps.
+
+    The first 0, 1, 2, 4 or 8 layers are out of INT8 with the rest in FP32 or BF16; with BF16 some of these may be in FP32, as many
+    as of the same numbers; the last 2, 4, 8 or 16 steps may be in FP32 or BF16.
+    """
+    numbers, everything = (0, 1, 2, 4, 8), []
+    for kept, other, wide in itertools.product(numbers, ("fp32", "bf16"), numbers):
+        if wide > kept or (wide and other == "fp32"):
+            continue
+        everything.append(Assignment(kept, other, wide=wide))
+        for tail, end in itertools.product((2, 4, 8, 16), ("fp32", "bf16")):
+            everything.append(Assignment(kept, other, tail, wide, end))
+    assert len(everything) == (5 + 5 + 10) * (1 + 4 * 2)
+    costs = (table.cost(one) for one in everything if table.passes(one))
+    return min((cost for cost in costs if cost < FLOAT), default=float("inf"))
 
 
-TABLES = [({"fp32": a, "bf16": b}, tail) for a in (0, 1, 3, 8, 9) for b in (0, 2, 5, 9) for tail in (1, 3, 16, 99)]
+TABLES: list[Callable[[], Table]] = [
+    functools.partial(Table, {"fp32": a, "bf16": b}, tail)
+    for a in (0, 1, 3, 8, 9)
+    for b in (0, 2, 5, 9)
+    for tail in (1, 3, 16, 99)
+]
+TABLES += [
+    functools.partial(Table, {"fp32": 9, "bf16": b}, tail, low_tail=low, after=after)
+    for b in (5, 9)
+    for tail in (2, 8)
+    for low in (2, 4, 16)
+    for after in (0, 1, 4)
+]
+TABLES += [functools.partial(Drawn, seed) for seed in range(60)]
 
 
-@pytest.mark.parametrize(("least", "tail"), TABLES)
-def test_finds_the_fastest_that_passes(least: dict[str, int], tail: int) -> None:
-    table = Table(least, tail)
+@pytest.mark.parametrize("made", TABLES)
+def test_nothing_that_passes_is_three_percent_faster(made: Callable[[], Table]) -> None:
+    table = made()
     found = find(table)
     assert found.complete
-    assert found.milliseconds == fastest(table)
     if found.assignment is None:
         assert found.reason.startswith("reason of ")
+        assert fastest(table) > 0.97 * FLOAT
     else:
         assert table.passes(found.assignment)
         assert table.cost(found.assignment) == found.milliseconds
+        assert 0.97 * found.milliseconds <= fastest(table)
         assert found.reason == "the fastest that passed the gate"
         assert found.verdict is not None and found.verdict["reason"] == f"reason of {found.assignment.key}"
 
 
-@pytest.mark.parametrize(("least", "tail"), TABLES)
-def test_judges_nothing_that_is_slower_than_the_best_so_far(least: dict[str, int], tail: int) -> None:
-    best = FLOAT
+@pytest.mark.parametrize("made", TABLES)
+def test_judges_few_and_nothing_that_is_slower_than_the_best_so_far(made: Callable[[], Table]) -> None:
+    best, judge = FLOAT, Table.verdict
+    table = made()
 
-    class Strict(Table):
-        def verdict(self, assignment: Assignment) -> dict[str, Any]:
-            nonlocal best
-            assert self.cost(assignment) < best
-            answer = super().verdict(assignment)
-            if answer["passed"]:
-                best = self.cost(assignment)
-            return answer
+    def verdict(assignment: Assignment) -> dict[str, Any]:
+        nonlocal best
+        assert table.cost(assignment) <= 0.97 * best
+        answer = judge(table, assignment)
+        if answer["passed"]:
+            best = table.cost(assignment)
+        return answer
 
-    table = Strict(least, tail)
+    table.verdict = verdict  # type: ignore[method-assign]
     find(table)
     assert len(set(table.asked)) == len(table.asked)
+    assert sum(key.startswith("gate") for key in table.asked) <= 22  # of 180
 
 
 def test_what_one_hopes_for_is_judged_first() -> None:
@@ -127,7 +187,7 @@ def test_nothing_is_faster_than_float32() -> None:
 
 def test_one_layer_and_one_step() -> None:
     table = Table({"fp32": 0})
-    found = search(1, ["fp32"], 1, table, SearchLog(None, {}), float_milliseconds=FLOAT)
+    found = search(1, ["fp32"], 1, table, SearchLog(None, {}), float_milliseconds=FLOAT, ends=ENDS)
     assert found.assignment == Assignment(0, "fp32")
 
 
@@ -136,8 +196,33 @@ def test_the_most_harmful_layers_in_float32_beside_bf16(need: tuple[int, int], f
     """Where BF16 is too coarse for some layers, these alone are in float32: three precisions in one graph."""
     table = Table({"fp32": 9, "bf16": 9}, wide=need)
     kept, wide = found
-    assert find(table).assignment == Assignment(kept, "bf16", wide=wide)
+    assert find(table, ends={}).assignment == Assignment(kept, "bf16", wide=wide)  # no tail would do as well
     assert table.passes(Assignment(kept, "bf16", wide=wide))
+
+
+def test_a_low_tail_after_the_layers_that_a_float32_tail_would_need_as_well() -> None:
+    """Layers kept and a tail together, each too little alone; BF16 serves for its steps, at less time than float32."""
+    table = Table({"fp32": 9, "bf16": 8}, tail=16, low_tail=4, after=1)
+    assert find(table).assignment == Assignment(1, "bf16", 4, end="bf16")
+
+
+def test_a_float32_tail_where_a_low_one_does_not_mend() -> None:
+    assert find(Table({"fp32": 9, "bf16": 9}, tail=2)).assignment == Assignment(0, "bf16", 2, end="fp32")
+
+
+def test_what_no_engine_can_be_had_of_leaves_the_others() -> None:
+    """A finer one may have an engine where a coarser one has none."""
+
+    class Lacking(Table):
+        def head(self, assignment: Assignment) -> float:
+            return float("inf") if (assignment.kept, assignment.wide) in ((0, 0), (2, 0)) else super().head(assignment)
+
+    for least in (1, 2, 3):
+        table = Lacking({"fp32": least, "bf16": least})
+        found = find(table, ends={})
+        assert found.assignment is not None and found.milliseconds == table.cost(found.assignment)
+        assert found.assignment.kept == {1: 1, 2: 2, 3: 4}[least]
+        assert found.assignment.wide == (1 if least == 2 else 0)
 
 
 def test_float32_is_taken_where_it_spares_layers_from_leaving_int8() -> None:

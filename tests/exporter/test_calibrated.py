@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -511,19 +511,55 @@ class TestMixed:
     def test_a_tail_is_not_free_where_nothing_can_be_timed(self) -> None:
         trials = object.__new__(_Trials)
         trials._name, trials._order = "onnx", list("abcd")
-        trials._artifacts = SimpleNamespace(config=SamplerConfig(steps=64))  # type: ignore[assignment]
-        times = [
-            Assignment(0, "bf16"),
-            Assignment(1, "bf16"),
-            Assignment(1, "bf16", wide=1),
-            Assignment(0, "bf16", tail=32),
-        ]
+        times = [Assignment(0, "fp16"), Assignment(1, "fp16"), Assignment(1, "fp16", wide=1), Assignment(2, "fp16")]
         assert sorted(times, key=trials.milliseconds) == times
-        assert trials.milliseconds(Assignment(0, "bf16", tail=4)) < trials.milliseconds(Assignment(1, "bf16"))
+        # What a chain ends in runs as an engine with all layers in that precision.
+        assert trials.end_milliseconds("fp16") == trials.milliseconds(Assignment(4, "fp16"))
+        assert trials.end_milliseconds("fp32") == trials.milliseconds(Assignment(4, "fp16", wide=4))
+
+    @pytest.mark.parametrize(
+        ("target", "low", "paths"),
+        [
+            ("openvino", "bf16", ["score.fp32.openvino.xml", "score.bf16.openvino.xml", "score.mixed.openvino.xml"]),
+            (
+                "tensorrt",
+                "fp16",
+                [f"score.{one}.{end}" for one in ("fp32", "fp16", "mixed") for end in ("onnx", "tensorrt.plan")],
+            ),
+        ],
+    )
+    def test_the_last_steps_in_a_low_type(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, low: str, paths: list[str]
+    ) -> None:
+        """What the schedule ends in was not asked for, and is in the bundle, verified: it could not be run without it."""
+        judge = _Trials.verdict
+
+        def judged(self: _Trials, one: Assignment) -> dict[str, Any]:
+            return judge(self, one) if one.tail else verdict(False)
+
+        monkeypatch.setattr(_Trials, "verdict", judged)
+        monkeypatch.setattr(_Trials, "milliseconds", lambda self, one: 1.0 + one.kept)
+        monkeypatch.setattr(_Trials, "end_milliseconds", lambda self, end: 20.0 if end == "fp32" else 10.0)
+        for module in ("mixed", "artifacts", "export"):
+            one = sys.modules[f"ebm_export.exporter.{module}"]
+            monkeypatch.setattr(one, "low_types", lambda name: [low])  # BF16 on any CPU
+        path = export(
+            Residual().eval(), torch.randn(4, *SHAPE), **options(tmp_path, targets=[target], precisions=["mixed"])
+        )
+        entries = {entry.path: entry for entry in Bundle(path).artifacts}
+        assert sorted(entries) == sorted(paths)
+        found = next(entry for entry in entries.values() if entry.precision == "mixed" and entry.status == "verified")
+        assert {entry.schedule for entry in entries.values()} == {"", found.schedule}
+        assert re.fullmatch(f"mixed:0-([4-7]),{low}:\\1-", found.schedule)
+        seen = {entry["path"] for entry in Bundle(path).manifest.verification if entry["passed"]}
+        assert {path for path in paths if not path.endswith(".plan")} == seen
+        if target == "openvino":
+            with load(path, backend="openvino", precision="mixed") as ebm:
+                assert np.isfinite(ebm.sample(4, seed=0)).all()
 
     def test_three_precisions_in_one_graph(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where the search finds that two layers have to leave INT8, and one of them has to be in float32."""
-        monkeypatch.setattr(_Trials, "milliseconds", lambda self, one: 1e-4 + 1e-6 * (one.kept + 0.5 * one.wide))
+        monkeypatch.setattr(_Trials, "milliseconds", lambda self, one: 1.0 + one.kept + 0.5 * one.wide)
         monkeypatch.setattr(_Trials, "verdict", lambda self, one: verdict(one.kept >= 2 and one.wide >= 1))
         path = export(
             Residual().eval(), torch.randn(4, *SHAPE), **options(tmp_path, targets=["tensorrt"], precisions=["mixed"])
@@ -562,9 +598,9 @@ class TestMixed:
             asked.append(assignment.key)
             if len(asked) == 3:
                 raise KeyboardInterrupt
-            return verdict(assignment.kept >= 4)
+            return verdict(assignment.kept >= 2)
 
-        monkeypatch.setattr(_Trials, "milliseconds", lambda self, one: 1e-4 + 1e-6 * one.kept)
+        monkeypatch.setattr(_Trials, "milliseconds", lambda self, one: 1e-4 * (1 + one.kept))
         monkeypatch.setattr(_Trials, "verdict", judged)
         energy = make_energy(Residual().eval(), torch.randn(4, *SHAPE), sampler=CONFIG)
 
@@ -582,7 +618,7 @@ class TestMixed:
             run("killed.ebm")
         assert not (tmp_path / "killed.ebm").exists()
         assert list(tmp_path.glob("killed.ebm.search.*")), "the log is what the next run goes on from"
-        assert asked[1].startswith("kept=4 "), "the choice was judged before the kill"
+        assert asked[1].startswith("kept=2 "), "the choice was judged before the kill"
         with monkeypatch.context() as patch:
             patch.setattr(CalibratedArtifacts, "sensitivities", lambda self, scheme: measured(self, scheme)[::-1])
             precisions, gate = run("killed.ebm")
