@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +16,8 @@ from .quantization.score_error import gradients, score_error
 from .states import States
 
 __all__ = ["Sensitivity", "measure_sensitivity"]
+
+_PARTS = 4
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,26 @@ class Sensitivity:
     def systematic(self) -> float:
         """rms over the stages of gain and bias together, noise left out."""
         return float(np.sqrt(np.mean([stage.gain**2 + stage.bias**2 for stage in self.stages])))
+
+    @property
+    def said(self) -> str:
+        """What it does, in one line: gain and bias move the distribution that a chain goes to, noise averages out."""
+        noise = float(np.sqrt(np.mean([stage.noise**2 for stage in self.stages])))
+        return (
+            f"alone it moves the gradient by {self.error:.1%} ({self.systematic:.1%} gain and bias, {noise:.1%} noise)"
+        )
+
+    def parts(self) -> list[dict[str, Any]]:
+        """Mean gain, and rms of bias and noise, in four parts of the chain with as many stages in each, as calibration.json has them."""
+        parts = []
+        for part in np.array_split(np.arange(len(self.stages)), min(_PARTS, len(self.stages))):
+            stages = [self.stages[index] for index in part]
+            gain = float(np.mean([stage.gain for stage in stages]))
+            bias = float(np.sqrt(max(0.0, np.mean([stage.bias_squared for stage in stages]))))
+            noise = float(np.sqrt(np.mean([stage.noise**2 for stage in stages])))
+            said = {"gain": round(gain, 5), "bias": round(bias, 5), "noise": round(noise, 5)}
+            parts.append({"from step": stages[0].step, **said})
+        return parts
 
 
 def measure_sensitivity(

@@ -123,7 +123,7 @@ def write_mixed(
     choice = found.assignment
     assert found.verdict is not None
     out = {
-        layer: f"alone it moves the gradient by {measured[layer].error:.1%}; the search kept {choice.kept} of {len(order)}"
+        layer: f"{measured[layer].said}; the search kept {choice.kept} of {len(order)}"
         for layer in order[: choice.kept]
     }
     int8, wide = order[choice.kept :], trials.wide(choice)
@@ -140,7 +140,7 @@ def write_mixed(
         filter(None, [artifact["note"], f"{found.reason}{share}", "" if found.complete else "time ran out"])
     )
     result = GateResult.from_dict(found.verdict["result"])
-    made = Calibrated(artifact, quantizer.describe(int8, out, choice.other, wide), result, choice.other)
+    made = Calibrated(artifact, artifacts.describe(scheme, int8, out, choice.other, wide), result, choice.other)
     return Mixed(made, schedule, choice.end if choice.tail else "")
 
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ebm_export.calibration.metrics.score_fidelity import score_fidelity
+from ebm_export.calibration.metrics.score_fidelity import StageFidelity, score_fidelity
 from ebm_export.calibration.quantization.calibrate import Scheme
+from ebm_export.calibration.quantization.layers import find_layers
 from ebm_export.calibration.quantization.quantizer import Quantizer
 from ebm_export.calibration.sensitivity import Sensitivity, measure_sensitivity
 from tests.calibration.quantization.graphs import conv_net, run, states_for
@@ -42,6 +43,38 @@ def test_figures_are_rms_over_the_stages(measured: list[Sensitivity]) -> None:
     assert entry.systematic == pytest.approx(
         np.sqrt(np.mean([stage.gain**2 + stage.bias**2 for stage in entry.stages]))
     )
+
+
+def test_parts_are_means_over_neighbouring_stages() -> None:
+    def stage(step: int, gain: float, bias_squared: float, noise: float) -> StageFidelity:
+        return StageFidelity(0, step, 1.0, 1.0, gain, 0.0, 0.0, 0.0, noise, 0.0, 8, bias_squared, 0.0)
+
+    stages = (
+        stage(0, 0.1, 0.04, 3.0),
+        stage(1, -0.3, -0.02, 4.0),
+        stage(5, 0.0, -0.01, 0.0),
+        *(stage(9, 0, 0, 0),) * 2,
+    )
+    (layer,) = find_layers(conv_net())[:1]
+    first, second, *others = Sensitivity(layer, stages).parts()
+    assert first == {
+        "from step": 0,
+        "gain": -0.1,
+        "bias": 0.1,
+        "noise": 3.53553,
+    }  # errors of bias^2 of both signs cancel
+    assert second == {"from step": 5, "gain": 0.0, "bias": 0.0, "noise": 0.0}
+    assert [part["from step"] for part in others] == [9, 9]
+    assert len(Sensitivity(layer, stages[:2]).parts()) == 2
+
+
+def test_what_is_said_of_a_layer_has_noise_apart(measured: list[Sensitivity]) -> None:
+    entry = measured[0]
+    noise = np.sqrt(np.mean([stage.noise**2 for stage in entry.stages]))
+    wanted = (
+        f"alone it moves the gradient by {entry.error:.1%} ({entry.systematic:.1%} gain and bias, {noise:.1%} noise)"
+    )
+    assert entry.said == wanted
 
 
 def test_stages_of_one_state_are_left_out() -> None:

@@ -567,6 +567,11 @@ class TestMixed:
         (entry,) = json.loads((path / "calibration.json").read_text())["artifacts"]
         said = {node["name"]: node["precision"] for node in entry["nodes"]}
         assert set(said.values()) == {"int8", "fp16", "fp32"}
+        for node in entry["nodes"]:  # those that the search chose among, whatever became of them
+            measured = node["precision"] == "int8" or node["reason"].startswith("alone it moves")
+            assert [set(part) for part in node.get("alone", [])] == [
+                {"from step", "gain", "bias", "noise"}
+            ] * 4 * measured
         graph = ir.load(path / "score.mixed.onnx").graph
         types = {node.name: node.inputs[1].dtype for node in graph if node.name in said and node.inputs[1] is not None}
         (wide,) = (name for name, precision in said.items() if precision == "fp32")
