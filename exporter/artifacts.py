@@ -196,6 +196,8 @@ class _Writer:
             if mixed.end in tails and self._found(name, mixed.end) is None:
                 tail = tails[mixed.end]
                 tail.move(self.folder)
+                said = "the last steps of mixed run on it; whole chains on it were not judged"
+                tail.artifact["note"] = "; ".join(filter(None, [tail.artifact["note"], said]))
                 if tail.verification is not None:
                     self.written.verifications.append(tail.verification)
                 self._fuse(tail.artifact, typed(self.models["fp32"], mixed.end))

@@ -551,6 +551,8 @@ class TestMixed:
         found = next(entry for entry in entries.values() if entry.precision == "mixed" and entry.status == "verified")
         assert {entry.schedule for entry in entries.values()} == {"", found.schedule}
         assert re.fullmatch(f"mixed:0-([4-7]),{low}:\\1-", found.schedule)
+        (last,) = (entry for entry in entries.values() if entry.precision == low and entry.status == "verified")
+        assert "whole chains on it were not judged" in last.note
         seen = {entry["path"] for entry in Bundle(path).manifest.verification if entry["passed"]}
         assert {path for path in paths if not path.endswith(".plan")} == seen
         if target == "openvino":
