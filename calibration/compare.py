@@ -15,7 +15,7 @@ import numpy as np
 from ..runtime.bundle import Bundle
 from ..runtime.device import describe_device, toolchain
 from ..runtime.ebm import Ebm
-from ..runtime.errors import DivergenceError, UsageError
+from ..runtime.errors import DivergenceError, EbmExportError, UsageError
 from .candidate import Candidate, precision_at, precisions_in
 from .chain_mixing import chain_mixing
 from .chain_plan import ChainPlan, fitted_plan, plan_chains
@@ -52,7 +52,7 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
         progress: called with (what is being done, done, in all).
 
     Returns:
-        What was found. An engine whose chains diverge is in it with the reason.
+        What was found. An engine that cannot be run, or whose chains diverge, is in it with the reason.
 
     Raises:
         UsageError: an option cannot be right, or the bundles do not fit each other.
@@ -82,47 +82,50 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
         sets: dict[str, SampleSet] = {}
         pictures = {reference.name: shown}
         for candidate in engines:
-            ebm = fp32 if candidate is reference else candidate.open(options.threads)
-            with ExitStack() if candidate is reference else ebm:
-                alike = same[bundles.index(candidate.bundle)]
-                known = alike and candidate is not reference
-                fidelity, seen = (
-                    _fidelity(score, candidate, options.threads, ebm.max_batch, tell) if known else ((), None)
-                )
-                result = dataclasses.replace(_result(candidate), fidelity=fidelity)
-                if seen is not None:
-                    executed.append(seen)
-                    result = dataclasses.replace(result, note=f"{result.note}; {int8_said(seen)}")
-                try:
-                    gate, sets[candidate.name] = sampling.judged(candidate, ebm, fidelity)
+            result = _result(candidate)
+            try:
+                with ExitStack() as own:
+                    ebm = fp32
+                    if candidate is not reference:
+                        ebm = own.enter_context(candidate.open(options.threads))
+                    if candidate is not reference and same[bundles.index(candidate.bundle)]:
+                        fidelity, seen = _fidelity(score, candidate, options.threads, ebm.max_batch, tell)
+                        result = dataclasses.replace(result, fidelity=fidelity)
+                        if seen is not None:
+                            executed.append(seen)
+                            result = dataclasses.replace(result, note=f"{result.note}; {int8_said(seen)}")
+                    gate, sets[candidate.name] = sampling.judged(candidate, ebm, result.fidelity)
                     if candidate is not reference:
                         pictures[candidate.name] = sampling.same_noise(candidate, ebm, len(shown))
-                except DivergenceError as error:
-                    sets.pop(candidate.name, None)
-                    results.append(dataclasses.replace(result, failure=f"Its chains diverge: {error}"))
-                    continue
-                tell(f"figures of {candidate.name}", 0, 0)
-                results.append(dataclasses.replace(
-                    result,
-                    gate=gate,
-                    figures=sample_figures(
-                        base,
-                        sets[candidate.name],
-                        plan,
-                        final_temperature(bundles[0].sampler),
-                        network=options.network is not None,
-                        seed=options.seed,
-                    ),
-                    mixing=chain_mixing(
-                        ebm,
-                        fp32,
-                        conditions_for(bundles[0], 1, options.cond),
-                        seed=rules.trajectory_seed(),
-                        progress=partial(tell, f"how chains of {candidate.name} mix"),
-                    ),
-                    auroc=_auroc(candidate, ebm, outliers, options.cond),
-                    same_noise_distance=_apart(shown, pictures.get(candidate.name)),
-                ))  # fmt: skip
+                    tell(f"figures of {candidate.name}", 0, 0)
+                    results.append(dataclasses.replace(
+                        result,
+                        gate=gate,
+                        figures=sample_figures(
+                            base,
+                            sets[candidate.name],
+                            plan,
+                            final_temperature(bundles[0].sampler),
+                            network=options.network is not None,
+                            seed=options.seed,
+                        ),
+                        mixing=chain_mixing(
+                            ebm,
+                            fp32,
+                            conditions_for(bundles[0], 1, options.cond),
+                            seed=rules.trajectory_seed(),
+                            progress=partial(tell, f"how chains of {candidate.name} mix"),
+                        ),
+                        auroc=_auroc(candidate, ebm, outliers, options.cond),
+                        same_noise_distance=_apart(shown, pictures.get(candidate.name)),
+                    ))  # fmt: skip
+            except EbmExportError as error:
+                if candidate is reference or isinstance(error, UsageError):
+                    raise
+                why = "Its chains diverge" if isinstance(error, DivergenceError) else "It could not be run"
+                results.append(dataclasses.replace(result, failure=f"{why}: {error}"))
+                sets.pop(candidate.name, None)
+                pictures.pop(candidate.name, None)
         likelihood = None if options.likelihood is None else likelihood_bounds(
             fp32,
             base,

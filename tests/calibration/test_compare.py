@@ -18,8 +18,9 @@ from ebm_export.calibration.compare_options import CompareOptions
 from ebm_export.calibration.comparison import Comparison, EngineResult
 from ebm_export.calibration.metrics.frechet import frechet_distance
 from ebm_export.calibration.speed import with_front
+from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from ebm_export.runtime.bundle_writer import write_manifest, writing_bundle
-from ebm_export.runtime.errors import DivergenceError, LoadError, UsageError
+from ebm_export.runtime.errors import DivergenceError, LoadError, UnsupportedOperation, UsageError
 from tests.calibration.test_sample_networks import linear
 from tests.runtime.tiny_bundle import artifact_entry, golden_data, manifest_entries, quadratic_graph, write_bundle
 
@@ -294,6 +295,26 @@ class TestErrors:
         bundle = two_engines(tmp_path / "a.ebm", sampler={"steps": 400, "step_size": 1e3})
         with pytest.raises(DivergenceError, match="try a smaller step_size"):
             compare(options(bundle))
+
+
+def test_what_a_backend_does_not_take_is_one_engines_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = OnnxRuntimeEngine.run
+
+    def picky(self: OnnxRuntimeEngine, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self.path.name == "strange.onnx":
+            raise UnsupportedOperation("the backend cannot compile strange.onnx")
+        return run(self, inputs)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "run", picky)
+    asked = options(
+        two_engines(tmp_path / "a.ebm"),
+        candidates=[f"{name}={bent(tmp_path / f'{name}.onnx', 1.0)}" for name in ("strange", "sound")],
+    )
+    found = compare(asked)
+    strange = engine(found, "strange")
+    assert strange.failure == "It could not be run: the backend cannot compile strange.onnx"
+    assert strange.gate is None and strange.latency == () and "strange" not in found.pictures
+    assert engine(found, "sound").passed
 
 
 def test_the_frechet_distance_of_all_features_of_a_network(tmp_path: Path) -> None:
