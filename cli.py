@@ -778,12 +778,13 @@ def _report(options: DrawOptions, as_json: bool) -> None:
     print(f"{result['out']}: {count} samples {shape}, energy {result['energy_mean']:.4g} on average")
     if "steps" in result:
         print(f"{result['steps']} of {drawn.steps} steps")
-        for name, said in (
-            ("diverged", "diverged, and are what they were at their lowest energy before"),
-            ("without_energy", "never had a finite energy, and are what they began as"),
+        lost = result["without_energy"]
+        for chains, said in (
+            (set(result["diverged"]) - set(lost), "diverged, and are what they were at their lowest energy before"),
+            (lost, "never had a finite energy, and are what they began as"),
         ):
-            if result[name]:
-                LOG.print(f"{len(result[name])} of {count} {said}", style="yellow", markup=False, soft_wrap=True)
+            if chains:
+                LOG.print(f"{len(chains)} of {count} {said}", style="yellow", markup=False, soft_wrap=True)
     if "acceptance" in result:
         blocks = f", and {result['block_acceptance']:.3f} of blocks" if "block_acceptance" in result else ""
         print(f"temperature {result['temperature']:.4g}; accepted {result['acceptance']:.3f} of steps{blocks}")

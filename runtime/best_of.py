@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from time import perf_counter
 from typing import Any, overload
 
 import numpy as np
 
 from .arguments import check_conditions, check_count, check_mask, check_states, split_keywords
+from .best_runs import check_deadline
 from .best_so_far import BestSoFar
 from .divergence import Divergence
 from .ebm import Ebm
@@ -15,6 +17,9 @@ from .errors import DivergenceError, UsageError
 from .progress import Callback
 
 __all__ = ["best_of"]
+
+_LEAST_MS = 1e-3
+"""What is left of a deadline that has passed: the start is evaluated in any case."""
 
 
 @overload
@@ -68,14 +73,17 @@ def best_of(
 
     Returns:
         [n, *S] float32, and their energies [n] float32; with a deadline a `BestSoFar` of the answers, whose `diverged` says so of
-        the candidates that were taken.
+        the candidates that were taken. An answer without an energy is told of there as one of `Ebm.sample` is.
 
     Raises:
         UsageError: an argument has a wrong name, type, shape or value.
         DivergenceError: an energy or gradient is no longer finite, or the energies of all candidates for an answer.
     """
+    called = perf_counter()
     check_count("n", n)
     check_count("candidates", candidates)
+    if keep is not None and known is None:
+        raise UsageError("keep: says which numbers of an answer are known, and known= (--known FILE.npy) is missing")
     if diverged == "drop":
         raise UsageError(
             'diverged="drop" leaves out candidates, and the rest would not say whose they are: use "restart" '
@@ -88,8 +96,9 @@ def best_of(
     if known is not None:
         held["known"] = check_states("known", known, shape, n)
     repeated, special = _for_each(given, candidates), dict[str, Any](_for_each(held, candidates))
-    if deadline_ms is not None:
-        special["deadline_ms"] = deadline_ms
+    if deadline_ms is not None:  # what was done since is part of that time
+        spent = 1000 * (perf_counter() - called)
+        special["deadline_ms"] = max(check_deadline(deadline_ms) - spent, _LEAST_MS)
     drawn: np.ndarray | BestSoFar = ebm.sample(
         n * candidates,
         seed,
@@ -102,7 +111,7 @@ def best_of(
         **settings,
     )
     if isinstance(drawn, BestSoFar):
-        rows, lowest = _lowest(drawn.energy, n, candidates)
+        rows, lowest = _lowest(drawn.energy, n, candidates, any_serves=True)
         return drawn._replace(x=drawn.x[rows], energy=lowest, diverged=drawn.diverged[rows])
     energies = np.empty(n * candidates, dtype=np.float32)
     for first in range(0, len(drawn), max_batch or len(drawn)):
@@ -118,16 +127,18 @@ def _for_each(arrays: Mapping[str, np.ndarray], candidates: int) -> dict[str, np
     return {name: array if len(array) == 1 else np.repeat(array, candidates, axis=0) for name, array in arrays.items()}
 
 
-def _lowest(energies: np.ndarray, n: int, candidates: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and energies [n] of the lowest candidate of each answer.
+def _lowest(
+    energies: np.ndarray, n: int, candidates: int, *, any_serves: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and energies [n] of the lowest candidate of each answer, infinite where it has none with an energy.
 
     Raises:
-        DivergenceError: an answer has no candidate with a finite energy.
+        DivergenceError: an answer has no candidate with a finite energy, or where `any_serves` none of them has.
     """
     ranked = np.where(np.isfinite(energies), energies, np.inf).reshape(n, candidates)  # else NaN would be the lowest
     lowest = ranked.min(axis=1)
     lost = int(np.count_nonzero(~np.isfinite(lowest)))
-    if lost:
+    if lost and not (any_serves and lost < n):
         raise DivergenceError(
             f"{lost} of {n} answers have no candidate with a finite energy, of {candidates} each: take smaller steps"
         )

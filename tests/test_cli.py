@@ -594,6 +594,7 @@ class TestRun:
         assert result["energy_max"] is None and result["without_energy"] == [1, 2] and result["diverged"]
         run = command("ebm-run", "refine", "b.ebm", "x.npy", "--deadline-ms", 60000, cwd=tmp_path)
         assert "2 of 3 never had a finite energy, and are what they began as" in run.stderr
+        assert "lowest energy before" not in run.stderr
 
     def test_chains_that_are_dropped_take_their_conditions_along(self, tmp_path: Path) -> None:
         write_bundle(tmp_path / "b.ebm", cond=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from ebm_export.runtime import DivergenceError, Ebm, FunctionEngine, SamplerConfig, UsageError
+from ebm_export.runtime import best_of as module
 from ebm_export.runtime.best_of import best_of
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 
@@ -80,6 +83,11 @@ class TestWithoutAnEnergy:
             best_of(self.ebm(drift=4), 1, candidates=4, diverged="drop")
 
 
+def test_kept_numbers_have_to_be_known() -> None:
+    with pytest.raises(UsageError, match=r"keep: says which .*--known"):
+        best_of(ebm(), 1, candidates=4, centre=CENTRES[:1], keep=np.array([[True, False, False]]))
+
+
 def test_numbers_of_an_answer_are_kept() -> None:
     keep, known = np.array([[True, False, False]]), np.array([[7, 0, 0], [9, 0, 0]], np.float32)
     x, energy = best_of(ebm(), 2, candidates=6, centre=CENTRES, keep=keep, known=known)
@@ -96,6 +104,33 @@ def test_what_there_is_at_a_deadline() -> None:
     assert found.complete and found.steps == every.steps and not found.diverged.any()
     np.testing.assert_array_equal(found.x, every.x[best])
     np.testing.assert_array_equal(found.energy, every.energy[best])
+
+
+def test_the_repetition_of_conditions_is_part_of_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 100.03])
+    monkeypatch.setattr(module, "perf_counter", lambda: next(clock))
+    some = ebm()
+    sample, asked = some.sample, []
+
+    def noted(*given: Any, **keywords: Any) -> Any:
+        asked.append(keywords["deadline_ms"])
+        return sample(*given, **(keywords | {"deadline_ms": 60_000}))
+
+    monkeypatch.setattr(some, "sample", noted)
+    best_of(some, 2, candidates=8, centre=CENTRES, deadline_ms=50)
+    assert asked == [pytest.approx(20)]
+
+
+def test_one_answer_without_an_energy_at_a_deadline_is_told_of() -> None:
+    def energy(x: np.ndarray, lost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.where(lost[:, 0] > 0, np.nan, (x**2).sum(axis=1)).astype(np.float32), 2 * x
+
+    spec = ModelSpec("half", TensorSpec("x", (3,), "float32"), cond=(TensorSpec("lost", (1,), "float32"),))
+    some = Ebm(FunctionEngine(energy), spec, SamplerConfig(steps=5, step_size=0.1))
+    found = best_of(some, 2, candidates=4, lost=[[0], [1]], deadline_ms=60_000)
+    assert np.isfinite(found.energy[0]) and np.isinf(found.energy[1])
+    with pytest.raises(DivergenceError):
+        best_of(some, 2, candidates=4, lost=[[1], [1]], deadline_ms=60_000)
 
 
 def test_more_candidates_are_better() -> None:
