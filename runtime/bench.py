@@ -86,7 +86,8 @@ def time_bundle(
             if progress is not None:
                 progress(f"opening {artifact.path}", index, len(here))
             backend = backend_of(artifact.target)
-            for count in threads:
+            # TensorRT's engines have no threads on the CPU, and several of one plan would fill a small board.
+            for count in threads if backend != "tensorrt" else [None]:
                 engine = stack.enter_context(engine_of(bundle, artifact, backend, threads=count))
                 entries.append(_Entry(artifact, backend, count, engine, None))
                 many = fused_of(bundle, artifact, backend, threads=count) if fused else None

@@ -86,11 +86,19 @@ def choose(
     kept = kept_measurements(bundle)
     # Of a backend that is given the artifact is settled: the fastest of several may be one that is not verified.
     files = {pair[0].path for pair in fitting} if backend is None or fastest else {artifact.path}
-    best = None if kept is None else _fastest(kept.rows, files, threads, fuse)
+    if fastest:
+        files = {artifact.path for artifact, _ in fitting if artifact.status == VERIFIED}
+    rows = [] if kept is None else [row for row in kept.rows if row["file"] in files]
+    best = _fastest([row for row in rows if threads in (None, row["threads"]) and fuse in (None, row["fused"] > 0)])
     if fastest and best is None:
+        if rows:
+            raise UsageError(
+                f"precision {FASTEST!r}: nothing of {bundle.path} was measured with these threads, or this way of fused steps: run "
+                f"ebm-run bench {bundle.path} --threads N, leave them out (--threads, --fuse), or name a precision"
+            )
         raise UsageError(
-            f"precision {FASTEST!r}: nothing of {bundle.path} was measured on this device: run ebm-run bench {bundle.path}, or name "
-            "a precision"
+            f"precision {FASTEST!r}: nothing of {bundle.path} that is verified was measured on this device: run ebm-run bench "
+            f"{bundle.path}, or name a precision"
         )
     why = []
     measured: tuple[int | None, Mapping[int, bool]] = (None, MappingProxyType({}))
@@ -115,15 +123,8 @@ def choose(
     return Choice(artifact, picked, text, *measured)
 
 
-def _fastest(
-    rows: list[dict[str, Any]], files: set[str], threads: int | None, fuse: bool | None
-) -> dict[str, Any] | None:
+def _fastest(usable: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The row of the way to run that is the fastest over all batch sizes: least mean time in units of the best at each."""
-    usable = [
-        row
-        for row in rows
-        if row["file"] in files and threads in (None, row["threads"]) and fuse in (None, row["fused"] > 0)
-    ]
     ways: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in usable:
         ways.setdefault((row["file"], row["threads"], row["fused"]), []).append(row)

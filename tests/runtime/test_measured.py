@@ -11,6 +11,7 @@ from ebm_export.runtime import UsageError, load
 from ebm_export.runtime.bench import time_bundle
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.choice import choose
+from ebm_export.runtime.manifest_update import set_status
 from ebm_export.runtime.measured import keep_measurements, kept_measurements
 
 from .tiny_bundle import write_bundle, write_two_precisions
@@ -30,7 +31,9 @@ def row(precision: str, milliseconds: float, batch: int = 1, threads: int | None
 def test_nothing_was_measured(tmp_path: Path) -> None:
     bundle = Bundle(write_two_precisions(tmp_path / "m.ebm"))
     assert kept_measurements(bundle) is None
-    with pytest.raises(UsageError, match="nothing of .* was measured on this device: run ebm-run bench"):
+    with pytest.raises(
+        UsageError, match="nothing of .* that is verified was measured on this device: run ebm-run bench"
+    ):
         choose(bundle, precision="fastest")
 
 
@@ -81,6 +84,24 @@ def test_only_what_goes_with_fused_steps_or_without_counts(tmp_path: Path) -> No
     assert choose(bundle).fuse == {1: True, 8: False}
     assert (choose(bundle).threads, choose(bundle, fuse=True).threads, choose(bundle, fuse=False).threads) == (1, 1, 2)
     assert choose(bundle, fuse=False).fuse == {}  # with two threads nobody fused any
+
+
+def test_the_fastest_is_one_that_was_verified(tmp_path: Path) -> None:
+    set_status(write_two_precisions(tmp_path / "m.ebm"), "score.int8.onnxruntime.onnx", "built")
+    bundle = Bundle(tmp_path / "m.ebm")
+    keep_measurements(bundle, [row("fp32", 2.0), row("int8", 1.0)])
+    assert choose(bundle, "onnxruntime", "fastest").artifact.precision == "fp32"
+    keep_measurements(bundle, [row("int8", 1.0)])
+    with pytest.raises(UsageError, match="nothing of .* that is verified was measured"):
+        choose(bundle, "onnxruntime", "fastest")
+
+
+@pytest.mark.parametrize("asked", [{"fuse": True}, {"threads": 7}])
+def test_what_rules_out_all_that_was_measured_is_named(tmp_path: Path, asked: dict[str, Any]) -> None:
+    bundle = Bundle(write_two_precisions(tmp_path / "m.ebm"))
+    keep_measurements(bundle, [row("fp32", 2.0), row("int8", 1.0)])
+    with pytest.raises(UsageError, match=r"with these threads, or this way of fused steps: .*leave them out"):
+        choose(bundle, precision="fastest", **asked)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"rows": [1], "date": ""}', '{"rows": [{"file": "x"}], "date": "d"}'])
