@@ -248,8 +248,8 @@ class Ebm:
             n: number of chains, at least 1.
             seed: whole number, at least 0 and below 2**64.
             first: number of the first chain, which start and noise are drawn by: chains 0 to 63 in one process and, with first=64, 64 to
-                127 in another are the 128 of one call. Arrays hold the rows of this call's chains, and what is told of chains counts
-                them from 0.
+                127 in another are the 128 of one call; where there are fused steps, both with the same `fuse`. Arrays hold the rows of
+                this call's chains, and what is told of chains counts them from 0.
             x0: [n, *S] or [1, *S] states to start from, in place of what `init` says.
             data: [M, *S] states that init="data" picks from; left out, the bundle's own.
             keep: [n, *S] or [1, *S] bool, true where a number of x stays what it is; the others are sampled given those.

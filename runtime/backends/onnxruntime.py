@@ -104,6 +104,8 @@ class OnnxRuntimeEngine(Engine):
         else:
             self._session = self._make_session(onnxruntime, [_CPU])
         self.provider = self._session.get_providers()[0]
+        if self.provider != _CPU:
+            self.cpu_threads = None
         self._inputs = [port.name for port in self._session.get_inputs()]
         self._outputs = [port.name for port in self._session.get_outputs()]
 

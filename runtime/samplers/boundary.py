@@ -9,6 +9,10 @@ import numpy as np
 
 __all__ = ["Confine", "Scratch", "build_confine", "new_scratch", "project", "reflect"]
 
+_FEW = 1 / 256
+"""Share of the numbers up to which those outside are taken out and folded alone: that takes a third of the time of folding all, and
+arrays of a thirtieth of the states' size."""
+
 Confine = Callable[[np.ndarray, np.ndarray | None], None]
 """Brings positions [B, *S] float32 back into their bounds, in place, and changes velocities [B, *S], if any, to match."""
 
@@ -98,24 +102,39 @@ def reflect(
     low, high = bounds
     scratch = scratch or new_scratch(position)
     outside = _outside(position, low, high, scratch)
-    if not outside.any():
+    count = np.count_nonzero(outside)
+    if not count:
         return None
+    if count < _FEW * position.size:
+        places = np.flatnonzero(outside)
+        flat, turned = position.reshape(-1), scratch.turned
+        some = flat[places]
+        few = Scratch(outside, np.empty(count, dtype=bool), np.empty_like(some), np.empty_like(some))
+        _fold(some, low, high, few)
+        flat[places] = few.place
+        turned[...] = False
+        turned.reshape(-1)[places] = few.turned
+        return turned
+    _fold(position, low, high, scratch)
+    np.logical_and(scratch.turned, outside, out=scratch.turned)
+    np.copyto(position, scratch.place, where=outside)
+    return scratch.turned
+
+
+def _fold(position: np.ndarray, low: float, high: float, scratch: Scratch) -> None:
+    """Writes into `scratch.place` where numbers that fly on from `low` are, and into `turned` which of them fly back."""
     width = high - low
     _, turned, flight, place = scratch
-    # Of all numbers: those that are asked for by a mask cost ten times as much each.
     np.subtract(position, low, out=flight)
     np.divide(flight, 2 * width, out=place)
     np.floor(place, out=place)
     np.multiply(place, 2 * width, out=place)
     np.subtract(flight, place, out=place)
     np.greater(place, width, out=turned)
-    np.logical_and(turned, outside, out=turned)
     np.subtract(width, place, out=place)
     np.abs(place, out=place)
     np.subtract(low + width, place, out=place)
     np.clip(place, low, high, out=place)
-    np.copyto(position, place, where=outside)
-    return turned
 
 
 def _outside(position: np.ndarray, low: float, high: float, scratch: Scratch) -> np.ndarray:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from ebm_export.runtime.samplers.boundary import project, reflect
+from ebm_export.runtime.samplers import boundary
+from ebm_export.runtime.samplers.boundary import new_scratch, project, reflect
 
 
 def test_project() -> None:
@@ -50,3 +52,22 @@ def test_what_is_not_finite_stays_so() -> None:
     with np.errstate(invalid="ignore"):
         reflect(x, (-1, 2))
     assert np.isnan(x).all()
+
+
+@pytest.mark.parametrize("outside", [1, 10, 200, 400])
+def test_few_numbers_outside_are_folded_as_many_are(outside: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).random((40, 10), dtype=np.float32)
+    places = np.random.default_rng(1).permutation(400)[:outside]
+    x.reshape(-1)[places] += np.linspace(-3, 3, outside, dtype=np.float32)
+    found = []
+    for few in (0.0, 2.0):  # all at once, and alone
+        monkeypatch.setattr(boundary, "_FEW", few)
+        folded = x.copy()
+        scratch = new_scratch(folded)
+        scratch.turned[...] = True  # of a call before
+        turned = reflect(folded, (0.0, 1.0), scratch)
+        assert turned is scratch.turned
+        found.append((folded, turned.copy()))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert found[0][0].min() >= 0 and found[0][0].max() <= 1
