@@ -189,7 +189,7 @@ def test_what_was_measured_before_is_not_what_was_asked_for(bundle: Path) -> Non
     """A callback still gets every step, and a checkpoint single ones."""
     told: list[int] = []
     with load(bundle, backend="onnxruntime", threads=1) as ebm:
-        ebm._fused._measured = True
+        ebm._fused._measured = {4: True}
         ebm.sample(2, goal=GOAL, callback=lambda now: told.append(now.done))
         fused = ebm._fused._fused
         assert fused is not None and not fused._is_open
@@ -227,7 +227,7 @@ class TestReplaced:
         with load(bundle, backend="onnxruntime", threads=1, fuse=False) as ebm:
             wanted = ebm.sample(4, goal=GOAL)
         with load(copy, backend="onnxruntime", threads=1) as ebm:
-            ebm._fused._measured = True
+            ebm._fused._measured = {4: True}
             shutil.rmtree(copy)
             if not gone:
                 shutil.copytree(other, copy)
@@ -237,7 +237,7 @@ class TestReplaced:
     def test_another_working_folder(self, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(copy.parent)
         with load(copy.name, backend="onnxruntime", threads=1) as ebm:
-            ebm._fused._measured = True
+            ebm._fused._measured = {4: True}
             monkeypatch.chdir("/")
             ebm.sample(4, goal=GOAL)
             assert ebm._fused._fused is not None and ebm._fused._fused._is_open
