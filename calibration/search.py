@@ -61,13 +61,16 @@ class Assignment:
         return Assignment(self.kept, self.other, wide=self.wide)
 
     def is_coarser_than(self, finer: Assignment) -> bool:
-        """Whether nothing in it runs in more than in `finer`, as is true of itself.
+        """Whether nothing in it runs in more than in `finer` at any step, as is true of itself.
 
-        Precisions of the rest are not compared: which harms less is known once it is judged.
+        Precisions of the rest are not compared: which harms less is known once it is judged. A tail in a low type is finer than a head
+        that has nothing in float32, and no finer than one that has.
         """
-        ends = not self.tail or self.end == finer.end or finer.end == "fp32"
         fewer = self.kept <= finer.kept and self.wide <= finer.wide and self.tail <= finer.tail
-        return self.other == finer.other and ends and fewer
+        ends = not self.tail or finer.end in (self.end, "fp32")
+        # Steps that are of the head here and of the tail there.
+        turned = self.tail == finer.tail or finer.end == "fp32" or (self.other == finer.end and not self.wide)
+        return self.other == finer.other and fewer and ends and turned
 
 
 class Trials(Protocol):
