@@ -241,8 +241,7 @@ class _Trials:
     def _artifact(self, assignment: Assignment) -> tuple[Artifact, Path]:
         key = self._key(assignment)
         if key not in self._built:
-            folder = self._scratch / str(len(self._built))
-            folder.mkdir()
+            folder = Path(tempfile.mkdtemp(dir=self._scratch))  # no other's, also not that of one that failed
             int8, wide = self._order[assignment.kept :], self.wide(assignment)
             quantizer = self._artifacts.quantizer(self._artifacts.scheme(self._name))
             artifact = self._artifacts.write(self._name, folder, quantizer, int8, "mixed", assignment.other, wide)

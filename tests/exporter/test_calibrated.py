@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from ebm_export.runtime.backends.openvino_saturation import has_large_weights, saturates
 from ebm_export.runtime.bundle import Bundle
-from ebm_export.runtime.errors import QualityGateError, UsageError
+from ebm_export.runtime.errors import QualityGateError, UnsupportedOperation, UsageError
 from ebm_export.runtime.verify_bundle import verify_bundle
 
 from .referee import score_graph
@@ -516,6 +517,39 @@ class TestMixed:
         # What a chain ends in runs as an engine with all layers in that precision.
         assert trials.end_milliseconds("fp16") == trials.milliseconds(Assignment(4, "fp16"))
         assert trials.end_milliseconds("fp32") == trials.milliseconds(Assignment(4, "fp16", wide=4))
+
+    @pytest.mark.parametrize("name", ["openvino", "onnx"])  # which is not timed
+    def test_what_cannot_be_written_leaves_the_others(self, tmp_path: Path, name: str) -> None:
+        """Each first of two cannot, and leaves a file behind."""
+        folders: list[Path] = []
+
+        class Artifacts:
+            def write(self, name: str, folder: Path, *_: Any) -> Artifact:
+                (folder / "score.bin").write_bytes(b"")
+                folders.append(folder)
+                if len(folders) % 2:
+                    raise UnsupportedOperation("object is not initialized")
+                return {"path": "score.bin"}
+
+            def __getattr__(self, _: str) -> Any:
+                return lambda *_: SimpleNamespace(layers=())
+
+        trials = object.__new__(_Trials)
+        trials._artifacts, trials._name, trials._order = Artifacts(), name, list("abcd")  # type: ignore[assignment]
+        trials._scratch, trials._built, trials._times, trials._verdicts = tmp_path, {}, {}, {}
+        refused, fine = Assignment(1, "fp32"), Assignment(2, "fp32")
+        if name == "openvino":
+            trials.float_milliseconds = 1.0
+            assert trials.milliseconds(refused) == float("inf")
+        else:
+            said = {"passed": False, "reason": "object is not initialized", "ratios": {}}
+            assert trials.verdict(refused) == said
+        artifact, folder = trials._artifact(fine)
+        assert [file.name for file in folder.iterdir()] == [artifact["path"]]
+        assert trials._artifact(fine) == (artifact, folder) and len(folders) == 2, "written once"
+        with pytest.raises(UnsupportedOperation):
+            trials._artifact(refused)
+        assert len({*folders}) == 3
 
     @pytest.mark.parametrize(
         ("target", "low", "paths"),
