@@ -13,7 +13,7 @@ from .metrics.score_fidelity import StageFidelity
 from .quantization.layers import Layer
 from .quantization.quantizer import Quantizer
 from .quantization.score_error import gradients, score_error
-from .states import States
+from .states import DATA_STEP, States
 
 __all__ = ["Sensitivity", "measure_sensitivity"]
 
@@ -26,7 +26,7 @@ class Sensitivity:
 
     Attributes:
         layer: the layer.
-        stages: gain, bias and noise of the gradient by stage, with this layer alone in INT8.
+        stages: gain, bias and noise of the gradient by stage, with this layer alone in INT8; real data is one of them, `DATA_STEP`.
     """
 
     layer: Layer
@@ -51,10 +51,16 @@ class Sensitivity:
         )
 
     def parts(self) -> list[dict[str, Any]]:
-        """Mean gain, and rms of bias and noise, in four parts of the chain with as many stages in each, as calibration.json has them."""
+        """Mean gain, and rms of bias and noise, in four parts of the chain with as many stages in each, as calibration.json has them.
+
+        Real data is in none of them.
+        """
+        chain = [stage for stage in self.stages if stage.step != DATA_STEP]
+        if not chain:  # its gradients are zero
+            return []
         parts = []
-        for part in np.array_split(np.arange(len(self.stages)), min(_PARTS, len(self.stages))):
-            stages = [self.stages[index] for index in part]
+        for part in np.array_split(np.arange(len(chain)), min(_PARTS, len(chain))):
+            stages = [chain[index] for index in part]
             gain = float(np.mean([stage.gain for stage in stages]))
             bias = float(np.sqrt(max(0.0, np.mean([stage.bias_squared for stage in stages]))))
             noise = float(np.sqrt(np.mean([stage.noise**2 for stage in stages])))

@@ -8,6 +8,7 @@ from ebm_export.calibration.quantization.calibrate import Scheme
 from ebm_export.calibration.quantization.layers import find_layers
 from ebm_export.calibration.quantization.quantizer import Quantizer
 from ebm_export.calibration.sensitivity import Sensitivity, measure_sensitivity
+from ebm_export.calibration.states import DATA_STEP
 from tests.calibration.quantization.graphs import conv_net, run, states_for
 
 
@@ -56,6 +57,9 @@ def test_parts_are_means_over_neighbouring_stages() -> None:
         *(stage(9, 0, 0, 0),) * 2,
     )
     (layer,) = find_layers(conv_net())[:1]
+    data = stage(DATA_STEP, 9.0, 9.0, 9.0)
+    assert Sensitivity(layer, (data, *stages)).parts() == Sensitivity(layer, stages).parts()  # it is no part of a chain
+    assert Sensitivity(layer, (data,)).parts() == []
     first, second, *others = Sensitivity(layer, stages).parts()
     assert first == {
         "from step": 0,
