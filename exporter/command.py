@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 from collections import ChainMap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -286,6 +286,7 @@ def _rows(report: Any, options: ExportOptions, batch: int, progress: Progress) -
         _LOG.warning(said)
     times = {row["file"]: row for row in timed_rows}
     found = {verification.path: verification for verification in report.verifications}
+    precisions = {artifact["precision"] for artifact in report.artifacts}
     rows = []
     for artifact in report.artifacts:
         # What --fuse adds holds the steps' graph many times over: beside the engine's size, not in it.
@@ -314,7 +315,7 @@ def _rows(report: Any, options: ExportOptions, batch: int, progress: Progress) -
                         (
                             artifact["note"],
                             "" if worst is None else _why_so_far_off(artifact["precision"], worst, gate is not None),
-                            _how_to_judge(artifact) if gate is None and not options.no_gate else "",
+                            _how_to_judge(artifact, precisions) if gate is None and not options.no_gate else "",
                         ),
                     )
                 ),
@@ -330,10 +331,17 @@ def _gate_said(artifact: Any, gate: Any) -> str | None:
     return None if artifact["precision"] == "fp32" or artifact["target"] == "tensorrt" else "not judged"
 
 
-def _how_to_judge(artifact: Any) -> str:
-    """What to do about an engine that no gate judged; empty where its samples are not judged by themselves."""
+def _how_to_judge(artifact: Any, precisions: Collection[str]) -> str:
+    """What to do about an engine that no gate judged; empty where its samples are not judged by themselves.
+
+    Args:
+        artifact: its entry.
+        precisions: of the bundle.
+    """
     if _gate_said(artifact, None) is None:
         return ""
+    if "mixed" in precisions:  # the gate is on, and this one came with a schedule
+        return f"--precision {artifact['precision']} has the export judge them too, and ebm-compare judges the bundle"
     return (
         "its samples were not judged: --gate 1.25 has the export judge fp16 and bf16 too, which takes as long as drawing some thousand "
         "samples, and ebm-compare judges the bundle"

@@ -199,4 +199,13 @@ def test_an_engine_that_no_gate_judged_says_so_and_how_it_would_be(
 ) -> None:
     artifact = {"target": target, "precision": precision}
     assert _gate_said(artifact, None) == said
-    assert _how_to_judge(artifact).startswith("its samples were not judged: --gate 1.25 has") == (said is not None)
+    found = _how_to_judge(artifact, {"fp32", precision})
+    assert found.startswith("its samples were not judged: --gate 1.25 has") == (said is not None)
+
+
+def test_what_came_with_mixed_is_judged_where_its_precision_is_asked_for() -> None:
+    """The gate is on already."""
+    low, plan = ({"target": target, "precision": "fp16"} for target in ("onnx", "tensorrt"))
+    found = _how_to_judge(low, {"fp32", "fp16", "mixed"})
+    assert found.startswith("--precision fp16 has the export judge") and "--gate" not in found
+    assert _how_to_judge(plan, {"fp32", "fp16", "mixed"}) == ""
