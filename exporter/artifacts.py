@@ -28,12 +28,14 @@ from .mixed import Mixed, write_mixed
 from .precision import typed
 from .score_graph import ScoreGraph
 from .tail import Tail, low_types, write_tail
-from .targets import Artifact, Progress
+from .targets import Artifact, Progress, add_note
 from .targets.refusal import placed
 from .targets.score import files_of, write_plan, write_score
 from .verify import Verification, describe_failure, measure_artifact, verify_artifact
 
 __all__ = ["Gating", "Written", "write_artifacts"]
+
+_ENDS_ALONE = "the last steps of mixed run on it; whole chains on it were not judged"
 
 
 @dataclass(frozen=True)
@@ -153,15 +155,13 @@ class _Writer:
 
     def calibrate(self, name: str, precision: str) -> None:
         """An INT8 or mixed artifact."""
-        if name == "tensorrt":
-            source = next(a for a in self.written.artifacts if (a["target"], a["precision"]) == ("onnx", precision))
-            end = source.get("schedule", "").rpartition(",")[2].partition(":")[0]
-            last = self._found("onnx", end)
-            if last is not None and self._found(name, end) is None:
-                self.written.artifacts.append(write_plan(last, self.folder, batch=self.batch, progress=self.tell))
-            self.written.artifacts.append(write_plan(source, self.folder, batch=self.batch, progress=self.tell))
-            return
         before = set(self.folder.iterdir())
+        if name == "tensorrt":
+            try:
+                self.written.artifacts.extend(self._plans(precision))
+            except UnsupportedOperation as error:
+                self._leave_out(name, precision, error, before)
+            return
         try:
             if precision == "int8":
                 made = self.calibrated.write_int8(name, self.folder)
@@ -177,6 +177,18 @@ class _Writer:
             self._leave_out(name, precision, error, before)
             return
         self._enter(made)
+
+    def _plans(self, precision: str) -> list[Artifact]:
+        """TensorRT's plan of what the target onnx has in this precision; before it that of what its chains end on, where there is none."""
+        source, made = self._found("onnx", precision), []
+        assert source is not None, "no plan is asked for where its ONNX file failed"
+        end = source.get("schedule", "").rpartition(",")[2].partition(":")[0]
+        last = self._found("onnx", end)
+        if last is not None and self._found("tensorrt", end) is None:
+            made.append(write_plan(last, self.folder, batch=self.batch, progress=self.tell))
+            if _ENDS_ALONE in last["note"]:
+                add_note(made[0], _ENDS_ALONE)
+        return [*made, write_plan(source, self.folder, batch=self.batch, progress=self.tell)]
 
     def _mixed(self, name: str) -> Mixed:
         """A mixed artifact; the engine that its last steps run on comes with it."""
@@ -196,8 +208,7 @@ class _Writer:
             if mixed.end in tails and self._found(name, mixed.end) is None:
                 tail = tails[mixed.end]
                 tail.move(self.folder)
-                said = "the last steps of mixed run on it; whole chains on it were not judged"
-                tail.artifact["note"] = "; ".join(filter(None, [tail.artifact["note"], said]))
+                add_note(tail.artifact, _ENDS_ALONE)
                 if tail.verification is not None:
                     self.written.verifications.append(tail.verification)
                 self._fuse(tail.artifact, typed(self.models["fp32"], mixed.end))

@@ -33,7 +33,7 @@ from ..runtime.split_engine import SplitEngine
 from .conditions import Conditions
 from .precision import keep_in_float32, typed
 from .split import Split, split
-from .targets import Artifact, Progress, target
+from .targets import Artifact, Progress, add_note, target
 from .targets.score import files_of, write_score
 from .verify import verify_artifact
 from .written_engine import written_engine
@@ -249,7 +249,7 @@ class CalibratedArtifacts:
         said = f"OpenVINO runs {low} of {total} convolutions and matrix products in INT8"
         if self.scheme(artifact["target"]).largest_weight == SAFE_WEIGHT:
             said += ", with weights of 7 bits, whose products overflow on no CPU"
-        artifact["note"] = "; ".join(filter(None, [artifact["note"], said]))
+        add_note(artifact, said)
 
     def prologue_int8(self, artifact: Artifact, folder: Path) -> tuple[int, int] | None:
         """How many of the convolutions and matrix products of an artifact's prologue OpenVINO runs in INT8, and of how many."""

@@ -12,7 +12,7 @@ from ..calibration.quantization.prologue import PrologueQuantizer
 from .calibrated import Calibrated, CalibratedArtifacts
 from .conditions import ENOUGH
 from .split import Split
-from .targets import Artifact
+from .targets import Artifact, add_note
 from .targets.score import files_of, write_score
 
 __all__ = ["lower_prologue"]
@@ -47,7 +47,7 @@ def lower_prologue(artifacts: CalibratedArtifacts, name: str, folder: Path, made
         other = "fp32" if name == "openvino" else made.other  # OpenVINO is told to lower the steps alone
         made.layers[:0] = [layer_entry(layer, other, "as all of the prologue") for layer in layers]
         made.prologue = f"{other}: {why}"
-        _note(made.artifact, f"its prologue stays in {other} ({why})")
+        add_note(made.artifact, f"its prologue stays in {other} ({why})")
 
 
 def _why_float(artifacts: CalibratedArtifacts, layers: Sequence[Layer], artifact: Artifact) -> str | None:
@@ -88,13 +88,9 @@ def _try(artifacts: CalibratedArtifacts, halves: Split, name: str, folder: Path,
             made.prologue = f"int8: {len(int8)} of {len(entries)} layers"
             ran = artifacts.prologue_int8(made.artifact, folder)
             counts = f"{len(int8)} of {len(entries)} layers" if ran is None else "OpenVINO: {} of {}".format(*ran)
-            _note(made.artifact, f"its prologue runs in INT8 ({counts})")
+            add_note(made.artifact, f"its prologue runs in INT8 ({counts})")
             return None
         why, kept = refused, max(1, 2 * kept)
-
-
-def _note(artifact: Artifact, said: str) -> None:
-    artifact["note"] = "; ".join(filter(None, [artifact["note"], said]))
 
 
 def _put(artifacts: CalibratedArtifacts, halves: Split, name: str, folder: Path, made: Calibrated) -> str:

@@ -10,9 +10,9 @@ from types import ModuleType
 
 from ...runtime.errors import UsageError
 from . import onnx, onnxruntime, openvino, tensorrt
-from .artifact import Artifact, Progress
+from .artifact import Artifact, Progress, add_note
 
-__all__ = ["TARGETS", "Artifact", "Progress", "target"]
+__all__ = ["TARGETS", "Artifact", "Progress", "add_note", "target"]
 
 TARGETS: dict[str, ModuleType] = {
     "onnx": onnx,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 if TYPE_CHECKING:  # Python 3.10 has it in typing_extensions alone, which mypy brings
     from typing_extensions import NotRequired
 
-__all__ = ["Artifact", "Progress"]
+__all__ = ["Artifact", "Progress", "add_note"]
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
@@ -52,3 +52,8 @@ class Artifact(TypedDict):
     standalone: NotRequired[Artifact]
     steps: NotRequired[int]
     settings: NotRequired[dict[str, Any]]
+
+
+def add_note(artifact: Artifact, said: str) -> None:
+    """Puts a remark behind what an entry's note says already."""
+    artifact["note"] = "; ".join(filter(None, [artifact["note"], said]))

@@ -26,7 +26,7 @@ from ebm_export.calibration.quality_gate import QualityGate
 from ebm_export.calibration.quantization.score_error import gradients
 from ebm_export.calibration.search import Assignment
 from ebm_export.calibration.verdict import GateResult
-from ebm_export.exporter import calibrated, export
+from ebm_export.exporter import artifacts, calibrated, export
 from ebm_export.exporter.calibrated import CalibratedArtifacts
 from ebm_export.exporter.conditions import Conditions, split_conditions
 from ebm_export.exporter.energy import make_energy
@@ -34,6 +34,7 @@ from ebm_export.exporter.export import export_energy, gating_for
 from ebm_export.exporter.manifest import model_spec
 from ebm_export.exporter.mixed import _Trials
 from ebm_export.exporter.targets import Artifact
+from ebm_export.exporter.targets.score import write_plan
 from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from ebm_export.runtime.backends.openvino_saturation import has_large_weights, saturates
@@ -585,13 +586,37 @@ class TestMixed:
         found = next(entry for entry in entries.values() if entry.precision == "mixed" and entry.status == "verified")
         assert {entry.schedule for entry in entries.values()} == {"", found.schedule}
         assert re.fullmatch(f"mixed:0-([4-7]),{low}:\\1-", found.schedule)
-        (last,) = (entry for entry in entries.values() if entry.precision == low and entry.status == "verified")
-        assert "whole chains on it were not judged" in last.note
+        for entry in entries.values():  # a plan too
+            assert ("whole chains on it were not judged" in entry.note) == (entry.precision == low), entry.path
         seen = {entry["path"] for entry in Bundle(path).manifest.verification if entry["passed"]}
         assert {path for path in paths if not path.endswith(".plan")} == seen
         if target == "openvino":
             with load(path, backend="openvino", precision="mixed") as ebm:
                 assert np.isfinite(ebm.sample(4, seed=0)).all()
+
+    @pytest.mark.parametrize("refused", ["fp16", "mixed"])
+    def test_a_plan_that_tensorrt_refuses_leaves_what_it_is_built_from(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+    ) -> None:
+        """After hours of a search there is a bundle. Of the plans of mixed and of what its chains end on, neither is of use alone."""
+
+        def plan(source: Artifact, folder: Path, **more: Any) -> Artifact:
+            made = write_plan(source, folder, **more)
+            if source["precision"] == refused:
+                raise UnsupportedOperation(f"tensorrt refuses {source['path']}")
+            return made
+
+        monkeypatch.setattr(artifacts, "write_plan", plan)
+        monkeypatch.setattr(_Trials, "verdict", lambda self, one: verdict(one.tail > 0 and one.end == "fp16"))
+        energy = make_energy(Residual().eval(), torch.randn(4, *SHAPE), sampler=CONFIG)
+        out = tmp_path / "net.ebm"
+        gating = gating_for(["mixed"], 1.25, smallest_difference=FEW, out=out)
+        report = export_energy(energy, out=out, targets=["tensorrt"], precisions=["mixed"], gating=gating)
+        assert isinstance(report.failure, UnsupportedOperation)
+        assert f"tensorrt refuses score.{refused}.onnx" in str(report.failure)
+        paths = ["score.fp16.onnx", "score.fp32.onnx", "score.fp32.tensorrt.plan", "score.mixed.onnx"]
+        assert sorted(entry.path for entry in Bundle(out).artifacts) == paths
+        assert sorted(file.name for file in out.glob("score.*")) == paths
 
     def test_three_precisions_in_one_graph(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where the search finds that two layers have to leave INT8, and one of them has to be in float32."""
