@@ -281,6 +281,7 @@ def _subject(artifacts: CalibratedArtifacts, name: str, layers: Collection[str],
         arrays |= {f"{use} {name}": array for name, array in rows.items()}
     return {
         "graph": hashlib.sha256(graph).hexdigest(),
+        "split": artifacts.halves is not None,
         "target": name,
         "layers": sorted(layers),
         "scheme": asdict(artifacts.scheme(name)),

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +23,7 @@ from torch import nn
 
 from ebm_export.calibration.gate_rules import GateRules
 from ebm_export.calibration.quality_gate import QualityGate
+from ebm_export.calibration.quantization.calibrate import Scheme
 from ebm_export.calibration.quantization.score_error import gradients
 from ebm_export.calibration.search import Assignment
 from ebm_export.calibration.verdict import GateResult
@@ -32,7 +33,7 @@ from ebm_export.exporter.conditions import Conditions, split_conditions
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.export import export_energy, gating_for
 from ebm_export.exporter.manifest import model_spec
-from ebm_export.exporter.mixed import _Trials
+from ebm_export.exporter.mixed import _subject, _Trials
 from ebm_export.exporter.targets import Artifact
 from ebm_export.exporter.targets.score import write_plan
 from ebm_export.runtime import SamplerConfig, load
@@ -518,6 +519,29 @@ class TestMixed:
         # What a chain ends in runs as an engine with all layers in that precision.
         assert trials.end_milliseconds("fp16") == trials.milliseconds(Assignment(4, "fp16"))
         assert trials.end_milliseconds("fp32") == trials.milliseconds(Assignment(4, "fp16", wide=4))
+
+    def test_a_log_is_of_a_graph_with_a_prologue_or_of_one_without(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Times and gradients of the two differ; --no-split changes nothing where there is nothing to split."""
+        monkeypatch.setattr(CalibratedArtifacts, "scheme", lambda self, name: Scheme())
+        net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).eval()
+
+        def differing(model: Callable[..., torch.Tensor], *cond: str) -> set[str]:
+            rows = {name: torch.randn(4, 4) for name in cond}
+            energy = make_energy(model, torch.randn(4, 3), cond=rows, sampler=CONFIG)
+            graph, spec = score_graph(energy), model_spec(energy)
+            subjects = []
+            for splits in (True, False):
+                with CalibratedArtifacts(
+                    graph, spec, CONFIG, tmp_path, None, Conditions({}, {}, True), None, (1, 8, 8), splits, None, lambda *_: None,
+                ) as made:  # fmt: skip
+                    subjects.append(_subject(made, "onnx", ["layer"], GateRules()))
+            assert subjects[0].keys() == subjects[1].keys()
+            return {key for key, value in subjects[0].items() if value != subjects[1][key]}
+
+        assert differing(lambda x, image: (x - net(image)).square().sum(1), "image") == {"split"}
+        assert differing(lambda x: x.square().sum(1)) == set()
 
     @pytest.mark.parametrize("name", ["openvino", "onnx"])  # which is not timed
     def test_what_cannot_be_written_leaves_the_others(self, tmp_path: Path, name: str) -> None:
