@@ -6,7 +6,6 @@ from collections import Counter
 
 from ..runtime.backends.openvino import OpenVinoEngine
 from ..runtime.engine import Engine
-from ..runtime.split_engine import SplitEngine
 from .layer_precisions import LayerPrecision, Layers
 
 __all__ = ["executed_layers", "int8_said"]
@@ -31,7 +30,7 @@ def executed_layers(engine: Engine, bundle: str, name: str) -> Layers | None:
     Raises:
         RuntimeError: it has run no batch.
     """
-    steps = engine.score if isinstance(engine, SplitEngine) else engine
+    steps = engine.parts[-1]  # a split one's prologue comes first
     if not isinstance(steps, OpenVinoEngine):
         return None
     nodes = tuple(

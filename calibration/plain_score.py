@@ -26,7 +26,13 @@ class PlainScore(Engine):
     def __init__(self, engine: Engine) -> None:
         self.backend = engine.backend
         self.known_scales = engine.known_scales
+        self.cpu_threads = engine.cpu_threads
         self._engine = engine
+
+    @property
+    def parts(self) -> tuple[Engine, ...]:
+        """The graph's engine, which does the work."""
+        return self._engine.parts
 
     def open(self) -> None:
         """Opens the graph's engine."""

@@ -11,16 +11,23 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ebm_export.calibration.compare import compare
 from ebm_export.calibration.executed_layers import executed_layers, int8_said
+from ebm_export.calibration.plain_score import PlainScore
 from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from ebm_export.runtime.backends.openvino import OpenVinoEngine
+from ebm_export.runtime.split_engine import SplitEngine
 
 from .test_compare import engine, options, two_engines
 
 INPUTS = {"x": np.ones((2, 3), np.float32), "grad_scale": np.ones(2, np.float32)}
 
 
-def half_quantized(path: Path) -> Path:
-    """0.5 * |x|^2, whose energy goes through a product in INT8 and whose gradient through one in float32."""
+def half_quantized(path: Path, *, plain: bool = False) -> Path:
+    """0.5 * |x|^2, whose energy goes through a product in INT8 and whose gradient through one in float32.
+
+    Args:
+        path: of the file.
+        plain: gives the gradient itself, without the input grad_scale.
+    """
     node = helper.make_node
     nodes = [
         node("QuantizeLinear", ["x", "s", "z"], ["q"]),
@@ -45,10 +52,14 @@ def half_quantized(path: Path) -> Path:
         "half": np.float32(0.5),
     }
     port = helper.make_tensor_value_info
+    inputs = [port("x", TensorProto.FLOAT, ["B", 3]), port("grad_scale", TensorProto.FLOAT, ["B"])]
+    if plain:
+        inputs = inputs[:1]
+        nodes[-3:] = [node("MatMul", ["x", "one"], ["grad"], name="fine")]
     graph = helper.make_graph(
         nodes,
         "score",
-        [port("x", TensorProto.FLOAT, ["B", 3]), port("grad_scale", TensorProto.FLOAT, ["B"])],
+        inputs,
         [port("energy", TensorProto.FLOAT, ["B"]), port("grad", TensorProto.FLOAT, ["B", 3])],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
@@ -68,6 +79,19 @@ def test_openvino_tells_which_layers_it_runs_in_int8(tmp_path: Path) -> None:
     assert int8_said(found) == "OpenVINO runs 1 of 2 convolutions and matrix products in INT8"
 
 
+def test_so_it_does_behind_a_prologue_and_without_a_scale(tmp_path: Path) -> None:
+    prologue = OnnxRuntimeEngine(half_quantized(tmp_path / "first.onnx"), precision="fp32", threads=1)
+    inner = OpenVinoEngine(half_quantized(tmp_path / "a.onnx", plain=True), precision="external", threads=1)
+    engine = PlainScore(inner)
+    assert engine.parts == (inner,) and engine.cpu_threads == 1
+    split = SplitEngine(prologue, engine, [])
+    with inner:
+        engine.run(INPUTS)
+        for one in (engine, split):
+            found = executed_layers(one, "bundle", "a")
+            assert found is not None and found.counts == {"int8": 1, "fp32": 1}
+
+
 def test_products_that_would_overflow_are_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ebm_export.runtime.backends.openvino.saturates", lambda: True)
     with OpenVinoEngine(half_quantized(tmp_path / "a.onnx"), precision="external", threads=1) as opened:
@@ -83,10 +107,11 @@ def test_other_libraries_do_not_tell(tmp_path: Path) -> None:
         assert executed_layers(opened, "bundle", "a") is None
 
 
-def test_a_comparison_shows_the_layers_of_graphs_made_elsewhere(tmp_path: Path) -> None:
-    bundle, graph = two_engines(tmp_path / "a.ebm"), half_quantized(tmp_path / "quantized.onnx")
+@pytest.mark.parametrize("form", ["", ", of dE/dx without grad_scale"])
+def test_a_comparison_shows_the_layers_of_graphs_made_elsewhere(tmp_path: Path, form: str) -> None:
+    bundle, graph = two_engines(tmp_path / "a.ebm"), half_quantized(tmp_path / "quantized.onnx", plain=bool(form))
     found = compare(options(bundle, candidates=[f"nncf=openvino:{graph}", f"ort={graph}"]))
     said = "OpenVINO runs 1 of 2 convolutions and matrix products in INT8"
-    assert engine(found, "nncf").note == f"a score graph made elsewhere: quantized.onnx; {said}"
-    assert engine(found, "ort").note == "a score graph made elsewhere: quantized.onnx"
+    assert engine(found, "nncf").note == f"a score graph made elsewhere{form}: quantized.onnx; {said}"
+    assert engine(found, "ort").note == f"a score graph made elsewhere{form}: quantized.onnx"
     assert [(layers.bundle, layers.artifact) for layers in found.layers] == [("a", "nncf, quantized.onnx")]
