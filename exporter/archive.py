@@ -92,6 +92,7 @@ def save_energy(
         "wrt": described.wrt,
         "energy": described.mode,
         "inputs": list(described.inputs),
+        "given_rows": described.given_rows,
     }
     target = Path(path)
     if target.is_dir():
@@ -215,6 +216,9 @@ def read_archive(
         SamplerConfig.from_dict(sampler) if sampler is not None else None,
     )
     made.observe({name: value for name, value in zip(names, values, strict=True) if name != made.wrt})
+    rows = settings.get("given_rows")
+    if isinstance(rows, int) and 0 < rows <= made.given_rows:
+        made.given_rows = rows
     return made
 
 

@@ -51,8 +51,8 @@ def split_conditions(energy: Energy, data: np.ndarray | None = None) -> Conditio
 
     Args:
         energy: the model.
-        data: real data, [M, *S]. Where there are as many observations, row i of the one goes with row i of the other, as an image does
-            with its label, and the calibration sees the pairs of its own observations alone.
+        data: real data, [M, *S]. Where as many observations were given, row i of the one goes with row i of the other, as an image does
+            with its label; a single one goes with all; the calibration sees the pairs of its own observations alone.
     """
     count = len(distinct_observations(energy.observations))
     rows = fresh_conditions(energy, max(count, CHAINS), 0)
@@ -77,9 +77,10 @@ def stand_for_use(energy: Energy) -> bool:
 def _real(energy: Energy, data: np.ndarray | None) -> RealData | None:
     if data is None:
         return None
-    pairs = all_conditions(energy)
-    if any(len(rows) != len(data) for rows in pairs.values()):
+    if energy.given_rows not in (1, len(data)):
         return RealData(data, {})
+    given = np.arange(len(data)) % energy.given_rows  # those after them repeat these, and belong to no data
+    pairs = {name: rows[given] for name, rows in all_conditions(energy).items()}
     if _are_shared_out(energy):
         ours = distinct_rows(pairs.values(), len(data))[1] % _SIDES == _CALIBRATION
         data, pairs = data[ours], {name: rows[ours] for name, rows in pairs.items()}

@@ -44,6 +44,8 @@ class Energy:
     observations: dict[str, torch.Tensor] = field(default_factory=dict)
     """Rows of the conditioning inputs by name, [R, ...] each with the same R, as near to those of use as is known: engines are
     compared with PyTorch, calibrated and judged there. The examples where left out."""
+    given_rows: int = 0
+    """How many of these rows were given; those after them are the same again, for as many as the other inputs have. All where left out."""
 
     def __post_init__(self) -> None:
         """Checks that names, examples, `wrt` and `mode` fit together.
@@ -70,6 +72,7 @@ class Energy:
             listing = ", ".join(f"{name}: {size}" for name, size in sizes.items())
             raise UsageError(f"the examples have different batch sizes ({listing}); expected one for all inputs")
         self.observations = self.observations or self.cond
+        self.given_rows = self.given_rows or max((len(rows) for rows in self.observations.values()), default=0)
 
     def observe(self, rows: Mapping[str, torch.Tensor]) -> None:
         """Takes rows of conditioning inputs, [R, ...] by name, for its observations and for the examples of these inputs.
@@ -83,7 +86,10 @@ class Energy:
             if name not in self.cond:
                 raise UsageError(f"cond: {name!r} is no conditioning input; {_listed(self.cond)}")
         given = {**self.observations, **rows}
-        count = max([_count_rows(rows, len(self.x)), *(len(value) for value in given.values())])
+        named = _count_rows(rows)
+        count = max([len(self.x), named, *(len(value) for value in given.values())])
+        if named > 1 or set(rows) == set(self.cond):  # a single row goes with those that others keep
+            self.given_rows = named
         self.observations = {name: _in_turns(given[name], count) for name in self.cond}
         self.example = tuple(
             _in_turns(rows[name], len(value)) if name in rows else value
@@ -273,8 +279,8 @@ def _settings(sampler: Any) -> SamplerConfig | None:
     raise UsageError(f"sampler: expected a SamplerConfig or a dictionary of its fields, got {type(sampler).__name__}")
 
 
-def _count_rows(rows: Mapping[str, torch.Tensor], batch: int) -> int:
-    """Rows that all of these have, where a single one stands for any number; at least `batch`."""
+def _count_rows(rows: Mapping[str, torch.Tensor]) -> int:
+    """Rows that all of these have, where a single one stands for any number; at least 1."""
     sizes = {name: len(value) for name, value in rows.items() if len(value) != 1}
     if len(set(sizes.values())) > 1:
         listing = ", ".join(f"{name}: {size}" for name, size in sizes.items())
@@ -282,7 +288,7 @@ def _count_rows(rows: Mapping[str, torch.Tensor], batch: int) -> int:
             f"cond: the conditioning inputs have different numbers of rows ({listing}); row i of one belongs to row i of the "
             "others, so expected one number for all"
         )
-    return max(batch, *sizes.values(), 1)
+    return max(sizes.values(), default=1)
 
 
 def _in_turns(value: torch.Tensor, count: int) -> torch.Tensor:

@@ -291,6 +291,8 @@ def export_energy(
             if precision in LOW_TYPES:
                 models[precision] = typed(models["fp32"], precision)
         conditions = split_conditions(energy, data)
+        if any(precision in CALIBRATED for precision in precisions):
+            _warn_of_unpaired(energy, conditions)
         networks = None
         if judges and gating is not None:
             networks = _networks(gating, models["fp32"], conditions, model_spec(energy, limits=limits))
@@ -411,6 +413,19 @@ def _warn_of_few(energy: Energy) -> None:
             ", ".join(energy.observations),
             " and noisy copies" if count < CHAINS else "",
             ENOUGH,
+        )
+
+
+def _warn_of_unpaired(energy: Energy, conditions: Conditions) -> None:
+    """Says that nobody knows which condition real data belongs to, if that is so."""
+    data = conditions.data
+    if energy.observations and data is not None and not data.conditions:
+        _LOG.warning(
+            "calibrating on %d rows of data under %d rows of %s in turns, whichever belongs to which: give as many rows of both, row i of "
+            "the one for row i of the other (cond={name: rows}, on the command line --cond NAME=FILE.npy)",
+            len(data.x),
+            energy.given_rows,
+            ", ".join(energy.observations),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import pytest
 import torch
 
 from ebm_export.calibration.quality_gate import QualityGate
+from ebm_export.exporter.archive import read_archive, save_energy
 from ebm_export.exporter.conditions import ENOUGH, split_conditions
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.export import export_energy, gating_for
 from ebm_export.exporter.golden import CHAINS, fresh_conditions
 from ebm_export.runtime import SamplerConfig
 from ebm_export.runtime.bundle import Bundle
+from ebm_export.runtime.errors import EbmExportError
 
 from .models_to_load import ConditionalEnergy, MlpEnergy
 
@@ -94,6 +97,64 @@ def test_only_data_of_the_calibrations_own_observations_is_taken() -> None:
         np.testing.assert_array_equal(found.data.x, paired[:, :2])
         assert sorted(paired[:, 0]) == sorted(times * found.calibration["obs"][:, 0].tolist())
         assert not set(paired[:, 0]) & set(found.judged["obs"][:, 0])
+
+
+def test_rows_that_fill_a_larger_batch_belong_to_no_data() -> None:
+    label, data = torch.arange(10), np.arange(20, dtype=np.float32).reshape(10, 2)
+    energy = make_energy(labelled, torch.zeros(16, 2), cond={"label": label})
+    found = split_conditions(energy, data).data
+    assert found is not None
+    np.testing.assert_array_equal(found.x, data)
+    np.testing.assert_array_equal(found.conditions["label"], label)
+    filled = split_conditions(energy, np.zeros((16, 2), np.float32)).data
+    assert filled is not None and filled.conditions == {}, "16 rows of data, and 10 labels"
+
+
+def test_data_belongs_to_the_rows_that_were_named() -> None:
+    def energy_of(x: torch.Tensor, label: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return (x.sum(1) - label).abs() + z.square().sum(1)
+
+    label, data = torch.arange(20) % 4, np.arange(40, dtype=np.float32).reshape(20, 2)
+    energy = make_energy(energy_of, X, cond={"label": torch.zeros(50, dtype=torch.long), "z": observations(50)})
+    energy.observe({"label": label})
+    assert len(energy.observations["label"]) == 50 and energy.given_rows == 20
+    found = split_conditions(energy, data).data
+    assert found is not None and sorted(found.conditions) == ["label", "z"]
+    rows = (found.x[:, 0] / 2).astype(int)  # which of the data is calibrated on
+    assert len(rows) == 10 and set(rows) < set(range(20))
+    np.testing.assert_array_equal(found.conditions["label"], label[rows])
+    np.testing.assert_array_equal(found.conditions["z"], observations(50)[rows])
+    whole = split_conditions(energy, np.zeros((50, 2), np.float32)).data
+    assert whole is not None and whole.conditions == {}
+
+
+def test_a_single_condition_belongs_to_all_data() -> None:
+    data = np.zeros((30, 2), np.float32)
+    found = split_conditions(make_energy(ConditionalEnergy(), X, cond={"obs": observations(1)}), data).data
+    assert found is not None
+    np.testing.assert_array_equal(found.conditions["obs"], observations(1).expand(30, -1))
+
+
+def test_an_archive_keeps_how_many_rows_were_given(tmp_path: Path) -> None:
+    save_energy(labelled, tmp_path / "a.pt2", torch.zeros(16, 2), cond={"label": torch.arange(10)})
+    energy = read_archive(tmp_path / "a.pt2")
+    assert energy.given_rows == 10 and len(energy.observations["label"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(20, ""), (30, "calibrating on 30 rows of data under 20 rows of label in turns")]
+)
+def test_an_export_says_that_data_is_not_paired(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int, said: str
+) -> None:
+    energy = make_energy(labelled, X, cond={"label": torch.arange(20)}, sampler=SamplerConfig(steps=4, step_size=0.01))
+    settings = {"out": tmp_path / "b.ebm", "targets": ["onnxruntime"], "data": np.ones((count, 2), np.float32)}
+    with caplog.at_level(logging.WARNING, "ebm_export"):
+        export_energy(energy, precisions=["fp32"], **settings)
+        assert not caplog.text, "nothing is calibrated"
+        with contextlib.suppress(EbmExportError):  # what INT8 makes of it is not asked here
+            export_energy(energy, precisions=["int8"], force=True, **settings)
+    assert said in caplog.text and ("calibrating on" in caplog.text) == bool(said)
 
 
 @pytest.mark.parametrize("count", [1, 49, 51])
