@@ -105,14 +105,12 @@ class _Writer:
         except UnsupportedOperation as error:
             self._leave_out(name, precision, error, before)
             return
-        if found is not None and self.golden is not None:
-            if not found.passed and not found.reason:
-                self.written.mismatches.append(
-                    describe_failure(found, artifact, self.models[precision], self.traced, self.golden, self.tell)
-                )
-                self._remove(artifact, self.written.mismatches)
-                return
-            self.written.verifications.append(found)
+        if found is not None and self.golden is not None and not found.passed and not found.reason:
+            self.written.mismatches.append(
+                describe_failure(found, artifact, self.models[precision], self.traced, self.golden, self.tell)
+            )
+            self._remove(artifact, self.written.mismatches)
+            return
         if self.gating.all_low and precision != "fp32" and name != "tensorrt":  # whose plan is as its ONNX file is
             try:
                 refused, result = self._judged(artifact)
@@ -125,6 +123,8 @@ class _Writer:
                 return
             if result is not None:
                 self.written.gates[artifact["path"]] = result
+        if found is not None:  # not before: the gate's refusal takes the file away
+            self.written.verifications.append(found)
         self._fuse(artifact, self.models[precision])
         self.written.artifacts.append(artifact)
 

@@ -67,7 +67,9 @@ def test_a_score_that_bf16_bends_is_refused(tmp_path: Path, target: str) -> None
     ) as caught:
         export(Scaled(UNKIND).eval(), EXAMPLE, out=tmp_path / "bent.ebm", gate_all=True, **more)
     assert caught.value.exit_code == 6
-    assert {artifact.precision for artifact in Bundle(tmp_path / "bent.ebm").artifacts} == {"fp32"}
+    bent = Bundle(tmp_path / "bent.ebm")
+    (kept,) = bent.artifacts
+    assert kept.precision == "fp32" and [entry["path"] for entry in bent.manifest.verification] == [kept.path]
     assert not list((tmp_path / "bent.ebm").glob("*bf16*"))
     path = export(Scaled(UNKIND).eval(), EXAMPLE, out=tmp_path / "not judged.ebm", **more)
     assert not gated(path), "without gate_all nothing is judged, and the verification lets it pass"
