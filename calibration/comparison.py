@@ -159,7 +159,7 @@ class Comparison:
         device: the machine.
         toolchain: versions of the libraries.
         pictures: samples drawn under the same noise, [N, *S] by engine; for the report alone, not in `to_dict`.
-        mode_pictures: [K, *S], the reference's sample nearest to the middle of each mode; likewise.
+        mode_pictures: [K, *S], the reference's sample nearest to the middle of each mode that is shown; likewise.
     """
 
     created: str

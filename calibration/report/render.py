@@ -364,22 +364,29 @@ def _modes(comparison: Comparison, css: dict[str, str]) -> dict[str, Any] | None
         return None
     shown = [engine for engine in comparison.candidates if engine.name in found.share]
     word, first = ("class", 0) if found.classes else ("mode", 1)  # a class has the number that its network gives it
-    groups = [Bar(str(index + first), share, index in found.rare) for index, share in enumerate(found.reference)]
-    series = [Line(engine.name, css[engine.name], found.share[engine.name]) for engine in shown]
+    several, count = "classes" if found.classes else "clusters", len(found.reference)
+    groups = [Bar(str(mode + first), found.reference[mode], mode in found.rare) for mode in found.shown]
+    series = [
+        Line(engine.name, css[engine.name], [found.share[engine.name][mode] for mode in found.shown])
+        for engine in shown
+    ]
     pictures = []
     if comparison.mode_pictures is not None and look_of(comparison.mode_pictures.shape[1:]) == "images":
         ends = _value_range(comparison, comparison.pictures[comparison.reference])
         pictures = [
-            {"name": index + first, "uri": image_sheet(picture[None], *ends, 1), "rare": index in found.rare}
-            for index, picture in enumerate(comparison.mode_pictures)
+            {"name": mode + first, "uri": image_sheet(picture[None], *ends, 1), "rare": mode in found.rare}
+            for mode, picture in zip(found.shown, comparison.mode_pictures, strict=True)
         ]
     lost = [
-        f"{name} draws too few of {_modes_said(modes, len(groups), found.classes)}."
+        f"{name} draws too few of {_modes_said(modes, count, found.classes)}."
         for name, modes in found.lost.items()
         if modes
     ]
+    some = "" if len(groups) == count else (
+        f" {len(groups)} of them are shown, some of the largest, of the rare and of those that an engine lost; report.json has all."
+    )  # fmt: skip
     return {
-        "text": f"FP32's samples fall into {len(groups)} {'classes' if found.classes else 'clusters'}. Bars are FP32's share of each, dots the engines'; a star marks "
+        "text": f"FP32's samples fall into {count} {several}.{some} Bars are FP32's share of each, dots the engines'; a star marks "
         "a rare mode, one with less than half of an equal share.",
         "legend": _legend(shown, css),
         "chart": Markup(bars("shares of the modes", groups, series, y_label="share of the samples")),
@@ -391,8 +398,12 @@ def _modes(comparison: Comparison, css: dict[str, str]) -> dict[str, Any] | None
                 "reference": percent(found.reference[mode]),
                 "values": [percent(found.share[engine.name][mode]) for engine in shown],
             }
-            for mode in found.rare
+            for mode in found.shown
+            if mode in found.rare
         ],
+        "no_rows": "No mode holds less than half of an equal share of FP32's samples."
+        if not found.rare
+        else f"FP32 has no sample of the {len(found.rare)} that hold less than half of an equal share.",
         "lost": lost or ["No engine draws a mode significantly less often than FP32 does."],
     }
 

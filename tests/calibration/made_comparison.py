@@ -129,6 +129,7 @@ def made_comparison(shape: tuple[int, ...] = (1, 8, 8), bounds: list[float] | No
         loss_p_value={name: (0.5,) * 5 for name in drawn},
         rare=(4,),
         lost={name: () for name in drawn} | {"ort static": (3, 4)},
+        shown=(0, 1, 2, 3, 4),
     )
     nodes = tuple(
         LayerPrecision(f"node_conv_{index}", "Conv", f"features.{index}", "fp32" if index in (0, 9) else "int8",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 
@@ -73,3 +74,33 @@ def test_classes_are_the_modes_where_samples_have_labels() -> None:
     assert shares.lost == {"loses": (2,)}
     np.testing.assert_allclose(middles[2], CENTRES[2], atol=0.15)
     assert not mode_shares(drawn((500, 400, 100), 0), {"loses": labelled((600, 390, 10), 1)})[0].classes  # type: ignore[index]
+
+
+def test_of_many_classes_some_of_each_kind_are_shown() -> None:
+    """399 classes: a large one, one that an engine lost, and many of one to four samples; half of all numbers are nobody's."""
+    counts = np.zeros(400, int)
+    counts[::2] = np.arange(200) % 4 + 1
+    counts[10], counts[20] = 300, 60
+    labels = np.repeat(np.arange(400), counts)
+    generator = np.random.default_rng(0)
+    x = (labels[:, None] + 0.1 * generator.standard_normal((len(labels), 2))).astype(np.float32)
+    samples = SampleSet(x, np.zeros(len(x)), labels=labels)
+    other = dataclasses.replace(samples, labels=np.where(labels == 20, 10, labels))
+    found = mode_shares(samples, {"loses": other})
+    assert found is not None
+    shares, middles = found
+    assert len(shares.reference) == 399 and shares.lost == {"loses": (20,)}
+    assert len(shares.shown) == len(middles) == 48 and shares.shown == tuple(sorted(set(shares.shown)))
+    assert {10, 20} < set(shares.shown) and set(shares.shown) & set(shares.rare)
+    assert all(counts[mode] for mode in shares.shown)
+    np.testing.assert_array_equal(np.round(middles[:, 0]), shares.shown)
+
+
+def test_no_copy_of_all_samples_is_made_for_each_class() -> None:
+    labels = np.arange(2000) % 1000
+    samples = SampleSet(np.zeros((2000, 4000), np.float32), np.zeros(2000), labels=labels)
+    tracemalloc.start()
+    assert mode_shares(samples, {"same": samples}) is not None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.5 * samples.x.nbytes

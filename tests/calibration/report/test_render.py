@@ -134,6 +134,20 @@ class TestText:
         for said in ("FP32's samples fall into 5 classes.", "ort static draws too few of classes 3, 4", "class 4"):
             assert said in text, said
 
+    def test_where_modes_are_many_it_says_which_are_shown(self) -> None:
+        found = made_comparison()
+        assert found.modes is not None and found.mode_pictures is not None
+        modes = dataclasses.replace(found.modes, shown=(0, 2))
+        page = render_report(dataclasses.replace(found, modes=modes, mode_pictures=found.mode_pictures[:2]))
+        text, _ = read(page)
+        for said in (
+            "fall into 5 clusters. 2 of them are shown",
+            "FP32 has no sample of the 1 that hold less than half",
+        ):
+            assert said in text, said
+        assert [page.count(f"the middle of mode {mode}") for mode in range(1, 6)] == [1, 0, 1, 0, 0]
+        assert "<title>mode 3, FP32: 0.25" in page and "<title>mode 4" not in page
+
     @pytest.mark.parametrize("look", SHAPES)
     def test_every_kind_of_sample(self, look: str) -> None:
         text, references = read(render_report(made_comparison(SHAPES[look])))
