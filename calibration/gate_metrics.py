@@ -87,9 +87,10 @@ class Pools:
         Where chains come to rest, with noise of a hundredth of their spread: FP32's chains that rest at one point are nearer to each other
         than a grid of any precision, so that neighbours, clusters and kernels would tell precisions apart by any distance at all.
         """
-        first, second = self.x
         if self.reference.features is not None and self.candidate.features is not None:
             first, second = _moved(self.reference.features, self.candidate.features)
+        else:
+            first, second = self.x
         if self.temperature > 0:
             return first, second
         size = _SAME * float(np.sqrt(np.square(first, dtype=np.float64).mean()))

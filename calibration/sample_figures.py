@@ -20,6 +20,9 @@ _NEIGHBOURS = 5
 _WIDEST = 8192
 """Features up to which a covariance is fitted: beyond that two of a few thousand samples take more memory than they tell."""
 
+_WIDEST_PARTED = 16384
+"""Numbers up to which principal components are taken again, after the gate did: of wider ones that costs gigabytes and minutes."""
+
 
 @dataclass(frozen=True)
 class SampleFigures:
@@ -37,16 +40,18 @@ class SampleFigures:
         frechet: Frechet distance in all features of a network that was given, each as it is; the FID where these are
             Inception's. None where samples are compared by something else, or by more than 8192 features.
         width: number of these features; None likewise.
+        too_wide: how many numbers samples are compared by, where these are more than 16384 and the four shares None; else None.
     """
 
     chains: int
     neighbours: int
-    precision: float
-    recall: float
-    density: float
-    coverage: float
+    precision: float | None
+    recall: float | None
+    density: float | None
+    coverage: float | None
     frechet: float | None = None
     width: int | None = None
+    too_wide: int | None = None
 
 
 def sample_figures(
@@ -55,7 +60,7 @@ def sample_figures(
     """Compares two sample sets by what the gate leaves out.
 
     The four shares are counted where the gate counts its density and coverage, among at most 32 leading components, but
-    in the whole sets. All engines are compared at the size of the reference's set, since a Frechet distance falls with the
+    in the whole sets; not where samples are compared by more than 16384 numbers. All engines are compared at the size of the reference's set, since a Frechet distance falls with the
     number of samples.
 
     Args:
@@ -73,6 +78,9 @@ def sample_figures(
     chains = min(len(reference), len(own))
     if chains <= _NEIGHBOURS or not (_finite(reference) and _finite(own)):
         return None
+    numbers = own.x[0].size if reference.features is None or own.features is None else own.features.shape[1]
+    if numbers > _WIDEST_PARTED:
+        return SampleFigures(chains, _NEIGHBOURS, None, None, None, None, too_wide=numbers)
     first, second = Pools(reference, own, plan, temperature, seed).components
     found = manifold_quality(first, second, k=_NEIGHBOURS)
     features = (reference.features, own.features) if network else (None, None)

@@ -25,7 +25,8 @@ def beside_the_gate(comparison: Comparison, css: dict[str, str]) -> dict[str, An
         for column in (*_manifold(comparison), *_frechet(comparison), *_mixing(comparison))
         if any(column.value(engine) is not None for engine in comparison.engines)
     ]
-    if not columns:
+    too_wide = next((engine.figures.too_wide for engine in comparison.engines if engine.figures), None)
+    if not columns and too_wide is None:
         return None
     rows = [
         {
@@ -36,12 +37,19 @@ def beside_the_gate(comparison: Comparison, css: dict[str, str]) -> dict[str, An
         for engine in comparison.engines
         if any(column.value(engine) is not None for column in columns)
     ]
-    text = (
-        "None of these passes or fails an engine. Read each beside the row of "
-        f"{comparison.reference}, whose samples of two seeds are compared there: what differs by as little as chance does says nothing."
-    )
+    sentences = []
+    if columns:
+        sentences.append(
+            "None of these passes or fails an engine. Read each beside the row of "
+            f"{comparison.reference}, whose samples of two seeds are compared there: what differs by as little as chance does says nothing."
+        )
+    if too_wide is not None:
+        sentences.append(
+            f"Precision, recall, density and coverage are left out: samples are compared by {too_wide} numbers each, and the gate's own "
+            "density and coverage are above. With --features FILE they are counted among that network's features."
+        )
     words = [(column.name, column.text) for column in columns]
-    return {"text": text, "columns": [column.name for column in columns], "rows": rows, "words": words}
+    return {"text": " ".join(sentences), "columns": [column.name for column in columns], "rows": rows, "words": words}
 
 
 def _manifold(comparison: Comparison) -> list[_Column]:

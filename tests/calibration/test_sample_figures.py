@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ebm_export.calibration.chain_plan import fitted_plan
+from ebm_export.calibration.gate_metrics import Pools
 from ebm_export.calibration.metrics.frechet import frechet_distance
 from ebm_export.calibration.metrics.manifold import manifold_quality
 from ebm_export.calibration.sample_figures import SampleFigures, sample_figures
@@ -69,3 +70,22 @@ def test_no_figures_where_there_is_nothing_to_count() -> None:
     broken.x[0] = np.nan
     assert figures(drawn(0), broken) is None
     assert figures(drawn(0), drawn(1, count=5)) is None
+
+
+def test_wide_samples_are_not_parted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate took their components; twice would be gigabytes and minutes for each engine."""
+    monkeypatch.setattr("ebm_export.calibration.sample_figures._WIDEST_PARTED", 3)
+    assert figures(drawn(0), drawn(1)).too_wide is None  # type: ignore[union-attr]
+    wide = drawn(0, features=4), drawn(1, features=4)
+    with monkeypatch.context() as patched:
+        patched.setattr("ebm_export.calibration.sample_figures.Pools", None)
+        assert figures(*wide) == SampleFigures(COUNT, 5, None, None, None, None, too_wide=4)
+    monkeypatch.setattr("ebm_export.calibration.sample_figures._WIDEST_PARTED", 2)
+    narrow = drawn(0, features=2), drawn(1, features=2)
+    found = figures(*narrow)
+    assert found is not None and found.precision is not None, "x is wider, and not what they are compared by"
+
+
+def test_features_of_samples_need_no_copy_of_the_samples() -> None:
+    pools = Pools(drawn(0, features=4), drawn(1, features=4), fitted_plan(1.25, 0.1, COUNT), 1.0, 0)
+    assert pools.components[0].shape == (COUNT, 4) and "x" not in vars(pools)

@@ -13,6 +13,7 @@ import pytest
 from ebm_export.calibration.latency import Latency
 from ebm_export.calibration.metrics.likelihood import LogPartition
 from ebm_export.calibration.report import render_report
+from ebm_export.calibration.sample_figures import SampleFigures
 
 from ..made_comparison import gate, lost, made_comparison, no_floor
 from .browser import Browser, open_browser
@@ -133,6 +134,18 @@ class TestText:
         text, _ = read(render_report(dataclasses.replace(found, modes=modes)))
         for said in ("FP32's samples fall into 5 classes.", "ort static draws too few of classes 3, 4", "class 4"):
             assert said in text, said
+
+    def test_it_says_why_shares_of_wide_samples_are_left_out(self) -> None:
+        found = made_comparison()
+        wide = SampleFigures(400, 5, None, None, None, None, too_wide=150_528)
+        said = "left out: samples are compared by 150528 numbers each"
+        assert said not in read(render_report(found))[0]
+        for mixing in ({}, {"mixing": None}):
+            engines = tuple(
+                dataclasses.replace(engine, figures=engine.figures and wide, **mixing) for engine in found.engines
+            )
+            text, _ = read(render_report(dataclasses.replace(found, engines=engines)))
+            assert said in text and ("None of these passes" in text) == (not mixing)
 
     def test_where_modes_are_many_it_says_which_are_shown(self) -> None:
         found = made_comparison()
