@@ -212,7 +212,8 @@ def export_command(
     ranges: Annotated[
         str | None,
         typer.Option(
-            help="How INT8 ranges of activations are read off the states: mse, min-max, percentile or entropy; mse if left out."
+            help="How INT8 ranges of activations are read off the states: mse, min-max, percentile or entropy; mse if left out. Needs "
+            "int8 or mixed."
         ),
     ] = None,
     no_split: Annotated[

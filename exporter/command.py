@@ -252,7 +252,7 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
         if options.calibration_data is None
         else read_given_array(options.calibration_data, "--calibration-data"),
         weight_bits=options.weight_bits,
-        ranges=options.ranges or "mse",
+        ranges=options.ranges,
         splits=not options.no_split,
         fuse=options.fuse,
         verify=options.verify is not False,

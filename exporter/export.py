@@ -93,7 +93,7 @@ def export(
     smallest_difference: float = 0.15,
     search_seconds: float | None = None,
     weight_bits: int | None = None,
-    ranges: str = "mse",
+    ranges: str | None = None,
     split: bool = True,
     fuse: int | None = None,
     verify: bool = True,
@@ -131,7 +131,7 @@ def export(
             after the calibration, and one that runs is finished.
         weight_bits: 7 or 8, of INT8 weights for OpenVINO: 7 for devices whose x86 CPU has no VNNI instructions, where products of 8-bit
             numbers overflow; None for what this CPU needs.
-        ranges: how INT8 ranges of activations are read off the states: "mse", "min-max", "percentile" or "entropy".
+        ranges: how INT8 ranges of activations are read off the states: "mse", "min-max", "percentile" or "entropy"; "mse" if left out.
         split: False keeps what does not depend on x in the score graph, which then computes it at every step.
         fuse: writes, beside each score graph, one that takes so many steps of the sampler in one call, and once for each precision a
             file with a whole chain, noise included. None writes neither.
@@ -233,7 +233,7 @@ def export_energy(
     verify: bool = True,
     gating: Gating | None = None,
     weight_bits: int | None = None,
-    ranges: str = "mse",
+    ranges: str | None = None,
     splits: bool = True,
     fuse: int | None = None,
     force: bool = False,
@@ -257,7 +257,13 @@ def export_energy(
         from ..calibration.metrics import scientific  # noqa: F401  says what is missing, before any work
     if weight_bits not in (None, 7, 8):
         raise UsageError(f"weight_bits: weights have 7 or 8 bits, not {weight_bits!r}")
-    check_choice("ranges", ranges, tuple(OBSERVERS))
+    if ranges is not None:
+        check_choice("ranges", ranges, tuple(OBSERVERS))
+        if not set(CALIBRATED).intersection(precisions):
+            raise UsageError(
+                "ranges (--ranges) says how the ranges of INT8 are chosen, and nothing is calibrated here: ask for int8 or mixed with it, "
+                "or leave it out"
+            )
     # Whatever the caller runs in: here gradients are taken, and tensors computed with in their own types.
     with (
         torch.inference_mode(False),
@@ -327,7 +333,7 @@ def export_energy(
                 gating=gating or Gating(),
                 networks=networks,
                 weight_bits=weight_bits,
-                ranges=ranges,
+                ranges=ranges or "mse",
                 splits=splits,
                 fuse=fuse,
                 folder=folder,

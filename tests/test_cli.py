@@ -134,6 +134,7 @@ class TestExport:
                 2,
                 "nothing goes through it here",
             ),
+            (["model.pt", "--out", "n.ebm", "--ranges", "mse"], 2, "nothing is calibrated here: ask for int8"),
             (["model.pt", "--out", "n.ebm", "--gate", "1"], 2, "gate: expected a number above 1, got 1.0"),
             (["model.pt"], 2, "--force"),
             (
