@@ -301,7 +301,7 @@ def export_energy(
             _warn_of_unpaired(energy, conditions)
         networks = None
         if judges and gating is not None:
-            networks = _networks(gating, models["fp32"], conditions, model_spec(energy, limits=limits))
+            networks = _networks(gating, models["fp32"], conditions, model_spec(energy, limits=limits), folder)
         golden = None
         ends = [low for name in targets for low in low_types(name)] if "mixed" in precisions else []
         if verify:
@@ -368,9 +368,11 @@ def export_energy(
     return ExportReport(path, written.artifacts, written.verifications, written.gates, config, found, seconds, failure)
 
 
-def _networks(gating: Gating, model: ir.Model, conditions: Conditions, spec: ModelSpec) -> SampleNetworks:
+def _networks(gating: Gating, model: ir.Model, conditions: Conditions, spec: ModelSpec, folder: Path) -> SampleNetworks:
     """What the gate compares samples by; the model's own features are those of its whole graph, at the first of the conditions."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(
+        dir=folder
+    ) as scratch:  # the system's may be small, and is not cleared where we are killed
 
         def own() -> tuple[Path, dict[str, np.ndarray]]:
             path = Path(scratch) / "score.onnx"

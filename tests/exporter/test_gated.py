@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from ebm_export.calibration.metrics.features import OnnxFeatures, score_graph_features
 from ebm_export.calibration.verdict import GateResult
 from ebm_export.exporter import export
 from ebm_export.runtime import SamplerConfig
@@ -130,6 +131,26 @@ def test_samples_are_compared_by_features_and_their_modes_are_classes(tmp_path: 
     (result,) = gated(path).values()
     notes = {verdict.metric: verdict.note for verdict in result.verdicts}
     assert notes["modes"] == "2 modes" and notes["frechet"] == f"{width} components"
+
+
+def test_the_graph_with_the_models_features_is_held_beside_the_engines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the bundle's folder, which is on a disk with room for it, and gone if the export is killed."""
+    held: list[Path] = []
+
+    def watched(network: Path, **options: Any) -> OnnxFeatures:
+        held.append(network)
+        return score_graph_features(network, **options)
+
+    monkeypatch.setattr("ebm_export.calibration.sample_networks.score_graph_features", watched)
+    path = export(
+        Scaled(KIND).eval(), EXAMPLE, out=tmp_path / "bundles" / "n.ebm", targets=["openvino"], precisions=["fp32", "bf16"],
+        sampler=CONFIG, smallest_difference=FEW, gate_all=True, features="model",
+    )  # fmt: skip
+    (graph,) = held
+    assert graph.is_relative_to(tmp_path / "bundles") and not graph.parent.exists()
+    assert not [entry for entry in path.iterdir() if entry.is_dir()] and not list(path.rglob("score.onnx"))
 
 
 @pytest.mark.parametrize(
