@@ -26,6 +26,7 @@ def document(result: dict[str, Any], name: str) -> str:
         "step` the gradient (`torch.func.grad`), the update and the noise too, or several steps written out; `torchebm` and `ebmkit` are",
         "their own samplers; `onnxruntime from Python` calls the exported graph, whole, with numpy around it. What a step consists of is",
         "timed one after the other, so an engine's share can be above 100% where others use the machine too.",
+        *_earlier(result["nets"]),
         "",
     ]
     for net, batches in result["nets"].items():
@@ -74,3 +75,17 @@ def document(result: dict[str, Any], name: str) -> str:
             lines += [f"| {row[name]} | {row['ms per step']:.4g} |" for row in rows]
             lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _earlier(nets: dict[str, Any]) -> list[str]:
+    """What to say of networks whose results are of a time when PyTorch was not given the whole step."""
+    names = [
+        net
+        for net, batches in nets.items()
+        if not any(who.endswith("whole step") for found in batches for who in found["rows"])
+    ]
+    if not names:
+        return []
+    return [
+        f"Measured before PyTorch was given the whole step, and so beside a slower one: {', '.join(names)}.",
+    ]
