@@ -60,8 +60,8 @@ def sample_figures(
     """Compares two sample sets by what the gate leaves out.
 
     The four shares are counted where the gate counts its density and coverage, among at most 32 leading components, but
-    in the whole sets; not where samples are compared by more than 16384 numbers. All engines are compared at the size of the reference's set, since a Frechet distance falls with the
-    number of samples.
+    in the whole sets; not where samples are compared by more than 16384 numbers. All engines are compared at the size of the
+    reference's set, since a Frechet distance falls with the number of samples.
 
     Args:
         reference: of FP32, N samples.

@@ -84,10 +84,10 @@ def choose(
     if not fastest:
         fitting = [pair for pair in fitting if pair[0].precision == artifact.precision]
     kept = kept_measurements(bundle)
-    # Of a backend that is given the artifact is settled: the fastest of several may be one that is not verified.
-    files = {pair[0].path for pair in fitting} if backend is None or fastest else {artifact.path}
-    if fastest:
-        files = {artifact.path for artifact, _ in fitting if artifact.status == VERIFIED}
+    # Of a backend that is given the artifact is settled, and among what fits are such as are not verified.
+    files = {artifact.path}
+    if backend is None or fastest:
+        files = {one.path for one, _ in fitting if one.status == VERIFIED}
     rows = [] if kept is None else [row for row in kept.rows if row["file"] in files]
     best = _fastest([row for row in rows if threads in (None, row["threads"]) and fuse in (None, row["fused"] > 0)])
     if fastest and best is None:

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from ebm_export.runtime import UsageError, load
+from ebm_export.runtime import UsageError, bench, load
 from ebm_export.runtime.bench import time_bundle
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.choice import choose
+from ebm_export.runtime.engine import Engine
+from ebm_export.runtime.manifest import Artifact
 from ebm_export.runtime.manifest_update import set_status
 from ebm_export.runtime.measured import keep_measurements, kept_measurements
 
@@ -84,6 +86,22 @@ def test_only_what_goes_with_fused_steps_or_without_counts(tmp_path: Path) -> No
     assert choose(bundle).fuse == {1: True, 8: False}
     assert (choose(bundle).threads, choose(bundle, fuse=True).threads, choose(bundle, fuse=False).threads) == (1, 1, 2)
     assert choose(bundle, fuse=False).fuse == {}  # with two threads nobody fused any
+
+
+def test_a_plan_is_not_opened_for_each_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int | None] = []
+    real = bench.engine_of
+
+    def noted(bundle: Bundle, artifact: Artifact, backend: str, threads: int | None = None) -> Engine:
+        opened.append(threads)
+        return real(bundle, artifact, "onnxruntime", threads=threads)
+
+    monkeypatch.setattr(bench, "engine_of", noted)
+    for backend, wanted in (("tensorrt", [None, None]), ("onnxruntime", [1, 2, 1, 2])):
+        opened.clear()
+        monkeypatch.setattr(bench, "backend_of", lambda target, backend=backend: backend)
+        time_bundle(write_two_precisions(tmp_path / f"{backend}.ebm"), batches=[1], threads=[1, 2], seconds=0.05)
+        assert opened == wanted
 
 
 def test_the_fastest_is_one_that_was_verified(tmp_path: Path) -> None:
