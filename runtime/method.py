@@ -25,7 +25,8 @@ class Method(NamedTuple):
     Attributes:
         init: (random, position, evaluate) -> state.
         step: (random, state, evaluate, step_size, step) -> (state, info), with step_size a number or [B], and step
-            counted from 0.
+            counted from 0. Positions and velocities, and what else a sampler that rejects has, are left alone by the step that
+            starts from them and overwritten by the one after it; other energies and gradients are the evaluation's own.
         refresh: (state, evaluate) -> the same state with energy and gradient evaluated again, for when the engine or its
             scale changes between two steps.
         rejects: whether it can reject a step, so that numbers that are not finite are no reason to stop. Its info has
@@ -214,21 +215,22 @@ def _optimize(config: SamplerConfig, position: np.ndarray) -> Method:
 
 def _mala(config: SamplerConfig, position: np.ndarray) -> Method:
     kernel = mala.build_kernel(config.grad_clip, config.grad_clip_mode, config.bounds)
-    return _metropolis(config, kernel, _MALA_TARGET)
+    return _metropolis(config, position, kernel, _MALA_TARGET)
 
 
 def _hmc(config: SamplerConfig, position: np.ndarray) -> Method:
     kernel = hmc.build_kernel(config.grad_clip, config.grad_clip_mode, config.bounds, config.leapfrog)
-    return _metropolis(config, kernel, _HMC_TARGET)
+    return _metropolis(config, position, kernel, _HMC_TARGET)
 
 
-def _metropolis(config: SamplerConfig, kernel: mala.Kernel, target: float) -> Method:
+def _metropolis(config: SamplerConfig, position: np.ndarray, kernel: mala.Kernel, target: float) -> Method:
     temperatures = _temperatures_above_zero(config)
+    buffers = mala.new_buffers(position.shape, 2)
 
     def step(
         random: ChainRandom, state: mala.State, evaluate: Evaluate, step_size: Any, step: int
     ) -> tuple[mala.State, mala.Info]:
-        return kernel(random, state, evaluate, step_size, temperatures.item(step))
+        return kernel(random, state, evaluate, step_size, temperatures.item(step), buffers[step % 2])
 
     return Method(
         lambda random, start, evaluate: mala.init(_inside(config, start), evaluate),
@@ -246,11 +248,12 @@ def _tempering(config: SamplerConfig, position: np.ndarray) -> Method:
     kernel = tempering.build_kernel(
         mala.build_kernel(config.grad_clip, config.grad_clip_mode, config.bounds), len(ladder)
     )
+    buffers = mala.new_buffers((len(position) * len(ladder), *position.shape[1:]), 2)
 
     def step(
         random: ChainRandom, state: tempering.State, evaluate: Evaluate, step_size: Any, step: int
     ) -> tuple[tempering.State, tempering.Info]:
-        return kernel(random, state, evaluate, step_size, temperatures.item(step) * ladder, step)
+        return kernel(random, state, evaluate, step_size, temperatures.item(step) * ladder, step, buffers[step % 2])
 
     return Method(
         lambda random, start, evaluate: tempering.init(_inside(config, start), evaluate, len(ladder)),
@@ -273,17 +276,19 @@ def _surrogate(config: SamplerConfig, position: np.ndarray, energy: Energy, ever
     single = mala.build_kernel(config.grad_clip, config.grad_clip_mode, config.bounds)
     block = surrogate.build_kernel(single)
     warm_up = warm_up_steps(config)
+    buffers = mala.new_buffers(position.shape, 3)  # one of them holds the state that a block starts from
     unknown = np.full(len(position), np.nan, dtype=np.float32)
     end = ends_of_blocks(config.block, config.steps, warm_up, every)
 
     def step(
         random: ChainRandom, state: surrogate.State, evaluate: Evaluate, step_size: Any, step: int
     ) -> tuple[surrogate.State, Any]:
+        turns = [one for one in buffers if one.flight.position is not state.position][:2]
         if step < warm_up:  # not corrected yet, so the step size can learn from each step and E need not be asked
             inner = mala.State(state.position, state.surrogate, state.grad)
-            inner, told = single(random, inner, evaluate, step_size, temperatures.item(0))
+            inner, told = single(random, inner, evaluate, step_size, temperatures.item(0), turns[0])
             return surrogate.State(inner.position, unknown, inner.grad, inner.energy), told
-        return block(random, state, evaluate, energy, step_size, temperatures.item(0), end(step) - step)
+        return block(random, state, evaluate, energy, step_size, temperatures.item(0), end(step) - step, turns)
 
     return Method(
         lambda random, start, evaluate: surrogate.init(_inside(config, start), evaluate, energy),

@@ -23,19 +23,19 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ..row_norms import square_sums
-from .boundary import reflect
+from .boundary import build_confine
 from .clipping import clip_gradient
 from .langevin import Evaluate
 
-__all__ = ["Flight", "Integrator", "build_integrator"]
+__all__ = ["Flight", "FlightBuffers", "Integrator", "build_integrator"]
 
 
 class Flight(NamedTuple):
     """Where a flight ended.
 
     Attributes:
-        position: [B, *S] float32, a new array.
-        momentum: [B, *S] float32, p there, a new array.
+        position: [B, *S] float32, that of the buffers.
+        momentum: [B, *S] float32, p there, that of the buffers.
         energy: [B] float32, at `position`; the evaluation's own array.
         grad: [B, *S] float32, dE/dx at `position`; the evaluation's own array.
         log_ratio: [B] float64, -(E'/T + |p'|^2 / 2) + (E/T + |p|^2 / 2); NaN where the energy at the end or
@@ -49,6 +49,22 @@ class Flight(NamedTuple):
     grad: np.ndarray
     log_ratio: np.ndarray
     clipped: int
+
+
+class FlightBuffers(NamedTuple):
+    """Arrays a flight may write into, [B, *S] float32; none may overlap what it starts from.
+
+    Attributes:
+        position: becomes that of the flight.
+        momentum: becomes that of the flight.
+        scratch: anything.
+        total: the sum of both momenta.
+    """
+
+    position: np.ndarray
+    momentum: np.ndarray
+    scratch: np.ndarray
+    total: np.ndarray
 
 
 Integrator = Callable[..., Flight]
@@ -68,10 +84,12 @@ def build_integrator(
         bounds: (low, high), the walls; None for none.
 
     Returns:
-        integrate(momentum, position, energy, grad, evaluate, step_size, temperature, count=1) -> Flight, where momentum
-        is [B, *S] float32 standard normal, position, energy and grad are a point that was evaluated, step_size (h) and
-        temperature (T, above 0) are numbers or [B], and count is the number of steps. Nothing given is changed.
+        integrate(momentum, position, energy, grad, evaluate, step_size, temperature, count=1, buffers=None) -> Flight, where
+        momentum is [B, *S] float32 standard normal, position, energy and grad are a point that was evaluated, step_size (h)
+        and temperature (T, above 0) are numbers or [B], count is the number of steps, and `buffers` are arrays to write into
+        (None allocates). Nothing else that is given is changed.
     """
+    bounce = build_confine(bounds, "reflect")
 
     def integrate(
         momentum: np.ndarray,
@@ -82,29 +100,31 @@ def build_integrator(
         step_size: float | np.ndarray,
         temperature: float | np.ndarray,
         count: int = 1,
+        buffers: FlightBuffers | None = None,
     ) -> Flight:
         kick = _per_chain(np.sqrt(np.divide(step_size, np.multiply(2.0, temperature))), position.ndim)
         stride = _per_chain(np.sqrt(2.0 * np.multiply(step_size, temperature)), position.ndim)
         start_energy = np.array(energy, dtype=np.float64)
-        scratch = np.empty_like(position)
+        new, flying, scratch, total = buffers or FlightBuffers(*(np.empty_like(position) for _ in range(4)))
 
         pushed, clipped = clip_gradient(grad, grad_clip, grad_clip_mode, scratch)
-        flying = momentum - kick * pushed
-        new = position.copy()
+        np.multiply(kick, pushed, out=scratch)
+        np.subtract(momentum, scratch, out=flying)
+        np.copyto(new, position)
         for left in range(count - 1, -1, -1):
-            new += stride * flying
-            turned = reflect(new, bounds)
-            if turned is not None:
-                np.negative(flying, out=flying, where=turned)
+            np.multiply(stride, flying, out=scratch)
+            new += scratch
+            bounce(new, flying)
             new_energy, new_grad = evaluate(new)
             pushed, _ = clip_gradient(new_grad, grad_clip, grad_clip_mode, scratch)
-            flying -= (2 * kick if left else kick) * pushed
+            np.multiply(2 * kick if left else kick, pushed, out=scratch)
+            flying -= scratch
 
         # |p'|^2 - |p|^2 as a product, which loses nothing where the two are nearly the same.
         shape = (len(position), -1)
-        gained = np.einsum(
-            "bd,bd->b", (flying - momentum).reshape(shape), (flying + momentum).reshape(shape), dtype=np.float64
-        )
+        np.subtract(flying, momentum, out=scratch)
+        np.add(flying, momentum, out=total)
+        gained = np.einsum("bd,bd->b", scratch.reshape(shape), total.reshape(shape), dtype=np.float64)
         log_ratio = (start_energy - new_energy) / temperature - gained / 2
         log_ratio[~(np.isfinite(new_energy) & np.isfinite(square_sums(new_grad)) & np.isfinite(gained))] = np.nan
         return Flight(new, flying, new_energy, new_grad, log_ratio, clipped)

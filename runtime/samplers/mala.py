@@ -28,10 +28,10 @@ import numpy as np
 
 from ..chain_random import ChainRandom
 from .langevin import Evaluate
-from .leapfrog import Flight, build_integrator
+from .leapfrog import FlightBuffers, build_integrator
 from .metropolis import accept, select
 
-__all__ = ["Info", "Kernel", "State", "build_kernel", "init"]
+__all__ = ["Buffers", "Info", "Kernel", "State", "build_kernel", "init", "new_buffers"]
 
 
 class State(NamedTuple):
@@ -64,6 +64,35 @@ class Info(NamedTuple):
     not_finite: int
 
 
+class Buffers(NamedTuple):
+    """Arrays a step may write into, [B, *S] float32; none may overlap the state that the step starts from.
+
+    Attributes:
+        flight: its position becomes the new state's, the others are scratch.
+        grad: becomes the new state's gradient; scratch until the proposal is accepted or rejected.
+        noise: the step's noise.
+    """
+
+    flight: FlightBuffers
+    grad: np.ndarray
+    noise: np.ndarray
+
+
+def new_buffers(shape: tuple[int, ...], count: int) -> list[Buffers]:
+    """Makes arrays for steps that take turns: each reads the state that another one wrote. Their scratch is the same.
+
+    Args:
+        shape: [B, *S].
+        count: how many take turns.
+    """
+    momentum, scratch, noise = (np.empty(shape, dtype=np.float32) for _ in range(3))
+    buffers = []
+    for _ in range(count):
+        position, grad = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
+        buffers.append(Buffers(FlightBuffers(position, momentum, scratch, total=grad), grad, noise))
+    return buffers
+
+
 Kernel = Callable[..., tuple[State, Info]]
 """What `build_kernel` returns; see there for the arguments."""
 
@@ -94,9 +123,9 @@ def build_kernel(
         leapfrog: number of leapfrog steps between two decisions, at least 1; 1 is MALA, more are HMC.
 
     Returns:
-        kernel(random, state, evaluate, step_size, temperature) -> (new state, info), where `random` is a `ChainRandom`,
-        and step_size (h) and temperature (T, above 0) are numbers or [B]. The state is left as it is; the same random
-        numbers and state give the same result.
+        kernel(random, state, evaluate, step_size, temperature, buffers=None) -> (new state, info), where `random` is a
+        `ChainRandom`, step_size (h) and temperature (T, above 0) are numbers or [B], and `buffers` are arrays to write into
+        (None allocates). The state is left as it is; the same random numbers and state give the same result.
     """
     integrate = build_integrator(grad_clip, grad_clip_mode, bounds)
 
@@ -106,19 +135,16 @@ def build_kernel(
         evaluate: Evaluate,
         step_size: float | np.ndarray,
         temperature: float | np.ndarray,
+        buffers: Buffers | None = None,
     ) -> tuple[State, Info]:
-        flight = integrate(random.normal(), *state, evaluate, step_size, temperature, leapfrog)
-        return _accepted(random, state, flight)
+        flown, grad, noise = buffers or new_buffers(state.position.shape, 1)[0]
+        flight = integrate(random.normal(out=noise), *state, evaluate, step_size, temperature, leapfrog, flown)
+        accepted, acceptance = accept(flight.log_ratio, random.uniform())
+        new = State(
+            select(accepted, flight.position, state.position, out=flight.position),
+            select(accepted, flight.energy, state.energy),
+            select(accepted, flight.grad, state.grad, out=grad),
+        )
+        return new, Info(acceptance, accepted, flight.clipped, int(np.count_nonzero(np.isnan(flight.log_ratio))))
 
     return kernel
-
-
-def _accepted(random: ChainRandom, state: State, flight: Flight) -> tuple[State, Info]:
-    """Accepts or rejects, chain by chain, where a flight from a state ended; the new state is in new arrays."""
-    accepted, acceptance = accept(flight.log_ratio, random.uniform())
-    new = State(
-        select(accepted, flight.position, state.position),
-        select(accepted, flight.energy, state.energy),
-        select(accepted, flight.grad, state.grad),
-    )
-    return new, Info(acceptance, accepted, flight.clipped, int(np.count_nonzero(np.isnan(flight.log_ratio))))

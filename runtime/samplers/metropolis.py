@@ -23,6 +23,24 @@ def accept(log_ratio: np.ndarray, uniform: np.ndarray) -> tuple[np.ndarray, np.n
     return uniform < probability, probability
 
 
-def select(accepted: np.ndarray, proposed: np.ndarray, current: np.ndarray) -> np.ndarray:
-    """Returns the rows [B, ...] of `proposed` where accepted and of `current` elsewhere, in a new array."""
-    return np.where(accepted.reshape(-1, *[1] * (proposed.ndim - 1)), proposed, current)
+def select(
+    accepted: np.ndarray, proposed: np.ndarray, current: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Takes the proposal of each chain that accepted it and leaves the others where they are.
+
+    Args:
+        accepted: [B] bool.
+        proposed: [B, ...].
+        current: [B, ...].
+        out: [B, ...] to write into, which may be `proposed` itself but not `current`; None allocates.
+
+    Returns:
+        [B, ...], the rows of `proposed` where accepted and of `current` elsewhere: `out` where it was given.
+    """
+    rows = accepted.reshape(-1, *[1] * (proposed.ndim - 1))
+    if out is None:
+        return np.where(rows, proposed, current)
+    if out is not proposed:
+        np.copyto(out, proposed)
+    np.copyto(out, current, where=~rows)
+    return out

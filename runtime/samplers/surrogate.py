@@ -18,7 +18,7 @@ An energy or gradient that is not finite is a rejection, of the step in S and of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -94,10 +94,11 @@ def build_kernel(step: mala.Kernel) -> Kernel:
         step: the kernel of a step on the surrogate, from `mala.build_kernel`.
 
     Returns:
-        kernel(random, state, evaluate, energy, step_size, temperature, count) -> (new state, info), where `random` is a
-        `ChainRandom` at the block's first step, `evaluate` and `energy` are those of `init`, step_size (h) and
-        temperature (T, above 0) are numbers or [B], and count is K. The state is left as it is; the same random
-        numbers and state give the same result.
+        kernel(random, state, evaluate, energy, step_size, temperature, count, buffers=None) -> (new state, info), where
+        `random` is a `ChainRandom` at the block's first step, `evaluate` and `energy` are those of `init`, step_size (h)
+        and temperature (T, above 0) are numbers or [B], count is K, and `buffers` are the arrays of two steps that take
+        turns, from `mala.new_buffers` (None allocates). The state is left as it is; the same random numbers and state give
+        the same result.
     """
 
     def kernel(
@@ -108,19 +109,21 @@ def build_kernel(step: mala.Kernel) -> Kernel:
         step_size: float | np.ndarray,
         temperature: float | np.ndarray,
         count: int,
+        buffers: Sequence[mala.Buffers] | None = None,
     ) -> tuple[State, Info]:
+        turns = buffers or mala.new_buffers(state.position.shape, 2)
         inner = mala.State(state.position, state.surrogate, state.grad)
         acceptance = np.zeros(len(state.position))
         for number in range(count):
-            inner, told = step(random.ahead(number), inner, evaluate, step_size, temperature)
+            inner, told = step(random.ahead(number), inner, evaluate, step_size, temperature, turns[number % 2])
             acceptance += told.acceptance / count
         new_energy = energy(inner.position)
         log_ratio = _log_ratio(state, new_energy, inner.energy, temperature)
         accepted, block_acceptance = accept(log_ratio, random.uniform(Stream.CORRECT))
         new = State(
-            select(accepted, inner.position, state.position),
+            select(accepted, inner.position, state.position, out=inner.position),
             select(accepted, new_energy, state.energy),
-            select(accepted, inner.grad, state.grad),
+            select(accepted, inner.grad, state.grad, out=inner.grad),
             select(accepted, inner.energy, state.surrogate),
         )
         not_finite = int(np.count_nonzero(np.isnan(log_ratio)))

@@ -90,10 +90,10 @@ def build_kernel(step: mala.Kernel, count: int) -> Kernel:
         count: number of replicas (R), at least 2.
 
     Returns:
-        kernel(random, state, evaluate, step_size, temperature, number) -> (new state, info), where `random` is a
-        `ChainRandom` with R replicas, step_size (h) is a number or [B * R], temperature is [R], above 0, and number is
-        the step's, whose parity says which pairs swap. The state is left as it is; the same random numbers and state
-        give the same result.
+        kernel(random, state, evaluate, step_size, temperature, number, buffers=None) -> (new state, info), where `random` is
+        a `ChainRandom` with R replicas, step_size (h) is a number or [B * R], temperature is [R], above 0, number is the
+        step's, whose parity says which pairs swap, and `buffers` are arrays of all replicas to write into (None allocates).
+        The state is left as it is; the same random numbers and state give the same result.
     """
 
     def kernel(
@@ -103,9 +103,11 @@ def build_kernel(step: mala.Kernel, count: int) -> Kernel:
         step_size: float | np.ndarray,
         temperature: np.ndarray,
         number: int,
+        buffers: mala.Buffers | None = None,
     ) -> tuple[State, Info]:
         chains = len(state.position)
-        moved, told = step(random, state.replicas, evaluate, step_size, np.tile(temperature, chains))
+        own = buffers or mala.new_buffers(state.replicas.position.shape, 1)[0]
+        moved, told = step(random, state.replicas, evaluate, step_size, np.tile(temperature, chains), own)
         lower = np.arange(number % 2, count - 1, 2)  # [P], the colder of each pair
         energy = moved.energy.reshape(chains, count).astype(np.float64)
         colder = 1 / temperature
@@ -115,7 +117,10 @@ def build_kernel(step: mala.Kernel, count: int) -> Kernel:
         order[:, lower] += swapped
         order[:, lower + 1] -= swapped
         rows = (order + count * np.arange(chains)[:, None]).reshape(-1)
-        new = mala.State(*(array[rows] for array in moved))
+        for array, out in ((moved.position, own.flight.position), (moved.grad, own.grad)):
+            # Any mode but "raise" writes at once.
+            np.copyto(out, np.take(array, rows, axis=0, out=own.flight.scratch, mode="clip"))
+        new = mala.State(own.flight.position, moved.energy[rows], own.grad)
         info = Info(told.acceptance, told.accepted, probability.reshape(-1), told.clipped, told.not_finite)
         return _of(new, count), info
 

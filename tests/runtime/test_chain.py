@@ -25,6 +25,10 @@ def bowl(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return 0.5 * (x * x).sum(axis=1), x
 
 
+def ripple(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return (0.5 * (x * x) + np.cos(2 * x)).sum(axis=1), x - 2 * np.sin(2 * x)
+
+
 def run(config: SamplerConfig, n: int, **options: object) -> np.ndarray:
     with FunctionEngine(bowl) as engine:
         return run_chains(
@@ -69,9 +73,6 @@ def test_a_chain_does_not_depend_on_batches_or_on_how_many_there_are(order: str)
     ],
 )
 def test_samples_stay_those_of_earlier_versions(settings: dict[str, object], expected: list[list[float]]) -> None:
-    def ripple(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return (0.5 * (x * x) + np.cos(2 * x)).sum(axis=1), x - 2 * np.sin(2 * x)
-
     config = SamplerConfig.from_dict({"steps": 40, "step_size": (0.1, 0.05), **settings})
     with FunctionEngine(ripple) as engine:
         samples = run_chains(
@@ -79,6 +80,56 @@ def test_samples_stay_those_of_earlier_versions(settings: dict[str, object], exp
         )
     # Equal to the bit where this was written; elsewhere a sine may be rounded otherwise.
     np.testing.assert_allclose(samples[[0, 1, 499]], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            {"sampler": "mala", "grad_clip": 1.5},
+            [
+                [1.1617133617401123, 1.0842509269714355, 1.6071776151657104],
+                [-1.577600359916687, 0.7318826913833618, -1.2889070510864258],
+                [1.5867202281951904, 1.8893836736679077, -0.30654376745224],
+            ],
+        ),
+        (
+            {"sampler": "hmc", "leapfrog": 3, "bounds": (-1.3, 1.5)},
+            [
+                [-1.2408008575439453, 1.1025633811950684, 0.47249114513397217],
+                [-1.0673234462738037, -1.1233909130096436, 0.40294981002807617],
+                [0.5828576683998108, 0.4085933566093445, -0.8022069931030273],
+            ],
+        ),
+        (
+            {"sampler": "tempering", "ladder": (1, 3)},
+            [
+                [-1.8277870416641235, -1.0190786123275757, 0.8895080089569092],
+                [0.48962295055389404, 0.9848843216896057, 1.074818730354309],
+                [0.8308582305908203, -0.23513424396514893, 1.159903645515442],
+            ],
+        ),
+        (
+            {"block": 4},
+            [
+                [0.9706141352653503, 0.05628696084022522, 1.601392149925232],
+                [-1.5854084491729736, 0.5574157238006592, -1.2111389636993408],
+                [-0.45655524730682373, 0.5154255628585815, 1.374909520149231],
+            ],
+        ),
+    ],
+    ids=["mala", "hmc", "tempering", "exact"],
+)
+def test_samples_of_those_that_reject_stay_those_of_earlier_versions(
+    settings: dict[str, object], expected: list[list[float]]
+) -> None:
+    config = SamplerConfig.from_dict({"steps": 40, "step_size": 0.3, "warmup": 12, **settings})
+    exact = FunctionEngine(lambda x: (1.1 * ripple(x)[0], x)) if "block" in settings else None
+    with FunctionEngine(ripple) as engine, exact or contextlib.nullcontext():
+        samples = run_chains(
+            engine, config, lambda chains: start_states(config, (3,), chains, 5), 90, seed=5, max_batch=70, exact=exact
+        )
+    np.testing.assert_allclose(samples[[0, 1, 89]], expected, rtol=1e-5)
 
 
 def test_conditions_follow_their_chains_through_batches() -> None:
@@ -265,6 +316,35 @@ def test_the_steady_loop_allocates_no_state(
     with contextlib.closing(
         traced(chain_steps(Still(x.shape, hill=True), config, x, range(64), 64, shared=shared), peak)
     ) as steps:
+        for _ in steps:
+            pass
+    assert peak[0] < FEW * x.nbytes
+
+
+@pytest.mark.parametrize("name", ["mala", "hmc", "tempering", "exact"])
+@pytest.mark.parametrize("more", [{}, {"grad_clip": 0.5, "bounds": (-1, 1)}, {"grad_clip_mode": "norm"}], ids=str)
+@pytest.mark.parametrize("warmup", [0, 11])
+@pytest.mark.parametrize("ahead", [True, False])
+def test_the_steady_loop_of_those_that_reject_allocates_no_state(
+    name: str, more: dict[str, Any], warmup: int, ahead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ebm_export.runtime.chain_random.pays", lambda numbers, stride=1: ahead)
+    # numpy sums products of float32 in float64 through 100 kB of its own, whatever the size.
+    x = np.random.default_rng(0).standard_normal((64, 3, 64, 64)).astype(np.float32)
+    own: dict[str, dict[str, Any]] = {
+        "mala": {"sampler": "mala"},
+        "hmc": {"sampler": "hmc", "leapfrog": 2},
+        "tempering": {"sampler": "tempering", "ladder": (1, 2)},
+        "exact": {"block": 2},
+    }
+    config = SamplerConfig.from_dict(
+        {"steps": 12, "step_size": 0.01, "grad_clip": 5.0, "warmup": warmup, **own[name], **more}
+    )
+    rows = len(x) * (2 if name == "tempering" else 1)
+    exact = Still(x.shape) if name == "exact" else None
+    peak: list[int] = []
+    steps = chain_steps(Still((rows, *x.shape[1:])), config, x, range(64), 64, exact=exact)
+    with contextlib.closing(traced(steps, peak)) as steps:
         for _ in steps:
             pass
     assert peak[0] < FEW * x.nbytes

@@ -153,6 +153,34 @@ def test_a_state_alone_says_how_its_chain_goes_on(name: str) -> None:
     np.testing.assert_array_equal(walk(renewed=True), walk(renewed=False))
 
 
+@pytest.mark.parametrize("name", REJECTING)
+@pytest.mark.parametrize("resumed", [0, 11])
+def test_the_state_that_a_step_starts_from_is_left_alone(name: str, resumed: int) -> None:
+    """Though states live in arrays that are used again and again, until the step after the next."""
+
+    def copied(state: Any) -> list[np.ndarray]:
+        parts = [*state[:-1], *state.replicas] if name == "tempering" else state
+        return [np.array(part) for part in parts]
+
+    config = settings(name, warmup=8)
+    start = np.full((5, 3), 2, np.float32)
+    random = ChainRandom(3, range(5), (3,), None, len(config.ladder) if name == "tempering" else 1)
+    energy = (lambda x: 1.3 * bowl(x)[0]) if name == "exact" else None
+    method, score = build_method(config, start, energy), ScaledScore(FunctionEngine(bowl), {})
+    state = method.init(random, start, score)
+    step = resumed
+    moved = False
+    while step < config.steps:
+        before = copied(state)
+        new, _ = method.step(random.at(step), state, score, 0.1, step)
+        for array, kept in zip(copied(state), before, strict=True):
+            np.testing.assert_array_equal(array, kept)
+        moved |= not np.array_equal(new.position, state.position)
+        step = step + 1 if method.end is None else method.end(step)
+        state = method.refresh(new, score) if step % 5 == 0 else new
+    assert moved
+
+
 @every
 def test_the_given_start_is_left_alone(name: str) -> None:
     states = np.full((4, 3), 2, np.float32)

@@ -22,3 +22,14 @@ def test_nan_and_minus_infinity_are_rejections_even_at_zero() -> None:
 def test_select_takes_whole_rows() -> None:
     old, new = np.zeros((2, 2, 2)), np.ones((2, 2, 2))
     np.testing.assert_array_equal(select(np.array([True, False]), new, old), [[[1, 1], [1, 1]], [[0, 0], [0, 0]]])
+
+
+def test_select_writes_into_what_it_is_given() -> None:
+    accepted, old = np.array([True, False]), np.zeros((2, 3))
+    proposed, out = np.ones((2, 3)), np.full((2, 3), 7.0)
+    assert select(accepted, proposed, old, out=out) is out
+    np.testing.assert_array_equal(out, [[1, 1, 1], [0, 0, 0]])
+    np.testing.assert_array_equal(proposed, np.ones((2, 3)))
+    assert select(accepted, proposed, old, out=proposed) is proposed
+    np.testing.assert_array_equal(proposed, out)
+    np.testing.assert_array_equal(old, np.zeros((2, 3)))
