@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .chain_numbers import Chains, rows_at, shifted
 from .chain_random import ChainRandom
 from .config import SamplerConfig
 from .divergence import stop_if_diverged
@@ -32,7 +33,7 @@ def chain_steps(
     engine: Engine,
     config: SamplerConfig,
     position: np.ndarray,
-    chains: range,
+    chains: Chains,
     n: int,
     *,
     seed: int = 0,
@@ -51,6 +52,7 @@ def chain_steps(
     shared: bool = False,
     every: int | None = None,
     pace: Pace | None = None,
+    runs: tuple[int, int] | None = None,
 ) -> Generator[Progress, None, None]:
     """Runs one batch of chains and tells of the start and of every step; whoever listens may stop at any of them.
 
@@ -76,6 +78,7 @@ def chain_steps(
         shared: whether whoever listens may ask the engine too, which then overwrites what the next step would read.
         every: number of steps of which every multiple is told of, however many are taken in one call.
         pace: says whether there is time for several steps in one call; it is told when the start will be evaluated.
+        runs: as in `Progress`.
 
     Raises:
         DivergenceError: as in `run.run_chains`.
@@ -86,8 +89,7 @@ def chain_steps(
     free = None if free is None else rows_of(free, chains, count)
     start = np.ascontiguousarray(position, dtype=np.float32)
     switches = switches or {}
-    numbers = range(first + chains.start, first + chains.stop)
-    random = ChainRandom(seed, numbers, start.shape[1:], free, count, attempt)
+    random = ChainRandom(seed, shifted(chains, first), start.shape[1:], free, count, attempt)
     energy = None if exact is None else _energy_of(exact, rows, len(chains), pace)
     method = build_method(config, start, energy, free, every)
     if switches or exact is not None or free is not None or energy_range is not None:
@@ -112,7 +114,8 @@ def chain_steps(
         if well.all():
             return
         if stop_when_diverged:
-            stop_if_diverged(int(np.count_nonzero(~well)), step, chains, energy_range, anew=attempt > 0)
+            anew = chains[int(np.argmin(well))] if attempt else None
+            stop_if_diverged(int(np.count_nonzero(~well)), step, len(chains), energy_range, anew=anew)
         lost = ~well if lost is None else lost | ~well
 
     def in_range(energy: np.ndarray) -> np.ndarray:
@@ -176,7 +179,7 @@ def chain_steps(
         if done == config.steps:
             standstill.tell()
             # Said once. An annealed chain may end as cold as it likes.
-            if method.rejects and chains.start == 0 and not attempt:
+            if method.rejects and chains[0] == 0 and not attempt:
                 warn_of_rounding(state.energy, float(distinct(temperature_schedule(config)).max()))
             # The last drift of the order "noise-drift" is followed by no evaluation that would notice an overflow.
             check(np.isfinite(state.position).reshape(len(chains), -1).all(axis=1), done)
@@ -188,7 +191,9 @@ def chain_steps(
     def tell(info: Any) -> Progress:
         scale = None if score.scale is None else score.scale[::count]
         warming_up = max(done - 1, 0) < warm_up.steps
-        return Progress(done, config.steps, chains, n, state, info, scale, warming_up, lost, score.calls, snapshot)
+        return Progress(
+            done, config.steps, chains, n, state, info, scale, warming_up, lost, score.calls, snapshot, attempt, runs
+        )
 
     with contextlib.closing(random):
         if draw_ahead and config.sampler != "optimize":  # which has no noise
@@ -219,9 +224,9 @@ def _energy_of(engine: Engine, rows: Mapping[str, np.ndarray], chains: int, pace
     return energy
 
 
-def rows_of(array: np.ndarray, chains: range, count: int) -> np.ndarray:
+def rows_of(array: np.ndarray, chains: Chains, count: int) -> np.ndarray:
     """Returns the rows of these chains, each `count` times; a single row is repeated for all without a copy."""
     if len(array) == 1:
         return np.broadcast_to(array, (len(chains) * count, *array.shape[1:]))
-    rows = array[chains.start : chains.stop]
+    rows = rows_at(array, chains)
     return rows if count == 1 else np.repeat(rows, count, axis=0)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from .chain_numbers import Chains
 from .noise import NoiseSource, Stream
 from .noise_ahead import NoiseAhead, pays
 from .noise_in_bulk import NoiseInBulk, suits
@@ -48,7 +49,7 @@ class ChainRandom:
     def __init__(
         self,
         seed: int,
-        chains: range,
+        chains: Chains,
         shape: tuple[int, ...],
         free: np.ndarray | None = None,
         replicas: int = 1,
@@ -84,9 +85,11 @@ class ChainRandom:
             in_bulk: whether those of a thousand steps may be drawn at once, which makes one step in a thousand long.
         """
         shape = (len(self._chains) * self._replicas, *self._shape)
-        if in_bulk and self._free is None and self._replicas == 1 and suits(self._chains, self._shape, steps):
+        chains = self._chains
+        plain = self._free is None and self._replicas == 1
+        if in_bulk and plain and isinstance(chains, range) and suits(chains, self._shape, steps):
             source = self._source(Stream.STEPS)
-            self._ahead, self._stride = NoiseInBulk(source, self._chains, self._shape, steps, stride), stride
+            self._ahead, self._stride = NoiseInBulk(source, chains, self._shape, steps, stride), stride
             return
         if not pays(math.prod(shape), stride):
             return

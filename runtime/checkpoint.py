@@ -26,7 +26,7 @@ from .snapshot import Snapshot, from_arrays, to_arrays
 
 __all__ = ["Checkpoint", "Saved", "dropped_in"]
 
-_VERSION = 2
+_VERSION = 3
 
 
 class Saved(NamedTuple):
@@ -34,16 +34,14 @@ class Saved(NamedTuple):
 
     Attributes:
         first: number of the first chain of the batch that runs; n where all are done.
-        place: in that batch, of the chain that was started anew; -1 in the batch's own run.
-        attempt: how often that chain was.
+        attempt: how often those of its chains that run were started anew; 0 in the batch's own run.
         result: [n, *S] float32, final positions as far as they are there.
-        lost: [B] bool, chains of the batch that diverged and are still to be started anew.
+        lost: [B] bool, chains of the batch that diverged, all of which run again together; empty in the batch's own run.
         dropped: [D] int64, numbers of the chains that were dropped.
         snapshot: of what runs; None between two runs.
     """
 
     first: int
-    place: int
     attempt: int
     result: np.ndarray
     lost: np.ndarray
@@ -54,11 +52,11 @@ class Saved(NamedTuple):
     def beginning(cls, n: int, shape: tuple[int, ...]) -> Saved:
         """Where a run of n chains begins, whose states have this shape."""
         nobody, nothing = np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64)
-        return cls(0, -1, 0, np.zeros((n, *shape), dtype=np.float32), nobody, nothing, None)
+        return cls(0, 0, np.zeros((n, *shape), dtype=np.float32), nobody, nothing, None)
 
     def after(self, first: int) -> Saved:
         """The same run where a batch is done; chain `first` is the next."""
-        return self._replace(first=first, place=-1, attempt=0, lost=np.zeros(0, dtype=bool), snapshot=None)
+        return self._replace(first=first, attempt=0, lost=np.zeros(0, dtype=bool), snapshot=None)
 
 
 class Checkpoint:
@@ -122,7 +120,6 @@ class Checkpoint:
             inner = {name.removeprefix("run."): array for name, array in arrays.items() if name.startswith("run.")}
             saved = Saved(
                 int(arrays["first"]),
-                int(arrays["place"]),
                 int(arrays["attempt"]),
                 arrays["result"],
                 arrays["lost"],

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .arguments import check_mask, check_states
+from .chain_numbers import Chains, rows_at
 from .errors import UsageError
 
 __all__ = ["Kept", "check_kept"]
@@ -32,10 +33,10 @@ class Kept(NamedTuple):
         """[n, *S] or [1, *S] float32, 1 where a number may move, else 0."""
         return (~self.mask).astype(np.float32)
 
-    def put(self, position: np.ndarray, chains: range) -> np.ndarray:
+    def put(self, position: np.ndarray, chains: Chains) -> np.ndarray:
         """Returns positions [len(chains), *S] with the numbers that stay filled in, in a new array."""
-        mask = self.mask if len(self.mask) == 1 else self.mask[chains.start : chains.stop]
-        return np.where(mask, self.values[chains.start : chains.stop], position)
+        mask = self.mask if len(self.mask) == 1 else rows_at(self.mask, chains)
+        return np.where(mask, rows_at(self.values, chains), position)
 
 
 def check_kept(

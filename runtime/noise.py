@@ -26,9 +26,11 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable
+from itertools import groupby
 
 import numpy as np
 
+from .chain_numbers import Chains
 from .errors import UsageError
 from .philox_position import position_setter
 
@@ -85,12 +87,12 @@ class NoiseSource:
         seed, stream = self._bits.state["state"]["key"].tolist()
         return seed, stream
 
-    def normal(self, step: int, chains: range, shape: tuple[int, ...], out: np.ndarray | None = None) -> np.ndarray:
+    def normal(self, step: int, chains: Chains, shape: tuple[int, ...], out: np.ndarray | None = None) -> np.ndarray:
         """Draws standard normals.
 
         Args:
             step: number of the step, at least 0.
-            chains: consecutive chain numbers, without gaps.
+            chains: chain numbers.
             shape: shape of one chain's state.
             out: [len(chains), *shape] float32, C-contiguous, to write into; None allocates.
 
@@ -99,7 +101,7 @@ class NoiseSource:
         """
         return self._fill(self._generator.standard_normal, step, chains, shape, out)
 
-    def normals(self, first: int, chains: range, shape: tuple[int, ...], out: np.ndarray) -> None:
+    def normals(self, first: int, chains: Chains, shape: tuple[int, ...], out: np.ndarray) -> None:
         """Draws standard normals of consecutive steps, the numbers that `normal` gives for each.
 
         Args:
@@ -110,8 +112,8 @@ class NoiseSource:
         """
         size = math.prod(shape)
         block_chains = chains_in_block(size)
-        block, skipped = divmod(chains.start, block_chains)
-        if skipped or len(chains) > block_chains:
+        block, skipped = divmod(chains[0], block_chains)
+        if skipped or len(chains) > block_chains or not isinstance(chains, range):
             for row, numbers in enumerate(out):
                 self.normal(first + row, chains, shape, numbers)
             return
@@ -121,7 +123,7 @@ class NoiseSource:
             move_to(block, step)
             draw(None, np.float32, numbers)
 
-    def uniform(self, step: int, chains: range, shape: tuple[int, ...], out: np.ndarray | None = None) -> np.ndarray:
+    def uniform(self, step: int, chains: Chains, shape: tuple[int, ...], out: np.ndarray | None = None) -> np.ndarray:
         """Draws numbers uniformly from [0, 1); arguments and result are those of `normal`."""
         return self._fill(self._generator.random, step, chains, shape, out)
 
@@ -129,15 +131,18 @@ class NoiseSource:
         self,
         draw: Callable[..., np.ndarray],
         step: int,
-        chains: range,
+        chains: Chains,
         shape: tuple[int, ...],
         out: np.ndarray | None,
     ) -> np.ndarray:
         if out is None:
             out = np.empty((len(chains), *shape), dtype=np.float32)
-        assert chains.step == 1 and out.shape == (len(chains), *shape) and out.flags.c_contiguous
+        assert out.shape == (len(chains), *shape) and out.flags.c_contiguous
         size = math.prod(shape)  # numbers in one chain
         block_chains = chains_in_block(size)
+        if not isinstance(chains, range):
+            return self._fill_some(draw, step, chains, block_chains, out)
+        assert chains.step == 1
         flat = out.reshape(-1)
         block, skipped = divmod(chains.start, block_chains)
         if not skipped and len(chains) <= block_chains:  # the usual case, in a third of the time around the draw
@@ -153,6 +158,19 @@ class NoiseSource:
                 draw(size=skipped * size, dtype=np.float32)
             draw(out=flat[(chain - chains.start) * size : (stop - chains.start) * size], dtype=np.float32)
             chain = stop
+        return out
+
+    def _fill_some(
+        self, draw: Callable[..., np.ndarray], step: int, chains: Chains, block_chains: int, out: np.ndarray
+    ) -> np.ndarray:
+        """Draws each block once, up to the last of its chains that is asked for: one by one they would draw what is before each."""
+        row = 0
+        for block, members in groupby(chains, lambda chain: chain // block_chains):
+            first = block * block_chains
+            places = [chain - first for chain in members]
+            drawn = self._fill(draw, step, range(first, first + places[-1] + 1), out.shape[1:], None)
+            out[row : row + len(places)] = drawn[places]
+            row += len(places)
         return out
 
 

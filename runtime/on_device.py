@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .chain import rows_of
+from .chain_numbers import Chains, shifted
 from .config import SamplerConfig
 from .device_loop import DeviceLoop, Handover
 from .divergence import stop_if_diverged
@@ -49,7 +50,8 @@ def hand_over(
     """Returns what a device loop goes on from; `now` is of the engine's last call; `free` and `first` as in `run_chains`."""
     position = np.ascontiguousarray(now.state.position, dtype=np.float32)
     mask = None if free is None else np.ascontiguousarray(rows_of(free, now.chains, 1), dtype=np.float32)
-    chains = range(first + now.chains.start, first + now.chains.stop)
+    chains = shifted(now.chains, first)
+    assert isinstance(chains, range)
     return Handover(config, position, now.done, key, chains, mask, highest_scale, stop, energy_range, tell)
 
 
@@ -57,7 +59,7 @@ def finish_on_device(
     loop: DeviceLoop,
     steps: Iterator[Progress],
     config: SamplerConfig,
-    chains: range,
+    chains: Chains,
     key: tuple[int, int],
     free: np.ndarray | None,
     highest_scale: float | None,
@@ -90,9 +92,9 @@ def finish_on_device(
         )
         if stop and (hit >= 0).any():
             step = int(hit[hit >= 0].min())
-            stop_if_diverged(int(np.count_nonzero(hit == step)), step, chains, energy_range)
+            stop_if_diverged(int(np.count_nonzero(hit == step)), step, len(chains), energy_range)
         finite = np.isfinite(position).reshape(len(chains), -1).all(axis=1)
         if stop:
-            stop_if_diverged(int(np.count_nonzero(~finite)), config.steps, chains, energy_range)
+            stop_if_diverged(int(np.count_nonzero(~finite)), config.steps, len(chains), energy_range)
         lost = lost | (hit >= 0) | ~finite
     return position, lost

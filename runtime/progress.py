@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .chain_numbers import Chains
 from .snapshot import Snapshot
 
 __all__ = ["Callback", "Progress", "ProgressOnly", "on_the_host"]
@@ -20,7 +21,7 @@ class Progress(NamedTuple):
     Attributes:
         done: steps taken, 0 at the start. Exact sampling tells of whole blocks after its warm-up, and fused steps are told of together.
         steps: steps in all.
-        chains: numbers of the chains in this batch.
+        chains: numbers of the chains in this batch: a range, or a tuple where those that diverged run again.
         n: number of chains in all batches together.
         state: positions, energies and gradients of these chains, as the sampler's `State` names them.
         info: what the step reports, the sampler's `Info`; None at the start.
@@ -29,11 +30,13 @@ class Progress(NamedTuple):
         diverged: [B] bool, chains whose numbers are no longer finite; None where there are none.
         calls: how often the engine was asked for these chains, the start included.
         snapshot: makes a `Snapshot` of what the chains go on from.
+        attempt: how often these chains were started anew, see `run.run_chains`.
+        runs: (done before this batch, in all) runs of chains, where some ran again; None where each chain runs once.
     """
 
     done: int
     steps: int
-    chains: range
+    chains: Chains
     n: int
     state: Any
     info: Any
@@ -42,11 +45,14 @@ class Progress(NamedTuple):
     diverged: np.ndarray | None = None
     calls: int = 0
     snapshot: Callable[[], Snapshot] | None = None
+    attempt: int = 0
+    runs: tuple[int, int] | None = None
 
     @property
     def part(self) -> tuple[int, int]:
-        """(steps of all chains taken, in all), for a progress bar; batches run one after another."""
-        return self.chains.start * self.steps + self.done * len(self.chains), self.n * self.steps
+        """(steps of all chains taken, in all), for a progress bar; batches run one after another, and some chains again."""
+        before, runs = self.runs or (self.chains[0], self.n)
+        return before * self.steps + self.done * len(self.chains), runs * self.steps
 
 
 Callback = Callable[[Progress], None]

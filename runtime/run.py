@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from .chain import chain_steps
+from .chain_numbers import Chains, chains_of, stretches
 from .checkpoint import Checkpoint, Saved
 from .config import SamplerConfig
 from .divergence import RESTARTS, Divergence, stop_if_diverged
@@ -41,7 +42,7 @@ def run_chains(
     exact: Engine | None = None,
     free: np.ndarray | None = None,
     diverged: Divergence = "stop",
-    restart: Callable[[range, int], np.ndarray] | None = None,
+    restart: Callable[[Chains, int], np.ndarray] | None = None,
     fused: Fused | None = None,
     energy_range: tuple[float, float] | None = None,
     checkpoint: Checkpoint | None = None,
@@ -60,14 +61,15 @@ def run_chains(
         first: number of chain 0 in the noise, for a part of a larger number of chains.
         cond: conditioning arrays by graph name, each [n, ...], or [1, ...] where all chains share it.
         max_batch: most samples in one engine call; None means all.
-        callback: told about every step, see `progress.Progress`.
+        callback: told about every step, see `progress.Progress`, those of chains that run again included.
         switches: open engines of the same energy that take over at a step, by its number. Where the step uses an energy
             or gradient of its starting point, the new engine evaluates that point again; the gradient scale goes on.
         exact: an open engine of the energy to be sampled; `engine` is then its surrogate, see `samplers/surrogate.py`.
         free: [n, *S] or [1, *S] float32, 1 where a number of x may move and 0 where it stays at its start; None lets all
             move. What moves is sampled given what stays.
         diverged: "stop" raises as soon as a chain has numbers that are not finite. "drop" runs the others to the end and
-            leaves it out of the result. "restart" then runs it again with other noise, up to `RESTARTS` times.
+            leaves it out of the result. "restart" then runs it again with other noise, up to `RESTARTS` times;
+            all that a batch has lost run together.
         restart: gives the start states of chain numbers at an attempt from 1 on; None takes those of `start` again.
         fused: takes several steps in one call, open and with the settings of `config`. It is left alone where engines switch,
             where there is an exact one, where numbers stay, and with an `energy_range`.
@@ -92,14 +94,18 @@ def run_chains(
             engine.stays_on_host(why)
     saved = None if checkpoint is None else checkpoint.load()
     at = Saved.beginning(n, start(range(1)).shape[1:]) if saved is None else saved
+    loop = engine.device_loop() if on_device else None
+    past, again = at.first, 0  # runs of chains that are done, and how many of all are done anew
 
-    def run(chains: range, attempt: int) -> tuple[np.ndarray, np.ndarray]:
+    def run(chains: Chains, attempt: int) -> tuple[np.ndarray, np.ndarray]:
         """Runs these chains to their end; returns their positions and which of them diverged."""
         nonlocal at
         resume, at = at.snapshot, at._replace(snapshot=None)
-        position = start(chains) if attempt == 0 or restart is None else restart(chains, attempt)
+        if attempt and restart is not None:
+            position = restart(chains, attempt)
+        else:
+            position = np.concatenate([start(part) for part in stretches(chains)])
         stop = diverged == "stop" or (diverged == "restart" and attempt == RESTARTS)
-        loop = engine.device_loop() if on_device else None
         steps = chain_steps(
             engine,
             config,
@@ -120,50 +126,54 @@ def run_chains(
             draw_ahead=loop is None,
             shared=callback is not None,
             every=None if samples is None else samples.every,
+            runs=(past, n + again) if again else None,
         )
-        told = None if attempt else callback
         with contextlib.closing(steps):  # at once, where the callback raises
             if loop is not None:
                 key = NoiseSource(seed, attempt=attempt).key
                 return finish_on_device(
-                    loop, steps, config, chains, key, free, engine.highest_scale, stop, energy_range, told, first
+                    loop, steps, config, chains, key, free, engine.highest_scale, stop, energy_range, callback, first
                 )
             for now in steps:
-                if told is not None:
-                    told(now)
+                if callback is not None:
+                    callback(now)
                 if samples is not None and now.done % samples.every == 0 < now.done:
-                    samples.write(now.done // samples.every - 1, chains.start, now.state.position)
+                    samples.write(now.done // samples.every - 1, chains, now.state.position)
                 if checkpoint is not None and checkpoint.due and now.done < config.steps and now.snapshot is not None:
                     checkpoint.save(at._replace(snapshot=now.snapshot()))
         return now.state.position, np.zeros(len(chains), dtype=bool) if now.diverged is None else now.diverged
 
     while at.first < n:
         chains = range(at.first, min(at.first + batch, n))
-        if at.place < 0:  # else a checkpoint of one of its chains that was started anew
+        if at.attempt == 0:  # else a checkpoint of those of its chains that were started anew
             at.result[chains.start : chains.stop], lost = run(chains, 0)
-            at = at._replace(lost=lost.copy())
-        lost = at.lost
+            at = at._replace(lost=lost.copy(), attempt=1)
+        past += len(chains)
         if diverged == "drop":
-            at = at._replace(dropped=np.append(at.dropped, chains.start + np.flatnonzero(lost)))
+            at = at._replace(dropped=np.append(at.dropped, chains.start + np.flatnonzero(at.lost)))
         else:
-            for index in np.flatnonzero(lost).tolist():
-                again = range(chains[index], chains[index] + 1)
-                at = at._replace(place=index, attempt=max(at.attempt, 1))
-                while True:
-                    at.result[again.start], still = run(again, at.attempt)
-                    lost[index] = still[0]
-                    if not lost[index]:
-                        break
-                    at = at._replace(attempt=at.attempt + 1)
-                _LOG.warning("chain %d diverged and was started anew (%d of %d)", again.start, at.attempt, RESTARTS)
-                at = at._replace(attempt=0)
+            while at.lost.any():
+                left = chains_of((chains.start + np.flatnonzero(at.lost)).tolist())
+                again += len(left)
+                lost = np.zeros_like(at.lost)
+                # A device loop counts its chains from the first.
+                for together in [left] if loop is None else stretches(left):
+                    at.result[list(together)], still = run(together, at.attempt)
+                    past += len(together)
+                    for chain, diverges in zip(together, still.tolist(), strict=True):
+                        lost[chain - chains.start] = diverges
+                        if not diverges:
+                            _LOG.warning(
+                                "chain %d diverged and was started anew (%d of %d)", chain, at.attempt, RESTARTS
+                            )
+                at = at._replace(lost=lost, attempt=at.attempt + 1)
         at = at.after(chains.stop)
         if checkpoint is not None and (checkpoint.due or at.first == n):  # a saving writes all results so far
             checkpoint.save(at)
     dropped = at.dropped.tolist()
     if not dropped:
         return at.result
-    stop_if_diverged(n if len(dropped) == n else 0, config.steps, range(n), energy_range)
+    stop_if_diverged(n if len(dropped) == n else 0, config.steps, n, energy_range)
     _LOG.warning("%d of %d chains diverged and were dropped: %s", len(dropped), n, ", ".join(map(str, dropped)))
     if samples is not None:
         samples.blank(dropped)

@@ -11,6 +11,7 @@ from types import TracebackType
 import numpy as np
 
 from .arguments import check_writable
+from .chain_numbers import Chains, stretches
 from .errors import LoadError
 from .file_lock import sole_user
 from .partial_file import partial_of
@@ -57,20 +58,23 @@ class SampleFile:
             self._file = use.enter_context(self.path.open("r+b"))
             self._use = use.pop_all()
 
-    def write(self, row: int, first: int, states: np.ndarray) -> None:
-        """Writes the states [B, *S] of chains first, first + 1 .. into a row; rows beyond the last are left out."""
+    def write(self, row: int, chains: Chains, states: np.ndarray) -> None:
+        """Writes the states [B, *S] of chains into a row; rows beyond the last are left out."""
         rows, n, *sizes = self._shape
         if not 0 <= row < rows:
             return
         each = 4 * int(np.prod(sizes, dtype=np.int64))
-        self._file.seek(self._offset + (row * n + first) * each)
-        self._file.write(np.ascontiguousarray(states, np.float32).data)
+        written = 0
+        for part in stretches(chains):
+            self._file.seek(self._offset + (row * n + part.start) * each)
+            self._file.write(np.ascontiguousarray(states[written : written + len(part)], np.float32).data)
+            written += len(part)
 
     def blank(self, chains: Sequence[int]) -> None:
         """Makes all states of some chains NaN."""
         for chain in chains:
             for row in range(self._shape[0]):
-                self.write(row, chain, np.full(self._shape[2:], np.nan, np.float32))
+                self.write(row, range(chain, chain + 1), np.full((1, *self._shape[2:]), np.nan, np.float32))
 
     def sync(self) -> None:
         """Waits until everything is on disk."""

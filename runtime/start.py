@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .chain_numbers import Chains, rows_at, shifted
 from .config import SamplerConfig
 from .errors import UsageError
 from .kept import Kept
@@ -48,20 +49,21 @@ class Start:
         self._config, self._seed, self._first = config, seed, first
         self._given, self._kept = given, kept
 
-    def __call__(self, chains: range, attempt: int = 0) -> np.ndarray:
+    def __call__(self, chains: Chains, attempt: int = 0) -> np.ndarray:
         """Returns the start states [len(chains), *S] float32 of these chains; those that are drawn differ by attempt."""
         if self._given is not None:
-            position = self._given[chains.start : chains.stop]
+            position = rows_at(self._given, chains)
         else:
-            numbers = range(self._first + chains.start, self._first + chains.stop)
-            position = start_states(self._config, self.shape, numbers, self._seed, self.data, attempt)
+            position = start_states(
+                self._config, self.shape, shifted(chains, self._first), self._seed, self.data, attempt
+            )
         return position if self._kept is None else self._kept.put(position, chains)
 
 
 def start_states(
     config: SamplerConfig,
     shape: tuple[int, ...],
-    chains: range,
+    chains: Chains,
     seed: int,
     data: np.ndarray | None = None,
     attempt: int = 0,

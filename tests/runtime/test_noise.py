@@ -24,6 +24,20 @@ def test_any_part_of_the_chains_is_that_part_of_all(shape: tuple[int, ...]) -> N
             np.testing.assert_array_equal(normal(3, 7, range(start, stop), shape), everything[start:stop])
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_some_of_the_chains_have_the_numbers_that_they_have_among_all(shape: tuple[int, ...]) -> None:
+    block = max(1, BLOCK_NUMBERS // max(1, math.prod(shape)))
+    everything = normal(3, 7, range(2 * block + 3), shape)
+    for some in ((1,), (0, block, 2 * block + 2), tuple(sorted({0, block - 1, block, block + 1})), (block, 2 * block)):
+        np.testing.assert_array_equal(NoiseSource(3).normal(7, some, shape), everything[list(some)])
+        out = np.empty((2, len(some), *shape), np.float32)
+        NoiseSource(3).normals(6, some, shape, out)
+        np.testing.assert_array_equal(out[1], everything[list(some)])
+        np.testing.assert_array_equal(
+            NoiseSource(3).uniform(7, some, shape), uniform(3, 7, range(2 * block + 3), shape)[list(some)]
+        )
+
+
 def test_order_of_calls_does_not_matter() -> None:
     source = NoiseSource(5)
     forward = [source.normal(step, range(3), (4,)) for step in range(4)]

@@ -380,11 +380,15 @@ class TestDivergence:
             assert 0 < len(device) < 9
             close(device, host)
 
-    def test_restart(self, opened: Open) -> None:
+    @pytest.mark.parametrize(("seed", "hit", "lost"), [(6, 2, [0, 3]), (39, 1, [1, 2, 3, 7])])
+    def test_restart(
+        self, opened: Open, seed: int, hit: int, lost: list[int], caplog: pytest.LogCaptureFixture
+    ) -> None:
         with opened(cliff, SamplerConfig(steps=20, step_size=0.1, noise=0.3)) as bench:
-            with pytest.raises(DivergenceError, match="2 of 9 chains"):
-                bench.ebm.sample(9, seed=6)
-            close(*bench.both(9, seed=6, diverged="restart"))
+            with pytest.raises(DivergenceError, match=f"{hit} of 9 chains"):
+                bench.ebm.sample(9, seed=seed)
+            close(*bench.both(9, seed=seed, diverged="restart"))
+        assert {int(message.split()[1]) for message in caplog.messages if "started anew" in message} == set(lost)
 
     @pytest.mark.parametrize("order", ["drift-noise", "noise-drift"])
     def test_an_energy_out_of_range(self, opened: Open, order: str) -> None:

@@ -1,0 +1,134 @@
+"""Chains that diverge and run again: all that a batch lost together, with the samples that each would have alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig
+from ebm_export.runtime.manifest import ModelSpec, TensorSpec
+from ebm_export.runtime.progress import Progress, ProgressOnly
+
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "langevin": {},
+    "noise first": {"order": "noise-drift"},
+    "preconditioned": {"sampler": "preconditioned"},
+    "underdamped": {"sampler": "underdamped"},
+    "mala": {"sampler": "mala"},
+    "hmc": {"sampler": "hmc", "leapfrog": 3},
+    "tempering": {"sampler": "tempering", "ladder": (1.0, 2.0)},
+    "exact": {"block": 4},
+}
+N = 24
+
+
+class Calls:
+    """Some of the chains start beyond 1, where there is no energy, and those that do not may come there."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, x: np.ndarray, centre: Any = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        self.sizes.append(len(x))
+        y = x - centre
+        return np.where(abs(y).max(axis=1) > 1, np.nan, 0.5 * (y * y).sum(axis=1)).astype(np.float32), y
+
+
+def ebm(name: str = "langevin", *, cond: bool = False, edge: float = 1.3) -> tuple[Ebm, Calls]:
+    calls = Calls()
+    settings = {"steps": 12, "step_size": 0.02, "temperature": 0.05, "init": "uniform", "bounds": (-edge, edge)}
+    inputs = (TensorSpec("centre", (2,), "float32"),) if cond else ()
+    model = ModelSpec("cliff", TensorSpec("x", (2,), "float32"), cond=inputs)
+    exact = FunctionEngine(Calls()) if name == "exact" else None
+    config = SamplerConfig(**(settings | SAMPLERS[name]))
+    return Ebm(FunctionEngine(calls), model, config, exact=exact), calls
+
+
+def alone(name: str, n: int, **given: Any) -> np.ndarray:
+    """The same chains, of which each runs in a batch of its own."""
+    return ebm(name, cond="centre" in given)[0].sample(
+        n, 3, diverged="restart", max_batch=2 if name == "tempering" else 1, **given
+    )
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samples_are_those_of_chains_alone(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    expected = alone(name, N)
+    said = sorted(caplog.messages)
+    assert len(said) > 2 and any("(1 of 3)" in message for message in said)
+    assert any("(2 of 3)" in message for message in said)  # some were lost twice
+    caplog.clear()
+    some, calls = ebm(name)
+    np.testing.assert_array_equal(some.sample(N, 3, diverged="restart"), expected)
+    assert sorted(caplog.messages) == said
+    first = calls.sizes.count(calls.sizes[0])  # calls of the batch itself
+    assert len(calls.sizes) <= 4 * first and sorted(set(calls.sizes))[-2] > 2  # each alone would have taken as many
+
+
+def test_conditions_and_numbers_that_stay_are_those_of_their_chains() -> None:
+    rng = np.random.default_rng(0)
+    given: dict[str, Any] = {
+        "centre": rng.uniform(-0.3, 0.3, (N, 2)).astype(np.float32),
+        "keep": np.eye(2, dtype=bool)[rng.integers(0, 2, N)],
+        "known": rng.uniform(-0.2, 0.2, (N, 2)).astype(np.float32),
+    }
+    found = ebm(cond=True)[0].sample(N, 3, diverged="restart", **given)
+    np.testing.assert_array_equal(found, alone("langevin", N, **given))
+    np.testing.assert_array_equal(found[given["keep"]], given["known"][given["keep"]])
+
+
+def test_the_number_of_the_first_chain_counts() -> None:
+    options: dict[str, Any] = {"diverged": "restart", "temperature": 5e-4, "max_batch": 2600}
+    whole = ebm(edge=1.03)[0].sample(2600, 3, **options)
+    np.testing.assert_array_equal(ebm(edge=1.03)[0].sample(600, 3, first=2000, **options), whole[2000:])
+
+
+def test_states_on_the_way_are_those_of_the_last_attempt(tmp_path: Path) -> None:
+    samples = ebm()[0].sample(N, 3, diverged="restart", every=3, out=tmp_path / "all.npy")
+    alone("langevin", N, every=3, out=tmp_path / "alone.npy")
+    states = np.load(tmp_path / "all.npy")
+    np.testing.assert_array_equal(states, np.load(tmp_path / "alone.npy"))
+    np.testing.assert_array_equal(states[-1], samples)
+
+
+def test_progress_counts_what_runs_again() -> None:
+    told: list[tuple[int, int]] = []
+    seen: list[Progress] = []
+    ebm()[0].sample(N, 3, diverged="restart", max_batch=10, callback=ProgressOnly(lambda *part: told.append(part)))
+    ebm()[0].sample(N, 3, diverged="restart", max_batch=10, callback=seen.append)
+    assert told == [now.part for now in seen]
+    again = {(now.attempt, tuple(now.chains)) for now in seen if now.attempt}
+    extra = sum(len(chains) for _, chains in again)
+    assert {attempt for attempt, _ in again} >= {1, 2} and max(len(chains) for _, chains in again) > 1
+    done, total = zip(*told, strict=True)
+    assert list(done) == sorted(done) and list(total) == sorted(total)
+    assert (done[0], total[0]) == (0, N * 12) and done[-1] == total[-1] == (N + extra) * 12
+    assert all(part <= whole for part, whole in told)
+
+
+def test_a_run_that_was_cut_goes_on_with_all_that_are_lost(tmp_path: Path) -> None:
+    class Cut(Exception):
+        pass
+
+    expected = ebm()[0].sample(N, 3, diverged="restart")
+    places = []
+
+    def cut(now: Progress) -> None:
+        if now.attempt and now.done == 2 + 5 * (now.attempt - 1) and (now.attempt, now.done) not in places:
+            places.append((now.attempt, now.done))
+            assert len(now.chains) > 1
+            raise Cut
+
+    options: dict[str, Any] = {"checkpoint": tmp_path / "run", "checkpoint_seconds": 0, "diverged": "restart"}
+    for _ in range(2):
+        with pytest.raises(Cut):
+            ebm()[0].sample(N, 3, callback=cut, **options)
+    assert places == [(1, 2), (2, 7)]
+    told: list[tuple[int, tuple[int, int]]] = []
+    np.testing.assert_array_equal(
+        ebm()[0].sample(N, 3, callback=lambda now: told.append((now.attempt, now.part)), **options), expected
+    )
+    assert told[0][0] == 2 and told[-1][1][0] == told[-1][1][1]  # what was done was not done again
