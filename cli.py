@@ -420,7 +420,12 @@ def sample(
     keep: Keep = None,
     known: Annotated[Path | None, typer.Option(help="FILE.npy with the numbers that --keep keeps.")] = None,
     candidates: Annotated[
-        int | None, typer.Option("--best-of", help="Chains for each sample, of which the lowest is kept.", min=1)
+        int | None,
+        typer.Option(
+            "--best-of",
+            help="Chains for each sample, of which the lowest is kept; --first is then the first sample's number.",
+            min=1,
+        ),
     ] = None,
     diverged: Diverged = Divergence.stop,
     energy_range: EnergyRange = None,

@@ -83,15 +83,16 @@ def check_count(name: str, value: Any) -> None:
         raise UsageError(f"{name}: expected a whole number of at least 1, got {value!r}")
 
 
-def check_first(value: Any, count: int) -> None:
-    """Refuses what is no number of a first chain of `count`.
+def check_first(value: Any, count: int, each: int = 1) -> None:
+    """Refuses what is no number of a first chain of `count`, or of a first answer where each has several chains.
 
     Raises:
         UsageError: it is none.
     """
-    below = 2**63 - int(count)  # numbers of chains have 63 bits
+    below = 2**63 // int(each) - int(count)  # numbers of chains have 63 bits
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= int(value) < below:
-        raise UsageError(f"first: expected a whole number of at least 0 and below 2**63 - {count}, got {value!r}")
+        limit = "2**63" if each == 1 else f"2**63 // {each}"
+        raise UsageError(f"first: expected a whole number of at least 0 and below {limit} - {count}, got {value!r}")
 
 
 def check_room(name: str, count: int, shape: tuple[int, ...]) -> None:

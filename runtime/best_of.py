@@ -8,7 +8,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from .arguments import check_conditions, check_count, check_mask, check_states, split_keywords
+from .arguments import check_conditions, check_count, check_first, check_mask, check_states, split_keywords
 from .best_runs import check_deadline
 from .best_so_far import BestSoFar
 from .divergence import Divergence
@@ -40,6 +40,7 @@ def best_of(
     candidates: int = 64,
     seed: int = 0,
     *,
+    first: int = 0,
     keep: Any = None,
     known: Any = None,
     cond: Mapping[str, Any] | None = None,
@@ -60,6 +61,8 @@ def best_of(
         n: number of answers.
         candidates: chains for each of them.
         seed: as in `Ebm.sample`. Answer i has the chains i * candidates and on.
+        first: number of the first answer, by which its candidates are drawn: answers 0 to 3 in one process and, with first=4, 4 to 7 in
+            another are the 8 of one call with as many candidates. Arrays hold the rows of this call's answers.
         keep: [n, *S] or [1, *S] bool, true where a number of the answer is one of `known`.
         known: [n, *S] or [1, *S], those numbers.
         cond: conditioning arrays by name, each with n rows, or 1 that all answers share.
@@ -82,6 +85,7 @@ def best_of(
     called = perf_counter()
     check_count("n", n)
     check_count("candidates", candidates)
+    check_first(first, n, candidates)
     if keep is not None and known is None:
         raise UsageError("keep: says which numbers of an answer are known, and known= (--known FILE.npy) is missing")
     if diverged == "drop":
@@ -102,6 +106,7 @@ def best_of(
     drawn: np.ndarray | BestSoFar = ebm.sample(
         n * candidates,
         seed,
+        first=int(first) * int(candidates),
         cond=repeated,
         max_batch=max_batch,
         callback=callback,
@@ -114,8 +119,8 @@ def best_of(
         rows, lowest = _lowest(drawn.energy, n, candidates, any_serves=True)
         return drawn._replace(x=drawn.x[rows], energy=lowest, diverged=drawn.diverged[rows])
     energies = np.empty(n * candidates, dtype=np.float32)
-    for first in range(0, len(drawn), max_batch or len(drawn)):
-        part = slice(first, first + (max_batch or len(drawn)))
+    for begin in range(0, len(drawn), max_batch or len(drawn)):
+        part = slice(begin, begin + (max_batch or len(drawn)))
         own = {name: array if len(array) == 1 else array[part] for name, array in repeated.items()}
         energies[part], _ = ebm.score(drawn[part], cond=own)
     rows, lowest = _lowest(energies, n, candidates)

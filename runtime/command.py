@@ -119,7 +119,7 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
         OSError: a file cannot be written; what was at `options.out` is left.
     """
     if options.candidates is not None:
-        _refuse_beside("--best-of", options, but=("keep", "known", "diverged", "energy_range", "deadline_ms"))
+        _refuse_beside("--best-of", options, but=("first", "keep", "known", "diverged", "energy_range", "deadline_ms"))
     if options.deadline_ms is not None:
         _refuse_beside("--deadline-ms", options, but=("deadline_ms", "first", "keep", "known"))
     _check_files(options)

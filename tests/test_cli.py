@@ -474,8 +474,10 @@ class TestRun:
             given = ("-n", 4, flag, "--out", "whole.npy", "--max-batch", 2)
             assert command("ebm-run", "sample", "fused.ebm", *given, cwd=folder).returncode == 0
             np.testing.assert_array_equal(np.load(folder / "half.npy"), np.load(folder / "whole.npy")[2:])
-        run = command("ebm-run", "sample", "fused.ebm", "--best-of", 2, "--first", 2, cwd=folder)
-        assert run.returncode == 2 and "--best-of cannot be combined with --first" in run.stderr
+        best = ("ebm-run", "sample", "fused.ebm", "--best-of", 2, "--no-fuse", "--max-batch", 2)
+        for name, given in (("whole", ("-n", 4)), ("half", ("-n", 2, "--first", 2))):
+            assert command(*best, *given, "--out", f"{name}.npy", cwd=folder).returncode == 0
+        np.testing.assert_array_equal(np.load(folder / "half.npy"), np.load(folder / "whole.npy")[2:])
         np.save(folder / "keep.npy", np.array([[True, False, False]]))
         np.save(folder / "known.npy", np.zeros((1, 3), np.float32))
         given = ("--keep", "keep.npy", "--known", "known.npy", "--energy-range=-99,99", "--sampler", "underdamped")

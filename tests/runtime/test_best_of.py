@@ -35,6 +35,32 @@ def test_is_the_lowest_of_its_own_candidates() -> None:
     np.testing.assert_array_equal(x, everything.reshape(2, 10, 3)[[0, 1], energies.argmin(axis=1)])
 
 
+@pytest.mark.parametrize("more", [{}, {"deadline_ms": 60_000}, {"max_batch": 10}])
+def test_answers_are_shared_out_among_calls(more: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    given = {
+        "centre": rng.standard_normal((4, 3)),
+        "known": rng.standard_normal((4, 3)),
+        "keep": rng.uniform(size=(4, 3)) < 0.3,
+    }
+    given["keep"][:, 0] = False
+    whole = best_of(ebm(), 4, candidates=5, seed=4, **given, **more)
+    for first in (0, 2):
+        rows = {name: array[first : first + 2] for name, array in given.items()}
+        part = best_of(ebm(), 2, candidates=5, seed=4, first=first, **rows, **more)
+        np.testing.assert_array_equal(part[0], whole[0][first : first + 2])
+        np.testing.assert_array_equal(part[1], whole[1][first : first + 2])
+
+
+@pytest.mark.parametrize("first", [-1, 1.0, True, "2", 2**63 // 8 - 3])
+def test_what_is_no_number_of_an_answer(first: Any) -> None:
+    with pytest.raises(
+        UsageError, match=r"first: expected a whole number of at least 0 and below 2\*\*63 // 8 - 3, got "
+    ):
+        best_of(ebm(), 3, candidates=8, first=first, centre=CENTRES[:1])
+    best_of(ebm(), 3, candidates=8, first=2**63 // 8 - 4, centre=CENTRES[:1], steps=1)
+
+
 def test_one_observation_for_all() -> None:
     x, energy = best_of(ebm(), 3, candidates=5, centre=CENTRES[:1])
     assert x.shape == (3, 3) and len(set(energy)) == 3
