@@ -16,6 +16,7 @@ import numpy as np
 from .config import SamplerConfig
 from .errors import UsageError
 from .manifest import TensorSpec
+from .noise import CHAINS
 
 __all__ = [
     "check_choice",
@@ -89,10 +90,9 @@ def check_first(value: Any, count: int, each: int = 1) -> None:
     Raises:
         UsageError: it is none.
     """
-    below = 2**63 // int(each) - int(count)  # numbers of chains have 63 bits
+    below = CHAINS // int(each) - int(count)
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= int(value) < below:
-        limit = "2**63" if each == 1 else f"2**63 // {each}"
-        raise UsageError(f"first: expected a whole number of at least 0 and below {limit} - {count}, got {value!r}")
+        raise UsageError(f"first: expected a whole number of at least 0 and below {below}, got {value!r}")
 
 
 def check_room(name: str, count: int, shape: tuple[int, ...]) -> None:

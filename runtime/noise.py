@@ -34,11 +34,15 @@ from .chain_numbers import Chains
 from .errors import UsageError
 from .philox_position import position_setter
 
-__all__ = ["BLOCK_NUMBERS", "NoiseSource", "Stream", "chains_in_block", "normal", "uniform"]
+__all__ = ["BLOCK_NUMBERS", "CHAINS", "NoiseSource", "Stream", "chains_in_block", "normal", "uniform"]
 
 _ATTEMPT = 64  # between the streams of two attempts; more than there will ever be streams
 
 BLOCK_NUMBERS = 4096  # float32 numbers in one block of chains; changing it changes every sample ever drawn
+
+CHAINS = 2**63 - BLOCK_NUMBERS
+"""Numbers of chains are below this, and one after the last is at most this: a GPU counts to the end of the last chain's block in 63 bits,
+and a block has as many chains as `BLOCK_NUMBERS` at most."""
 
 
 def chains_in_block(size: int) -> int:

@@ -139,14 +139,16 @@ def test_two_processes(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(np.concatenate(halves), whole)
 
 
-@pytest.mark.parametrize("first", [-1, 1.0, True, "2", 2**63 - 4])
+@pytest.mark.parametrize("first", [-1, 1.0, True, "2", 2**63 - 4100])
 def test_what_is_no_number_of_a_chain(first: Any) -> None:
-    with pytest.raises(UsageError, match=r"first: expected a whole number of at least 0 and below 2\*\*63 - 4, got "):
+    with pytest.raises(
+        UsageError, match="first: expected a whole number of at least 0 and below 9223372036854771708, got "
+    ):
         ebm().sample(4, first=first)
 
 
 def test_the_last_numbers_there_are() -> None:
-    assert np.isfinite(ebm().sample(4, first=2**63 - 5)).all()
+    assert np.isfinite(ebm().sample(4, first=2**63 - 4101)).all()
 
 
 def test_a_checkpoint_is_of_these_chains(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from ebm_export.runtime.cuda.loop import GRAPH_STEPS
 from ebm_export.runtime.errors import EbmExportError, MissingBackend
 from ebm_export.runtime.fused_steps import Fused
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
+from ebm_export.runtime.noise import CHAINS
 from ebm_export.runtime.progress import ProgressOnly
 from ebm_export.runtime.run import run_chains
 
@@ -80,7 +81,7 @@ class TestSameSamples:
         with opened(config=SamplerConfig(steps=20, step_size=0.1)) as bench:
             close(*bench.both(11, max_batch=4))
 
-    @pytest.mark.parametrize("first", [4096, 4097])
+    @pytest.mark.parametrize("first", [4096, 4097, CHAINS - 6])
     def test_chains_of_a_later_part(self, opened: Open, first: int) -> None:
         with opened(config=SamplerConfig(steps=20, step_size=0.1)) as bench:
             device, host = bench.both(5, max_batch=3, first=first)
