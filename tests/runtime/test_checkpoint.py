@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 
 from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError, checkpoint, run_identity
 from ebm_export.runtime.checkpoint import Checkpoint, Saved
-from ebm_export.runtime.device import toolchain
+from ebm_export.runtime.device import describe_device, toolchain
 from ebm_export.runtime.divergence import Divergence
 from ebm_export.runtime.errors import DivergenceError, LoadError
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
@@ -279,6 +280,22 @@ def test_an_upgrade_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(run_identity, "toolchain", lambda: toolchain() | {"numpy": "9.0", "scipy": "9.0"})
     with pytest.raises(UsageError, match=rf"is of another run: numpy was '{np.__version__}' and is '9.0'\. Give"):
         ebm().sample(5, 7, checkpoint=tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["processor", "instructions"])
+def test_another_processor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    here = describe_device()
+    with monkeypatch.context() as first:
+        first.setattr(
+            run_identity, "describe_device", lambda: here | {"memory": "8 GiB", "cores": "1", name: "another"}
+        )
+        ebm().sample(5, 7, checkpoint=tmp_path / "run")
+    said = f"is of another run: {name} was 'another' and is {here.get(name)!r} (other processors round in other ways: go on"
+    with pytest.raises(UsageError, match=re.escape(said)):
+        ebm().sample(5, 7, checkpoint=tmp_path / "run")
+    with pytest.raises(UsageError) as refused:
+        ebm().sample(5, 8, checkpoint=tmp_path / "run")
+    assert "seed was 7 and is 8" in str(refused.value) and "memory" not in str(refused.value)
 
 
 def test_one_of_another_form_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
