@@ -66,13 +66,14 @@ from .options import (
     WarmUp,
     array_of,
     array_or_none,
+    as_typed,
     chosen,
     conditions_of,
     numbers_of,
     sampler_settings,
 )
 from .runtime.batch_range import parse_batch_range
-from .runtime.errors import EbmExportError, QualityGateError
+from .runtime.errors import EbmExportError, QualityGateError, UsageError
 from .terminal import LOG, print_json, progress, table
 
 if TYPE_CHECKING:
@@ -807,7 +808,8 @@ def _main(app: Callable[[], None]) -> None:
         os.write(2, b"error: out of memory; give a larger --memory-limit, or a smaller -n, --batch or --max-batch\n")
         os._exit(EbmExportError.exit_code)
     except EbmExportError as error:
-        LOG.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        said = as_typed(str(error), sys.argv[1:]) if isinstance(error, UsageError) else str(error)
+        LOG.print(f"error: {said}", style="red", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a folder that may not be written to
         said = error.strerror or str(error)

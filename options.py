@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,6 +65,7 @@ __all__ = [
     "WarmUp",
     "array_of",
     "array_or_none",
+    "as_typed",
     "chosen",
     "conditions_of",
     "numbers_of",
@@ -251,6 +252,24 @@ def numbers_of(option: str, text: str) -> float | tuple[float, ...] | None:
     except ValueError as error:
         raise UsageError(f"{option}: expected a number, or numbers with commas between them, got {text!r}") from error
     return numbers[0] if len(numbers) == 1 else numbers
+
+
+def as_typed(message: str, words: Sequence[str]) -> str:
+    """Returns an error's message with the option in place of the Python argument that it begins with, where that option was typed.
+
+    Args:
+        message: what the library says, which may begin with an argument's name and a colon.
+        words: what was typed after the command's name.
+    """
+    name, colon, rest = message.partition(":")
+    option = f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
+    if not colon or not re.fullmatch(r"[a-z]\w*", name):
+        return message
+    # An input of the model may be called like an option, and the message is then as well one about the input.
+    if any(word.removeprefix("--cond=").startswith(f"{name}=") for word in words):
+        return message
+    typed = any(word.partition("=")[0] == option or (len(name) == 1 and word.startswith(option)) for word in words)
+    return f"{option}:{rest}" if typed else message
 
 
 def chosen(option: str, texts: list[str] | None, choices: type[Enum]) -> list[str]:

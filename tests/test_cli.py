@@ -303,9 +303,9 @@ class TestRun:
     @pytest.mark.parametrize(
         ("given", "said"),
         [
-            (("-n", 10**20), f"n: {10**20} states [3] are more than any array holds"),
-            (("-n", 2**62), f"n: {2**62} states [3] are more than any array holds"),
-            (("-n", 2**59, "--every", 1, "--steps", 20), f"every: {20 * 2**59} states [3] are more than any array"),
+            (("-n", 10**20), f"-n: {10**20} states [3] are more than any array holds"),
+            (("-n", 2**62), f"-n: {2**62} states [3] are more than any array holds"),
+            (("-n", 2**59, "--every", 1, "--steps", 20), f"--every: {20 * 2**59} states [3] are more than any array"),
         ],
     )
     def test_more_samples_than_any_array_holds(self, folder: Path, given: tuple[object, ...], said: str) -> None:
@@ -567,7 +567,7 @@ class TestRun:
         assert run.returncode == 2
         assert "--deadline-ms cannot be combined with --diverged, --every: leave one of them out" in run.stderr
         run = command(*arguments, "--deadline-ms", 0, cwd=tmp_path)
-        assert run.returncode == 2 and "deadline_ms: expected a number of milliseconds above 0" in run.stderr
+        assert run.returncode == 2 and "error: --deadline-ms: expected a number of milliseconds above 0" in run.stderr
 
     def test_a_chain_that_diverges(self, tmp_path: Path) -> None:
         write_bundle(tmp_path / "b.ebm")
