@@ -56,7 +56,9 @@ class FusedChoice:
         self._faster: dict[int, bool] = {}
         self._told: set[str] = set()
 
-    def open_for(self, config: SamplerConfig, batch: int, *, worth: bool, why: str = "") -> Fused | None:
+    def open_for(
+        self, config: SamplerConfig, batch: int, *, worth: bool, why: str = "", every: int | None = None
+    ) -> Fused | None:
         """Returns what takes several steps in one call, open, or None where they are taken one by one.
 
         Args:
@@ -64,6 +66,7 @@ class FusedChoice:
             batch: chains in one engine call.
             worth: whether it is worth timing both ways, where that has not been done.
             why: what stands against it, whatever the settings are; empty where nothing does.
+            every: number of steps of which no call goes beyond a multiple; None for no such place.
 
         Raises:
             LoadError: fused steps were asked for, and their file is gone or another one.
@@ -71,7 +74,7 @@ class FusedChoice:
         fused = self._fused
         if fused is None or self.asked is False:
             return None
-        why = why or fused.why_not(config)
+        why = why or fused.why_not(config, every)
         if why:
             if self.asked and why not in self._told:  # the samples are the same, so it is no error; once will do
                 where = "with a deadline or in a stream, " if fused.each else ""

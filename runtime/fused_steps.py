@@ -134,8 +134,8 @@ class Fused:
         """Whether chains with these settings can be run on it."""
         return not self.why_not(config)
 
-    def why_not(self, config: SamplerConfig) -> str:
-        """Why chains with these settings cannot be run on it; empty where they can."""
+    def why_not(self, config: SamplerConfig, every: int | None = None) -> str:
+        """Why chains with these settings, told of after `every` so many steps, cannot be run on it; empty where they can."""
         if config.sampler not in FUSABLE:
             return f"the sampler {config.sampler!r} accepts and rejects, which no graph of fixed steps can"
         other = [name for name in BAKED if getattr(config, name) != getattr(self._settings, name)]
@@ -145,6 +145,8 @@ class Fused:
             )
         if config.steps < self.count:
             return f"the graph takes {self.count} steps at once, and the chain has {config.steps}"
+        if every is not None and every < self.count:
+            return f"the graph takes {self.count} steps at once, and states are written after every {every}"
         return ""
 
 

@@ -46,8 +46,11 @@ def run_whole(
     fused = None
     # Whoever asked for every step gets every step, unless asked for blocks.
     watched = not isinstance(callback, ProgressOnly | None)
-    if choice.asked or (checkpoint is None and samples is None and not watched):
-        fused = choice.open_for(request.config, batch, worth=worth, why=request.why_one_by_one(energy_range))
+    if choice.asked or (checkpoint is None and not watched):
+        every = None if samples is None else samples.every
+        fused = choice.open_for(
+            request.config, batch, worth=worth, why=request.why_one_by_one(energy_range), every=every
+        )
     try:
         return run_chains(
             request.engine,

@@ -185,6 +185,34 @@ def test_states_are_those_of_their_steps(bundle: Path, tmp_path: Path, every: in
     np.testing.assert_array_equal(fused, single)
 
 
+@pytest.mark.parametrize(("every", "times"), [(1, 22), (3, 22), (4, 5 + 1), (5, 4 * 2 + 1), (11, 2 * 3), (22, 5 + 1)])
+def test_states_on_the_way_leave_room_for_blocks(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, times: int
+) -> None:
+    """Nobody asked for them: where they are faster they are taken, as far as whole ones fit between two states."""
+    monkeypatch.setattr("ebm_export.runtime.ebm.is_faster", lambda *arguments: True)
+    monkeypatch.setattr("ebm_export.runtime.whole_run._LONG_RUN", 1)
+    told: list[int] = []
+    with load(bundle, backend="onnxruntime", threads=1) as ebm:
+        tell = ProgressOnly(lambda done, total: told.append(done))
+        blocks = ebm.sample(2, goal=GOAL, every=every, out=tmp_path / "blocks.npy", callback=tell)
+        watched = ebm.sample(2, goal=GOAL, every=every, out=tmp_path / "single.npy", callback=lambda now: None)
+    assert len(told) == 1 + times  # the start, blocks of 4, and what is left before a state, at once
+    np.testing.assert_array_equal(blocks, watched)
+    np.testing.assert_array_equal(np.load(tmp_path / "blocks.npy"), np.load(tmp_path / "single.npy"))
+
+
+def test_states_nearer_to_one_another_than_a_block(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with load(bundle, backend="onnxruntime", threads=1, fuse=True) as ebm:
+        ebm.sample(2, goal=GOAL, every=4, out=tmp_path / "states.npy")
+        assert not caplog.messages
+        ebm.sample(2, goal=GOAL, every=3, out=tmp_path / "states.npy")
+    said = "steps are taken one by one: the graph takes 4 steps at once, and states are written after every 3"
+    assert caplog.messages == [said]
+
+
 def test_what_was_measured_before_is_not_what_was_asked_for(bundle: Path) -> None:
     """A callback still gets every step, and a checkpoint single ones."""
     told: list[int] = []
