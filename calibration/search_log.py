@@ -18,7 +18,7 @@ _LOG = logging.getLogger("ebm_export")
 
 
 class SearchLog:
-    """A file with one JSON object in each line: what the search is of, then everything that it tried.
+    """A file with one JSON object in each line: what the search is of, then everything that it measured and tried.
 
     Every line is on the disk before the search goes on, so a kill loses at most the trial that was running. A line cut
     short by a kill is dropped. A file of another search (another model, other rules) took hours to make: it is kept under another
@@ -29,7 +29,7 @@ class SearchLog:
         subject: what the search is of, as JSON can hold it; trials are only reused for the same.
 
     Attributes:
-        trials: what was tried before, by key.
+        trials: what was measured and tried before, by key.
     """
 
     def __init__(self, path: Path | None, subject: dict[str, Any]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,16 @@ class Sensitivity:
         return (
             f"alone it moves the gradient by {self.error:.1%} ({self.systematic:.1%} gain and bias, {noise:.1%} noise)"
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values for the log of a search."""
+        return {"layer": self.layer.name, "stages": [asdict(stage) for stage in self.stages]}
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any], layers: Iterable[Layer]) -> Sensitivity:
+        """Returns what `to_dict` was made from; the layer is one of these."""
+        (layer,) = (layer for layer in layers if layer.name == entry["layer"])
+        return cls(layer, tuple(StageFidelity(**stage) for stage in entry["stages"]))
 
     def parts(self) -> list[dict[str, Any]]:
         """Mean gain, and rms of bias and noise, in four parts of the chain with as many stages in each, as calibration.json has them.

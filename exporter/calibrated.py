@@ -20,6 +20,7 @@ from ..calibration.quantization.correct_score import correct_score
 from ..calibration.quantization.quantizer import Quantizer
 from ..calibration.quantization.score_error import gradients
 from ..calibration.sample_networks import SampleNetworks
+from ..calibration.search_log import SearchLog
 from ..calibration.sensitivity import Sensitivity, measure_sensitivity
 from ..calibration.states import States, record_states
 from ..calibration.verdict import GateResult
@@ -51,6 +52,8 @@ chains leaves a mean of 0.5 % with so many, which is what a correction of the me
 _LEAST_SHARE = 0.3
 """Share of the multiplications in INT8 below which a graph is not called INT8 any more."""
 _SENSITIVITY_STATES = 128
+_SENSITIVITIES = "sensitivities"
+"""Their key in the log of a search, whose first line says what they are of."""
 _EVENS = (("forward", "gradient"), ("forward",), ())
 """Ways to even out channels, in the order in which they are tried."""
 _AGREEMENT_STATES = 64
@@ -397,11 +400,20 @@ class CalibratedArtifacts:
             )
         return self._quantizers[scheme]
 
-    def sensitivities(self, scheme: Scheme) -> list[Sensitivity]:
-        """What each layer that may run in INT8 does to the score, the most harm for its work first."""
+    def sensitivities(self, scheme: Scheme, log: SearchLog | None = None) -> list[Sensitivity]:
+        """What each layer that may run in INT8 does to the score, the most harm for its work first.
+
+        Args:
+            scheme: how the target wants its grids.
+            log: of a search with this scheme. What it has is not measured again, and takes the place of what was; what it has not is
+                added to it.
+        """
+        quantizer = self.quantizer(scheme)
+        layers = [layer for layer in quantizer.layers if layer.name in quantizer.default]
+        if log is not None and _SENSITIVITIES in log.trials:
+            entries = log.trials[_SENSITIVITIES]["layers"]
+            self._sensitivities[scheme] = [Sensitivity.from_dict(entry, layers) for entry in entries]
         if scheme not in self._sensitivities:
-            quantizer = self.quantizer(scheme)
-            layers = [layer for layer in quantizer.layers if layer.name in quantizer.default]
             chosen = np.linspace(0, len(self.states) - 1, min(_SENSITIVITY_STATES, len(self.states))).astype(int)
             found = measure_sensitivity(
                 self.steps, quantizer, layers, self.states.part(chosen), batch=self.batch[1], progress=self.tell
@@ -411,6 +423,8 @@ class CalibratedArtifacts:
             # rank correlation of 0.77 to 1.00 with that of the whole error at 128 states, and of 0.71 to 0.94 with that of gain and bias
             # at these; in none of nine draws was the second better.
             self._sensitivities[scheme] = sorted(found, key=lambda entry: -(entry.error**2) / entry.layer.macs)
+        if log is not None and _SENSITIVITIES not in log.trials:
+            log.add(_SENSITIVITIES, {"layers": [entry.to_dict() for entry in self._sensitivities[scheme]]})
         return self._sensitivities[scheme]
 
     def describe(

@@ -77,16 +77,15 @@ def write_mixed(
     )
     scheme = artifacts.scheme(name)
     quantizer = artifacts.quantizer(scheme)
-    measured = {entry.layer.name: entry for entry in artifacts.sensitivities(scheme)}
-    if not measured:
+    if not quantizer.default:
         raise QualityGateError(
             f"mixed for {name}: this energy has no layer that would gain from INT8; export it in fp32, fp16 or bf16"
         )
     with tempfile.TemporaryDirectory(dir=artifacts.scratch) as scratch, ExitStack() as stack:
-        records = SearchLog(log, _subject(artifacts, name, measured, artifacts.rules))
-        if "order" not in records.trials:
-            records.add("order", {"layers": list(measured)})
-        order = list(records.trials["order"]["layers"])  # of before a kill: what was tried went by it
+        records = SearchLog(log, _subject(artifacts, name, quantizer.default, artifacts.rules))
+        # Of before a kill, where there was one: what was tried went by their order.
+        measured = {entry.layer.name: entry for entry in artifacts.sensitivities(scheme, records)}
+        order = list(measured)
         lasts = {"fp32": artifacts.fp32} | {
             precision: stack.enter_context(artifacts.open(tail.artifact, tail.folder))
             for precision, tail in tails.items()
@@ -270,8 +269,8 @@ _NO_SAY = ("memory", "system", "python")
 def _subject(artifacts: CalibratedArtifacts, name: str, layers: Collection[str], rules: GateRules) -> dict[str, Any]:
     """What a log must have been of for its trials to hold here.
 
-    The order of the layers is no part of it, and stands in the log itself: it comes from measurements, and two layers that do nearly
-    the same harm would part a search from its own log.
+    The order of the layers is no part of it, and follows from the sensitivities in the log itself: two layers that do nearly the same
+    harm may change places when they are measured again, which would part a search from its own log.
     """
     graph = ir.to_proto(artifacts.model).SerializeToString(deterministic=True)
     arrays = {"data": artifacts.data}

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
@@ -79,6 +82,18 @@ def test_what_is_said_of_a_layer_has_noise_apart(measured: list[Sensitivity]) ->
         f"alone it moves the gradient by {entry.error:.1%} ({entry.systematic:.1%} gain and bias, {noise:.1%} noise)"
     )
     assert entry.said == wanted
+
+
+def test_a_log_has_it_to_the_last_bit(measured: list[Sensitivity]) -> None:
+    layers = [entry.layer for entry in measured]
+    read = [Sensitivity.from_dict(json.loads(json.dumps(entry.to_dict())), layers) for entry in measured]
+    assert read == measured
+    lost = dataclasses.replace(
+        measured[0].stages[0], gain=float("nan"), noise=float("inf")
+    )  # of an engine that overflows
+    entry = json.loads(json.dumps(Sensitivity(layers[0], (lost,)).to_dict()))
+    (again,) = Sensitivity.from_dict(entry, layers).stages
+    assert np.isnan(again.gain) and again.noise == float("inf")
 
 
 def test_stages_of_one_state_are_left_out() -> None:

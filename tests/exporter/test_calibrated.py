@@ -26,6 +26,8 @@ from ebm_export.calibration.quality_gate import QualityGate
 from ebm_export.calibration.quantization.calibrate import Scheme
 from ebm_export.calibration.quantization.score_error import gradients
 from ebm_export.calibration.search import Assignment
+from ebm_export.calibration.search_log import SearchLog
+from ebm_export.calibration.sensitivity import Sensitivity
 from ebm_export.calibration.verdict import GateResult
 from ebm_export.exporter import artifacts, calibrated, export
 from ebm_export.exporter.calibrated import CalibratedArtifacts
@@ -678,11 +680,18 @@ class TestMixed:
         with load(path, backend="openvino", precision="mixed") as ebm:
             assert np.isfinite(ebm.sample(4, seed=0)).all()
 
-    def test_a_killed_search_judges_nothing_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Neither what was refused nor what passed, whose result the manifest has from the log. Two layers that do nearly the same
-        harm may change places when they are measured again, which must not part a search from its log: here all do."""
+    def test_a_killed_search_measures_and_judges_nothing_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither what was refused nor what passed, whose result the manifest has from the log. Layers that do nearly the same harm may
+        change places when they are measured again, which must not part a search from its log: so they are not."""
         asked: list[str] = []
-        measured = CalibratedArtifacts.sensitivities
+
+        def killed(*_: object, **__: object) -> Any:
+            raise KeyboardInterrupt
+
+        def again(*_: object, **__: object) -> Any:
+            raise AssertionError("the log has the sensitivities")
 
         def judged(self: _Trials, assignment: Assignment) -> dict[str, Any]:
             asked.append(assignment.key)
@@ -694,26 +703,59 @@ class TestMixed:
         monkeypatch.setattr(_Trials, "verdict", judged)
         energy = make_energy(Residual().eval(), torch.randn(4, *SHAPE), sampler=CONFIG)
 
-        def run(name: str) -> tuple[list[str], Any]:
+        def run(name: str) -> tuple[str, Any]:
             out = tmp_path / name
             gating = gating_for(["mixed"], 1.25, smallest_difference=FEW, out=out)
             path = export_energy(
                 energy, out=out, targets=["onnxruntime"], precisions=["mixed"], gating=gating, force=True
             ).path
-            nodes = json.loads((path / "calibration.json").read_text())["artifacts"][0]["nodes"]
             (gate,) = (entry["gate"] for entry in Bundle(path).manifest.verification if "gate" in entry)
-            return [node["precision"] for node in nodes], gate
+            return (path / "calibration.json").read_text(), gate
 
-        with pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(_Trials, "end_milliseconds", killed)
             run("killed.ebm")
-        assert not (tmp_path / "killed.ebm").exists()
-        assert list(tmp_path.glob("killed.ebm.search.*")), "the log is what the next run goes on from"
-        assert asked[1].startswith("kept=2 "), "the choice was judged before the kill"
+        (log,) = tmp_path.glob("killed.ebm.search.*")
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        assert [line.get("key") for line in lines] == [None, "sensitivities"], "kept before anything is tried"
         with monkeypatch.context() as patch:
-            patch.setattr(CalibratedArtifacts, "sensitivities", lambda self, scheme: measured(self, scheme)[::-1])
-            precisions, gate = run("killed.ebm")
+            patch.setattr(calibrated, "measure_sensitivity", again)
+            with pytest.raises(KeyboardInterrupt):
+                run("killed.ebm")
+            assert not (tmp_path / "killed.ebm").exists()
+            assert asked[1].startswith("kept=2 "), "the choice was judged before the kill"
+            layers, gate = run("killed.ebm")
         assert gate == verdict(True)["result"]
         assert asked[3] == asked[2], "the trial that was killed is run again"
         assert len(set(asked)) == len(asked) - 1, "and no other"
         asked[:] = [""] * 3  # which no kill follows
-        assert run("whole.ebm") == (precisions, gate)
+        assert run("whole.ebm") == (layers, gate)
+
+    def test_sensitivities_of_a_log_are_of_its_model_and_settings_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        measured, measure = 0, calibrated.measure_sensitivity
+
+        def counted(*given: Any, **more: Any) -> list[Sensitivity]:
+            nonlocal measured
+            measured += 1
+            return measure(*given, **more)
+
+        def run(model: nn.Module, config: SamplerConfig = CONFIG) -> list[Sensitivity]:
+            energy = make_energy(model.eval(), torch.zeros(4, *SHAPE), sampler=config)
+            (folder := tmp_path / str(len(list(tmp_path.iterdir())))).mkdir()
+            with CalibratedArtifacts(
+                score_graph(energy), model_spec(energy), config, folder, None, Conditions({}, {}, True), None, (1, 8, 8), True, None,
+                lambda *_: None,
+            ) as made:  # fmt: skip
+                subject = _subject(made, "onnxruntime", made.quantizer(Scheme()).default, GateRules())
+                return made.sensitivities(Scheme(), SearchLog(tmp_path / "log.jsonl", subject))
+
+        monkeypatch.setattr(CalibratedArtifacts, "scheme", lambda self, name: Scheme())
+        monkeypatch.setattr(calibrated, "measure_sensitivity", counted)
+        first = run(Residual())
+        assert (run(Residual()), measured) == (first, 1)
+        other = Residual()
+        other.second.weight.data *= 0.9
+        assert (run(other) == first, measured) == (False, 2)
+        assert (run(Residual(), CONFIG.replace(steps=9)) == first, measured) == (False, 3)

@@ -69,7 +69,7 @@ def test_it_ends_with_the_choice_of_one_that_was_left_alone(tmp_path: Path) -> N
     told = subprocess.run(command(model, whole), check=True, capture_output=True, timeout=_LIMIT, text=True).stderr
 
     log, seen = tmp_path / "killed.ebm.search.onnx.jsonl", []
-    for lines in (6, 9):  # the trial that is hoped for, and others
+    for lines in (2, 6, 9):  # before anything is tried, in the trial that is hoped for, and in others
         now = killed(model, out, log, lines)
         assert now[: len(seen)] == seen
         assert not out.exists()
@@ -77,6 +77,8 @@ def test_it_ends_with_the_choice_of_one_that_was_left_alone(tmp_path: Path) -> N
     refused = [line for line in seen if line.get("passed") is False]
     assert refused, "the search is not over with its first trial"
     again = subprocess.run(command(model, out), check=True, capture_output=True, timeout=_LIMIT, text=True).stderr
+    assert seen[1]["key"] == "sensitivities"
+    assert "measuring what each layer does" in told and "measuring what each layer does" not in again
     judged = [line["key"] for line in seen if line.get("key", "").startswith("gate ")]
     assert all(f"searching: {key}\n" in told for key in judged)
     assert not any(f"searching: {key}\n" in again for key in judged), "what was tried is not tried again"
