@@ -281,6 +281,7 @@ def _subject(artifacts: CalibratedArtifacts, name: str, layers: Collection[str],
     return {
         "graph": hashlib.sha256(graph).hexdigest(),
         "split": artifacts.halves is not None,
+        "verify": artifacts.golden is not None,  # from which the gradient scales of all chains are known
         "target": name,
         "layers": sorted(layers),
         "scheme": asdict(artifacts.scheme(name)),
