@@ -57,7 +57,7 @@ def describe_bundle(
     golden: dict[str, np.ndarray] | None,
     artifacts: Sequence[Artifact],
     verifications: Iterable[Verification],
-    gates: Mapping[str, GateResult] | None = None,
+    gates: Mapping[str, GateResult],
     limits: Mapping[str, tuple[int, int]] | None = None,
     compared_by: str = "x itself",
 ) -> None:
@@ -74,7 +74,6 @@ def describe_bundle(
         limits: as for `model_spec`.
         compared_by: what the gate compared samples by.
     """
-    gates = gates or {}
     names = input_names(energy)
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -87,16 +86,7 @@ def describe_bundle(
         },
         "sampler": config.to_dict(),
         "artifacts": [entry for artifact in artifacts for entry in _entries(folder, artifact)],
-        "verification": [
-            verification.to_dict()
-            | (
-                {"gate": gates[verification.path].to_dict(), "compared_by": compared_by}
-                if verification.path in gates
-                else {}
-            )
-            for verification in verifications
-            if not verification.reason
-        ],
+        "verification": _found(artifacts, verifications, gates, compared_by),
         "created_with": {
             package: metadata.version(package) for package in ("ebm-export", "torch", "onnx", "onnx-ir", "numpy")
         },
@@ -128,6 +118,22 @@ def model_spec(
         ),
         scales=NOTHING_KNOWN if golden is None else scales_of(golden),
     )
+
+
+def _found(
+    artifacts: Sequence[Artifact],
+    verifications: Iterable[Verification],
+    gates: Mapping[str, GateResult],
+    compared_by: str,
+) -> list[dict[str, Any]]:
+    """What was found about each engine that ran; of one that was not compared with PyTorch, the gate's verdict alone."""
+    found = {each.path: each.to_dict() for each in verifications if not each.reason}
+    for artifact in artifacts:
+        path = artifact["path"]
+        if path in gates:
+            own = found.setdefault(path, {"path": path, "precision": artifact["precision"]})
+            own |= {"gate": gates[path].to_dict(), "compared_by": compared_by}
+    return list(found.values())
 
 
 def _scales(golden: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -93,6 +93,18 @@ def test_fp16_that_overflows_is_refused_and_no_plan_is_built_from_it(tmp_path: P
     assert {artifact.precision for artifact in Bundle(tmp_path / "large.ebm").artifacts} == {"fp32"}
 
 
+def test_the_manifest_has_the_verdict_without_a_comparison_with_pytorch_too(tmp_path: Path) -> None:
+    path = export(
+        Scaled(KIND).eval(), EXAMPLE, out=tmp_path / "kind.ebm", targets=["onnx", "openvino"], precisions=["fp32", "bf16"],
+        sampler=CONFIG, smallest_difference=FEW, gate_all=True, verify=False,
+    )  # fmt: skip
+    assert set(gated(path)) == {"score.bf16.onnx", "score.bf16.openvino.xml"}
+    assert all(result.passed and result.chains >= 128 for result in gated(path).values())
+    for entry in Bundle(path).manifest.verification:  # and says nothing of what nobody looked at
+        assert set(entry) == {"path", "precision", "gate", "compared_by"} and entry["precision"] == "bf16"
+    assert {artifact.status for artifact in Bundle(path).artifacts} == {"built, not run"}
+
+
 def test_every_target_that_runs_or_is_emulated_is_judged_and_a_plan_is_not(tmp_path: Path) -> None:
     path = export(
         Scaled(KIND).eval(), EXAMPLE, out=tmp_path / "kind.ebm", targets=["tensorrt", "onnxruntime", "openvino"],
