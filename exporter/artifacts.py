@@ -179,12 +179,20 @@ class _Writer:
         self._enter(made)
 
     def _plans(self, precision: str) -> list[Artifact]:
-        """TensorRT's plan of what the target onnx has in this precision; before it that of what its chains end on, where there is none."""
+        """TensorRT's plan of what the target onnx has in this precision; before it that of what its chains end on, where there is none.
+
+        Raises:
+            UnsupportedOperation: TensorRT refuses one, or refused what the chains end on before.
+        """
         source, made = self._found("onnx", precision), []
         assert source is not None, "no plan is asked for where its ONNX file failed"
         end = source.get("schedule", "").rpartition(",")[2].partition(":")[0]
         last = self._found("onnx", end)
         if last is not None and self._found("tensorrt", end) is None:
+            if end in self.asked:  # and is not there: it failed, and would again
+                raise UnsupportedOperation(
+                    f"no tensorrt plan in {precision}: that in {end}, which its last steps run on, failed"
+                )
             made.append(write_plan(last, self.folder, batch=self.batch, progress=self.tell))
             if _ENDS_ALONE in last["note"]:
                 add_note(made[0], _ENDS_ALONE)

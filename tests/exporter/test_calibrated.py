@@ -29,15 +29,14 @@ from ebm_export.calibration.search import Assignment
 from ebm_export.calibration.search_log import SearchLog
 from ebm_export.calibration.sensitivity import Sensitivity
 from ebm_export.calibration.verdict import GateResult
-from ebm_export.exporter import artifacts, calibrated, export
+from ebm_export.exporter import calibrated, export
 from ebm_export.exporter.calibrated import CalibratedArtifacts
 from ebm_export.exporter.conditions import Conditions, split_conditions
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.export import export_energy, gating_for
 from ebm_export.exporter.manifest import model_spec
 from ebm_export.exporter.mixed import _subject, _Trials
-from ebm_export.exporter.targets import Artifact
-from ebm_export.exporter.targets.score import write_plan
+from ebm_export.exporter.targets import Artifact, tensorrt
 from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from ebm_export.runtime.backends.openvino_saturation import has_large_weights, saturates
@@ -620,26 +619,35 @@ class TestMixed:
             with load(path, backend="openvino", precision="mixed") as ebm:
                 assert np.isfinite(ebm.sample(4, seed=0)).all()
 
-    @pytest.mark.parametrize("refused", ["fp16", "mixed"])
+    @pytest.mark.parametrize(
+        ("refused", "precisions"), [("fp16", ["mixed"]), ("mixed", ["mixed"]), ("fp16", ["fp16", "mixed"])]
+    )
     def test_a_plan_that_tensorrt_refuses_leaves_what_it_is_built_from(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str, precisions: list[str]
     ) -> None:
-        """After hours of a search there is a bundle. Of the plans of mixed and of what its chains end on, neither is of use alone."""
+        """After hours of a search there is a bundle. Of the plans of mixed and of what its chains end on, neither is of use alone. One
+        that was refused is not tried again for mixed."""
+        tried: list[str] = []
+        write = tensorrt.write
 
-        def plan(source: Artifact, folder: Path, **more: Any) -> Artifact:
-            made = write_plan(source, folder, **more)
-            if source["precision"] == refused:
-                raise UnsupportedOperation(f"tensorrt refuses {source['path']}")
+        def plan(graph: onnx.ModelProto, folder: Path, *, precision: str, **more: Any) -> Artifact:
+            made = write(graph, folder, precision=precision, **more)
+            tried.append(precision)
+            if precision == refused:
+                raise UnsupportedOperation(f"tensorrt refuses {refused}")
             return made
 
-        monkeypatch.setattr(artifacts, "write_plan", plan)
+        monkeypatch.setattr(tensorrt, "write", plan)
         monkeypatch.setattr(_Trials, "verdict", lambda self, one: verdict(one.tail > 0 and one.end == "fp16"))
         energy = make_energy(Residual().eval(), torch.randn(4, *SHAPE), sampler=CONFIG)
         out = tmp_path / "net.ebm"
-        gating = gating_for(["mixed"], 1.25, smallest_difference=FEW, out=out)
-        report = export_energy(energy, out=out, targets=["tensorrt"], precisions=["mixed"], gating=gating)
+        gating = gating_for(precisions, 1.25, smallest_difference=FEW, out=out)
+        report = export_energy(energy, out=out, targets=["tensorrt"], precisions=precisions, gating=gating)
         assert isinstance(report.failure, UnsupportedOperation)
-        assert f"tensorrt refuses score.{refused}.onnx" in str(report.failure)
+        said = str(report.failure)
+        assert said.count(f"tensorrt refuses {refused}") == 1 == tried.count("fp16")
+        why = "no tensorrt plan in mixed: that in fp16, which its last steps run on, failed"
+        assert (why in said) == ("fp16" in precisions)
         paths = ["score.fp16.onnx", "score.fp32.onnx", "score.fp32.tensorrt.plan", "score.mixed.onnx"]
         assert sorted(entry.path for entry in Bundle(out).artifacts) == paths
         assert sorted(file.name for file in out.glob("score.*")) == paths
