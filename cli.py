@@ -205,7 +205,7 @@ def export_command(
         int | None,
         typer.Option(
             help="Bits of INT8 weights for OpenVINO. 7 for devices whose x86 CPU has no VNNI (AVX2 alone), where products of 8-bit "
-            "numbers overflow, 8 for all others; if left out, what the CPU needs that exports.",
+            "numbers overflow, 8 for all others; if left out, what the CPU needs that exports. Needs int8 or mixed.",
             min=7,
             max=8,
         ),

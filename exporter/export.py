@@ -130,7 +130,7 @@ def export(
         search_seconds: time after which the search for mixed begins no new trial; None for no limit. It counts from the first trial,
             after the calibration, and one that runs is finished.
         weight_bits: 7 or 8, of INT8 weights for OpenVINO: 7 for devices whose x86 CPU has no VNNI instructions, where products of 8-bit
-            numbers overflow; None for what this CPU needs.
+            numbers overflow; None for what this CPU needs. Needs int8 or mixed.
         ranges: how INT8 ranges of activations are read off the states: "mse", "min-max", "percentile" or "entropy"; "mse" if left out.
         split: False keeps what does not depend on x in the score graph, which then computes it at every step.
         fuse: writes, beside each score graph, one that takes so many steps of the sampler in one call, and once for each precision a
@@ -257,6 +257,11 @@ def export_energy(
         from ..calibration.metrics import scientific  # noqa: F401  says what is missing, before any work
     if weight_bits not in (None, 7, 8):
         raise UsageError(f"weight_bits: weights have 7 or 8 bits, not {weight_bits!r}")
+    if weight_bits is not None and not ("openvino" in targets and set(CALIBRATED).intersection(precisions)):
+        raise UsageError(
+            "weight_bits (--weight-bits) is of INT8 weights for OpenVINO, and there are none here: ask for int8 or mixed with the target "
+            "openvino, or leave it out"
+        )
     if ranges is not None:
         check_choice("ranges", ranges, tuple(OBSERVERS))
         if not set(CALIBRATED).intersection(precisions):

@@ -202,6 +202,14 @@ class TestRefused:
                 {"precisions": ["fp32", "mixed"], "gate": None},
                 r"leave gate=None \(--no-gate\) out, or export int8 with it",
             ),
+            (
+                {"precisions": ["fp32", "bf16"], "targets": ["openvino"], "weight_bits": 7},
+                r"weight_bits \(--weight-bits\) .* ask for int8",
+            ),
+            (
+                {"precisions": ["int8"], "targets": ["onnxruntime"], "weight_bits": 8},
+                r"weight_bits .* with the target openvino",
+            ),
             ({"precisions": ["fp32", "bf16"], "ranges": "mse"}, r"ranges \(--ranges\) .* nothing is calibrated here"),
             ({"batch": (4, 2, 8)}, "MIN <= OPT <= MAX"),
             ({"targets": []}, "at least one target"),
