@@ -20,7 +20,7 @@ _SHOWN = 48
 
 @dataclass(frozen=True)
 class ModeShares:
-    """Modes of all samples and how many samples of every set each has: clusters, those with most of the reference first, or classes.
+    """Modes of all samples and how many samples of every set each has: clusters, the one with most samples first, or classes.
 
     Attributes:
         reference: [K] share of the reference's samples in each mode.

@@ -245,11 +245,19 @@ def forest(title: str, rows: Sequence[Interval], *, gate: float) -> str:
     return _svg(title, height, drawn)
 
 
-def bars(title: str, groups: Sequence[Bar], series: Sequence[Line], *, y_label: str) -> str:
+def bars(title: str, groups: Sequence[Bar], series: Sequence[Line], *, word: str, x_label: str, y_label: str) -> str:
     """One grey bar for FP32 in every group and a dot for each series on it; marked groups carry a star.
 
-    `series` have one value per group. An engine with everything in one mode would squeeze all bars flat, so a dot above
-    three times the highest bar stands at the upper edge.
+    An engine with everything in one mode would squeeze all bars flat, so a dot above three times the highest bar stands at the
+    upper edge.
+
+    Args:
+        title: for a screen reader.
+        groups: from left to right.
+        series: one value per group.
+        word: what a group is, for the tooltips.
+        x_label: what the groups are, and in which order.
+        y_label: what the numbers are.
     """
     height = 210.0
     top = _TALLEST * max((group.value for group in groups), default=1.0)
@@ -257,7 +265,7 @@ def bars(title: str, groups: Sequence[Bar], series: Sequence[Line], *, y_label: 
     up = scale_over(
         [None if number is None else min(number, top) for number in numbers], height - _BOTTOM, _TOP + 12, zero=True
     )
-    drawn = [_frame(None, up, height, "mode, the largest first")]
+    drawn = [_frame(None, up, height, x_label)]
     drawn.append(f'<text class="label" x="4" y="11">{escape(y_label)}</text>')
     room = (_WIDTH - _RIGHT - _LEFT) / max(len(groups), 1)
     every = math.ceil(len(groups) / 16)  # numbers would run into each other
@@ -265,7 +273,7 @@ def bars(title: str, groups: Sequence[Bar], series: Sequence[Line], *, y_label: 
         middle = _LEFT + room * (index + 0.5)
         y = up(group.value)
         drawn.append(f'<rect class="ref bar" x="{middle - 0.4 * room:.1f}" y="{y:.1f}" width="{0.8 * room:.1f}" '
-                     f'height="{max(up.start - y, 0):.1f}"><title>mode {escape(group.name)}, FP32: '
+                     f'height="{max(up.start - y, 0):.1f}"><title>{word} {escape(group.name)}, FP32: '
                      f"{format_number(group.value)}</title></rect>")  # fmt: skip
         if index % every == 0:
             drawn.append(f'<text class="tick" x="{middle:.1f}" y="{height - 21:.1f}" text-anchor="middle">'
@@ -278,7 +286,7 @@ def bars(title: str, groups: Sequence[Bar], series: Sequence[Line], *, y_label: 
             if value is None or not math.isfinite(value):
                 continue
             x = _LEFT + room * (index + 0.5 + 0.6 * offset)
-            said = f"mode {groups[index].name}, {line.name}: {format_number(value)}"
+            said = f"{word} {groups[index].name}, {line.name}: {format_number(value)}"
             drawn.append(f'<circle class="{line.css} dot" cx="{x:.1f}" cy="{up(value):.1f}" r="2.6">'
                          f"<title>{escape(said)}</title></circle>")  # fmt: skip
     return _svg(title, height, drawn)

@@ -365,6 +365,8 @@ def _modes(comparison: Comparison, css: dict[str, str]) -> dict[str, Any] | None
     shown = [engine for engine in comparison.candidates if engine.name in found.share]
     word, first = ("class", 0) if found.classes else ("mode", 1)  # a class has the number that its network gives it
     several, count = "classes" if found.classes else "clusters", len(found.reference)
+    # Clusters are numbered by their size, classes by their network.
+    x_label = "class" if found.classes else "mode, the largest first"
     groups = [Bar(str(mode + first), found.reference[mode], mode in found.rare) for mode in found.shown]
     series = [
         Line(engine.name, css[engine.name], [found.share[engine.name][mode] for mode in found.shown])
@@ -389,7 +391,9 @@ def _modes(comparison: Comparison, css: dict[str, str]) -> dict[str, Any] | None
         "text": f"FP32's samples fall into {count} {several}.{some} Bars are FP32's share of each, dots the engines'; a star marks "
         "a rare mode, one with less than half of an equal share.",
         "legend": _legend(shown, css),
-        "chart": Markup(bars("shares of the modes", groups, series, y_label="share of the samples")),
+        "chart": Markup(
+            bars("shares of the modes", groups, series, word=word, x_label=x_label, y_label="share of the samples")
+        ),
         "pictures": pictures,
         "columns": [engine.name for engine in shown],
         "rows": [

@@ -142,13 +142,23 @@ class TestForest:
 class TestBars:
     def test_marked_groups_and_dots(self) -> None:
         groups = [Bar("1", 0.7), Bar("2", 0.3, marked=True)]
-        root = parsed(bars("t", groups, [Line("a", "s0", [0.6, 0.4]), Line("b", "s1", [1.0, None])], y_label="share"))
-        assert texts(root).count("★") == 1
+        series = [Line("a", "s0", [0.6, 0.4]), Line("b", "s1", [1.0, None])]
+        root = parsed(bars("t", groups, series, word="class", x_label="what they are", y_label="share"))
+        assert texts(root).count("★") == texts(root).count("what they are") == texts(root).count("share") == 1
+        said = [title.text for title in root.iter(f"{SVG}title")]
+        assert said == [
+            "class 1, FP32: 0.7",
+            "class 2, FP32: 0.3",
+            "class 1, a: 0.6",
+            "class 2, a: 0.4",
+            "class 1, b: 1",
+        ]
         assert len(list(root.iter(f"{SVG}circle"))) == 3
 
     def test_one_engine_in_one_mode_does_not_squeeze_the_rest(self) -> None:
         groups = [Bar(str(index), 0.04) for index in range(25)]
-        root = parsed(bars("t", groups, [Line("a", "s0", [1.0] + [0.0] * 24)], y_label="share"))
+        series = [Line("a", "s0", [1.0] + [0.0] * 24)]
+        root = parsed(bars("t", groups, series, word="mode", x_label="mode", y_label="share"))
         assert all(float(bar.get("height", 0)) > 30 for bar in root.iter(f"{SVG}rect"))
 
 

@@ -131,9 +131,12 @@ class TestText:
         found = made_comparison()
         assert found.modes is not None
         modes = dataclasses.replace(found.modes, classes=True)
-        text, _ = read(render_report(dataclasses.replace(found, modes=modes)))
+        page = render_report(dataclasses.replace(found, modes=modes))
+        text, _ = read(page)
         for said in ("FP32's samples fall into 5 classes.", "ort static draws too few of classes 3, 4", "class 4"):
             assert said in text, said
+        assert "<title>class 4, FP32: " in page and "<title>mode " not in page
+        assert "the largest first" not in text and "the largest first" in read(render_report(found))[0]
 
     def test_it_says_why_shares_of_wide_samples_are_left_out(self) -> None:
         found = made_comparison()
