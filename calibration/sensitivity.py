@@ -34,7 +34,12 @@ class Sensitivity:
 
     @property
     def error(self) -> float:
-        """rms over the stages of the gradient's relative error."""
+        """rms over the stages of the gradient's relative error; real data counts like any other."""
+        # The gate weighs a chain's stages by the steps taken and looks at no real data; `correct_score` has it count like an end. Layers are
+        # compared here, and their order hardly depends on that. Over the ten layers of the digits, with the training data as real data, the mean
+        # rank correlation with the order of gain and bias at 1536 other states, as the gate weighs these, was 0.977 at nine draws of 128 states;
+        # without the stage of real data 0.977, with the gate's weights 0.981, and with real data like an end besides 0.982. Between
+        # draws each moves by more than that.
         return float(np.sqrt(np.mean([stage.relative_error**2 for stage in self.stages])))
 
     @property
