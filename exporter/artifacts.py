@@ -274,9 +274,26 @@ class _Writer:
         artifact["sampler"] = made
         if artifact["precision"] not in self.alone and artifact["target"] in ("onnx", "onnxruntime"):
             self.alone.add(artifact["precision"])
-            alone = self.fusion.write_standalone(artifact, model, self.folder, self.batch, self.tell)
-            if alone is not None:
-                artifact["standalone"] = alone
+            self._stand_alone(self.fusion, artifact, model)
+
+    def _stand_alone(self, fusion: Fusion, artifact: Artifact, model: ir.Model) -> None:
+        """Writes the whole chain of a score graph in one file; one that is wrong when it is run is left out."""
+        made = fusion.write_standalone(artifact, model, self.folder, self.batch, self.tell)
+        if made is None:
+            return
+        found = next((found for found in self.written.verifications if found.path == artifact["path"]), None)
+        # What runs the score graph runs this too.
+        if self.golden is not None and found is not None and not found.reason:
+            self.tell(f"verifying {made['path']}", 0, 0)
+            wrong = fusion.why_standalone_wrong(
+                artifact, made, self.models["fp32"], self.folder, self.golden, found.applied
+            )
+            if wrong is not None:
+                self.written.mismatches.append(wrong)
+                for file in files_of(made):
+                    (self.folder / file).unlink()
+                return
+        artifact["standalone"] = made
 
     def _remove(self, artifact: Artifact, lines: list[str]) -> None:
         for file in files_of(artifact):

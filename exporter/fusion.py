@@ -9,14 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from ..runtime.backends import available, backend_of, needs_scale
+from ..runtime.backends import available, backend_of, needs_scale, open_engine
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import UsageError
 from ..runtime.fused_check import why_steps_differ
 from ..runtime.fused_steps import BAKED, EACH, FUSABLE, LEAVE_OUT, Fused, ports
 from ..runtime.known_scales import NOTHING_KNOWN, KnownScales
+from ..runtime.verify import Tolerance
 from .sampler_graph import sampler_graph
 from .split import split
+from .standalone_check import check_standalone
 from .standalone_sampler import standalone_sampler, why_not_standalone
 from .targets import Artifact, Progress, target
 from .written_engine import written_engine
@@ -92,6 +94,50 @@ class Fusion(NamedTuple):
             filter(None, [made["note"], "a whole chain with noise of its own, for other programs"])
         )
         return made
+
+    def why_standalone_wrong(
+        self,
+        artifact: Artifact,
+        made: Artifact,
+        exact: ir.Model,
+        folder: Path,
+        golden: dict[str, np.ndarray],
+        limits: Tolerance,
+    ) -> str | None:
+        """Runs a whole chain once, see `check_standalone`, and keeps what was found in its entry.
+
+        Args:
+            artifact: the score graph's entry.
+            made: that of the whole chain.
+            exact: the FP32 score graph, whole.
+            folder: where the files are.
+            golden: as in `verify.check_engine`.
+            limits: what the score graph's energies may be off by.
+
+        Returns:
+            None where nothing is off, else what is.
+        """
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            scratch = Path(name)
+            reference = scratch / "exact.onnx"
+            ir.save(exact, reference)
+            with (
+                open_engine("onnxruntime", reference, precision="fp32") as judge,
+                written_engine(artifact, folder, scratch, scales=self.scales, as_it_is=True) as engine,
+            ):
+                check = check_standalone(
+                    folder / made["path"],
+                    scratch,
+                    exact=judge,
+                    engine=engine,
+                    golden=golden,
+                    config=self.config,
+                    precision=made["precision"],
+                    limits=limits,
+                    steps=min(self.steps, self.config.steps),
+                )
+        made["check"] = check.found
+        return f"{made['path']} {check.wrong}" if check.wrong else None
 
     def _highest_scale(self, artifact: Artifact) -> float | None:
         """The limit of the running scale; None where the artifact's gradients need none."""

@@ -41,12 +41,17 @@ class Verification:
         """True where the engine ran and every stage is within tolerance."""
         return not self.reason and all(result.passed for result in self.stages)
 
+    @property
+    def applied(self) -> Tolerance:
+        """What the engine may be off by."""
+        return self.limits or tolerance(self.precision)
+
     def to_dict(self) -> dict[str, Any]:
         """The manifest's entry."""
         return {
             "path": self.path,
             "precision": self.precision,
-            "tolerance": (self.limits or tolerance(self.precision)).to_dict(),
+            "tolerance": self.applied.to_dict(),
             "stages": [result.to_dict() for result in self.stages],
             "passed": self.passed,
         }

@@ -16,7 +16,9 @@ from .targets import Artifact
 __all__ = ["written_engine"]
 
 
-def written_engine(artifact: Artifact, folder: Path, scratch: Path, *, scales: KnownScales = NOTHING_KNOWN) -> Engine:
+def written_engine(
+    artifact: Artifact, folder: Path, scratch: Path, *, scales: KnownScales = NOTHING_KNOWN, as_it_is: bool = False
+) -> Engine:
     """Picks the engine of an artifact and its prologue; `with` loads it.
 
     A file whose types no CPU library computes in is run with its roundings written out.
@@ -26,17 +28,19 @@ def written_engine(artifact: Artifact, folder: Path, scratch: Path, *, scales: K
         folder: where its files are.
         scratch: a folder for files that are there until the engine is closed.
         scales: see `Engine.known_scales`.
+        as_it_is: runs such a file as the library does by itself, which rounds less often.
     """
-    engine = _of_file(artifact, folder, scratch, scales)
+    engine = _of_file(artifact, folder, scratch, scales, as_it_is)
     if "prologue" not in artifact:
         return engine
     prologue = artifact["prologue"]
-    return SplitEngine(_of_file(prologue, folder, scratch, scales), engine, prologue["reads"], artifact["reads"])
+    first = _of_file(prologue, folder, scratch, scales, as_it_is)
+    return SplitEngine(first, engine, prologue["reads"], artifact["reads"])
 
 
-def _of_file(artifact: Artifact, folder: Path, scratch: Path, scales: KnownScales) -> Engine:
+def _of_file(artifact: Artifact, folder: Path, scratch: Path, scales: KnownScales, as_it_is: bool) -> Engine:
     path = folder / artifact["path"]
-    if artifact["target"] == "onnx" and artifact["precision"] not in ("fp32", "int8"):
+    if artifact["target"] == "onnx" and artifact["precision"] not in ("fp32", "int8") and not as_it_is:
         emulated = emulate(onnx.load(path))
         path = scratch / f"emulated.{path.name}"
         onnx.save(emulated, path)

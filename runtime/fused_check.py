@@ -11,7 +11,7 @@ from .config import SamplerConfig
 from .engine import Engine
 from .fused_steps import EachStep, Fused, FusedInfo
 
-__all__ = ["why_steps_differ"]
+__all__ = ["largest_gap", "why_steps_differ"]
 
 _LIMITS = {"fp32": 1e-4, "bf16": 1e-4, "fp16": 1e-2}
 """How far K steps in one call may end from K single ones, in units of how far the chain went. Both compute with the same graph, in
@@ -23,6 +23,11 @@ _ENERGY_LIMIT = 1e-2
 """How far an energy may be from that of the single step, in units of the largest: for FP32 and BF16, ten times `_LIMITS` elsewhere. It
 finds energies of other states; those of large terms that cancel differ by a thousandth of what is left."""
 _STAGES = 3
+
+
+def largest_gap(precision: str) -> float:
+    """How far chains in this precision may end from those of single steps, in units of their way."""
+    return _LIMITS.get(precision, _COARSE)
 
 
 def why_steps_differ(
@@ -43,7 +48,7 @@ def why_steps_differ(
     stages = np.unique(np.linspace(0, len(golden["step"]) - 1, _STAGES).round().astype(int))
     settings = config.replace(steps=fused.count, warmup=0)
     still = settings.replace(noise=None, temperature=0.0)
-    limit = _LIMITS.get(precision, _COARSE)
+    limit = largest_gap(precision)
     allowed = max(_ENERGY_LIMIT, 10 * limit)
     for stage in stages:
         x = golden["x"][stage]

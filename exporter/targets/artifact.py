@@ -34,6 +34,7 @@ class Artifact(TypedDict):
         standalone: the entry of a whole chain in one file.
         steps: of a sampler, the steps of one call; a whole chain has no such entry.
         settings: of a sampler, those it was made with.
+        check: of a whole chain that was run, what was found; see `StandaloneCheck.found`.
     """
 
     path: str
@@ -52,6 +53,7 @@ class Artifact(TypedDict):
     standalone: NotRequired[Artifact]
     steps: NotRequired[int]
     settings: NotRequired[dict[str, Any]]
+    check: NotRequired[dict[str, float]]
 
 
 def add_note(artifact: Artifact, said: str) -> None:
