@@ -229,8 +229,8 @@ def export_command(
         int | None,
         typer.Option(
             metavar="K",
-            help="Write graphs that take K steps of the sampler in one call too (16 is good for small networks), and a file with a "
-            "whole chain, noise included, that any ONNX runtime runs.",
+            help="Write graphs that take K steps of the sampler in one call too (16 is good for small networks) and, with the target onnx "
+            "or onnxruntime, a file with a whole chain, noise included, for any ONNX runtime (not in bf16).",
             min=2,
         ),
     ] = None,

@@ -274,11 +274,11 @@ class _Writer:
         artifact["sampler"] = made
         if artifact["precision"] not in self.alone and artifact["target"] in ("onnx", "onnxruntime"):
             self.alone.add(artifact["precision"])
-            self._stand_alone(self.fusion, artifact, model)
+            self._stand_alone(self.fusion, artifact)
 
-    def _stand_alone(self, fusion: Fusion, artifact: Artifact, model: ir.Model) -> None:
+    def _stand_alone(self, fusion: Fusion, artifact: Artifact) -> None:
         """Writes the whole chain of a score graph in one file; one that is wrong when it is run is left out."""
-        made = fusion.write_standalone(artifact, model, self.folder, self.batch, self.tell)
+        made = fusion.write_standalone(artifact, self.folder, self.batch, self.tell)
         if made is None:
             return
         found = next((found for found in self.written.verifications if found.path == artifact["path"]), None)

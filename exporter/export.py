@@ -133,8 +133,8 @@ def export(
             numbers overflow; None for what this CPU needs. Needs int8 or mixed.
         ranges: how INT8 ranges of activations are read off the states: "mse", "min-max", "percentile" or "entropy"; "mse" if left out.
         split: False keeps what does not depend on x in the score graph, which then computes it at every step.
-        fuse: writes, beside each score graph, one that takes so many steps of the sampler in one call, and once for each precision a
-            file with a whole chain, noise included. None writes neither.
+        fuse: writes, beside each score graph, one that takes so many steps of the sampler in one call and, with the target onnx or
+            onnxruntime, once for each precision but bf16, a file with a whole chain, noise included. None writes neither.
         verify: False writes engines without running them; the manifest says so.
         force: replace an existing bundle.
         progress: called with (what is being done, steps done, steps in all or 0).

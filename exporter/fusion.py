@@ -15,12 +15,13 @@ from ..runtime.errors import UsageError
 from ..runtime.fused_check import why_steps_differ
 from ..runtime.fused_steps import BAKED, EACH, FUSABLE, LEAVE_OUT, Fused, ports
 from ..runtime.known_scales import NOTHING_KNOWN, KnownScales
+from ..runtime.manifest import CALIBRATED
 from ..runtime.verify import Tolerance
 from .sampler_graph import sampler_graph
-from .split import split
+from .split import Split, split
 from .standalone_check import check_standalone
 from .standalone_sampler import standalone_sampler, why_not_standalone
-from .targets import Artifact, Progress, target
+from .targets import Artifact, Progress, add_note, target
 from .written_engine import written_engine
 
 __all__ = ["Fusion"]
@@ -74,7 +75,9 @@ class Fusion(NamedTuple):
             artifact["target"] in ("openvino", "onnxruntime")
             and "grad" in ports(self.config.sampler, self.config.order).state
         )
-        graph = sampler_graph(score, self.config, self.steps, highest_scale=self._highest_scale(artifact), each=each)
+        scales = self._scales(artifact)
+        highest = None if scales is None else scales.highest
+        graph = sampler_graph(score, self.config, self.steps, highest_scale=highest, each=each)
         made = self._written(artifact, ir.to_proto(graph), folder, batch, "sampler", tell)
         made["steps"] = self.steps
         if each:
@@ -82,17 +85,26 @@ class Fusion(NamedTuple):
         return made
 
     def write_standalone(
-        self, artifact: Artifact, model: ir.Model, folder: Path, batch: tuple[int, int, int], tell: Progress
+        self, artifact: Artifact, folder: Path, batch: tuple[int, int, int], tell: Progress
     ) -> Artifact | None:
-        """Writes a whole chain with noise of its own; None where there can be none. Arguments are those of `write`."""
-        if why_not_standalone(self.config, artifact["precision"]) is not None:
+        """Writes a whole chain with noise of its own; None where there can be none, which the score graph's note then says.
+
+        Args:
+            artifact: the score graph's entry; it is made of its files, which are ONNX.
+            folder: where they are.
+            batch: smallest, most frequent and largest batch.
+            tell: progress.
+        """
+        why = why_not_standalone(self.config, artifact["precision"], artifact.get("schedule", ""))
+        if why is not None:
+            add_note(artifact, f"no file with a whole chain: {why}")
             return None
-        graph = standalone_sampler(model, self.config, highest_scale=self._highest_scale(artifact))
+        graph = standalone_sampler(_read(artifact, folder), self.config, scales=self._scales(artifact))
         made = self._written(artifact, ir.to_proto(graph), folder, batch, "standalone", tell)
         made["role"] = "sampler"
-        made["note"] = "; ".join(
-            filter(None, [made["note"], "a whole chain with noise of its own, for other programs"])
-        )
+        add_note(made, "a whole chain with noise of its own, for other programs")
+        if artifact["precision"] in CALIBRATED:  # our own runtime asks for kernels that do not overflow
+            add_note(made, "onnxruntime on an x86 CPU without VNNI needs session.disable_quant_qdq=1")
         return made
 
     def why_standalone_wrong(
@@ -139,9 +151,9 @@ class Fusion(NamedTuple):
         made["check"] = check.found
         return f"{made['path']} {check.wrong}" if check.wrong else None
 
-    def _highest_scale(self, artifact: Artifact) -> float | None:
-        """The limit of the running scale; None where the artifact's gradients need none."""
-        return self.scales.highest if needs_scale(artifact["precision"]) else None
+    def _scales(self, artifact: Artifact) -> KnownScales | None:
+        """What is known of the running scale; None where the artifact's gradients need none."""
+        return self.scales if needs_scale(artifact["precision"]) else None
 
     def why_wrong(self, artifact: Artifact, made: Artifact, folder: Path, golden: dict[str, np.ndarray]) -> str | None:
         """Takes K steps both ways, see `why_steps_differ`.
@@ -178,3 +190,12 @@ class Fusion(NamedTuple):
         made["options"] |= artifact["options"]
         made["settings"] = {name: value for name, value in self.config.to_dict().items() if name in BAKED}
         return made
+
+
+def _read(artifact: Artifact, folder: Path) -> ir.Model | Split:
+    """The graph of an artifact, in two halves where its files are: in INT8 each was quantized by itself."""
+    score = ir.load(folder / artifact["path"])
+    if "prologue" not in artifact:
+        return score
+    first = artifact["prologue"]
+    return Split(ir.load(folder / first["path"]), score, tuple(first["reads"]), tuple(artifact["reads"]))

@@ -26,7 +26,7 @@ class GraphBuilder:
         self._source, self._name = source, name
         self._graph = ir.Graph([], [], nodes=[], opset_imports=dict(source.graph.opset_imports), name=name)
         self._root = within or self  # which keeps the initializers of all
-        self._shared: dict[str, ir.Value] = {}
+        self._shared: dict[ir.Value, ir.Value] = {}
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
         self._same: dict[tuple[Any, ...], ir.Value] = {}
         self._copies = 0
@@ -93,8 +93,8 @@ class GraphBuilder:
         """
         self._copies += 1
         values: dict[ir.Value, ir.Value] = {value: feeds[value.name or ""] for value in graph.inputs}
-        for name, stored in graph.initializers.items():
-            values[stored] = self._root._initializer(name, stored)
+        for stored in graph.initializers.values():
+            values[stored] = self._root._initializer(stored)
         for node in graph:
             copy = ir.node(
                 node.op_type,
@@ -142,10 +142,22 @@ class GraphBuilder:
         self._graph.register_initializer(value)
         return value
 
-    def _initializer(self, name: str, stored: ir.Value) -> ir.Value:
-        if name not in self._shared:
-            value = ir.val(name, const_value=stored.const_value)
-            value.type, value.shape = stored.type, stored.shape
-            self._graph.register_initializer(value)
-            self._shared[name] = value
-        return self._shared[name]
+    def _initializer(self, stored: ir.Value) -> ir.Value:
+        """The copy of a graph's constant. Two graphs may have others under one name, as where each is quantized by itself."""
+        if stored not in self._shared:
+            name, kept = stored.name or "", self._graph.initializers
+            while name in kept and not _equal(kept[name], stored):
+                name += ".other"
+            if name not in kept:
+                value = ir.val(name, const_value=stored.const_value)
+                value.type, value.shape = stored.type, stored.shape
+                self._graph.register_initializer(value)
+            self._shared[stored] = kept[name]
+        return self._shared[stored]
+
+
+def _equal(one: ir.Value, other: ir.Value) -> bool:
+    kept, given = one.const_value, other.const_value
+    assert kept is not None and given is not None
+    alike = (kept.dtype, kept.shape) == (given.dtype, given.shape)
+    return kept is given or (alike and kept.tobytes() == given.tobytes())

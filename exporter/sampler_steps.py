@@ -97,17 +97,8 @@ class StepWriter:
         """[B]: the sum of squares of each sample."""
         return self._made.op("ReduceSumSquare", [grad, self._made.constant(self._axes)], keepdims=0)
 
-    def first_scale(self, highest: float) -> ir.Value:
-        """[B]: the scale that would have made the last gradient's size one; one where it is 0 or not finite."""
-        made = self._made
-        squares = self.square_sum(self.grads[-1])
-        mean = made.op("Div", [squares, made.scalar(float(self._numbers))])
-        sizes = made.op("Sqrt", [made.op("Where", [self._usable(squares), mean, made.scalar(1.0)])])
-        return made.op(
-            "Clip", [made.op("Div", [self.last_scale, sizes]), made.scalar(LOWEST_SCALE), made.scalar(highest)]
-        )
-
-    def _usable(self, squares: ir.Value) -> ir.Value:
+    def usable(self, squares: ir.Value) -> ir.Value:
+        """[B]: whether a sum of squares is above 0 and finite."""
         made = self._made
         above = made.op("Greater", [squares, made.scalar(0.0)])
         return made.op("And", [above, made.op("Less", [squares, made.scalar(float("inf"))])])
@@ -116,7 +107,7 @@ class StepWriter:
         """The rule of `runtime.gradient_scale.next_scale`; where the sum of squares is 0 or not finite the scale is held."""
         made = self._made
         count = self._numbers
-        sums = made.op("Where", [self._usable(squares), squares, made.scalar(count)])
+        sums = made.op("Where", [self.usable(squares), squares, made.scalar(count)])
         mean = made.op("Add", [made.op("Mul", [sums, made.scalar(0.75 / count)]), made.scalar(0.25)])
         following = made.op("Div", [scale, made.op("Sqrt", [mean])])
         return made.op("Clip", [following, made.scalar(LOWEST_SCALE), made.scalar(highest)])

@@ -12,62 +12,64 @@ import onnx_ir as ir
 
 from ..runtime.config import SamplerConfig
 from ..runtime.fused_steps import FUSABLE, ports, series_of
+from ..runtime.known_scales import KnownScales
 from ..runtime.method import warm_up_steps
 from ..runtime.schedule import temperature_schedule
 from .graph_builder import GraphBuilder
+from .passes.dependence import VARYING_INPUTS
 from .passes.graph import dims
 from .sampler_steps import NOISE_FACTOR, StepWriter
-from .split import split
+from .scale_search import search_scale
+from .split import Split, split
 
 __all__ = ["standalone_sampler", "why_not_standalone"]
 
 
-def why_not_standalone(config: SamplerConfig, precision: str) -> str | None:
-    """None where a sampler and a precision can be one file, else a sentence that says why not."""
+def why_not_standalone(config: SamplerConfig, precision: str, schedule: str = "") -> str | None:
+    """None where a sampler, a precision and its schedule over the steps can be one file, else a sentence that says why not."""
     if config.sampler not in FUSABLE:
         return f"the sampler {config.sampler!r} accepts and rejects"
     if config.sampler == "preconditioned" and warm_up_steps(config):
         return "the sampler 'preconditioned' learns in its warm-up"
     if precision == "bf16":
         return "few ONNX runtimes compute in BF16"
-    if precision not in ("fp32", "fp16"):
-        return f"a chain in {precision} has to look for its first gradient scale"
+    if schedule:
+        return f"its chains change their precision ({schedule})"
     return None
 
 
-def standalone_sampler(model: ir.Model, config: SamplerConfig, *, highest_scale: float | None) -> ir.Model:
-    """Builds the graph: the prologue, the first evaluation, and a Loop over the steps.
+def standalone_sampler(model: ir.Model | Split, config: SamplerConfig, *, scales: KnownScales | None) -> ir.Model:
+    """Builds the graph: the prologue, the search for the first scale, the first evaluation, and a Loop over the steps.
 
     Args:
-        model: the whole score graph; not changed.
+        model: the score graph, whole or in its two halves; not changed. What does not depend on x comes before the steps in any case.
         config: the sampler's settings, for which `why_not_standalone` is None.
-        highest_scale: the limit of the running scale, which starts as that of a gradient that is computed with a scale of
-            one; None where gradients need none.
+        scales: what is known of the gradient scales; None where gradients need none.
     """
-    made = GraphBuilder(model, "chain")
+    halves = model if isinstance(model, Split) else split(model)
+    source = model.score if isinstance(model, Split) else model
+    score = source.graph if halves is None else halves.score.graph
+    prologue = None if halves is None else halves.prologue.graph
+    made = GraphBuilder(source, "chain")
     wanted = ports(config.sampler, config.order)
-    sizes = dims(next(value for value in model.graph.inputs if value.name == "x")) or ()
+    sizes = dims(next(value for value in score.inputs if value.name == "x")) or ()
     start = made.input("x", sizes)
-    conditions = {
-        value.name or "": made.input_like(value)
-        for value in model.graph.inputs
-        if value.name not in ("x", "grad_scale")
-    }
-    score = model.graph
-    halves = split(model)
-    if halves is not None:
-        features = made.inline(halves.prologue.graph, conditions)
-        conditions, score = {**conditions, **features}, halves.score.graph
+    inputs = {value.name or "": value for graph in (prologue, score) if graph is not None for value in graph.inputs}
+    for name in (*VARYING_INPUTS, *(value.name or "" for value in (() if prologue is None else prologue.outputs))):
+        inputs.pop(name, None)
+    conditions = {name: made.input_like(value) for name, value in inputs.items()}
+    if prologue is not None:
+        conditions |= made.inline(prologue, conditions)
     first = {name: conditions[name] for name in (value.name or "" for value in score.inputs) if name in conditions}
-    batch = made.op("Shape", [start], start=0, end=1)
-    ones = made.op("Expand", [made.scalar(1.0), batch])
-    writer = StepWriter(made, score, config, sizes, first, highest_scale=None, scale=ones)
+    ones = made.op("Expand", [made.scalar(1.0), made.op("Shape", [start], start=0, end=1)])
+    scale, highest_scale = ones, None
+    if scales is not None:
+        scale, highest_scale = search_scale(made, score, config, sizes, first, start, scales), scales.highest
     state: dict[str, ir.Value] = {}
-    scale = ones
-    if wanted.state or highest_scale is not None:
+    if wanted.state:
+        writer = StepWriter(made, score, config, sizes, first, highest_scale=highest_scale, scale=scale)
         writer.evaluate(start, state)
-        if highest_scale is not None:
-            scale = writer.first_scale(highest_scale)
+        scale = writer.scale
     if "velocity" in wanted.state:
         still = made.op("Mul", [start, made.scalar(0.0)])
         heat = float(np.sqrt(temperature_schedule(config)[0])) if config.sampler == "underdamped" else 0.0

@@ -30,12 +30,19 @@ from .engine import Engine
 from .known_scales import HIGHEST_SCALE, LOWEST_SCALE
 from .row_norms import moderate_square_sums, square_sums
 
-__all__ = ["ScaleState", "ScaledScore", "first_scale", "next_scale"]
+__all__ = ["OVERSHOOT", "SETTLED", "STRIDE", "TRIES", "ScaleState", "ScaledScore", "first_scale", "next_scale"]
 
-_STRIDE = 2.0**8  # the reach of an 8-bit grid: farther, and a gradient that was rounded to zero is clipped next
-_OVERSHOOT = 2.0**4  # a clipped gradient says too little about its size; four bits less still leave some
-_TRIES = 13  # of 2^8 each: as far as the scales reach
-_SETTLED = (0.8, 1.25)  # size of a scaled gradient from which the running rule goes on
+STRIDE = 2.0**8
+"""The reach of an 8-bit grid: farther, and a gradient that was rounded to zero is clipped next."""
+
+OVERSHOOT = 2.0**4
+"""A clipped gradient says too little about its size; four bits less still leave some."""
+
+TRIES = 13
+"""Of 2^8 each: as far as the scales reach."""
+
+SETTLED = (0.8, 1.25)
+"""Size of a scaled gradient from which the running rule goes on."""
 
 
 def next_scale(scale: np.ndarray, scaled_grad: np.ndarray, highest: float = HIGHEST_SCALE) -> np.ndarray:
@@ -72,7 +79,7 @@ def first_scale(scale: np.ndarray, scaled_grad: np.ndarray, highest: float = HIG
     """
     size = _rms(scaled_grad)
     usable = np.isfinite(size) & (size > 0)
-    factor = np.where(size == 0, _STRIDE, 1 / _STRIDE)
+    factor = np.where(size == 0, STRIDE, 1 / STRIDE)
     return _clipped(np.where(usable, scale / np.where(usable, size, 1.0), scale * factor), highest)
 
 
@@ -232,15 +239,15 @@ class ScaledScore:
         answer = self._run(x, scale)
         size: np.ndarray = np.zeros(len(x))
         settled: np.ndarray = np.zeros(len(x), dtype=bool)
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             # One that is still too large after it was divided by its own size was clipped.
-            clipped = np.where(size > _SETTLED[1], 1 / _OVERSHOOT, 1.0)
+            clipped = np.where(size > SETTLED[1], 1 / OVERSHOOT, 1.0)
             new = np.asarray(first_scale(scale, answer["grad"], highest) * clipped, np.float32)
             scale = np.where(settled, scale, new)  # a chain's scale must not depend on how long the others need
             answer = self._run(x, scale)
             size = _rms(answer["grad"])
-            large_enough = (size >= _SETTLED[0]) | (scale >= np.float32(highest))
-            settled |= large_enough & (size <= _SETTLED[1])
+            large_enough = (size >= SETTLED[0]) | (scale >= np.float32(highest))
+            settled |= large_enough & (size <= SETTLED[1])
             if settled.all():
                 break
         # A gradient that is zero at every scale is zero; the largest scale would make the next one overflow.

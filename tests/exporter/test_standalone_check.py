@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from onnx import helper, numpy_helper
@@ -21,7 +22,7 @@ from ebm_export.exporter import standalone_check as check_module
 from ebm_export.exporter import standalone_sampler as standalone_module
 from ebm_export.runtime import EngineMismatch, SamplerConfig
 
-from .test_fusion import write
+from .test_fusion import GOAL, write
 from .test_sampler_graph import config_of
 from .test_split import POLICY, Policy
 
@@ -176,3 +177,51 @@ def test_nothing_runs_unless_it_is_to_be_verified(tmp_path: Path, monkeypatch: p
     entry = entry_of(write(tmp_path, targets=["onnx"], verify=False))
     assert entry is not None and entry["status"] == "built, not run"
     assert "check" not in entry
+
+
+class TestInt8:
+    """8-bit graphs are read back from their files, each half as it was quantized."""
+
+    def test_its_samples_are_those_of_fp32(self, tmp_path: Path) -> None:
+        bundle = write(
+            tmp_path, config_of("langevin", steps=60), targets=["onnx"], precisions=["fp32", "int8"], gate=None
+        )
+        entry = entry_of(bundle, "standalone.int8.onnx")
+        assert entry is not None and entry["status"] == "run, not judged"
+        assert entry["check"]["gap"] < 0.01 and entry["check"]["energy_error"] < 0.02
+        assert "x86 CPU without VNNI needs session.disable_quant_qdq=1" in entry["note"]
+        found = {}
+        count = 20000
+        onnxruntime.set_seed(1)
+        for precision in ("fp32", "int8"):
+            path = bundle / f"standalone.{precision}.onnx"
+            assert ("DequantizeLinear" in {node.op_type for node in bodies(path)[-1].node}) == (precision == "int8")
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            feeds = {"x": np.zeros((count, 3), np.float32), "goal": np.tile(GOAL, (count, 1))}
+            found[precision] = session.run(["sample", "energy"], feeds)
+        for one, other in zip(found["fp32"], found["int8"], strict=True):
+            error = one.std(0) * np.sqrt(2 / count)
+            assert (np.abs(one.mean(0) - other.mean(0)) < 5 * error).all()
+            assert (np.abs(other.std(0) / one.std(0) - 1) < 5 / np.sqrt(count)).all()
+
+    def test_one_with_an_encoder_in_int8(self, tmp_path: Path) -> None:
+        bundle = export(
+            Policy().eval(), POLICY["x"], cond={"image": torch.randn(32, 3, 16, 16)}, out=tmp_path / "m.ebm", targets=["onnx"],
+            precisions=["int8"], sampler=SamplerConfig(steps=5, step_size=0.05), fuse=2, gate=None,
+        )  # fmt: skip
+        score, entry = (entry_of(bundle, f"{name}.int8.onnx") for name in ("score", "standalone"))
+        assert score is not None and "its prologue runs in INT8" in score["note"]
+        assert entry is not None and entry["check"]["gap"] < 0.01
+
+
+def bodies(path: Path) -> list[onnx.GraphProto]:
+    """Those of the Loops of a file: the search for the first scale, where there is one, and the steps."""
+    return [node.attribute[0].g for node in onnx.load(path).graph.node if node.op_type == "Loop"]
+
+
+def test_what_cannot_be_one_file_is_said(tmp_path: Path) -> None:
+    bundle = write(tmp_path, targets=["onnx"], precisions=["bf16"])
+    assert not list(bundle.glob("standalone.*"))
+    entry = entry_of(bundle, "score.bf16.onnx")
+    assert entry is not None
+    assert "no file with a whole chain: few ONNX runtimes compute in BF16" in entry["note"]

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from ebm_export.exporter.energy import make_energy
+from ebm_export.exporter.split import Split
 from ebm_export.exporter.standalone_sampler import standalone_sampler, why_not_standalone
 from ebm_export.runtime import SamplerConfig
-from ebm_export.runtime.known_scales import HIGHEST_SCALE
+from ebm_export.runtime.known_scales import NOTHING_KNOWN, KnownScales
 
 from .referee import score_graph
 from .test_sampler_graph import SETTINGS, Net, config_of
@@ -30,10 +31,10 @@ def gaussian(x: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     return 0.5 * (x - centre).square().sum(1)
 
 
-def chain(config: SamplerConfig, *, highest_scale: float | None = None) -> onnx.ModelProto:
+def chain(config: SamplerConfig, *, scales: KnownScales | None = None) -> onnx.ModelProto:
     """A chain on N(centre, 1)."""
     model = score_graph(make_energy(gaussian, torch.randn(4, 2), cond={"centre": torch.randn(4, 2)}))
-    proto = ir.to_proto(standalone_sampler(model, config, highest_scale=highest_scale))
+    proto = ir.to_proto(standalone_sampler(model, config, scales=scales))
     onnx.checker.check_model(proto, full_check=True)
     return proto
 
@@ -72,7 +73,7 @@ def test_known_moments(name: str, scaled: bool) -> None:
     config = SamplerConfig(**({"steps": 60, "step_size": STEP} | changes))
     centre = np.tile(np.array([[1.0, -3.0]], np.float32), (20000, 1))
     check_moments(
-        *run(chain(config, highest_scale=HIGHEST_SCALE if scaled else None), x=np.zeros_like(centre), centre=centre),
+        *run(chain(config, scales=NOTHING_KNOWN if scaled else None), x=np.zeros_like(centre), centre=centre),
         centre,
         variance,
     )
@@ -99,17 +100,47 @@ def test_without_noise_it_is_the_loop() -> None:
     np.testing.assert_allclose(sample, position, rtol=1e-5)
 
 
+PROLOGUE = """<ir_version: 10, opset_import: ["" : 20]>
+prologue (float[B,2] centre) => (float[B,2] feature_0) <float factor = {2.0}>
+{ [moved] feature_0 = Mul(centre, factor) }"""
+SCORE = """<ir_version: 10, opset_import: ["" : 20]>
+score (float[B,2] x, float[B,2] feature_0, float[B] grad_scale) => (float[B] energy, float[B,2] grad)
+<float factor = {0.5}, int64[1] axes = {1}>
+{
+  [off] off = Sub(x, feature_0)
+  [squares] squares = ReduceSumSquare <keepdims = 0> (off, axes)
+  [energy] energy = Mul(squares, factor)
+  [each] each = Unsqueeze(grad_scale, axes)
+  [grad] grad = Mul(off, each)
+}"""
+
+
+def test_halves_with_other_constants_of_the_same_name() -> None:
+    """Each half may have been quantized by itself."""
+    prologue, score = (ir.from_proto(onnx.parser.parse_model(text)) for text in (PROLOGUE, SCORE))
+    halves = Split(prologue, score, ("centre",), ())
+    proto = ir.to_proto(standalone_sampler(halves, SamplerConfig(steps=60, step_size=STEP), scales=None))
+    onnx.checker.check_model(proto, full_check=True)
+    centre = np.tile(np.array([[1.0, -3.0]], np.float32), (20000, 1))
+    check_moments(*run(proto, x=np.zeros_like(centre), centre=centre), 2 * centre, 1 / (1 - STEP / 2))
+
+
 @pytest.mark.parametrize(
-    ("changes", "precision", "reason"),
+    ("changes", "precision", "schedule", "reason"),
     [
-        ({"sampler": "mala"}, "fp32", "accepts and rejects"),
-        ({"sampler": "preconditioned"}, "fp32", "learns in its warm-up"),
-        ({}, "int8", "has to look for its first gradient scale"),
-        ({}, "bf16", "few ONNX runtimes"),
+        ({"sampler": "mala"}, "fp32", "", "accepts and rejects"),
+        ({"sampler": "preconditioned"}, "fp32", "", "learns in its warm-up"),
+        ({}, "bf16", "", "few ONNX runtimes"),
+        ({}, "mixed", "mixed:0-5,fp32:5-", r"its chains change their precision (mixed:0-5,fp32:5-)"),
     ],
 )
-def test_what_cannot_be_one_file(changes: dict[str, Any], precision: str, reason: str) -> None:
-    assert reason in (why_not_standalone(SamplerConfig(steps=8, **changes), precision) or "")
+def test_what_cannot_be_one_file(changes: dict[str, Any], precision: str, schedule: str, reason: str) -> None:
+    assert reason in (why_not_standalone(SamplerConfig(steps=8, **changes), precision, schedule) or "")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "mixed"])
+def test_what_can_be_one_file(precision: str) -> None:
+    assert why_not_standalone(SamplerConfig(steps=8), precision) is None
 
 
 def test_in_javascript_with_nothing_of_ours(tmp_path: Path) -> None:
@@ -136,5 +167,5 @@ def test_tensorrt_builds_it(tmp_path: Path, name: str) -> None:
     from ebm_export.runtime.tensorrt_library import build_plan
 
     model = score_graph(make_energy(Net().eval(), torch.randn(4, 3), cond={"goal": torch.randn(4, 3)}))
-    graph = standalone_sampler(model, config_of(name), highest_scale=HIGHEST_SCALE)
+    graph = standalone_sampler(model, config_of(name), scales=NOTHING_KNOWN)
     assert len(build_plan(ir.to_proto(graph).SerializeToString(), batch=(1, 8, 64))) > 1000
