@@ -21,9 +21,10 @@ from .trajectory import Trajectory, record_trajectory
 
 __all__ = ["ScoreCheck"]
 
-_CHAINS, _NUMBERS = (256, 4096), 2**14
-"""Chains whose states gradients are compared at: as many as make up 2**14 numbers of x, within these limits. With 256 a bias
-of 1/16 of the noise shows, with 4096 one of 1/64; in few dimensions fewer numbers share in the mean."""
+_CHAINS, _NUMBERS = (256, 4096), 2**16
+"""Chains whose states gradients are compared at: as many as make up 2**16 numbers of x, within these limits. With 256 a bias
+of 1/16 of the noise shows, with 4096 one of 1/64; in few dimensions fewer numbers share in the mean. A mean that one state of a
+hundred carries, as that of the digits in INT8 late in their chains, is another one at each 256 chains."""
 _OF_ONE = 4
 """Chains at each condition, at least: what their errors have in common is the bias there, which one chain could not show."""
 _STAGES = 12

@@ -16,7 +16,7 @@ from ebm_export.runtime.backends.function import FunctionEngine
 from ebm_export.runtime.engine import Engine
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 
-SIZE = 64
+SIZE = 256
 MODEL = ModelSpec("bowl", TensorSpec("x", (SIZE,), "float32"))
 CONFIG = SamplerConfig(steps=24, step_size=0.1)
 DIRECTION = np.full(SIZE, SIZE**-0.5, np.float32)
