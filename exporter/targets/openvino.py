@@ -16,6 +16,7 @@ from ...runtime.backends.openvino_error import failed_node, in_one_sentence
 from ...runtime.errors import EbmExportError, MissingBackend, UnsupportedOperation
 from ..passes.places import KeepScaledPlaces
 from ..passes.reduce import KeepReducedDims
+from ..passes.windows import WidenInt8Windows
 from ..precision import kept_in_float32
 from .artifact import Artifact, Progress
 from .refusal import placed
@@ -80,6 +81,7 @@ def write(
     model_ir = ir.from_proto(graph)
     KeepReducedDims()(model_ir)
     KeepScaledPlaces()(model_ir)
+    WidenInt8Windows()(model_ir)
     onnx.save(ir.to_proto(model_ir), onnx_file)
     try:
         model = openvino.Core().read_model(onnx_file)
