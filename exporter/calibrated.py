@@ -18,7 +18,6 @@ from ..calibration.gate_rules import GateRules
 from ..calibration.quantization.calibrate import Scheme
 from ..calibration.quantization.correct_score import correct_score
 from ..calibration.quantization.quantizer import Quantizer
-from ..calibration.quantization.score_error import gradients
 from ..calibration.sample_networks import SampleNetworks
 from ..calibration.search_log import SearchLog
 from ..calibration.sensitivity import Sensitivity, measure_sensitivity
@@ -31,6 +30,7 @@ from ..runtime.engine import Engine
 from ..runtime.errors import EngineMismatch, QualityGateError, UnsupportedOperation
 from ..runtime.manifest import ModelSpec
 from ..runtime.split_engine import SplitEngine
+from .agreement import agrees
 from .conditions import Conditions
 from .precision import keep_in_float32, typed
 from .split import Split, split
@@ -56,10 +56,6 @@ _SENSITIVITIES = "sensitivities"
 """Their key in the log of a search, whose first line says what they are of."""
 _EVENS = (("forward", "gradient"), ("forward",), ())
 """Ways to even out channels, in the order in which they are tried."""
-_AGREEMENT_STATES = 64
-_FARTHER, _LEAST = 1.5, 0.01
-"""An engine that is farther from float32 than this many times its graph, and than 1 %, does not compute what its graph says. Rounding
-a number to the other neighbour makes two right ones differ by a fraction of what both are off by."""
 
 
 @dataclass
@@ -300,7 +296,13 @@ class CalibratedArtifacts:
                 model = typed(model, other)
                 if halves is not None:
                     halves = halves._replace(prologue=typed(halves.prologue, other))
-        artifact = write_score(
+        artifact = self._written(name, folder, model, halves, precision)
+        artifact["options"] |= options
+        self.latest = model
+        return artifact
+
+    def _written(self, name: str, folder: Path, model: ir.Model, halves: Split | None, precision: str) -> Artifact:
+        return write_score(
             name,
             model if halves is None else halves._replace(score=model),
             folder,
@@ -309,9 +311,6 @@ class CalibratedArtifacts:
             splits=self.splits,
             progress=self.tell,
         )
-        artifact["options"] |= options
-        self.latest = model
-        return artifact
 
     @property
     def states(self) -> States:
@@ -345,45 +344,69 @@ class CalibratedArtifacts:
         """How a target wants its grids, found once.
 
         Ways to even out channels are tried with all layers in INT8, until one passes what the gate asks of the score; where none does,
-        the one that comes nearest is taken. One whose engine does not compute what its graph says is out: backends have
-        got INT8 graphs wrong (see `insert_int8`), the gate would see it, and the layers would be blamed.
+        the one that comes nearest is taken. One whose engine does not compute what its graph says (`agreement.py`) is out: the gate would
+        see it, and the layers would be blamed. Where that are all, layers that the engine gets wrong by themselves stay in float32.
 
         Raises:
             QualityGateError: no engine of this target computes its graph.
         """
         if name not in self._schemes:
-            nearest = np.inf
-            for evens in _EVENS:
-                scheme = replace(_scheme_of(name, self.weight_bits), observer=self.ranges, evens=evens)
-                off = self._score_of(name, self.quantizer(scheme))
-                if off < nearest:
-                    nearest, self._schemes[name] = off, scheme
-                if off <= 1:
-                    break
-            else:
-                if np.isinf(nearest):
-                    raise QualityGateError(
-                        f"int8 for {name}: its engine computes something else than its INT8 graph in each of {len(_EVENS)} forms; "
-                        "export it in fp32, fp16 or bf16, or with another version of the backend"
-                    )
+            plain = replace(_scheme_of(name, self.weight_bits), observer=self.ranges)
+            found = self._best_form(name, plain)
+            if found is None and (wrong := self._wrong_layers(name, replace(plain, evens=()))):
+                found = self._best_form(name, replace(plain, wrong=wrong))
+            if found is None:
+                raise QualityGateError(
+                    f"int8 for {name}: its engine computes something else than its INT8 graph in each of {len(_EVENS)} forms; "
+                    "export it in fp32, fp16 or bf16, or with another version of the backend"
+                )
+            self._schemes[name] = found
         return self._schemes[name]
+
+    def _best_form(self, name: str, plain: Scheme) -> Scheme | None:
+        """A scheme with the way to even out channels that passes, or comes nearest; None where the engine is wrong in all of them."""
+        nearest, best = np.inf, None
+        for evens in _EVENS:
+            scheme = replace(plain, evens=evens)
+            off = self._score_of(name, self.quantizer(scheme))
+            if off < nearest:
+                nearest, best = off, scheme
+            if off <= 1:
+                break
+        return best
+
+    def _wrong_layers(self, name: str, scheme: Scheme) -> tuple[str, ...]:
+        """The layers with one of which alone in INT8 the engine computes something else than its graph; none where too little is left."""
+        quantizer = self.quantizer(scheme)
+        layers = [layer for layer in quantizer.layers if layer.name in quantizer.default]
+        wrong = []
+        for number, layer in enumerate(layers):
+            self.tell(f"looking for what {name} gets wrong in INT8", number, len(layers))
+            with tempfile.TemporaryDirectory(dir=self.scratch) as scratch:
+                graph = quantizer.model({layer.name})
+                artifact = self._written(name, Path(scratch), graph, self.halves, "int8")
+                with self.open(artifact, Path(scratch)) as engine:
+                    if not self._agrees(engine, graph):
+                        wrong.append(layer)
+        left = sum(layer.macs for layer in layers) - sum(layer.macs for layer in wrong)
+        if not wrong or left < _LEAST_SHARE * quantizer.work:
+            return ()
+        names = ", ".join(layer.name for layer in wrong)
+        self.tell(
+            f"{name} gets {len(wrong)} of {len(layers)} layers wrong in INT8 and keeps them in float32: {names}", 0, 0
+        )
+        return tuple(layer.name for layer in wrong)
 
     def _score_of(self, name: str, quantizer: Quantizer) -> float:
         """Gain and bias of the gradient with all layers in INT8, the larger, in units of what passes; infinite for a wrong engine."""
         if not quantizer.default:
             return 0.0
-        batch = self.batch[1]
-        asked = self.states.part(np.unique(np.linspace(0, len(self.states) - 1, _AGREEMENT_STATES).round().astype(int)))
         with tempfile.TemporaryDirectory(dir=self.scratch) as scratch:
             folder = Path(scratch)
             artifact = self.write(name, folder, quantizer, quantizer.default, "int8", "fp32")
             assert self.latest is not None
-            exact, graph = (gradients(own, asked, batch=batch) for own in (self.steps, self.latest))
             with self.open(artifact, folder) as engine:
-                run = steps_of(engine).run
-                scaled = np.concatenate([run(inputs)["grad"].copy() for inputs in asked.batches(batch)])
-                found = scaled / np.reshape(asked.grad_scale, (-1, *[1] * (scaled.ndim - 1)))
-                if not _apart(found, exact) <= max(_LEAST, _FARTHER * _apart(graph, exact)):
+                if not self._agrees(engine, self.latest):
                     self.tell(f"{name} computes something else than its INT8 graph: trying another form", 0, 0)
                     return float("inf")
                 if self.gate is None:
@@ -391,6 +414,9 @@ class CalibratedArtifacts:
                 verdicts = self.gate.score_verdicts(self.gate.fidelity(engine))
         off = max((verdict.ratio for verdict in verdicts), default=0.0)
         return off if np.isfinite(off) else sys.float_info.max  # far off, and still what its graph says
+
+    def _agrees(self, engine: Engine, graph: ir.Model) -> bool:
+        return agrees(steps_of(engine), graph, self.steps, self.states, batch=self.batch[1])
 
     def quantizer(self, scheme: Scheme) -> Quantizer:
         """The calibration for a scheme, made once."""
@@ -458,12 +484,6 @@ class CalibratedArtifacts:
 def steps_of(engine: Engine) -> Engine:
     """The engine of what changes from step to step."""
     return engine.score if isinstance(engine, SplitEngine) else engine
-
-
-def _apart(found: np.ndarray, exact: np.ndarray) -> float:
-    """rms over states of the distance relative to the exact gradient's length."""
-    off, length = (np.linalg.norm(array.reshape(len(array), -1), axis=1) for array in (found - exact, exact))
-    return float(np.sqrt(np.mean(np.square(off[length > 0] / length[length > 0])))) if length.any() else 0.0
 
 
 def _scheme_of(name: str, weight_bits: int | None) -> Scheme:

@@ -45,6 +45,7 @@ class Scheme:
         fuses_sums: its engines add inside an INT8 convolution what is on the convolution's grid, as TensorRT's do.
             OpenVINO's (2026.4.1) and onnxruntime's add in float32 in any case.
         largest_weight: weights are whole numbers up to this one: 127, or fewer where products of bytes overflow.
+        wrong: names of layers that its engines get wrong in INT8, and that stay in float32.
     """
 
     asymmetric: bool = True
@@ -53,6 +54,7 @@ class Scheme:
     evens: tuple[str, ...] = ("forward", "gradient")
     fuses_sums: bool = False
     largest_weight: int = 127
+    wrong: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

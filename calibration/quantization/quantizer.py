@@ -111,6 +111,8 @@ class Quantizer:
     def _why_float(self, layer: Layer) -> str | None:
         """Why a layer is not in INT8 by default; None where it is."""
         total = self.work
+        if layer.name in self.scheme.wrong:
+            return "with it in INT8, the engine computes something else than its graph"
         if not layer.every_step:
             return "does not depend on x: what it rounds would bend a whole chain the same way"
         if layer.macs < _SMALL * total:
