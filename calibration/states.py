@@ -21,6 +21,10 @@ __all__ = ["DATA_STEP", "States", "record_states"]
 DATA_STEP = -1
 """Step of a state that is real data and not a point of a chain."""
 
+_LARGEST = 32
+"""Of so many states of a stage one is that with the largest gradient of the chains that are left. Gradients that are large for a stage
+are rare, and so are the numbers inside the network that come with them: of the digits one state in a hundred has inner numbers three times
+as large as all others. A grid without them cuts them off, and what that takes from the largest gradients is what the gate sees."""
 _CALL = 64
 """States in one engine call where the caller sets no limit, for those whose scale has to be found."""
 
@@ -93,7 +97,8 @@ def record_states(
     """Runs chains from the model's own start distribution and keeps a stratified part of their states.
 
     Every stage, from the start to the end in even distances of steps, gives the same number of states, and every
-    chain gives its share at every few stages. A state is where the engine was asked (see `record_trajectory`).
+    chain gives its share at every few stages. One state in 32 of a stage comes from the chains with the largest gradients there. A state is
+    where the engine was asked (see `record_trajectory`).
 
     Args:
         engine: an open engine in float32; the sampler is the runtime's own, gradient scaling included.
@@ -118,14 +123,20 @@ def record_states(
     wanted = sorted({round(done) for done in np.linspace(0, config.steps, stages)})
     each = min(chains, -(-count // len(wanted)))
     # Chains take turns: stage g keeps `each` chains from number g * each on, around the ring.
-    slots = {(done, (g * each + k) % chains): g * each + k for g, done in enumerate(wanted) for k in range(each)}
+    largest = each // _LARGEST
+    slots = {
+        (done, (g * each + k) % chains): g * each + k for g, done in enumerate(wanted) for k in range(each - largest)
+    }
+    # By step: scale, chain and state of the largest gradients.
+    steepest: dict[int, list[tuple[float, int, np.ndarray]]] = {done: [] for done in wanted}
     conditions = dict(cond or {})
     given = max(map(len, conditions.values()), default=1)
     chosen = np.empty(0, np.int64) if data is None else _spread(len(data), max(1, count // 4))
     extra = np.empty((0, *shape), np.float32) if data is None else data[chosen]
     if data_cond:
         conditions = {name: np.concatenate([array, data_cond[name][chosen]]) for name, array in conditions.items()}
-    total = len(slots) + len(extra)
+    along = each * len(wanted)
+    total = along + len(extra)
 
     def made(name: str, each_shape: tuple[int, ...], dtype: np.dtype[np.generic] | type[np.generic]) -> np.ndarray:
         return np.lib.format.open_memmap(  # type: ignore[no-any-return, no-untyped-call]
@@ -143,12 +154,19 @@ def record_states(
             return
         asked, scales = watched.where(now), now.grad_scale
         assert scales is not None, "chains on a watched engine have a scale"
+        others = []
         for row, chain in enumerate(now.chains):
             slot = slots.get((now.done, chain))
-            if slot is not None:
-                x[slot] = asked[row]
-                scale[slot] = scales[row]
-                step[slot], number[slot], taken[slot] = now.done, chain, chain % given
+            if slot is None:
+                others.append((float(scales[row]), chain, row))
+            else:
+                put(slot, now.done, chain, asked[row], scales[row])
+        found = [(size, chain, asked[row].copy()) for size, chain, row in sorted(others)[:largest]]
+        steepest[now.done] = sorted(steepest[now.done] + found, key=lambda entry: entry[:2])[:largest]
+
+    def put(slot: int, done: int, chain: int, state: np.ndarray, size: float) -> None:
+        x[slot], scale[slot] = state, size
+        step[slot], number[slot], taken[slot] = done, chain, chain % given
 
     run_chains(
         watched,
@@ -160,12 +178,15 @@ def record_states(
         max_batch=max_batch,
         callback=keep,
     )
-    number[len(slots) :] = chains + np.arange(len(extra))
-    taken[len(slots) :] = given + np.arange(len(extra)) if data_cond else number[len(slots) :] % given
+    for g, done in enumerate(wanted):
+        for place, (size, chain, state) in enumerate(steepest[done]):
+            put((g + 1) * each - largest + place, done, chain, state, size)
+    number[along:] = chains + np.arange(len(extra))
+    taken[along:] = given + np.arange(len(extra)) if data_cond else number[along:] % given
     states = States(x, scale, step, number, taken, conditions)
     size = max_batch or _CALL
-    for first in range(len(slots), total, size):
-        _add_data(engine, states, extra, len(slots), first, min(first + size, total))
+    for first in range(along, total, size):
+        _add_data(engine, states, extra, along, first, min(first + size, total))
     return states
 
 

@@ -27,8 +27,6 @@ from .taps import Taps
 __all__ = ["channel_factors", "equalized"]
 
 _STRENGTH = 0.7
-_STATES = 256
-"""States that widths are taken from, spread over all."""
 _LARGEST_RATIO = 2.0**6
 """Factors are at most this far from their geometric mean: a channel that is hardly there should not decide what weights look like."""
 
@@ -68,10 +66,9 @@ def channel_factors(
         and len({layer.op == "Conv" for layer in own}) == 1  # whose channels are the same axis
         and not (fuses_sums and any(use.node.op_type == "Add" for use in values[name].uses()))  # type: ignore[union-attr]
     }
-    seen = states.part(np.unique(np.linspace(0, len(states) - 1, _STATES).round().astype(int)))
     taps = Taps(ir.to_proto(model), list(readers), threads)
     widths: dict[str, np.ndarray] = {}
-    for inputs in seen.batches(batch):
+    for inputs in states.batches(batch):
         found = taps.run(inputs)
         for name, own in readers.items():
             width = _width(found[name], -1 if own[0].op != "Conv" else 1)

@@ -49,6 +49,25 @@ class TestWhatIsKept:
         assert len(states) == 5 * 24
         assert len(set(zip(states.step.tolist(), states.chain.tolist(), strict=True))) == len(states)
 
+    def test_the_largest_gradients_of_a_stage_are_among_them(self, tmp_path: Path) -> None:
+        """Of 64 states of a stage, the two with the largest gradients of the chains that are not kept anyway."""
+        several = {"stages": 3, "chains": 200}
+        states, whole = (
+            record(tmp_path / "s", count=3 * 64, **several),
+            record(tmp_path / "w", count=3 * 200, **several),
+        )
+        assert np.unique(states.step, return_counts=True)[1].tolist() == [64] * 3
+        for stage, step in enumerate((0, 20, 40)):
+            kept, all_there = (set(one.chain[one.step == step].tolist()) for one in (states, whole))
+            assert len(kept) == 64 and len(all_there) == 200
+            usual = {(64 * stage + k) % 200 for k in range(62)}
+            scales = dict(
+                zip(
+                    whole.chain[whole.step == step].tolist(), whole.grad_scale[whole.step == step].tolist(), strict=True
+                )
+            )
+            assert kept - usual == set(sorted(all_there - usual, key=scales.__getitem__)[:2])
+
     def test_short_chains_have_fewer_stages(self, tmp_path: Path) -> None:
         assert np.unique(record(tmp_path / "s", CONFIG.replace(steps=2)).step).tolist() == [0, 1, 2]
 
@@ -86,7 +105,8 @@ class TestReproducible:
         options = {
             "cond": {"centre": np.linspace(-1, 1, 21, dtype=np.float32).reshape(7, 3)},
             "data": np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32),
-        }
+            "count": 5 * 64, "chains": 80,  # so that there are largest gradients
+        }  # fmt: skip
         whole = record(tmp_path / "a", config, **options)
         assert_same(record(tmp_path / "b", config, max_batch=max_batch, **options), whole)
 
