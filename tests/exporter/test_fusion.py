@@ -28,6 +28,7 @@ from ebm_export.runtime.pace import BlockTime, Pace
 from ebm_export.runtime.progress import Progress, ProgressOnly
 from ebm_export.runtime.verify_bundle import verify_bundle
 
+from .steep import write_steep
 from .test_sampler_graph import Net
 from .test_split import POLICY, Policy
 
@@ -546,6 +547,26 @@ def test_a_graph_that_leaves_the_chain_is_not_written(tmp_path: Path, monkeypatc
     entries = json.loads((tmp_path / "m.ebm" / "manifest.json").read_text())["artifacts"]
     assert not any(path.name.startswith("sampler.") for path in (tmp_path / "m.ebm").iterdir())
     assert all("sampler" not in entry for entry in entries)
+
+
+@pytest.mark.parametrize("target", ["onnx", "onnxruntime"])  # the first does not tell of each step
+@pytest.mark.parametrize("factor", [1 + 1e-6, 1.02])
+def test_steps_in_which_rounding_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, factor: float
+) -> None:
+    """What is off by roundings only is a tenth of the way off after 32 steps, and right; 2 % more drift is not."""
+    real = StepWriter._drifted
+
+    def bent(self: StepWriter, position: Any, state: Any, given: Any) -> Any:
+        more = self._made.op("Mul", [given["step_size"], self._made.scalar(factor)])
+        return real(self, position, state, {**given, "step_size": more})
+
+    monkeypatch.setattr(StepWriter, "_drifted", bent)
+    if factor < 1.01:
+        write_steep(tmp_path, targets=[target])
+        return
+    with pytest.raises(EngineMismatch, match=r"sampler\.fp16\..*leaves the step-by-step chain: after \d+ steps"):
+        write_steep(tmp_path, targets=[target])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

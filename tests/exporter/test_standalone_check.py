@@ -22,6 +22,7 @@ from ebm_export.exporter import standalone_check as check_module
 from ebm_export.exporter import standalone_sampler as standalone_module
 from ebm_export.runtime import EngineMismatch, SamplerConfig
 
+from .steep import write_steep
 from .test_fusion import GOAL, write
 from .test_sampler_graph import config_of
 from .test_split import POLICY, Policy
@@ -169,6 +170,25 @@ def test_a_chain_that_doubles_rounding_is_not_compared_to_its_end(tmp_path: Path
     )  # fmt: skip
     entry = entry_of(bundle, "standalone.fp16.onnx")
     assert entry is not None and entry["check"]["gap_steps"] == 2
+
+
+def test_a_chain_in_which_rounding_grows_is_compared_where_it_starts(tmp_path: Path) -> None:
+    entry = entry_of(write_steep(tmp_path), "standalone.fp16.onnx")
+    assert entry is not None
+    assert 1 <= entry["check"]["gap_steps"] < 32
+    assert entry["check"]["gap"] < entry["check"]["allowed_gap"] / 2
+
+
+def test_other_steps_are_refused_where_rounding_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = standalone_module.series_of
+
+    def larger(*arguments: Any) -> dict[str, np.ndarray]:
+        series = real(*arguments)
+        return series | {"step_size": series["step_size"] * np.float32(1.02)}
+
+    monkeypatch.setattr(standalone_module, "series_of", larger)
+    with pytest.raises(EngineMismatch, match=r"standalone\.fp16\.onnx leaves the runtime's chain .*, allowed 0\.01"):
+        write_steep(tmp_path)
 
 
 def test_nothing_runs_unless_it_is_to_be_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
