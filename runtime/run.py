@@ -104,7 +104,8 @@ def run_chains(
         if attempt and restart is not None:
             position = restart(chains, attempt)
         else:
-            position = np.concatenate([start(part) for part in stretches(chains)])
+            parts = [start(part) for part in stretches(chains)]
+            position = parts[0] if len(parts) == 1 else np.concatenate(parts)  # which copies a single one too
         stop = diverged == "stop" or (diverged == "restart" and attempt == RESTARTS)
         steps = chain_steps(
             engine,

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig
+from ebm_export.runtime import run as run_module
+from ebm_export.runtime.chain import chain_steps
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.progress import Progress, ProgressOnly
 
@@ -132,3 +134,18 @@ def test_a_run_that_was_cut_goes_on_with_all_that_are_lost(tmp_path: Path) -> No
         ebm()[0].sample(N, 3, callback=lambda now: told.append((now.attempt, now.part)), **options), expected
     )
     assert told[0][0] == 2 and told[-1][1][0] == told[-1][1][1]  # what was done was not done again
+
+
+def test_one_range_of_starts_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The states that a caller has refined may be as large as the memory that is left."""
+    x = np.zeros((3, 2), np.float32)
+    shared = []
+
+    def seen(engine: Any, config: Any, position: np.ndarray, *others: Any, **options: Any) -> Any:
+        shared.append(np.shares_memory(position, x))
+        return chain_steps(engine, config, position, *others, **options)
+
+    monkeypatch.setattr(run_module, "chain_steps", seen)
+    ebm()[0].refine(x)
+    assert shared == [True]
+    assert not x.any()
