@@ -245,3 +245,11 @@ def test_what_cannot_be_one_file_is_said(tmp_path: Path) -> None:
     entry = entry_of(bundle, "score.bf16.onnx")
     assert entry is not None
     assert "no file with a whole chain: few ONNX runtimes compute in BF16" in entry["note"]
+
+
+def test_it_is_there_where_the_steps_in_one_call_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusion_module.Fusion, "why_wrong", lambda *_: "sampler.fp32.onnx is off")
+    with pytest.raises(EngineMismatch, match=r"^sampler\.fp32\.onnx is off"):
+        write(tmp_path, targets=["onnx"])
+    bundle = tmp_path / "m.ebm"
+    assert entry_of(bundle) and entry_of(bundle, "sampler.fp32.onnx") is None
