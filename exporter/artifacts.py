@@ -279,7 +279,7 @@ class _Writer:
 
     def _stand_alone(self, fusion: Fusion, artifact: Artifact) -> None:
         """Writes the whole chain of a score graph in one file; one that is wrong when it is run is left out."""
-        made = fusion.write_standalone(artifact, self.folder, self.batch, self.tell)
+        made = fusion.write_standalone(artifact, self.models["fp32"], self.folder, self.batch, self.tell)
         if made is None:
             return
         found = next((found for found in self.written.verifications if found.path == artifact["path"]), None)

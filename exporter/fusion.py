@@ -85,12 +85,13 @@ class Fusion(NamedTuple):
         return made
 
     def write_standalone(
-        self, artifact: Artifact, folder: Path, batch: tuple[int, int, int], tell: Progress
+        self, artifact: Artifact, exact: ir.Model, folder: Path, batch: tuple[int, int, int], tell: Progress
     ) -> Artifact | None:
         """Writes a whole chain with noise of its own; None where there can be none, which the score graph's note then says.
 
         Args:
             artifact: the score graph's entry; it is made of its files, which are ONNX.
+            exact: the FP32 score graph, whole: its files may lack inputs that the energy does not read.
             folder: where they are.
             batch: smallest, most frequent and largest batch.
             tell: progress.
@@ -99,7 +100,9 @@ class Fusion(NamedTuple):
         if why is not None:
             add_note(artifact, f"no file with a whole chain: {why}")
             return None
-        graph = standalone_sampler(_read(artifact, folder), self.config, scales=self._scales(artifact))
+        graph = standalone_sampler(
+            _read(artifact, folder), self.config, scales=self._scales(artifact), conditions=exact.graph.inputs
+        )
         made = self._written(artifact, ir.to_proto(graph), folder, batch, "standalone", tell)
         made["role"] = "sampler"
         add_note(made, "a whole chain with noise of its own, for other programs")

@@ -79,6 +79,9 @@ def check_standalone(
         if name.startswith("cond.")
     }
     copy = onnx.load(path)
+    names = [value.name for value in copy.graph.input]
+    if sorted(names) != sorted(["x", *cond]):
+        return StandaloneCheck(f"takes {', '.join(names)}, expected {', '.join(['x', *cond])}", {})
     taken = _shorten(copy.graph, steps)
     if taken != config.steps:
         return StandaloneCheck(f"takes {taken} steps, expected {config.steps}", {})

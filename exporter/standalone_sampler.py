@@ -7,6 +7,8 @@ without a seed), so that samples follow the same distribution as ours and are ot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -38,13 +40,16 @@ def why_not_standalone(config: SamplerConfig, precision: str, schedule: str = ""
     return None
 
 
-def standalone_sampler(model: ir.Model | Split, config: SamplerConfig, *, scales: KnownScales | None) -> ir.Model:
+def standalone_sampler(
+    model: ir.Model | Split, config: SamplerConfig, *, scales: KnownScales | None, conditions: Sequence[ir.Value] = ()
+) -> ir.Model:
     """Builds the graph: the prologue, the search for the first scale, the first evaluation, and a Loop over the steps.
 
     Args:
         model: the score graph, whole or in its two halves; not changed. What does not depend on x comes before the steps in any case.
         config: the sampler's settings, for which `why_not_standalone` is None.
         scales: what is known of the gradient scales; None where gradients need none.
+        conditions: inputs that there are in any case, among them what halves do not read.
     """
     halves = model if isinstance(model, Split) else split(model)
     source = model.score if isinstance(model, Split) else model
@@ -54,13 +59,16 @@ def standalone_sampler(model: ir.Model | Split, config: SamplerConfig, *, scales
     wanted = ports(config.sampler, config.order)
     sizes = dims(next(value for value in score.inputs if value.name == "x")) or ()
     start = made.input("x", sizes)
-    inputs = {value.name or "": value for graph in (prologue, score) if graph is not None for value in graph.inputs}
+    graphs = (graph for graph in (prologue, score) if graph is not None)
+    inputs = {
+        value.name or "": value for values in (conditions, *(graph.inputs for graph in graphs)) for value in values
+    }
     for name in (*VARYING_INPUTS, *(value.name or "" for value in (() if prologue is None else prologue.outputs))):
         inputs.pop(name, None)
-    conditions = {name: made.input_like(value) for name, value in inputs.items()}
+    given_once = {name: made.input_like(value) for name, value in inputs.items()}
     if prologue is not None:
-        conditions |= made.inline(prologue, conditions)
-    first = {name: conditions[name] for name in (value.name or "" for value in score.inputs) if name in conditions}
+        given_once |= made.inline(prologue, given_once)
+    first = {name: given_once[name] for name in (value.name or "" for value in score.inputs) if name in given_once}
     ones = made.op("Expand", [made.scalar(1.0), made.op("Shape", [start], start=0, end=1)])
     scale, highest_scale = ones, None
     if scales is not None:

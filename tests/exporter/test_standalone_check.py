@@ -66,6 +66,12 @@ def constant(graph: onnx.GraphProto, number: float) -> str:
     return "damage"
 
 
+def rename(graph: onnx.GraphProto, name: str, other: str) -> None:
+    for value in graph.input:
+        value.name = other if value.name == name else value.name
+    graph.node.insert(0, helper.make_node("Identity", [other], [name]))
+
+
 def beyond_the_end(graph: onnx.GraphProto) -> None:
     """Numbers of a step that is not there."""
     graph.initializer.append(numpy_helper.from_array(np.array(STEPS), "beyond"))
@@ -85,6 +91,10 @@ DAMAGES: dict[str, tuple[Callable[[onnx.GraphProto], None], str]] = {
     "no number": (
         lambda graph: behind(graph, "sample", "Mul", constant(graph, np.inf)),
         "returns no chain whose numbers are finite",
+    ),
+    "another name": (
+        lambda graph: rename(graph, "goal", "target"),
+        "takes x, target, expected x, goal",
     ),
     "every chain twice": (
         lambda graph: behind(graph, "sample", "Concat", "straight"),
@@ -149,6 +159,22 @@ def test_one_with_an_encoder(tmp_path: Path) -> None:
     assert entry_of(bundle, "prologue.fp32.onnx")
     entry = entry_of(bundle)
     assert entry is not None and entry["check"]["gap"] < 1e-6
+
+
+class Spare(Policy):
+    """One of its conditioning inputs is not read."""
+
+    def forward(self, x: torch.Tensor, image: torch.Tensor, spare: torch.Tensor) -> torch.Tensor:
+        return super().forward(x, image)
+
+
+def test_it_takes_what_the_energy_does_not_read_too(tmp_path: Path) -> None:
+    bundle = export(
+        Spare().eval(), POLICY["x"], cond={"image": POLICY["image"], "spare": torch.randn(len(POLICY["image"]), 2)}, out=tmp_path / "m.ebm",
+        targets=["onnx"], sampler=SamplerConfig(steps=5, step_size=0.05), fuse=2,
+    )  # fmt: skip
+    assert entry_of(bundle, "prologue.fp32.onnx")
+    assert [value.name for value in onnx.load(bundle / FILE).graph.input] == ["x", "image", "spare"]
 
 
 def test_the_verdict_is_the_same_each_time_and_of_chains_that_are_finite(
