@@ -7,7 +7,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from .graph import content, stored
+from .graph import content, sole_user, stored
 
 __all__ = ["WidenInt8Windows"]
 
@@ -21,7 +21,7 @@ class WidenInt8Windows(ir.passes.InPlacePass):
 
     1. A convolution with weights in INT8 and fewer than 64 input channels (in each group), whose window and stride along the last axis
        have a common divisor above 2, gets the fewest taps of zero at the end of that axis that leave none, and as much padding.
-    2. One with a dilation along that axis, or padding that is worked out, stays.
+    2. One with a dilation along that axis, padding that is worked out, or weights that another operation reads too, stays.
 
     OpenVINO 2026.4.1 on CPUs with AMX takes such a divisor out of the axis and makes channels of it, and is then off by all of the
     result's size: 32 channels, a window and a stride of 4, say, as where an image or a signal is cut into patches. Other CPUs are right;
@@ -41,7 +41,9 @@ class WidenInt8Windows(ir.passes.InPlacePass):
         if weight is None or up is None or up.op_type != "DequantizeLinear":
             return False
         numbers = content(up.inputs[0])
-        if numbers is None or numbers.shape[1] >= _FEW_CHANNELS or "auto_pad" in node.attributes:
+        if numbers is None or numbers.shape[1] >= _FEW_CHANNELS or sole_user(up.outputs[0]) is not node:
+            return False
+        if "auto_pad" in node.attributes and node.attributes["auto_pad"].as_string() != "NOTSET":
             return False
         axes, window = numbers.ndim - 2, numbers.shape[-1]
         strides, dilations, pads = (

@@ -88,6 +88,22 @@ def test_what_stays(model: ir.Model) -> None:
     assert not check_pass(WidenInt8Windows(), model, {"x": states(model)})
 
 
+def test_padding_that_is_not_worked_out() -> None:
+    model = model_of(32, (4,), (4,), more=', auto_pad = "NOTSET", pads = [2, 1]')
+    assert check_pass(WidenInt8Windows(), model, {"x": states(model)})
+
+
+def test_weights_of_two_convolutions_stay() -> None:
+    model = model_of(32, (4,), (4,))
+    conv = next(node for node in model.graph if node.op_type == "Conv")
+    other = ir.node("Conv", list(conv.inputs), {"strides": [1]}, name="other")
+    other.outputs[0].name, other.outputs[0].type = "other", conv.outputs[0].type
+    other.outputs[0].shape = ir.Shape(["B", OUT, 21])
+    model.graph.insert_after(conv, other)
+    model.graph.outputs.append(other.outputs[0])
+    assert not check_pass(WidenInt8Windows(), model, {"x": states(model)})
+
+
 def test_weights_in_float32_stay() -> None:
     model = graph(
         "g (float[B, 32, 24] x) => (float[B, 8, 6] y) { y = Conv<strides = [4]>(x, k) }",
