@@ -77,7 +77,7 @@ def why_steps_differ(
             if wrong is None:
                 continue
             known = steps_to_compare(engine, each, x, cond, precision, fused.count)
-            if known < fused.count:
+            if known < fused.count and config.sampler != "optimize":  # which goes on by its momentum whatever its steps
                 wrong = _why_paths_differ(engine, fused, _resting(each, known), x, cond, precision, place, known)
             if wrong is not None:
                 return wrong
@@ -107,7 +107,7 @@ def steps_to_compare(
     own = [now.state.position.copy() for now in _singly(engine, config, x, cond, steps)]
     size = _DISTURBANCE * (np.sqrt(np.mean(np.square(x, dtype=np.float64))) or 1.0)
     begin = size * np.sqrt(x[0].size)
-    disturbed = _Disturbed(engine, size)
+    disturbed = _Disturbed(engine, size, config.bounds)
     known = steps
     for _ in range(_TRIALS):
         for now, place in zip(_singly(disturbed, config, x, cond, known), own, strict=False):
@@ -120,11 +120,11 @@ def steps_to_compare(
 
 
 class _Disturbed(Engine):
-    """An open engine that is asked beside where it should be."""
+    """An open engine that is asked beside where it should be, and inside the bounds: there may be no energy outside of them."""
 
-    def __init__(self, engine: Engine, size: float) -> None:
+    def __init__(self, engine: Engine, size: float, bounds: tuple[float, float] | None) -> None:
         self.backend, self.needs_scale, self.known_scales = engine.backend, engine.needs_scale, engine.known_scales
-        self._engine, self._size = engine, size
+        self._engine, self._size, self._bounds = engine, size, bounds
         self._random = np.random.default_rng(0)
 
     def prepare(self, cond: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -133,6 +133,8 @@ class _Disturbed(Engine):
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         x, scale = inputs["x"], inputs["grad_scale"]
         moved = x + (self._size * self._random.standard_normal(x.shape)).astype(np.float32)
+        if self._bounds is not None:
+            moved = np.clip(moved, *self._bounds)
         factor = (1 + _DISTURBANCE * self._random.standard_normal(scale.shape)).astype(np.float32)
         return self._engine.run({**inputs, "x": moved, "grad_scale": scale * factor})
 

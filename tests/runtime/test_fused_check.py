@@ -1,0 +1,34 @@
+"""How far several steps in one call can be compared with single ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ebm_export.runtime import SamplerConfig
+from ebm_export.runtime.backends.function import FunctionEngine
+from ebm_export.runtime.fused_check import steps_to_compare
+
+
+def test_states_on_a_bound_are_not_disturbed_across_it() -> None:
+    """Beyond the bound there is no energy, and the first step would be the last one that is compared."""
+
+    def energy(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with np.errstate(invalid="ignore"):
+            return (np.sqrt(x) * x).sum(axis=1) * np.float32(2 / 3), np.sqrt(x)
+
+    config = SamplerConfig(steps=16, step_size=0.1, temperature=0.0, bounds=(0.0, 1.0))
+    x = np.array([[0.0, 0.5], [1.0, 0.0]], np.float32)
+    with FunctionEngine(energy) as engine:
+        assert steps_to_compare(engine, config, x, {}, "fp16", 16) == 16
+
+
+def test_a_chain_that_multiplies_rounding_is_compared_at_its_first_steps() -> None:
+    """x -> x + 6 sin x doubles what rounding does and more at each step."""
+
+    def energy(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.cos(x).sum(axis=1), -np.sin(x)
+
+    config = SamplerConfig(steps=64, step_size=6.0, temperature=0.0)
+    x = np.linspace(0.5, 2.5, 8, dtype=np.float32).reshape(4, 2)
+    with FunctionEngine(energy) as engine:
+        assert 1 < steps_to_compare(engine, config, x, {}, "fp16", 64) < 32
