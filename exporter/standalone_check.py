@@ -103,8 +103,10 @@ def check_standalone(
     truth = exact.run(asked)["energy"].astype(np.float64)
     # One chain or another may leave where there is an energy, as it may in our own loop.
     well = np.isfinite(sample).reshape(_CHAINS, -1).all(axis=1) & np.isfinite(energy) & np.isfinite(truth)
-    if not well.any():
-        return StandaloneCheck("returns no chain whose numbers are finite", {})
+    if 2 * np.count_nonzero(well) <= _CHAINS:
+        return StandaloneCheck(
+            f"returns {_CHAINS - np.count_nonzero(well)} of {_CHAINS} chains whose numbers are not finite", {}
+        )
     truth, energy = truth[well], energy[well]
     sizes = np.maximum(np.maximum(np.abs(truth), np.std(golden["energy"])), np.finfo(np.float32).tiny)
     rounded = golden.get("reference_energy_error" + ("" if precision == "fp32" else f".{precision}"), np.zeros((1, 1)))
@@ -123,7 +125,7 @@ def check_standalone(
     except EbmExportError as error:
         return StandaloneCheck(f"does not run without its noise: {error}", {})
     found = {
-        "chains": _CHAINS,
+        "chains": int(np.count_nonzero(well)),
         "energy_error": float(off[worst]),
         "allowed_energy_error": float(allowed[worst]),
         "gap": gap,
