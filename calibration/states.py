@@ -22,9 +22,10 @@ DATA_STEP = -1
 """Step of a state that is real data and not a point of a chain."""
 
 _LARGEST = 32
-"""Of so many states of a stage one is that with the largest gradient of the chains that are left. Gradients that are large for a stage
-are rare, and so are the numbers inside the network that come with them: of the digits one state in a hundred has inner numbers three times
-as large as all others. A grid without them cuts them off, and what that takes from the largest gradients is what the gate sees."""
+"""Of so many states of a stage one is of the chain with the largest gradients over its last steps, which is the smallest gradient scale, of
+those that are left. Gradients that are large for a stage are rare, and so are the numbers inside the network that come with them: of the
+digits one state in a hundred has inner numbers three times as large as all others. A grid without them cuts them off, and what that takes
+from the largest gradients is what the gate sees."""
 _CALL = 64
 """States in one engine call where the caller sets no limit, for those whose scale has to be found."""
 
@@ -97,8 +98,8 @@ def record_states(
     """Runs chains from the model's own start distribution and keeps a stratified part of their states.
 
     Every stage, from the start to the end in even distances of steps, gives the same number of states, and every
-    chain gives its share at every few stages. One state in 32 of a stage comes from the chains with the largest gradients there. A state is
-    where the engine was asked (see `record_trajectory`).
+    chain gives its share at every few stages. One state in 32 of a stage, none of fewer, comes from the chains with the smallest
+    gradient scales there. A state is where the engine was asked (see `record_trajectory`).
 
     Args:
         engine: an open engine in float32; the sampler is the runtime's own, gradient scaling included.
@@ -127,7 +128,7 @@ def record_states(
     slots = {
         (done, (g * each + k) % chains): g * each + k for g, done in enumerate(wanted) for k in range(each - largest)
     }
-    # By step: scale, chain and state of the largest gradients.
+    # By step: scale, chain and state of the smallest scales.
     steepest: dict[int, list[tuple[float, int, np.ndarray]]] = {done: [] for done in wanted}
     conditions = dict(cond or {})
     given = max(map(len, conditions.values()), default=1)

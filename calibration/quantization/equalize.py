@@ -66,6 +66,8 @@ def channel_factors(
         and len({layer.op == "Conv" for layer in own}) == 1  # whose channels are the same axis
         and not (fuses_sums and any(use.node.op_type == "Add" for use in values[name].uses()))  # type: ignore[union-attr]
     }
+    if not readers:
+        return {}
     taps = Taps(ir.to_proto(model), list(readers), threads)
     widths: dict[str, np.ndarray] = {}
     for inputs in states.batches(batch):
