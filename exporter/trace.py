@@ -32,7 +32,8 @@ from .zero_tangents import PlainZeros
 
 __all__ = ["graph_dtype", "input_names", "trace"]
 
-_RESERVED = ("x", "grad_scale", "energy", "grad")
+_RESERVED = ("x", "grad_scale", "energy", "grad", "sample")
+"""Names of inputs and outputs of ours, those of the file with a whole chain included."""
 
 
 def trace(energy: Energy, *, with_energy: bool = True) -> ScoreGraph:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -144,19 +145,34 @@ class TestConditioning:
         expected = Policy()(obs.expand(7, 6), torch.tensor(actions)).squeeze(1)
         assert energy == pytest.approx(expected.detach().numpy(), rel=1e-4)
 
-    def test_a_parameter_named_like_an_output_keeps_its_name_for_callers(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("name", "energy"),
+        [
+            ("energy", lambda x, energy: (x - energy).square().sum(1)),
+            ("sample", lambda x, sample: (x - sample).square().sum(1)),
+        ],
+    )
+    def test_a_parameter_named_like_an_output_keeps_its_name_for_callers(
+        self, tmp_path: Path, name: str, energy: Callable[..., torch.Tensor]
+    ) -> None:
+        """Like one of the score graph, or of the file with a whole chain."""
         path = export(
-            lambda x, energy: (x - energy).square().sum(1),
+            energy,
             torch.randn(4, 3),
-            cond={"energy": torch.randn(4, 3)},
+            cond={name: torch.randn(4, 3)},
             out=tmp_path / "p.ebm",
             sampler=CONFIG,
+            targets=["onnxruntime"],
+            fuse=2,
         )
-        (entry,) = json.loads((path / "manifest.json").read_text())["model"]["cond"]
-        assert (entry["name"], entry["parameter"]) == ("energy_", "energy")
+        manifest = json.loads((path / "manifest.json").read_text())
+        (entry,) = manifest["model"]["cond"]
+        assert (entry["name"], entry["parameter"]) == (f"{name}_", name)
+        assert list(path.glob("standalone.*"))
+        given = {name: np.ones((1, 3), np.float32)}
         with load(path) as ebm:
-            value, _ = ebm.score(np.zeros((2, 3), np.float32), energy=np.ones((1, 3), np.float32))
-            ebm.sample(2, energy=np.ones((1, 3), np.float32))
+            value, _ = ebm.score(np.zeros((2, 3), np.float32), **given)
+            ebm.sample(2, **given)
         assert value == pytest.approx([3.0, 3.0])
 
     @pytest.mark.parametrize("energy", ["negative", "logsumexp"])
