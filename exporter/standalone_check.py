@@ -54,7 +54,7 @@ def check_standalone(
 ) -> StandaloneCheck:
     """Runs a few chains from where the golden ones start, in onnxruntime.
 
-    1. A copy whose noise has a seed: the shapes, that some chain is finite, and that energies are those of the states that it returns.
+    1. A copy whose noise has a seed: the shapes, that most chains are finite, and that energies are those of the states that it returns.
     2. A copy that takes the first steps alone, with zeros in the place of its noise: its chains end where the runtime's own do at
        temperature 0. They are not compared to their end. Rounding grows along a chain, more so where gradients have kinks: two right loops
        of a small network of convolutions were 1e-6 of the way apart after 100 steps, and 0.4 after 200. Where they do not end there, and
