@@ -23,6 +23,7 @@ from ..runtime.manifest import CALIBRATED, ModelSpec
 from .calibrated import Calibrated, CalibratedArtifacts
 from .conditions import Conditions
 from .fusion import Fusion
+from .int8 import write_int8
 from .low_prologue import lower_prologue
 from .mixed import Mixed, write_mixed
 from .precision import typed
@@ -164,7 +165,7 @@ class _Writer:
             return
         try:
             if precision == "int8":
-                made = self.calibrated.write_int8(name, self.folder)
+                made = write_int8(self.calibrated, name, self.folder)
             else:
                 made = self._mixed(name).made
             lower_prologue(self.calibrated, name, self.folder, made)

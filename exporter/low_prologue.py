@@ -55,7 +55,7 @@ def _why_float(artifacts: CalibratedArtifacts, layers: Sequence[Layer], artifact
     if artifact.get("schedule"):
         return "not tried where precisions change over the steps"
     work = sum(layer.macs for layer in layers)
-    chain = artifacts.config.steps * artifacts.quantizer(artifacts.scheme(artifact["target"])).work
+    chain = artifacts.config.steps * artifacts.graphs.quantizer(artifacts.scheme(artifact["target"])).work
     if work <= _SMALL * chain:
         return f"{work / max(chain, 1):.2%} of the work of one chain, so nothing to gain"
     if not artifacts.conditions.stand_for_use:

@@ -22,9 +22,10 @@ from ..runtime.device import describe_device, toolchain
 from ..runtime.engine import Engine
 from ..runtime.errors import EbmExportError, QualityGateError, UnsupportedOperation
 from ..runtime.precision_schedule import Span
-from .calibrated import Calibrated, CalibratedArtifacts, steps_of
+from .calibrated import Calibrated, CalibratedArtifacts
 from .tail import Tail, low_types
 from .targets import Artifact
+from .written_engine import steps_of
 
 __all__ = ["Mixed", "write_mixed"]
 
@@ -76,15 +77,15 @@ def write_mixed(
         "an export of mixed without the gate is refused before it begins"
     )
     scheme = artifacts.scheme(name)
-    quantizer = artifacts.quantizer(scheme)
-    if not quantizer.default:
+    default = artifacts.graphs.quantizer(scheme).default
+    if not default:
         raise QualityGateError(
             f"mixed for {name}: this energy has no layer that would gain from INT8; export it in fp32, fp16 or bf16"
         )
     with tempfile.TemporaryDirectory(dir=artifacts.scratch) as scratch, ExitStack() as stack:
-        records = SearchLog(log, _subject(artifacts, name, quantizer.default, artifacts.rules))
+        records = SearchLog(log, _subject(artifacts, name, default, artifacts.rules))
         # Of before a kill, where there was one: what was tried went by their order.
-        measured = {entry.layer.name: entry for entry in artifacts.sensitivities(scheme, records)}
+        measured = {entry.layer.name: entry for entry in artifacts.graphs.sensitivities(scheme, records)}
         order = list(measured)
         lasts = {"fp32": artifacts.fp32} | {
             precision: stack.enter_context(artifacts.open(tail.artifact, tail.folder))
@@ -126,7 +127,7 @@ def write_mixed(
         for layer in order[: choice.kept]
     }
     int8, wide = order[choice.kept :], trials.wide(choice)
-    artifact = artifacts.write(name, folder, quantizer, int8, "mixed", choice.other, wide)
+    artifact = artifacts.write(name, folder, int8, "mixed", choice.other, wide)
     artifacts.note_int8(artifact, folder)
     schedule = ""
     if choice.tail:
@@ -139,8 +140,8 @@ def write_mixed(
         filter(None, [artifact["note"], f"{found.reason}{share}", "" if found.complete else "time ran out"])
     )
     result = GateResult.from_dict(found.verdict["result"])
-    made = Calibrated(artifact, artifacts.describe(scheme, int8, out, choice.other, wide), result, choice.other)
-    return Mixed(made, schedule, choice.end if choice.tail else "")
+    layers = artifacts.graphs.describe(scheme, int8, out, choice.other, wide)
+    return Mixed(Calibrated(artifact, layers, result, choice.other), schedule, choice.end if choice.tail else "")
 
 
 class _Trials:
@@ -233,7 +234,7 @@ class _Trials:
         chosen = self._order[: assignment.wide]
         if self._name != "openvino":
             return chosen
-        layers = self._artifacts.quantizer(self._artifacts.scheme(self._name)).layers
+        layers = self._artifacts.graphs.quantizer(self._artifacts.scheme(self._name)).layers
         products = {layer.name for layer in layers if layer.op != "Conv"}
         return [name for name in chosen if name not in products]
 
@@ -242,8 +243,7 @@ class _Trials:
         if key not in self._built:
             folder = Path(tempfile.mkdtemp(dir=self._scratch))  # no other's, also not that of one that failed
             int8, wide = self._order[assignment.kept :], self.wide(assignment)
-            quantizer = self._artifacts.quantizer(self._artifacts.scheme(self._name))
-            artifact = self._artifacts.write(self._name, folder, quantizer, int8, "mixed", assignment.other, wide)
+            artifact = self._artifacts.write(self._name, folder, int8, "mixed", assignment.other, wide)
             self._built[key] = artifact, folder
         return self._built[key]
 

@@ -13,7 +13,7 @@ from ..runtime.split_engine import SplitEngine
 from .emulate import emulate
 from .targets import Artifact
 
-__all__ = ["written_engine"]
+__all__ = ["steps_of", "written_engine"]
 
 
 def written_engine(
@@ -46,3 +46,8 @@ def _of_file(artifact: Artifact, folder: Path, scratch: Path, scales: KnownScale
         onnx.save(emulated, path)
     backend, precision = backend_of(artifact["target"]), artifact["precision"]
     return open_engine(backend, path, precision=precision, options=artifact["options"], scales=scales)
+
+
+def steps_of(engine: Engine) -> Engine:
+    """The engine of what changes from step to step."""
+    return engine.score if isinstance(engine, SplitEngine) else engine

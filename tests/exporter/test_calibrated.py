@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import nn
 
+from ebm_export.calibration import layer_order
 from ebm_export.calibration.gate_rules import GateRules
 from ebm_export.calibration.quality_gate import QualityGate
 from ebm_export.calibration.quantization.calibrate import Scheme
@@ -29,14 +30,16 @@ from ebm_export.calibration.search import Assignment
 from ebm_export.calibration.search_log import SearchLog
 from ebm_export.calibration.sensitivity import Sensitivity
 from ebm_export.calibration.verdict import GateResult
-from ebm_export.exporter import calibrated, export
+from ebm_export.exporter import calibrated, export, target_scheme
 from ebm_export.exporter.agreement import agrees
 from ebm_export.exporter.calibrated import CalibratedArtifacts
 from ebm_export.exporter.conditions import Conditions, split_conditions
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.export import export_energy, gating_for
+from ebm_export.exporter.int8 import write_int8
 from ebm_export.exporter.manifest import model_spec
 from ebm_export.exporter.mixed import _subject, _Trials
+from ebm_export.exporter.target_scheme import SchemeSearch, plain_scheme
 from ebm_export.exporter.targets import Artifact, tensorrt
 from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
@@ -180,8 +183,8 @@ class TestInt8:
     def test_smaller_weights_where_products_overflow(
         self, name: str, bits: int | None, overflows: bool, largest: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(calibrated, "saturates", lambda: overflows)
-        assert calibrated._scheme_of(name, bits).largest_weight == largest
+        monkeypatch.setattr(target_scheme, "saturates", lambda: overflows)
+        assert plain_scheme(name, bits, "mse").largest_weight == largest
 
     @pytest.mark.parametrize("bits", [7, 8])
     def test_weights_have_the_bits_that_were_asked_for(self, tmp_path: Path, bits: int) -> None:
@@ -332,7 +335,7 @@ class TestScheme:
         with self.artifacts(tmp_path, told) as made:
             scheme = made.scheme("onnxruntime")
             assert scheme.wrong == ("second/Conv",) and scheme.evens == ("forward", "gradient")
-            written = made.write_int8("onnxruntime", tmp_path)
+            written = write_int8(made, "onnxruntime", tmp_path)
         assert "onnxruntime gets 1 of 6 layers wrong in INT8 and keeps them in float32: second/Conv" in told
         nodes = {node["name"]: node for node in written.layers}
         assert nodes["second/Conv"]["precision"] == "fp32" and nodes["first/Conv"]["precision"] == "int8"
@@ -364,7 +367,7 @@ class TestScheme:
         ) as made:  # fmt: skip
             folder = tmp_path / "written"
             folder.mkdir()
-            written = made.write_int8("openvino", folder)
+            written = write_int8(made, "openvino", folder)
             assert made.latest is not None
             with made.open(written.artifact, folder) as engine:
                 assert agrees(engine, made.latest, made.steps, made.states, batch=8)
@@ -384,7 +387,7 @@ class TestScheme:
                 ((np.inf,) * 3, None),
             ):
                 left = iter(offs)
-                monkeypatch.setattr(CalibratedArtifacts, "_score_of", lambda self, name, quantizer: next(left))  # noqa: B023
+                monkeypatch.setattr(SchemeSearch, "_score_of", lambda self, scheme: next(left))  # noqa: B023
                 made._schemes.clear()
                 if wanted is None:
                     with pytest.raises(QualityGateError, match="something else than its INT8 graph in each of 3 forms"):
@@ -628,8 +631,10 @@ class TestMixed:
                     raise UnsupportedOperation("object is not initialized")
                 return {"path": "score.bin"}
 
+            graphs = SimpleNamespace(quantizer=lambda scheme: SimpleNamespace(layers=()))
+
             def __getattr__(self, _: str) -> Any:
-                return lambda *_: SimpleNamespace(layers=())
+                return lambda *_: None
 
         trials = object.__new__(_Trials)
         trials._artifacts, trials._name, trials._order = Artifacts(), name, list("abcd")  # type: ignore[assignment]
@@ -798,7 +803,7 @@ class TestMixed:
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         assert [line.get("key") for line in lines] == [None, "sensitivities"], "kept before anything is tried"
         with monkeypatch.context() as patch:
-            patch.setattr(calibrated, "measure_sensitivity", again)
+            patch.setattr(layer_order, "measure_sensitivity", again)
             with pytest.raises(KeyboardInterrupt):
                 run("killed.ebm")
             assert not (tmp_path / "killed.ebm").exists()
@@ -813,7 +818,7 @@ class TestMixed:
     def test_sensitivities_of_a_log_are_of_its_model_and_settings_alone(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        measured, measure = 0, calibrated.measure_sensitivity
+        measured, measure = 0, layer_order.measure_sensitivity
 
         def counted(*given: Any, **more: Any) -> list[Sensitivity]:
             nonlocal measured
@@ -827,11 +832,11 @@ class TestMixed:
                 score_graph(energy), model_spec(energy), config, folder, None, Conditions({}, {}, True), None, (1, 8, 8), True, None,
                 lambda *_: None,
             ) as made:  # fmt: skip
-                subject = _subject(made, "onnxruntime", made.quantizer(Scheme()).default, GateRules())
-                return made.sensitivities(Scheme(), SearchLog(tmp_path / "log.jsonl", subject))
+                subject = _subject(made, "onnxruntime", made.graphs.quantizer(Scheme()).default, GateRules())
+                return made.graphs.sensitivities(Scheme(), SearchLog(tmp_path / "log.jsonl", subject))
 
         monkeypatch.setattr(CalibratedArtifacts, "scheme", lambda self, name: Scheme())
-        monkeypatch.setattr(calibrated, "measure_sensitivity", counted)
+        monkeypatch.setattr(layer_order, "measure_sensitivity", counted)
         first = run(Residual())
         assert (run(Residual()), measured) == (first, 1)
         other = Residual()

@@ -1,0 +1,70 @@
+"""INT8 artifacts: every layer that gains from it, but for those that the quality gate wants kept in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from ..calibration.int8_graphs import Int8Graphs
+from ..calibration.quantization.calibrate import Scheme
+from ..runtime.errors import QualityGateError
+from .calibrated import Calibrated, CalibratedArtifacts
+from .target_scheme import LEAST_SHARE
+from .targets.score import files_of
+
+__all__ = ["write_int8"]
+
+
+def write_int8(artifacts: CalibratedArtifacts, name: str, folder: Path) -> Calibrated:
+    """Writes the INT8 artifact of a target.
+
+    All layers that gain from it run in INT8 at first. Where the gate refuses that, the layers that do the most harm
+    for the work they do are kept in float32, twice as many each time.
+
+    Args:
+        artifacts: of this export.
+        name: of the target; one whose files run here.
+        folder: where the artifact goes.
+
+    Raises:
+        QualityGateError: nothing passes with at least 30 % of the work in INT8.
+    """
+    scheme = artifacts.scheme(name)
+    default = artifacts.graphs.quantizer(scheme).default
+    if not default:
+        raise QualityGateError(
+            f"int8 for {name}: this energy has no layer that would gain from INT8, as convolutions and products with "
+            "weights do where they are a good part of the work; export it in fp32, fp16 or bf16"
+        )
+    kept: dict[str, str] = {}
+    while True:
+        int8 = [layer for layer in default if layer not in kept]
+        artifact = artifacts.write(name, folder, int8, "int8", "fp32")
+        artifacts.tell(f"judging {artifact['path']}", 0, 0)
+        refused, result = artifacts.verdict(artifact, folder)
+        if not refused:
+            artifacts.note_int8(artifact, folder)
+            return Calibrated(artifact, artifacts.graphs.describe(scheme, int8, kept), result)
+        more = _most_harmful(artifacts.graphs, scheme, kept)
+        if more is None:
+            for file in files_of(artifact):
+                (folder / file).unlink()
+            raise QualityGateError(
+                f"int8 for {name} fails the quality gate: {refused}. That is with {len(kept)} of {len(default)} "
+                f"layers kept in float32; with more, less than {LEAST_SHARE:.0%} of the work would be in INT8. Export "
+                "mixed, bf16 or fp16, or add --no-gate to have it written as it is"
+            )
+        kept |= {layer: f"{why}; with it in INT8: {refused}" for layer, why in more.items()}
+        artifacts.tell(f"{refused}: keeping {len(kept)} of {len(default)} layers in float32", 0, 0)
+
+
+def _most_harmful(graphs: Int8Graphs, scheme: Scheme, kept: Collection[str]) -> dict[str, str] | None:
+    """The layers to keep next, as many as are kept already, with what each does; None where too little is left."""
+    quantizer = graphs.quantizer(scheme)
+    order = graphs.sensitivities(scheme)
+    chosen = [entry for entry in order if entry.layer.name not in kept][: max(1, len(kept))]
+    out = {*kept, *(entry.layer.name for entry in chosen)}
+    left = sum(layer.macs for layer in quantizer.layers if layer.name in quantizer.default and layer.name not in out)
+    if not chosen or left < LEAST_SHARE * quantizer.work:
+        return None
+    return {entry.layer.name: entry.said for entry in chosen}
