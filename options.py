@@ -14,6 +14,7 @@ import typer
 from .runtime.array_file import read_given_array
 from .runtime.config import SamplerConfig
 from .runtime.errors import UsageError
+from .runtime.limits import limit_memory, use_cpus
 
 __all__ = [
     "CheckpointFile",
@@ -68,6 +69,7 @@ __all__ = [
     "as_typed",
     "chosen",
     "conditions_of",
+    "limit_process",
     "numbers_of",
     "sampler_settings",
 ]
@@ -252,6 +254,14 @@ def numbers_of(option: str, text: str) -> float | tuple[float, ...] | None:
     except ValueError as error:
         raise UsageError(f"{option}: expected a number, or numbers with commas between them, got {text!r}") from error
     return numbers[0] if len(numbers) == 1 else numbers
+
+
+def limit_process(cpus: str | None, memory_limit: str | None) -> None:
+    """Sets what the process may use; to be called before a library starts threads."""
+    if cpus is not None:
+        use_cpus(cpus)
+    if memory_limit is not None:
+        limit_memory(memory_limit)
 
 
 def as_typed(message: str, words: Sequence[str]) -> str:

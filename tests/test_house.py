@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("calibration", "exporter", "runtime")
+FOLDERS = ("calibration", "commands", "exporter", "runtime")
 # An arrow may only lead from a part to one that stands after it.
-ORDER = ("entry", "cli", "options", "terminal", "exporter", "calibration", "runtime")
+ORDER = ("entry", "cli", "commands", "options", "terminal", "exporter", "calibration", "runtime")
 
 
 def sources() -> list[Path]:

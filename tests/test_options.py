@@ -8,7 +8,12 @@ from collections.abc import Callable
 import pytest
 import typer
 
-from ebm_export import cli
+from ebm_export.commands.bench import bench
+from ebm_export.commands.compare import compare_command
+from ebm_export.commands.export import export_command
+from ebm_export.commands.refine import refine
+from ebm_export.commands.sample import sample
+from ebm_export.commands.score import score
 from ebm_export.options import as_typed
 
 
@@ -31,9 +36,7 @@ def test_an_argument_is_called_as_it_was_typed(message: str, words: str, said: s
     assert as_typed(message, words.split()) == said
 
 
-@pytest.mark.parametrize(
-    "command", [cli.export_command, cli.sample, cli.refine, cli.compare_command, cli.bench, cli.score]
-)
+@pytest.mark.parametrize("command", [export_command, sample, refine, compare_command, bench, score])
 def test_every_option_is_known_by_the_name_of_its_argument(command: Callable[..., None]) -> None:
     """But for those whose name on the command line was chosen; no message of the library begins with their argument's name."""
     app = typer.Typer(add_completion=False)

@@ -1,0 +1,39 @@
+"""What ebm-run sample and ebm-run refine have in common: they draw, and show what came of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..terminal import LOG, print_json, progress
+
+if TYPE_CHECKING:
+    from ..runtime.command import DrawOptions
+
+__all__ = ["draw"]
+
+
+def draw(options: DrawOptions, as_json: bool) -> None:
+    """Draws, and prints what came of it."""
+    from ..runtime.command import run_draw
+
+    with progress() as tell:
+        drawn = run_draw(options, tell)
+    result = drawn.result
+    if as_json:
+        print_json(result)
+        return
+    LOG.print(result["engine"], markup=False, soft_wrap=True)
+    count, *shape = result["shape"]
+    print(f"{result['out']}: {count} samples {shape}, energy {result['energy_mean']:.4g} on average")
+    if "steps" in result:
+        print(f"{result['steps']} of {drawn.steps} steps")
+        lost = result["without_energy"]
+        for chains, said in (
+            (set(result["diverged"]) - set(lost), "diverged, and are what they were at their lowest energy before"),
+            (lost, "never had a finite energy, and are what they began as"),
+        ):
+            if chains:
+                LOG.print(f"{len(chains)} of {count} {said}", style="yellow", markup=False, soft_wrap=True)
+    if "acceptance" in result:
+        blocks = f", and {result['block_acceptance']:.3f} of blocks" if "block_acceptance" in result else ""
+        print(f"temperature {result['temperature']:.4g}; accepted {result['acceptance']:.3f} of steps{blocks}")

@@ -1,0 +1,133 @@
+"""ebm-run refine: samples from states that are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..options import (
+    Anneal,
+    Backend,
+    Block,
+    Bounds,
+    BoundsMode,
+    BundleArgument,
+    CheckpointFile,
+    CondFiles,
+    Cpus,
+    DeadlineMs,
+    Diverged,
+    Divergence,
+    EnergyRange,
+    Every,
+    Exact,
+    First,
+    Friction,
+    Fuse,
+    GradClip,
+    GradClipMode,
+    JsonOption,
+    Keep,
+    Ladder,
+    Leapfrog,
+    MaxBatch,
+    MemoryLimit,
+    Momentum,
+    Noise,
+    OrderOption,
+    PrecisionName,
+    Sampler,
+    Seed,
+    StatesFile,
+    Steps,
+    StepSize,
+    TargetAccept,
+    Temperature,
+    Threads,
+    WarmUp,
+    array_of,
+    array_or_none,
+    conditions_of,
+    limit_process,
+    numbers_of,
+    sampler_settings,
+)
+from .draw import draw
+
+__all__ = ["refine"]
+
+
+def refine(
+    bundle: BundleArgument,
+    start: Annotated[Path, typer.Argument(help="FILE.npy with the states to start from, [n, *S].", show_default=False)],
+    out: Annotated[Path, typer.Option(help="FILE.npy to write, [n, *S] float32.")] = Path("refined.npy"),
+    seed: Seed = 0,
+    first: First = 0,
+    cond: CondFiles = None,
+    backend: Backend = None,
+    precision: PrecisionName = None,
+    threads: Threads = None,
+    cpus: Cpus = None,
+    memory_limit: MemoryLimit = None,
+    fuse: Fuse = None,
+    steps: Steps = None,
+    step_size: StepSize = None,
+    noise: Noise = None,
+    temperature: Temperature = None,
+    grad_clip: GradClip = None,
+    grad_clip_mode: GradClipMode = None,
+    bounds: Bounds = None,
+    order: OrderOption = None,
+    sampler: Sampler = None,
+    bounds_mode: BoundsMode = None,
+    anneal: Anneal = None,
+    warmup: WarmUp = None,
+    target_accept: TargetAccept = None,
+    leapfrog: Leapfrog = None,
+    friction: Friction = None,
+    momentum: Momentum = None,
+    ladder: Ladder = None,
+    exact: Exact = False,
+    block: Block = None,
+    keep: Keep = None,
+    diverged: Diverged = Divergence.stop,
+    energy_range: EnergyRange = None,
+    deadline_ms: DeadlineMs = None,
+    max_batch: MaxBatch = None,
+    checkpoint: CheckpointFile = None,
+    every: Every = None,
+    states: StatesFile = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the bundle's sampler from given states."""
+    settings = sampler_settings(locals())
+    limit_process(cpus, memory_limit)
+    from ..runtime.command import DrawOptions
+
+    draw(
+        DrawOptions(
+            bundle=bundle,
+            out=out,
+            seed=seed,
+            first=first,
+            settings=settings,
+            cond=conditions_of(cond),
+            start=array_of(start),
+            backend=backend,
+            precision=precision,
+            threads=threads,
+            exact=exact,
+            fuse=fuse,
+            keep=array_or_none(keep),
+            diverged=diverged.value,
+            energy_range=None if energy_range is None else numbers_of("--energy-range", energy_range),  # type: ignore[arg-type]
+            deadline_ms=deadline_ms,
+            max_batch=max_batch,
+            checkpoint=checkpoint,
+            every=every,
+            states=states,
+        ),
+        as_json,
+    )
