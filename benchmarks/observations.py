@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ebm_export.exporter.energy import make_energy
-from ebm_export.exporter.export import export_energy, gating_for
+from ebm_export.exporter.export import export_energy
+from ebm_export.exporter.gating import gating_for
 from ebm_export.runtime import SamplerConfig
 
 SIZE, RADIUS, WIDTH = 48, 0.12, 256

@@ -34,7 +34,8 @@ from ebm_export.calibration.command import run_compare
 from ebm_export.calibration.compare_options import CompareOptions
 from ebm_export.calibration.conditions import conditions_for
 from ebm_export.calibration.states import record_states
-from ebm_export.exporter.export import export_energy, gating_for
+from ebm_export.exporter.export import export_energy
+from ebm_export.exporter.gating import gating_for
 from ebm_export.exporter.load import load_model
 from ebm_export.runtime import load
 from ebm_export.runtime.bundle import Bundle

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..calibration.gate_rules import GateRules
 from ..calibration.layer_precisions import CALIBRATION
 from ..calibration.sample_networks import SampleNetworks
 from ..calibration.verdict import GateResult
@@ -23,6 +22,7 @@ from ..runtime.manifest import CALIBRATED, ModelSpec
 from .calibrated import Calibrated, CalibratedArtifacts
 from .conditions import Conditions
 from .fusion import Fusion
+from .gating import Gating
 from .int8 import write_int8
 from .low_prologue import lower_prologue
 from .mixed import Mixed, write_mixed
@@ -34,30 +34,9 @@ from .targets.refusal import placed
 from .targets.score import files_of, write_plan, write_score
 from .verify import Verification, describe_failure, measure_artifact, verify_artifact
 
-__all__ = ["Gating", "Written", "write_artifacts"]
+__all__ = ["Written", "write_artifacts"]
 
 _ENDS_ALONE = "the last steps of mixed run on it; whole chains on it were not judged"
-
-
-@dataclass(frozen=True)
-class Gating:
-    """What is judged, and how.
-
-    Attributes:
-        rules: of the gate; None judges nothing.
-        all_low: whether FP16 and BF16 engines go through it too, and not only INT8 and mixed ones.
-        log: file that a search resumes from; the target's name is put before its ending. None keeps none.
-        seconds: time after which a search begins no new trial; None for no limit.
-        features: what samples are compared by; see `sample_networks`.
-        classes: what tells their modes; None for clusters.
-    """
-
-    rules: GateRules | None = None
-    all_low: bool = False
-    log: Path | None = None
-    seconds: float | None = None
-    features: str = "pixels"
-    classes: Path | None = None
 
 
 @dataclass
@@ -201,7 +180,6 @@ class _Writer:
 
     def _mixed(self, name: str) -> Mixed:
         """A mixed artifact; the engine that its last steps run on comes with it."""
-        log = self.gating.log
         with tempfile.TemporaryDirectory(dir=self.calibrated.scratch) as spare:
             tails = self._tails(name, Path(spare))
             mixed = write_mixed(
@@ -209,7 +187,7 @@ class _Writer:
                 name,
                 self.folder,
                 tails=tails,
-                log=None if log is None else log.with_name(f"{log.stem}.{name}{log.suffix}"),
+                log=self.gating.log_of(name),
                 seconds=self.gating.seconds,
             )
             if mixed.schedule:

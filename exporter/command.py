@@ -205,8 +205,9 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[Any, list[di
         The `ExportReport` and the rows of the closing table: file, precision, size of the score graph and its prologue, what
         `--fuse` added, worst error, time of one step, and the manifest's note.
     """
-    from .export import export_energy, gating_for
+    from .export import export_energy
     from .factory import parse_model_args
+    from .gating import gating_for
     from .input_spec import parse_cond, parse_shape
     from .load import load_model
 

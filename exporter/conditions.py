@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -11,10 +12,12 @@ from ..runtime.distinct_rows import distinct_rows
 from .energy import Energy
 from .golden import CHAINS, all_conditions, distinct_observations, fresh_conditions
 
-__all__ = ["ENOUGH", "Conditions", "RealData", "split_conditions", "stand_for_use"]
+__all__ = ["ENOUGH", "Conditions", "RealData", "split_conditions", "stand_for_use", "warn_of_few", "warn_of_unpaired"]
 
 ENOUGH = 16
 """Observations from which on those that an engine is judged at are not those that it was calibrated at."""
+
+_LOG = logging.getLogger("ebm_export")
 
 _SIDES, _CALIBRATION = 2, 0
 """Different observations go to the calibration and to the judgement in turns; which is the first."""
@@ -72,6 +75,33 @@ def stand_for_use(energy: Energy) -> bool:
     return count >= ENOUGH or (
         _are_labels(energy) and all(_without_a_gap(rows) for rows in energy.observations.values())
     )
+
+
+def warn_of_few(energy: Energy) -> None:
+    """Says where a verdict holds, if what is known of the conditioning inputs cannot stand for those of use."""
+    count = len(distinct_observations(energy.observations))
+    if energy.observations and not stand_for_use(energy):
+        _LOG.warning(
+            "samples are judged at %s %s%s: give rows as they come in use, %d or more, for a verdict that holds there "
+            "(cond={name: rows}, on the command line --cond NAME=FILE.npy)",
+            "one row of" if count == 1 else f"{count} rows of",
+            ", ".join(energy.observations),
+            " and noisy copies" if count < CHAINS else "",
+            ENOUGH,
+        )
+
+
+def warn_of_unpaired(energy: Energy, conditions: Conditions) -> None:
+    """Says that nobody knows which condition real data belongs to, if that is so."""
+    data = conditions.data
+    if energy.observations and data is not None and not data.conditions:
+        _LOG.warning(
+            "calibrating on %d rows of data under %d rows of %s in turns, whichever belongs to which: give as many rows of both, row i of "
+            "the one for row i of the other (cond={name: rows}, on the command line --cond NAME=FILE.npy)",
+            len(data.x),
+            energy.given_rows,
+            ", ".join(energy.observations),
+        )
 
 
 def _real(energy: Energy, data: np.ndarray | None) -> RealData | None:

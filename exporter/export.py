@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,47 +10,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import torch
 
-from ..calibration.chain_plan import plan_chains
-from ..calibration.gate_rules import GateRules
 from ..calibration.observers import OBSERVERS
-from ..calibration.sample_networks import SampleNetworks, sample_networks
 from ..calibration.verdict import GateResult
 from ..runtime.arguments import check_choice
-from ..runtime.batch_range import parse_batch_range
 from ..runtime.bundle import DATA, GOLDEN
 from ..runtime.bundle_writer import writing_bundle
 from ..runtime.config import SamplerConfig
-from ..runtime.errors import EngineMismatch, MissingBackend, QualityGateError, UnsupportedOperation, UsageError
-from ..runtime.manifest import CALIBRATED, ModelSpec
-from .artifacts import Gating, write_artifacts
+from ..runtime.errors import EngineMismatch, QualityGateError, UnsupportedOperation, UsageError
+from ..runtime.manifest import CALIBRATED
+from .artifacts import write_artifacts
 from .climbing import warn_of_climbing
-from .conditions import ENOUGH, Conditions, split_conditions, stand_for_use
+from .conditions import split_conditions, warn_of_few, warn_of_unpaired
 from .contract import check_contract
 from .energy import Energy, EnergyMode, make_energy
 from .found_sampler import find_sampler
 from .fusion import Fusion
-from .golden import CHAINS, distinct_observations, make_golden
+from .gating import Gating, gating_for
+from .golden import make_golden
 from .index_limits import index_limits
 from .left_out import warn_of_left_out
 from .lowering import lower
 from .manifest import describe_bundle, mark_verified, model_spec
 from .passes import optimize
+from .plan import plan_artifacts
 from .precision import LOW_TYPES, typed
 from .tail import low_types
-from .targets import Artifact, Progress, target
+from .targets import Artifact, Progress
 from .trace import trace
 from .uncompiled import uncompiled
 from .verify import Verification
 
-__all__ = ["PRECISIONS", "ExportReport", "export", "export_energy", "gating_for"]
-
-PRECISIONS = ("fp32", *LOW_TYPES, *CALIBRATED)
-"""The precisions that can be exported."""
-
-_LOG = logging.getLogger("ebm_export")
+__all__ = ["ExportReport", "export", "export_energy"]
 
 
 @dataclass
@@ -181,47 +172,6 @@ def export(
     return report.path
 
 
-def gating_for(
-    precisions: Sequence[str],
-    gate: float | None,
-    *,
-    smallest_difference: float,
-    out: Path,
-    seconds: float | None = None,
-    all_low: bool = False,
-    features: str = "pixels",
-    classes: str | Path | None = None,
-) -> Gating:
-    """What an export judges.
-
-    Args:
-        precisions: of the export. INT8 and mixed are judged, and FP16 and BF16 beside them: FP32's samples are there then.
-        gate: largest ratio; None judges nothing.
-        smallest_difference: that the gate should see.
-        out: the bundle; a search keeps its log beside it until the export is done.
-        seconds: limit of a search.
-        all_low: FP16 and BF16 are judged in any case.
-        features: what samples are compared by.
-        classes: what tells their modes.
-    """
-    asked = all_low
-    all_low = asked or any(precision in CALIBRATED for precision in precisions)
-    if (features != "pixels" or classes is not None) and (gate is None or not all_low or set(precisions) == {"fp32"}):
-        raise UsageError(
-            "features and classes (--features, --classes) are what the gate compares samples by, and nothing goes through it here: ask "
-            "for int8 or mixed with it, or have fp16 and bf16 judged (gate_all=True, --gate 1.25)"
-        )
-    if gate is None:
-        if asked:
-            raise UsageError("gate_all asks for the gate and gate=None turns it off: leave one of them out")
-        return Gating()
-    plan_chains(gate, smallest_difference)  # refuses what cannot be, before any work
-    rules = GateRules(gate=gate, smallest_difference=smallest_difference)
-    out = out.absolute()  # "." has no name
-    log = out.with_name(f"{out.name}.search.jsonl")
-    return Gating(rules, all_low, log, seconds, features, None if classes is None else Path(classes))
-
-
 def export_energy(
     energy: Energy,
     *,
@@ -246,13 +196,14 @@ def export_energy(
     """
     begun = time.perf_counter()
     tell = progress or (lambda what, done, total: None)
-    plan = _plan(targets, precisions, batch)
-    if "mixed" in precisions and (gating is None or gating.rules is None):
+    gating = gating or Gating()
+    plan = plan_artifacts(targets, precisions, batch)
+    if "mixed" in precisions and gating.rules is None:
         raise UsageError(
             "mixed needs the quality gate, which is what chooses its layers: leave gate=None (--no-gate) out, or export "
             "int8 with it"
         )
-    judges = gating is not None and gating.rules is not None and gating.all_low and set(precisions) != {"fp32"}
+    judges = gating.judges(precisions)
     if judges:
         from ..calibration.metrics import scientific  # noqa: F401  says what is missing, before any work
     if weight_bits not in (None, 7, 8):
@@ -278,7 +229,7 @@ def export_energy(
     ):
         data = _check_data(data, energy)
         if judges:
-            _warn_of_few(energy)
+            warn_of_few(energy)
         tell("checking the energy", 0, 0)
         check_contract(energy, None if data is None else torch.as_tensor(data))
         config, trajectory = energy.sampler, None
@@ -303,10 +254,10 @@ def export_energy(
                 models[precision] = typed(models["fp32"], precision)
         conditions = split_conditions(energy, data)
         if any(precision in CALIBRATED for precision in precisions):
-            _warn_of_unpaired(energy, conditions)
+            warn_of_unpaired(energy, conditions)
         networks = None
-        if judges and gating is not None:
-            networks = _networks(gating, models["fp32"], conditions, model_spec(energy, limits=limits), folder)
+        if judges:
+            networks = gating.networks(models["fp32"], conditions, model_spec(energy, limits=limits), folder)
         golden = None
         ends = [low for name in targets for low in low_types(name)] if "mixed" in precisions else []
         if verify:
@@ -335,7 +286,7 @@ def export_energy(
                 conditions=conditions,
                 data=data,
                 batch=batch,
-                gating=gating or Gating(),
+                gating=gating,
                 networks=networks,
                 weight_bits=weight_bits,
                 ranges=ranges or "mse",
@@ -367,86 +318,10 @@ def export_energy(
         kept = ", ".join(artifact["path"] for artifact in written.artifacts)
         failure = kind("; ".join(failures) + f"; the others were written to {path}: {kept}")
     else:
-        _remove_logs(gating)
+        gating.remove_logs()
     seconds = time.perf_counter() - begun
     found = energy.sampler is None
     return ExportReport(path, written.artifacts, written.verifications, written.gates, config, found, seconds, failure)
-
-
-def _networks(gating: Gating, model: ir.Model, conditions: Conditions, spec: ModelSpec, folder: Path) -> SampleNetworks:
-    """What the gate compares samples by; the model's own features are those of its whole graph, at the first of the conditions."""
-    with tempfile.TemporaryDirectory(
-        dir=folder
-    ) as scratch:  # the system's may be small, and is not cleared where we are killed
-
-        def own() -> tuple[Path, dict[str, np.ndarray]]:
-            path = Path(scratch) / "score.onnx"
-            ir.save(model, path)
-            types = {entry.name: entry.dtype for entry in spec.cond}
-            return path, {name: rows[:1].astype(types[name]) for name, rows in conditions.judged.items()}
-
-        return sample_networks(gating.features, gating.classes, own, spec.x.shape)
-
-
-def _plan(targets: Sequence[str], precisions: Sequence[str], batch: tuple[int, int, int]) -> list[tuple[str, str]]:
-    """(target, precision) pairs in the order of work; wrong or missing ones end the export before it begins."""
-    for what, given in (("targets", targets), ("precisions", precisions)):
-        if isinstance(given, str):
-            raise UsageError(f"{what}: expected a list of names, such as [{given!r}], got the text {given!r}")
-    for precision in precisions:
-        if precision not in PRECISIONS:
-            several = ": one text for each of several, as in ['fp32', 'int8']" if "," in precision else ""
-            raise UsageError(f"the precisions are {', '.join(PRECISIONS)}; there is none called {precision!r}{several}")
-    if not targets or not precisions:
-        raise UsageError("at least one target and one precision are needed")
-    parse_batch_range(":".join(map(str, batch)))
-    names = list(dict.fromkeys(targets))
-    for name in names:
-        missing = target(name).available()
-        if missing is not None:
-            raise MissingBackend(missing)
-    if "tensorrt" in names and "onnx" not in names:
-        names.insert(0, "onnx")  # a device whose TensorRT differs builds its own plan from it
-    names.sort(key=lambda name: name == "tensorrt")  # a plan is built from the graph that the file before it holds
-    wanted = list(dict.fromkeys(precisions))
-    if "mixed" in wanted and "fp32" not in wanted:
-        wanted.insert(0, "fp32")  # which a schedule over the steps may end in
-    wanted.sort(key=lambda precision: precision == "mixed")  # as in the others that are asked for
-    return [(name, precision) for precision in wanted for name in names]
-
-
-def _warn_of_few(energy: Energy) -> None:
-    """Says where a verdict holds, if what is known of the conditioning inputs cannot stand for those of use."""
-    count = len(distinct_observations(energy.observations))
-    if energy.observations and not stand_for_use(energy):
-        _LOG.warning(
-            "samples are judged at %s %s%s: give rows as they come in use, %d or more, for a verdict that holds there "
-            "(cond={name: rows}, on the command line --cond NAME=FILE.npy)",
-            "one row of" if count == 1 else f"{count} rows of",
-            ", ".join(energy.observations),
-            " and noisy copies" if count < CHAINS else "",
-            ENOUGH,
-        )
-
-
-def _warn_of_unpaired(energy: Energy, conditions: Conditions) -> None:
-    """Says that nobody knows which condition real data belongs to, if that is so."""
-    data = conditions.data
-    if energy.observations and data is not None and not data.conditions:
-        _LOG.warning(
-            "calibrating on %d rows of data under %d rows of %s in turns, whichever belongs to which: give as many rows of both, row i of "
-            "the one for row i of the other (cond={name: rows}, on the command line --cond NAME=FILE.npy)",
-            len(data.x),
-            energy.given_rows,
-            ", ".join(energy.observations),
-        )
-
-
-def _remove_logs(gating: Gating | None) -> None:
-    """A search that ended needs its log no more."""
-    if gating is not None and gating.log is not None:
-        for log in gating.log.parent.glob(f"{gating.log.stem}.*{gating.log.suffix}"):
-            log.unlink()
 
 
 def _check_data(data: Any, energy: Energy) -> np.ndarray | None:

@@ -35,7 +35,8 @@ from ebm_export.exporter.agreement import agrees
 from ebm_export.exporter.calibrated import CalibratedArtifacts
 from ebm_export.exporter.conditions import Conditions, split_conditions
 from ebm_export.exporter.energy import make_energy
-from ebm_export.exporter.export import export_energy, gating_for
+from ebm_export.exporter.export import export_energy
+from ebm_export.exporter.gating import gating_for
 from ebm_export.exporter.int8 import write_int8
 from ebm_export.exporter.manifest import model_spec
 from ebm_export.exporter.mixed import _subject, _Trials

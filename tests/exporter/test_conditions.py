@@ -14,7 +14,8 @@ from ebm_export.calibration.quality_gate import QualityGate
 from ebm_export.exporter.archive import read_archive, save_energy
 from ebm_export.exporter.conditions import ENOUGH, split_conditions
 from ebm_export.exporter.energy import make_energy
-from ebm_export.exporter.export import export_energy, gating_for
+from ebm_export.exporter.export import export_energy
+from ebm_export.exporter.gating import gating_for
 from ebm_export.exporter.golden import CHAINS, fresh_conditions
 from ebm_export.runtime import SamplerConfig
 from ebm_export.runtime.bundle import Bundle
