@@ -187,7 +187,8 @@ def export_command(
     """
     settings = sampler_settings({**locals(), "sampler": None})  # --sampler is a file here
     targets, precisions = chosen("--target", target, Target), chosen("--precision", precision, Precision)
-    from ..exporter.command import ExportOptions, run_export
+    from ..exporter.command import run_export
+    from ..exporter.export_options import ExportOptions
 
     options = ExportOptions(
         model=model,

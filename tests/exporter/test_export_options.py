@@ -7,15 +7,7 @@ from typing import Any
 
 import pytest
 
-from ebm_export.exporter.command import (
-    ExportOptions,
-    _gate_said,
-    _how_to_judge,
-    _limit,
-    _sampler,
-    _why_so_far_off,
-    no_faster,
-)
+from ebm_export.exporter.export_options import ExportOptions
 from ebm_export.runtime import SamplerConfig, UsageError
 
 
@@ -75,14 +67,14 @@ def test_settings_of_flags_win_over_those_of_files(file: Path, tmp_path: Path) -
     (tmp_path / "s.toml").write_text("step_size = 0.2\nnoise = 0.2\n")
     read = options(sampler=tmp_path / "s.toml", settings={"noise": 0.3}).with_file(file)
     wanted = SamplerConfig(friction=2.0, steps=9, step_size=0.2, noise=0.3, leapfrog=7)
-    assert _sampler(SamplerConfig(steps=3, leapfrog=7), read) == wanted
+    assert read.sampler_over(SamplerConfig(steps=3, leapfrog=7)) == wanted
 
 
 def test_a_temperature_beside_noise_is_refused(file: Path, tmp_path: Path) -> None:
     file.write_text("[sampler]\ntemperature = 0.5\nnoise = 0.1\n")
     both = SamplerConfig(temperature=0.5, noise=0.1)
-    assert _sampler(None, options().with_file(file)) == both, "a file may say both, as an archive may"
-    assert _sampler(both, options(settings={"noise": None, "temperature": 2.0})) == SamplerConfig(temperature=2.0)
+    assert options().with_file(file).sampler_over(None) == both, "a file may say both, as an archive may"
+    assert options(settings={"noise": None, "temperature": 2.0}).sampler_over(both) == SamplerConfig(temperature=2.0)
     alone, settings = tmp_path / "alone.toml", tmp_path / "settings.toml"
     alone.write_text("[sampler]\ntemperature = 1.0\n")
     settings.write_text("temperature = 1.0\n")
@@ -95,7 +87,7 @@ def test_a_temperature_beside_noise_is_refused(file: Path, tmp_path: Path) -> No
         (both, options(sampler=settings)),
     ):
         with pytest.raises(UsageError, match=text):
-            _sampler(given, read)
+            read.sampler_over(given)
 
 
 @pytest.mark.parametrize(
@@ -128,84 +120,3 @@ def test_a_value_of_another_type_is_refused(file: Path, text: str, said: str) ->
     file.write_text(text)
     with pytest.raises(UsageError, match=f"c.toml: {said}"):
         options().with_file(file)
-
-
-def test_low_precisions_that_gain_nothing_are_named() -> None:
-    times = [
-        ("openvino", "fp32", 2.0),
-        ("openvino", "int8", 2.5),
-        ("openvino", "bf16", 1.5),
-        ("onnxruntime", "int8", 9.0),
-    ]
-    rows = [
-        {
-            "file": f"score.{precision}.{backend}",
-            "backend": backend,
-            "precision": precision,
-            "batch": 8,
-            "median ms": time,
-        }
-        for backend, precision, time in times
-    ]
-    assert no_faster(rows) == [
-        "score.int8.openvino is no faster than fp32 on this machine: 2.5 against 2 ms a step at a batch of 8"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("precision", "gated", "worst", "limit", "said"),
-    [
-        ("fp32", False, 1e-4, "1e-04", ""),
-        (
-            "fp32",
-            False,
-            2e-4,
-            "1e-04",
-            "above the limit at a state where PyTorch's own, by rounding, is half as large or more",
-        ),
-        ("bf16", True, 0.04, "5e-02", ""),
-        (
-            "bf16",
-            True,
-            0.3,
-            "5e-02",
-            "above the limit at a state where PyTorch's own, by rounding, is half as large or more",
-        ),
-        ("int8", True, 0.04, "the gate", ""),
-        ("int8", True, 0.6, "the gate", "decides nothing in int8: its samples do, and passed the gate"),
-        ("mixed", False, 0.6, "none", "decides nothing in mixed: its samples would, and no gate judged them"),
-    ],
-)
-def test_a_worst_error_says_what_it_is_held_to(
-    precision: str, gated: bool, worst: float, limit: str, said: str
-) -> None:
-    assert _limit(precision, gated) == limit
-    found = _why_so_far_off(precision, worst, gated)
-    assert said in found and bool(said) == ("a relu's gradient jumps" in found)
-
-
-@pytest.mark.parametrize(
-    ("target", "precision", "said"),
-    [
-        ("onnx", "fp32", None),
-        ("onnx", "bf16", "not judged"),
-        ("openvino", "fp16", "not judged"),
-        ("onnxruntime", "int8", "not judged"),
-        ("tensorrt", "fp16", None),
-    ],
-)
-def test_an_engine_that_no_gate_judged_says_so_and_how_it_would_be(
-    target: str, precision: str, said: str | None
-) -> None:
-    artifact = {"target": target, "precision": precision}
-    assert _gate_said(artifact, None) == said
-    found = _how_to_judge(artifact, {"fp32", precision})
-    assert found.startswith("its samples were not judged: --gate 1.25 has") == (said is not None)
-
-
-def test_what_came_with_mixed_is_judged_where_its_precision_is_asked_for() -> None:
-    """The gate is on already."""
-    low, plan = ({"target": target, "precision": "fp16"} for target in ("onnx", "tensorrt"))
-    found = _how_to_judge(low, {"fp32", "fp16", "mixed"})
-    assert found.startswith("--precision fp16 has the export judge") and "--gate" not in found
-    assert _how_to_judge(plan, {"fp32", "fp16", "mixed"}) == ""

@@ -1,0 +1,145 @@
+"""The table that ebm-export ends with: what was written, how far it is from PyTorch, what the gate said, and how fast it is."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..runtime.bench import time_bundle
+from ..runtime.verify import is_judged, tolerance
+from .export import ExportReport
+from .targets import Progress
+from .targets.score import engine_files_of, files_of
+
+__all__ = ["no_faster", "table"]
+
+_LOOKS_WRONG = 0.05
+"""Relative error of a gradient from which an INT8 engine gets a word about it: what FP16 and BF16 may be off by."""
+_LOG = logging.getLogger("ebm_export")
+
+
+def table(report: ExportReport, *, fused: bool, gated: bool, batch: int, progress: Progress) -> list[dict[str, Any]]:
+    """Times the engines of an export and returns a row for each: its file, precision, size, status, worst error and note among others.
+
+    Engines of low precision that are no faster than float32 are warned of.
+
+    Args:
+        report: of the export.
+        fused: whether it wrote fused steps, whose size has a column of its own.
+        gated: whether it had a gate; where it had none, nobody is told how engines would be judged.
+        batch: samples in the step that is timed.
+        progress: called with (what is being done, done, in all).
+    """
+    timed_rows = time_bundle(report.path, batches=[batch], fused=False, progress=progress)
+    for said in no_faster(timed_rows):
+        _LOG.warning(said)
+    times = {row["file"]: row for row in timed_rows}
+    found = {verification.path: verification for verification in report.verifications}
+    precisions = {artifact["precision"] for artifact in report.artifacts}
+    rows = []
+    for artifact in report.artifacts:
+        # What --fuse adds holds the steps' graph many times over: beside the engine's size, not in it.
+        engine, whole = (_size(report.path, files(artifact)) for files in (engine_files_of, files_of))
+        added = {"added by --fuse": f"{whole - engine:.2f} MiB"} if fused else {}
+        verification = found.get(artifact["path"])
+        ran = verification is not None and not verification.reason
+        stages = verification.stages if verification is not None and ran else []
+        worst = max((stage.relative_error for stage in stages), default=None)
+        timed = times.get(artifact["path"])
+        gate = report.gates.get(artifact["path"])
+        rows.append(
+            {
+                "file": artifact["path"],
+                "precision": artifact["precision"],
+                "size": f"{engine:.2f} MiB",
+                **added,
+                "status": artifact["status"],
+                "worst error": None if worst is None else f"{worst:.1e}",
+                "limit": None if worst is None else _limit(artifact["precision"], gate is not None),
+                "gate": _gate_said(artifact, gate),
+                f"ms per step (batch {batch})": None if timed is None else timed["median ms"],
+                "note": "; ".join(
+                    filter(
+                        None,
+                        (
+                            artifact["note"],
+                            "" if worst is None else _why_so_far_off(artifact["precision"], worst, gate is not None),
+                            _how_to_judge(artifact, precisions) if gate is None and gated else "",
+                        ),
+                    )
+                ),
+            }
+        )
+    return rows
+
+
+def _gate_said(artifact: Any, gate: Any) -> str | None:
+    """The verdict; None where there is none to have: FP32 is what others are compared with, and a plan is judged as its ONNX file."""
+    if gate is not None:
+        return f"{'passed' if gate.passed else 'failed'}, {_worst(gate):.2f}"
+    return None if artifact["precision"] == "fp32" or artifact["target"] == "tensorrt" else "not judged"
+
+
+def _how_to_judge(artifact: Any, precisions: Collection[str]) -> str:
+    """What to do about an engine that no gate judged; empty where its samples are not judged by themselves.
+
+    Args:
+        artifact: its entry.
+        precisions: of the bundle.
+    """
+    if _gate_said(artifact, None) is None:
+        return ""
+    if "mixed" in precisions:  # the gate is on, and this one came with a schedule
+        return f"--precision {artifact['precision']} has the export judge them too, and ebm-compare judges the bundle"
+    return (
+        "its samples were not judged: --gate 1.25 has the export judge fp16 and bf16 too, which takes as long as drawing some thousand "
+        "samples, and ebm-compare judges the bundle"
+    )
+
+
+def _limit(precision: str, gated: bool) -> str:
+    """What the worst error of an engine is held to."""
+    if is_judged(precision):
+        return f"{tolerance(precision).relative_error:.0e}"
+    return "the gate" if gated else "none"
+
+
+def _why_so_far_off(precision: str, worst: float, gated: bool) -> str:
+    """What to make of a worst error that looks like a failure, of an engine that is kept; empty where it does not."""
+    cause = "rounding moves small gradients most, and a relu's gradient jumps where a sum is near zero"
+    if is_judged(precision):
+        if worst <= tolerance(precision).relative_error:
+            return ""
+        return f"the worst error is above the limit at a state where PyTorch's own, by rounding, is half as large or more, which passes ({cause})"
+    if worst <= _LOOKS_WRONG:
+        return ""
+    decides = "do, and passed the gate" if gated else "would, and no gate judged them"
+    return f"the worst error is that of one state, the farthest off, and decides nothing in {precision}: its samples {decides} ({cause})"
+
+
+def _size(folder: Path, names: Sequence[str]) -> float:
+    """MiB of these files."""
+    return sum((folder / name).stat().st_size for name in names) / 2**20
+
+
+def no_faster(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Says which engines of low precision are not faster than float32 of the same backend, as on a CPU without instructions for them.
+
+    Args:
+        rows: as `time_bundle` returns them, of one batch size.
+    """
+    exact = {row["backend"]: row["median ms"] for row in rows if row["precision"] == "fp32"}
+    return [
+        f"{row['file']} is no faster than fp32 on this machine: {row['median ms']:.3g} against {exact[row['backend']]:.3g} ms a step at a "
+        f"batch of {row['batch']}"
+        for row in rows
+        if row["precision"] != "fp32" and row["median ms"] >= exact.get(row["backend"], math.inf)
+    ]
+
+
+def _worst(gate: Any) -> float:
+    """The largest ratio to the seed noise floor."""
+    return max((verdict.ratio for verdict in gate.verdicts if verdict.limit == gate.gate), default=0.0)
