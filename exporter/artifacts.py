@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from ..calibration.layer_precisions import CALIBRATION
 from ..calibration.sample_networks import SampleNetworks
 from ..calibration.verdict import GateResult
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import QualityGateError, UnsupportedOperation
 from ..runtime.manifest import CALIBRATED, ModelSpec
 from .calibrated import Calibrated, CalibratedArtifacts
+from .calibration_file import write_calibration
 from .conditions import Conditions
 from .fusion import Fusion
 from .gating import Gating
@@ -67,9 +65,8 @@ class _Writer:
     splits: bool
     fusion: Fusion | None
     written: Written = field(default_factory=Written)
-    layers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    prologues: dict[str, str] = field(default_factory=dict)
-    """What became of a prologue, by the path of its artifact."""
+    calibrations: list[Calibrated] = field(default_factory=list)
+    """The INT8 and mixed artifacts that were written."""
     refused: dict[str, list[str]] = field(default_factory=dict)
     """Precisions whose ONNX file failed, so that no plan is built from it, with the lines that say so."""
     asked: Collection[str] = ()
@@ -227,14 +224,11 @@ class _Writer:
         return next((each for each in self.written.artifacts if (each["target"], each["precision"]) == mine), None)
 
     def _enter(self, made: Calibrated) -> None:
-        path = made.artifact["path"]
         if self.golden is not None:
             self.written.verifications.append(measure_artifact(made.artifact, self.folder, self.golden))
         if made.gate is not None:
-            self.written.gates[path] = made.gate
-        self.layers[path] = made.layers
-        if made.prologue:
-            self.prologues[path] = made.prologue
+            self.written.gates[made.artifact["path"]] = made.gate
+        self.calibrations.append(made)
         self._fuse(made.artifact, self.calibrated.latest)
         self.written.artifacts.append(made.artifact)
 
@@ -280,28 +274,6 @@ class _Writer:
             (self.folder / file).unlink()
         if artifact["target"] == "onnx":
             self.refused[artifact["precision"]] = lines
-
-    def describe_layers(self) -> None:
-        """Writes calibration.json, where something was calibrated."""
-        if not self.layers:
-            return
-        states = self.calibrated.states
-        said = {
-            "states": {
-                "count": len(states),
-                "stages": len(np.unique(states.step)),
-                "real data": int(np.count_nonzero(states.step < 0)),
-                "conditions": {
-                    name: min(len(rows), len(np.unique(states.row)))
-                    for name, rows in self.calibrated.conditions.calibration.items()
-                },
-            },
-            "artifacts": [
-                {"path": path, **({"prologue": self.prologues[path]} if path in self.prologues else {}), "nodes": nodes}
-                for path, nodes in self.layers.items()
-            ],
-        }
-        (self.folder / CALIBRATION).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
 def write_artifacts(
@@ -379,5 +351,6 @@ def write_artifacts(
                 writer.calibrate(name, precision)
             else:
                 writer.plain(name, precision)
-        writer.describe_layers()
+        if writer.calibrations:
+            write_calibration(folder, writer.calibrations, calibrated.states, conditions.calibration)
         return writer.written
