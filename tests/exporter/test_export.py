@@ -42,7 +42,7 @@ CONFIG = SamplerConfig(steps=24, step_size=0.05, noise=0.01, bounds=(-2, 2), ini
 
 
 PLAIN = ("fp32", *LOW_TYPES)
-"""Precisions that need no calibration; test_calibrated.py has the others."""
+"""Precisions that need no calibration; test_int8.py and test_mixed.py have the others."""
 
 
 class Net(nn.Module):
