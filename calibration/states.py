@@ -12,6 +12,7 @@ from ..runtime.config import SamplerConfig
 from ..runtime.engine import Engine
 from ..runtime.gradient_scale import ScaledScore
 from ..runtime.progress import Progress
+from ..runtime.row_norms import square_sums
 from ..runtime.run import run_chains
 from ..runtime.start import start_states
 from .trajectory import Watched
@@ -22,10 +23,9 @@ DATA_STEP = -1
 """Step of a state that is real data and not a point of a chain."""
 
 _LARGEST = 32
-"""Of so many states of a stage one is of the chain with the largest gradients over its last steps, which is the smallest gradient scale, of
-those that are left. Gradients that are large for a stage are rare, and so are the numbers inside the network that come with them: of the
-digits one state in a hundred has inner numbers three times as large as all others. A grid without them cuts them off, and what that takes
-from the largest gradients is what the gate sees."""
+"""Of so many states of a stage one is that with the largest gradient of those that are left. Gradients that are large for a stage are
+rare, and so are the numbers inside the network that come with them: of the digits one state in a hundred has inner numbers three times
+as large as all others. A grid without them cuts them off, and what that takes from the largest gradients is what the gate sees."""
 _CALL = 64
 """States in one engine call where the caller sets no limit, for those whose scale has to be found."""
 
@@ -40,6 +40,8 @@ class States:
         step: [M] int64, steps taken; `DATA_STEP` for real data.
         chain: [M] int64, number of the chain; for real data one for each state, after those of the chains.
         row: [M] int64, the row of the conditions that the state goes with.
+        large: [M] bool, states that were kept for their large gradients. They belong in a range and not in a mean, where such
+            states are as rare as they come.
         conditions: rows of the conditioning inputs by graph name, [R, ...].
     """
 
@@ -48,6 +50,7 @@ class States:
     step: np.ndarray
     chain: np.ndarray
     row: np.ndarray
+    large: np.ndarray
     conditions: Mapping[str, np.ndarray]
 
     def __len__(self) -> int:
@@ -66,6 +69,7 @@ class States:
             np.array(self.step[rows]),
             np.array(self.chain[rows]),
             np.array(self.row[rows]),
+            np.array(self.large[rows]),
             self.conditions,
         )
 
@@ -98,8 +102,8 @@ def record_states(
     """Runs chains from the model's own start distribution and keeps a stratified part of their states.
 
     Every stage, from the start to the end in even distances of steps, gives the same number of states, and every
-    chain gives its share at every few stages. One state in 32 of a stage, none of fewer, comes from the chains with the smallest
-    gradient scales there. A state is where the engine was asked (see `record_trajectory`).
+    chain gives its share at every few stages. One state in 32 of a stage, none of fewer, is one of those with the largest gradients
+    there. A state is where the engine was asked (see `record_trajectory`).
 
     Args:
         engine: an open engine in float32; the sampler is the runtime's own, gradient scaling included.
@@ -128,8 +132,8 @@ def record_states(
     slots = {
         (done, (g * each + k) % chains): g * each + k for g, done in enumerate(wanted) for k in range(each - largest)
     }
-    # By step: scale, chain and state of the smallest scales.
-    steepest: dict[int, list[tuple[float, int, np.ndarray]]] = {done: [] for done in wanted}
+    # By step: minus the square of the gradient's size, chain, state and scale.
+    steepest: dict[int, list[tuple[float, int, np.ndarray, np.float32]]] = {done: [] for done in wanted}
     conditions = dict(cond or {})
     given = max(map(len, conditions.values()), default=1)
     chosen = np.empty(0, np.int64) if data is None else _spread(len(data), max(1, count // 4))
@@ -146,6 +150,7 @@ def record_states(
 
     x, scale = made("x", shape, np.float32), made("grad_scale", (), np.float32)
     step, number, taken = (made(name, (), np.int64) for name in ("step", "chain", "row"))
+    large = np.zeros(total, bool)
     watched = Watched(engine, config)
 
     def keep(now: Progress) -> None:
@@ -156,13 +161,14 @@ def record_states(
         asked, scales = watched.where(now), now.grad_scale
         assert scales is not None, "chains on a watched engine have a scale"
         others = []
+        sizes = np.nan_to_num(square_sums(np.ascontiguousarray(now.state.grad)))  # nothing was asked at some starts
         for row, chain in enumerate(now.chains):
             slot = slots.get((now.done, chain))
             if slot is None:
-                others.append((float(scales[row]), chain, row))
+                others.append((-float(sizes[row]), chain, row))
             else:
                 put(slot, now.done, chain, asked[row], scales[row])
-        found = [(size, chain, asked[row].copy()) for size, chain, row in sorted(others)[:largest]]
+        found = [(size, chain, asked[row].copy(), scales[row]) for size, chain, row in sorted(others)[:largest]]
         steepest[now.done] = sorted(steepest[now.done] + found, key=lambda entry: entry[:2])[:largest]
 
     def put(slot: int, done: int, chain: int, state: np.ndarray, size: float) -> None:
@@ -180,11 +186,13 @@ def record_states(
         callback=keep,
     )
     for g, done in enumerate(wanted):
-        for place, (size, chain, state) in enumerate(steepest[done]):
-            put((g + 1) * each - largest + place, done, chain, state, size)
+        for place, (_, chain, state, size) in enumerate(steepest[done]):
+            slot = (g + 1) * each - largest + place
+            put(slot, done, chain, state, size)
+            large[slot] = True
     number[along:] = chains + np.arange(len(extra))
     taken[along:] = given + np.arange(len(extra)) if data_cond else number[along:] % given
-    states = States(x, scale, step, number, taken, conditions)
+    states = States(x, scale, step, number, taken, large, conditions)
     size = max_batch or _CALL
     for first in range(along, total, size):
         _add_data(engine, states, extra, along, first, min(first + size, total))

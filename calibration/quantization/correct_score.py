@@ -48,7 +48,8 @@ def correct_score(
     in the graph makes of dE/dx. Only the part of it is taken that stands out from the noise: the share <c1, c2> / |c|^2, not
     below 0, with c1 and c2 from the even and the odd chains and c their mean (James and Stein 1961 shrink so).
 
-    The weights w grow evenly with the steps taken, as the gate weighs stages; real data counts like an end.
+    The weights w grow evenly with the steps taken, as the gate weighs stages; real data counts like an end. States that were kept for
+    their large gradients do not count.
 
     Args:
         model: the lowered float32 graph.
@@ -76,10 +77,10 @@ def _lengthen(
         rows = slice(first, first + len(weights))
         first = rows.stop
         scale = np.asarray(states.grad_scale[rows], np.float64)[:, None]
-        stages = np.searchsorted(steps, states.step[rows])
+        stages, typical = np.searchsorted(steps, states.step[rows]), ~states.large[rows]
         for name in names:
             f, q = (values[name].reshape(len(weights), -1) / scale for values in (wanted, got))
-            sums[name].add(stages, f, q)
+            sums[name].add(stages[typical], f[typical], q[typical])
     shares = _weight(steps, max(int(states.step.max()), 1))
     nodes = {node.name: node for node in quantized.graph}
     for layer in last:
@@ -134,6 +135,8 @@ def _center(model: ir.Model, quantized: ir.Model, states: States, batch: int, th
     for weights, wanted, got in _both(model, quantized, [], states, batch, threads):
         for row in range(len(weights)):
             state = first + row
+            if states.large[state]:
+                continue
             half, stage = states.chain[state] % 2, int(np.searchsorted(steps, states.step[state]))
             scale = float(states.grad_scale[state])
             errors[half, stage] += (got["grad"][row] - wanted["grad"][row]) / scale

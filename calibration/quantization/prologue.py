@@ -99,7 +99,15 @@ def _as_states(conditions: Mapping[str, np.ndarray]) -> States:
     """One state for each row. A prologue reads the conditions of a state and nothing else of it."""
     count = len(next(iter(conditions.values())))
     nothing, numbers = np.zeros((count, 0), np.float32), np.arange(count)
-    return States(nothing, np.ones(count, np.float32), np.zeros(count, np.int64), numbers, numbers, conditions)
+    return States(
+        nothing,
+        np.ones(count, np.float32),
+        np.zeros(count, np.int64),
+        numbers,
+        numbers,
+        np.zeros(count, bool),
+        conditions,
+    )
 
 
 def _features(model: ir.Model, rows: States, batch: int, threads: int | None) -> list[np.ndarray]:

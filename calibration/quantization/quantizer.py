@@ -25,7 +25,7 @@ _BORDER = 0.15
 """Share of all multiplications up to which a layer at the border of the graph stays in float. One step of an 8-bit grid over
 the state is as large as the noise of published samplers, and nothing after the last gradient layer averages its
 error; a network that is hardly more than these layers would have nothing left."""
-_HELD_OUT = 4  # every so many states one is kept for the question whether corrections help
+_HELD_OUT = 4  # the states of every so many chains are kept for the question whether corrections help
 
 
 class Quantizer:
@@ -134,21 +134,22 @@ class Quantizer:
         progress: Callable[[str, int, int], None] | None,
     ) -> bool:
         chosen = [self._made.even[layer.name] for layer in self.layers if layer.name in self.default]
-        held_out = np.arange(len(states)) % _HELD_OUT == 0
-        if not chosen or not held_out[1:].any():
+        held_out = states.chain % _HELD_OUT == 0
+        seen = ~held_out & ~states.large
+        if not chosen or np.count_nonzero(held_out) < 2 or not seen.any():
             return False
         corrected = correct_bias(
             self._made.even_model,
             chosen,
             self._made.calibration.grids,
             self._made.weights,
-            states.part(np.flatnonzero(~held_out)),
+            states.part(np.flatnonzero(seen)),
             fuses_sums=self.scheme.fuses_sums,
             batch=batch,
             threads=threads,
             progress=progress,
         )
-        asked = states.part(np.flatnonzero(held_out))
+        asked = states.part(np.flatnonzero(held_out & ~states.large))
         exact = gradients(self._model, asked, batch=batch, threads=threads)
 
         def systematic() -> float:

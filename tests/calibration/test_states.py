@@ -29,7 +29,7 @@ def record(folder: Path, config: SamplerConfig = CONFIG, **options: Any) -> Stat
 
 
 def assert_same(one: States, other: States) -> None:
-    for name in ("x", "grad_scale", "step", "chain"):
+    for name in ("x", "grad_scale", "step", "chain", "large"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
     np.testing.assert_equal(one.inputs(slice(None)), other.inputs(slice(None)))
 
@@ -61,12 +61,22 @@ class TestWhatIsKept:
             kept, all_there = (set(one.chain[one.step == step].tolist()) for one in (states, whole))
             assert len(kept) == 64 and len(all_there) == 200
             usual = {(64 * stage + k) % 200 for k in range(62)}
-            scales = dict(
-                zip(
-                    whole.chain[whole.step == step].tolist(), whole.grad_scale[whole.step == step].tolist(), strict=True
-                )
-            )
-            assert kept - usual == set(sorted(all_there - usual, key=scales.__getitem__)[:2])
+            there = whole.step == step
+            sizes = dict(zip(whole.chain[there].tolist(), np.linalg.norm(whole.x[there], axis=1), strict=True))
+            largest = set(sorted(all_there - usual, key=sizes.__getitem__)[-2:])
+            assert kept - usual == largest
+            assert set(states.chain[(states.step == step) & states.large].tolist()) == largest
+
+    @pytest.mark.parametrize("sampler", ["mala", "hmc", "underdamped", "tempering"])
+    def test_large_is_a_gradient_there_whatever_the_scale(self, tmp_path: Path, sampler: str) -> None:
+        """Samplers that reject have a scale that does not change; their largest gradients are other chains' at each stage."""
+        config = SamplerConfig.from_dict({"steps": 40, "step_size": 0.3, "sampler": sampler})
+        states = record(tmp_path / "s", config, count=5 * 64, chains=200)
+        sizes = np.linalg.norm(states.x, axis=1)
+        for step in (20, 30, 40):
+            there = states.step == step
+            assert sizes[there & states.large].min() > np.quantile(sizes[there & ~states.large], 0.9)
+        assert len(set(states.chain[states.large].tolist())) > 4  # of ten
 
     def test_short_chains_have_fewer_stages(self, tmp_path: Path) -> None:
         assert np.unique(record(tmp_path / "s", CONFIG.replace(steps=2)).step).tolist() == [0, 1, 2]

@@ -121,7 +121,7 @@ def states_for(model: ir.Model, count: int = 64, *, seed: int = 0, stages: int =
     rms = np.sqrt(np.square(grad).mean(1))
     scale = (1 / np.where(rms > 0, rms, 1)).astype(np.float32)
     step = np.repeat(np.arange(stages) * 10, -(-count // stages))[:count]
-    return States(x, scale, step, np.arange(count), np.zeros(count, np.int64), {})
+    return States(x, scale, step, np.arange(count), np.zeros(count, np.int64), np.zeros(count, bool), {})
 
 
 def to_nearest(model: ir.Model, layer: Layer, correction: np.ndarray | None = None) -> IntWeights:

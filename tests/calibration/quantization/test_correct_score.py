@@ -128,3 +128,16 @@ def test_real_data_counts_like_an_end() -> None:
     other = bent(model, 1.04, 0.0, int8=False)
     correct_score(model, other, find_layers(model), only_starts, threads=1)  # nothing there counts
     assert fidelity(model, other, states).gain == pytest.approx(0.04, abs=1e-5)
+
+
+def test_states_kept_for_large_gradients_do_not_count() -> None:
+    model = perceptron()
+    states = states_for(model, 64)
+    large = np.arange(64) % 8 == 0
+    x = np.where(large[:, None], 5 * states.x, states.x)
+    marked, others = bent(model, 1.03, 0.1, int8=True), bent(model, 1.03, 0.1, int8=True)
+    correct_score(model, marked, find_layers(model), dataclasses.replace(states, x=x, large=large), threads=1)
+    correct_score(model, others, find_layers(model), states.part(np.flatnonzero(~large)), threads=1)
+    assert ir.to_proto(marked).SerializeToString(deterministic=True) == ir.to_proto(others).SerializeToString(
+        deterministic=True
+    )

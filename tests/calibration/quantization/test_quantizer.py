@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from ebm_export.calibration.metrics.score_fidelity import score_fidelity
 from ebm_export.calibration.observers import OBSERVERS, Histogram, min_max_range
+from ebm_export.calibration.quantization import quantizer as quantizer_file
 from ebm_export.calibration.quantization.calibrate import Scheme
 from ebm_export.calibration.quantization.quantizer import Quantizer
+from ebm_export.calibration.states import States
 
 from .graphs import conv_net, error, perceptron, run, states_for
 
@@ -65,6 +69,30 @@ def test_corrections_are_kept_where_they_help(monkeypatch: pytest.MonkeyPatch) -
 def test_few_states_make_no_corrections() -> None:
     model = conv_net()
     assert not Quantizer(model, states_for(model, 4), Scheme(), threads=1).corrected
+
+
+def test_corrections_are_tried_on_other_chains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And neither made nor tried with states that were kept for their large gradients, which are more than come."""
+    asked: list[States] = []
+
+    def corrected(model, layers, grids, weights, states, **options):
+        asked.append(states)
+        return dict(weights)
+
+    def judged(exact, got, states):
+        asked.append(states)
+        return []
+
+    monkeypatch.setattr(quantizer_file, "correct_bias", corrected)
+    monkeypatch.setattr(quantizer_file, "score_error", judged)
+    model = conv_net()
+    chain = np.repeat(np.arange(16), 4)
+    states = dataclasses.replace(states_for(model, 64), chain=chain, large=np.arange(64) % 4 == 3)
+    Quantizer(model, states, Scheme(fit_weights=False), threads=1)
+    seen, tried, again = asked
+    assert not seen.large.any() and not tried.large.any()
+    assert set(seen.chain) == {n for n in range(16) if n % 4} and set(tried.chain) == set(again.chain) == {0, 4, 8, 12}
+    assert len(seen) == 36 and len(tried) == 12
 
 
 def test_description(quantizer: Quantizer) -> None:
