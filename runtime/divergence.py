@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
+import numpy as np
+
+from .chain_numbers import Chains
 from .errors import DivergenceError
 
-__all__ = ["RESTARTS", "Divergence", "stop_if_diverged"]
+__all__ = ["RESTARTS", "Divergence", "stop_if_diverged", "tell_of_restarts"]
+
+_LOG = logging.getLogger("ebm_export")
 
 RESTARTS = 3
 """How often a chain that diverges is started anew before that is an error."""
+
+_NAMED = 8
+"""Chains that a line names; a batch may lose thousands."""
 
 Divergence = Literal["stop", "restart", "drop"]
 """What happens to such a chain, see `run.run_chains`."""
@@ -36,3 +45,33 @@ def stop_if_diverged(
         if anew is not None:
             who = f"chain {anew}, started anew {RESTARTS} times, has"
         raise DivergenceError(f"{who} an energy, gradient or position that is not finite{outside} {where}; {advice}")
+
+
+def tell_of_restarts(chains: Chains, count: int, attempt: int, seen: np.ndarray | None) -> None:
+    """Logs that chains run again: one warning with the first of their numbers, and all numbers at the level INFO where that are not all.
+
+    Args:
+        chains: their numbers.
+        count: number of chains in their batch.
+        attempt: how often they are started anew with this time.
+        seen: the steps after which it was seen that they diverged, 0 for the start; None where an earlier process saw it.
+    """
+    named = ", ".join(map(str, chains[:_NAMED]))
+    if len(chains) > _NAMED:
+        named += f" and {len(chains) - _NAMED} more"
+    when = ""
+    if seen is not None:
+        first, last = int(seen.min()), int(seen.max())
+        when = f", seen after steps {first} to {last}" if last > first else f", seen after step {first}"
+        when = when if last else ", seen at the start"
+    _LOG.warning(
+        "%d of %d chains diverged%s, and are started anew (%d of %d): %s",
+        len(chains),
+        count,
+        when,
+        attempt,
+        RESTARTS,
+        named,
+    )
+    if len(chains) > _NAMED:
+        _LOG.info("all that are started anew (%d of %d): %s", attempt, RESTARTS, ", ".join(map(str, chains)))

@@ -71,13 +71,16 @@ def finish_on_device(
     """Takes the first evaluation from `chain_steps`, since it looks for the gradient's scale, and all else from the device.
 
     Returns:
-        Final positions [B, *S] float32, and [B] bool, chains whose numbers are no longer finite.
+        Final positions [B, *S] float32, and [B] int, the steps after which a chain's numbers were seen to be no longer finite, -1
+        where they are.
     """
     now = next(steps)
     if config.order == "noise-drift":  # which evaluates nothing before its first step
         now = next(steps)
     position: np.ndarray = now.state.position
-    lost = np.zeros(len(chains), dtype=bool) if now.diverged is None else now.diverged
+    seen = np.full(len(chains), -1)
+    if now.diverged is not None:
+        seen[now.diverged] = now.done
 
     def tell(done: int) -> None:
         if callback is not None:
@@ -96,5 +99,6 @@ def finish_on_device(
         finite = np.isfinite(position).reshape(len(chains), -1).all(axis=1)
         if stop:
             stop_if_diverged(int(np.count_nonzero(~finite)), config.steps, len(chains), energy_range)
-        lost = lost | (hit >= 0) | ~finite
-    return position, lost
+        seen = np.where(seen < 0, hit, seen)
+        seen[(seen < 0) & ~finite] = config.steps
+    return position, seen

@@ -12,7 +12,7 @@ from .chain import chain_steps
 from .chain_numbers import Chains, chains_of, stretches
 from .checkpoint import Checkpoint, Saved
 from .config import SamplerConfig
-from .divergence import RESTARTS, Divergence, stop_if_diverged
+from .divergence import RESTARTS, Divergence, stop_if_diverged, tell_of_restarts
 from .engine import Engine
 from .errors import UsageError
 from .fused_steps import Fused
@@ -98,7 +98,7 @@ def run_chains(
     past, again = at.first, 0  # runs of chains that are done, and how many of all are done anew
 
     def run(chains: Chains, attempt: int) -> tuple[np.ndarray, np.ndarray]:
-        """Runs these chains to their end; returns their positions and which of them diverged."""
+        """Runs these chains to their end; returns their positions, and after which step each was seen to diverge, -1 for none."""
         nonlocal at
         resume, at = at.snapshot, at._replace(snapshot=None)
         if attempt and restart is not None:
@@ -135,39 +135,38 @@ def run_chains(
                 return finish_on_device(
                     loop, steps, config, chains, key, free, engine.highest_scale, stop, energy_range, callback, first
                 )
+            seen = np.full(len(chains), -1)
             for now in steps:
+                if now.diverged is not None:
+                    seen[now.diverged & (seen < 0)] = now.done
                 if callback is not None:
                     callback(now)
                 if samples is not None and now.done % samples.every == 0 < now.done:
                     samples.write(now.done // samples.every - 1, chains, now.state.position)
                 if checkpoint is not None and checkpoint.due and now.done < config.steps and now.snapshot is not None:
                     checkpoint.save(at._replace(snapshot=now.snapshot()))
-        return now.state.position, np.zeros(len(chains), dtype=bool) if now.diverged is None else now.diverged
+        return now.state.position, seen
 
     while at.first < n:
         chains = range(at.first, min(at.first + batch, n))
+        seen: np.ndarray | None = None
         if at.attempt == 0:  # else a checkpoint of those of its chains that were started anew
-            at.result[chains.start : chains.stop], lost = run(chains, 0)
-            at = at._replace(lost=lost.copy(), attempt=1)
+            at.result[chains.start : chains.stop], seen = run(chains, 0)
+            at = at._replace(lost=seen >= 0, attempt=1)
         past += len(chains)
         if diverged == "drop":
             at = at._replace(dropped=np.append(at.dropped, chains.start + np.flatnonzero(at.lost)))
         else:
             while at.lost.any():
                 left = chains_of((chains.start + np.flatnonzero(at.lost)).tolist())
+                tell_of_restarts(left, len(chains), at.attempt, None if seen is None else seen[at.lost])
                 again += len(left)
-                lost = np.zeros_like(at.lost)
+                seen = np.full(len(chains), -1)
                 # A device loop counts its chains from the first.
                 for together in [left] if loop is None else stretches(left):
-                    at.result[list(together)], still = run(together, at.attempt)
+                    at.result[list(together)], seen[np.asarray(together) - chains.start] = run(together, at.attempt)
                     past += len(together)
-                    for chain, diverges in zip(together, still.tolist(), strict=True):
-                        lost[chain - chains.start] = diverges
-                        if not diverges:
-                            _LOG.warning(
-                                "chain %d diverged and was started anew (%d of %d)", chain, at.attempt, RESTARTS
-                            )
-                at = at._replace(lost=lost, attempt=at.attempt + 1)
+                at = at._replace(lost=seen >= 0, attempt=at.attempt + 1)
         at = at.after(chains.stop)
         if checkpoint is not None and (checkpoint.due or at.first == n):  # a saving writes all results so far
             checkpoint.save(at)

@@ -229,9 +229,13 @@ class TestRestart:
     def test_a_start_that_was_drawn_is_drawn_anew(self, caplog: pytest.LogCaptureFixture) -> None:
         samples = self.ebm().sample(40, seed=1, diverged="restart")
         assert samples.shape == (40, 3) and abs(samples).max() <= 2
-        assert all("diverged and was started anew (" in message for message in caplog.messages)
-        anew = [int(message.split()[1]) for message in caplog.messages]
-        assert 0 < len(anew) < 40
+        assert all("are started anew (" in message for message in caplog.messages)
+        said = re.fullmatch(
+            r"(\d+) of 40 chains diverged, seen at the start, and are started anew \(1 of 3\): (.*)", caplog.messages[0]
+        )
+        assert said is not None
+        anew = [int(number) for number in said[2].split(", ")]
+        assert 0 < len(anew) == int(said[1]) < 40
         others = self.ebm().sample(40, seed=1, diverged="drop")
         np.testing.assert_array_equal(others, np.delete(samples, anew, axis=0))  # which are as ever
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +58,49 @@ def alone(name: str, n: int, **given: Any) -> np.ndarray:
     )
 
 
+def anew(caplog: pytest.LogCaptureFixture) -> set[tuple[int, int]]:
+    """(attempt, chain) of all that are said to run again, whether a line names a chain among others or alone."""
+    found = [re.search(r"started anew \((\d) of 3\): ([\d, ]+)", message) for message in caplog.messages]
+    return {(int(said[1]), int(chain)) for said in found if said for chain in said[2].strip(" ,").split(", ")}
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samples_are_those_of_chains_alone(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)  # which names them all
     expected = alone(name, N)
-    said = sorted(caplog.messages)
-    assert len(said) > 2 and any("(1 of 3)" in message for message in said)
-    assert any("(2 of 3)" in message for message in said)  # some were lost twice
+    said = anew(caplog)
+    assert len(said) > 2 and {attempt for attempt, _ in said} >= {1, 2}  # some were lost twice
     caplog.clear()
     some, calls = ebm(name)
     np.testing.assert_array_equal(some.sample(N, 3, diverged="restart"), expected)
-    assert sorted(caplog.messages) == said
+    assert anew(caplog) == said
     first = calls.sizes.count(calls.sizes[0])  # calls of the batch itself
     assert len(calls.sizes) <= 4 * first and sorted(set(calls.sizes))[-2] > 2  # each alone would have taken as many
+
+
+@pytest.mark.parametrize("max_batch", [None, 1500])
+def test_a_line_tells_of_thousands(max_batch: int | None, caplog: pytest.LogCaptureFixture) -> None:
+    ends: dict[tuple[int, int], dict[int, int]] = {}
+
+    def watch(now: Progress) -> None:
+        if now.diverged is not None and now.attempt < 3:
+            steps = ends.setdefault((now.chains[0] // (max_batch or 3000), now.attempt), {})
+            for chain in np.asarray(now.chains)[now.diverged].tolist():
+                steps.setdefault(chain, now.done)
+
+    caplog.set_level(logging.INFO)
+    ebm(edge=1.03)[0].sample(3000, 3, diverged="restart", temperature=1e-2, max_batch=max_batch, callback=watch)
+    warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warned) == len(ends) >= 2
+    for line, ((_, attempt), steps) in zip(warned, ends.items(), strict=True):
+        chains, first, last = sorted(steps), min(steps.values()), max(steps.values())
+        named = ", ".join(map(str, chains[:8])) + (f" and {len(chains) - 8} more" if len(chains) > 8 else "")
+        when = f"after steps {first} to {last}" if last > first else f"after step {first}" if last else "at the start"
+        assert line == (
+            f"{len(chains)} of {max_batch or 3000} chains diverged, seen {when}, and are started anew ({attempt + 1} of 3): {named}"
+        )
+    assert len(ends[0, 0]) > 50 and any(max(steps.values()) for steps in ends.values())
+    assert {chain for _, chain in anew(caplog)} == {chain for steps in ends.values() for chain in steps}
 
 
 def test_conditions_and_numbers_that_stay_are_those_of_their_chains() -> None:
@@ -111,7 +144,7 @@ def test_progress_counts_what_runs_again() -> None:
     assert all(part <= whole for part, whole in told)
 
 
-def test_a_run_that_was_cut_goes_on_with_all_that_are_lost(tmp_path: Path) -> None:
+def test_a_run_that_was_cut_goes_on_with_all_that_are_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Cut(Exception):
         pass
 
@@ -130,10 +163,12 @@ def test_a_run_that_was_cut_goes_on_with_all_that_are_lost(tmp_path: Path) -> No
             ebm()[0].sample(N, 3, callback=cut, **options)
     assert places == [(1, 2), (2, 7)]
     told: list[tuple[int, tuple[int, int]]] = []
+    caplog.clear()
     np.testing.assert_array_equal(
         ebm()[0].sample(N, 3, callback=lambda now: told.append((now.attempt, now.part)), **options), expected
     )
     assert told[0][0] == 2 and told[-1][1][0] == told[-1][1][1]  # what was done was not done again
+    assert re.match(rf"\d of {N} chains diverged, and are started anew \(2 of 3\): \d", caplog.messages[0])
 
 
 def test_one_range_of_starts_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -389,7 +389,10 @@ class TestDivergence:
             with pytest.raises(DivergenceError, match=f"{hit} of 9 chains"):
                 bench.ebm.sample(9, seed=seed)
             close(*bench.both(9, seed=seed, diverged="restart"))
-        assert {int(message.split()[1]) for message in caplog.messages if "started anew" in message} == set(lost)
+        said = [message.split(" (") for message in caplog.messages if "started anew" in message]
+        device, host = said[: len(said) // 2], said[len(said) // 2 :]
+        assert device == host  # the steps too
+        assert {int(number) for _, rest in said for number in rest.split(": ")[1].split(", ")} == set(lost)
 
     @pytest.mark.parametrize("order", ["drift-noise", "noise-drift"])
     def test_an_energy_out_of_range(self, opened: Open, order: str) -> None:
