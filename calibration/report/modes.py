@@ -22,8 +22,11 @@ def shares_of_modes(comparison: Comparison, css: dict[str, str]) -> dict[str, An
     if found is None:
         return None
     shown = [engine for engine in comparison.candidates if engine.name in found.share]
-    word, first = ("class", 0) if found.classes else ("mode", 1)  # a class has the number that its network gives it
-    several, count = "classes" if found.classes else "clusters", len(found.reference)
+    # A class has the number that its network gives it.
+    word, words, several, first = (
+        ("class", "classes", "classes", 0) if found.classes else ("mode", "modes", "clusters", 1)
+    )
+    count = len(found.reference)
     # Clusters are numbered by their size, classes by their network.
     x_label = "class" if found.classes else "mode, the largest first"
     groups = [Bar(str(mode + first), found.reference[mode], mode in found.rare) for mode in found.shown]
@@ -48,10 +51,12 @@ def shares_of_modes(comparison: Comparison, css: dict[str, str]) -> dict[str, An
     )  # fmt: skip
     return {
         "text": f"FP32's samples fall into {count} {several}.{some} Bars are FP32's share of each, dots the engines'; a star marks "
-        "a rare mode, one with less than half of an equal share.",
+        f"a rare {word}, one with less than half of an equal share.",
+        "word": word,
+        "words": words,
         "legend": legend(shown, css),
         "chart": Markup(
-            bars("shares of the modes", groups, series, word=word, x_label=x_label, y_label="share of the samples")
+            bars(f"shares of the {words}", groups, series, word=word, x_label=x_label, y_label="share of the samples")
         ),
         "pictures": pictures,
         "columns": [engine.name for engine in shown],
@@ -64,10 +69,10 @@ def shares_of_modes(comparison: Comparison, css: dict[str, str]) -> dict[str, An
             for mode in found.shown
             if mode in found.rare
         ],
-        "no_rows": "No mode holds less than half of an equal share of FP32's samples."
+        "no_rows": f"No {word} holds less than half of an equal share of FP32's samples."
         if not found.rare
         else f"FP32 has no sample of the {len(found.rare)} that hold less than half of an equal share.",
-        "lost": lost or ["No engine draws a mode significantly less often than FP32 does."],
+        "lost": lost or [f"No engine draws a {word} significantly less often than FP32 does."],
     }
 
 

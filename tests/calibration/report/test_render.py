@@ -138,6 +138,41 @@ class TestText:
         assert "<title>class 4, FP32: " in page and "<title>mode " not in page
         assert "the largest first" not in text and "the largest first" in read(render_report(found))[0]
 
+    @pytest.mark.parametrize("rare", [True, False])
+    def test_what_is_said_of_modes_is_said_of_classes(self, rare: bool) -> None:
+        """Beside the names of metrics, which are the gate's."""
+        found = made_comparison(SHAPES["images"])
+        assert found.modes is not None
+        modes = found.modes if rare else dataclasses.replace(found.modes, rare=(), lost={})
+        parts = []
+        for classes in (False, True):
+            shown = dataclasses.replace(found, modes=dataclasses.replace(modes, classes=classes))
+            page = render_report(shown)
+            begin = page.index(", the rare ones too</h2>")
+            parts.append(page[page.rindex("<h2>", 0, begin) : page.index("<h2>", begin)])
+        of_clusters, of_classes = parts
+        assert not re.search(r"\bmodes?\b", of_classes.replace('class="modes"', ""), re.IGNORECASE)
+        for said in (
+            "<h2>Classes, the rare",
+            "<h3>Rare classes</h3>",
+            "of each class</h3>",
+            "a rare class,",
+            "shares of the classes",
+        ):
+            assert said in of_classes, said
+        assert ("<th>class</th>" in of_classes) == ("<th>mode</th>" in of_clusters) == rare
+        for said in (
+            "<h2>Modes, the rare",
+            "<h3>Rare modes</h3>",
+            "of each mode</h3>",
+            "a rare mode,",
+            "shares of the modes",
+        ):
+            assert said in of_clusters, said
+        if not rare:
+            assert "No class holds less" in of_classes and "No engine draws a class" in of_classes
+            assert "No mode holds less" in of_clusters and "No engine draws a mode" in of_clusters
+
     def test_it_says_why_shares_of_wide_samples_are_left_out(self) -> None:
         found = made_comparison()
         wide = SampleFigures(400, 5, None, None, None, None, too_wide=150_528)
