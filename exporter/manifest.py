@@ -15,7 +15,7 @@ from ..runtime.bundle_writer import write_manifest
 from ..runtime.config import SamplerConfig
 from ..runtime.file_hash import sha256_of
 from ..runtime.known_scales import NOTHING_KNOWN
-from ..runtime.manifest import NOT_JUDGED, SCHEMA_VERSION, VERIFIED, ModelSpec, TensorSpec
+from ..runtime.manifest import NOT_COMPARED, NOT_JUDGED, SCHEMA_VERSION, VERIFIED, ModelSpec, TensorSpec
 from ..runtime.verify import is_judged
 from .energy import Energy
 from .scales import scales_of
@@ -30,7 +30,7 @@ __all__ = ["describe_bundle", "mark_verified", "model_spec"]
 def mark_verified(
     artifacts: Iterable[Artifact], verifications: Iterable[Verification], gates: Mapping[str, GateResult]
 ) -> None:
-    """Puts into the entries of files, and of what was verified with them, what became of that.
+    """Puts into the entries of files, and of what ran with them, what became of that.
 
     Args:
         artifacts: entries of the files.
@@ -41,6 +41,9 @@ def mark_verified(
     for artifact in artifacts:
         verification = found.get(artifact["path"])
         if verification is None:
+            if artifact["path"] in gates:  # whose chains ran the prologue, and no several steps in one call
+                for entry in filter(None, (artifact.get("prologue"), artifact)):
+                    entry["status"] = NOT_COMPARED
             continue
         for entry in (*companions(artifact), artifact):
             if verification.passed:

@@ -15,6 +15,7 @@ from .known_scales import HIGHEST_SCALE, LOWEST_SCALE, NOTHING_KNOWN, KnownScale
 __all__ = [
     "CALIBRATED",
     "DTYPES",
+    "NOT_COMPARED",
     "NOT_JUDGED",
     "SCHEMA_VERSION",
     "VERIFIED",
@@ -29,6 +30,8 @@ VERIFIED = "verified"
 """Status of an artifact that was compared with PyTorch and agrees."""
 NOT_JUDGED = "run, not judged"
 """Status of an INT8 or mixed artifact whose samples were not judged (--no-gate)."""
+NOT_COMPARED = "judged, not compared"
+"""Status of an artifact whose samples the gate let pass, where nothing was compared with PyTorch (--no-verify)."""
 CALIBRATED = ("int8", "mixed")
 """Precisions whose ranges come from the bundle's own chains, and which are judged by their samples."""
 DTYPES = ("float32", "int64", "bool")
@@ -104,7 +107,8 @@ class Artifact:
         files: sha256 of each further file that belongs to it, by name.
         toolchain: versions of what wrote it.
         options: what the backend must set when it loads the file.
-        status: "verified", "built, not run", or "run, not judged" for INT8 without the gate.
+        status: "verified", "built, not run", "run, not judged" for INT8 without the gate, or "judged, not compared" for what the gate
+            let pass where nothing was compared with PyTorch.
         note: for people to read.
         schedule: precisions over the steps that it is run with unless one is asked for (see `precision_schedule.py`), such
             as "mixed:0-50,fp32:50-"; "" where it runs all steps.

@@ -13,9 +13,9 @@ from torch import nn
 from ebm_export.calibration.metrics.features import OnnxFeatures, score_graph_features
 from ebm_export.calibration.verdict import GateResult
 from ebm_export.exporter import export
-from ebm_export.runtime import SamplerConfig
+from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.bundle import Bundle
-from ebm_export.runtime.errors import QualityGateError, UsageError
+from ebm_export.runtime.errors import LoadError, QualityGateError, UsageError
 
 from ..calibration.test_sample_networks import linear
 
@@ -102,7 +102,26 @@ def test_the_manifest_has_the_verdict_without_a_comparison_with_pytorch_too(tmp_
     assert all(result.passed and result.chains >= 128 for result in gated(path).values())
     for entry in Bundle(path).manifest.verification:  # and says nothing of what nobody looked at
         assert set(entry) == {"path", "precision", "gate", "compared_by"} and entry["precision"] == "bf16"
-    assert {artifact.status for artifact in Bundle(path).artifacts} == {"built, not run"}
+    said = {artifact.path: artifact.status for artifact in Bundle(path).artifacts}
+    assert {name: status == "judged, not compared" for name, status in said.items()} == {
+        name: "bf16" in name for name in said
+    }
+    assert {status for name, status in said.items() if "fp32" in name} == {"built, not run"}
+    with pytest.raises(
+        LoadError, match="has nothing verified in bf16 .*not score.bf16.openvino.xml on openvino: judged, not compared"
+    ):
+        load(path, precision="bf16")
+    with load(path, "openvino", "bf16") as ebm:
+        assert "NOT verified (judged, not compared): the bundle holds no answers of PyTorch" in ebm.choice
+
+
+def test_a_prologue_ran_with_what_was_judged_and_several_steps_did_not(tmp_path: Path) -> None:
+    path = export(
+        Encoding().eval(), EXAMPLE, cond={"goal": torch.randn(16, 2)}, out=tmp_path / "n.ebm", targets=["openvino"],
+        precisions=["fp32", "bf16"], sampler=CONFIG, smallest_difference=0.25, gate_all=True, verify=False, fuse=2,
+    )  # fmt: skip
+    said = {artifact.role: artifact.status for artifact in Bundle(path).artifacts if artifact.precision == "bf16"}
+    assert said == {"score": "judged, not compared", "prologue": "judged, not compared", "sampler": "built, not run"}
 
 
 def test_every_target_that_runs_or_is_emulated_is_judged_and_a_plan_is_not(tmp_path: Path) -> None:
@@ -113,6 +132,18 @@ def test_every_target_that_runs_or_is_emulated_is_judged_and_a_plan_is_not(tmp_p
     written = {artifact.path for artifact in Bundle(path).artifacts if artifact.precision != "fp32"}
     assert written - set(gated(path)) == {"score.fp16.tensorrt.plan", "score.bf16.tensorrt.plan"}
     assert {"score.fp16.onnx", "score.bf16.onnx"} <= set(gated(path))
+
+
+class Encoding(nn.Module):
+    """What it makes of a goal does not depend on x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.goal, self.last = nn.Sequential(nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 4)), nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+        return 0.1 * self.last((x + self.goal(goal)).tanh()).squeeze(1) + 0.5 * x.square().sum(1)
 
 
 class Seeing(nn.Module):
