@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .arguments import check_writable
-from .device import PROCESSOR
+from .device import GPU, PROCESSOR
 from .errors import LoadError, UsageError
 from .file_lock import sole_user
 from .partial_file import remove_left
@@ -167,8 +167,9 @@ class Checkpoint:
             said = "; ".join(
                 f"{name} was {found.get(name)!r} and is {self._identity.get(name)!r}" for name in differing
             )
-            if not set(PROCESSOR).isdisjoint(differing):
-                said += " (other processors round in other ways: go on with it on one like the first)"
+            for what, names in (("processors", PROCESSOR), ("GPUs", (GPU,))):
+                if not set(names).isdisjoint(differing):
+                    said += f" (other {what} round in other ways: go on with it on one like the first)"
             raise UsageError(
                 f"{self.path} is of another run: {said}. Give the same again, another --checkpoint (in Python checkpoint=), or "
                 "remove the file to begin anew"

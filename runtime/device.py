@@ -6,10 +6,13 @@ import os
 import platform
 from pathlib import Path
 
-__all__ = ["PROCESSOR", "describe_device", "own_threads", "toolchain", "usable_cores"]
+__all__ = ["GPU", "PROCESSOR", "describe_device", "own_threads", "toolchain", "usable_cores"]
 
 PROCESSOR = ("processor", "instructions")
 """What of `describe_device` decides which kernels a library takes, and with them the order of its sums."""
+
+GPU = "GPU"
+"""What decides that of an engine which computes on one; see `gpu.py`."""
 
 _PACKAGES = ("ebm-export", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx", "scipy")
 

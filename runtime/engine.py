@@ -40,6 +40,11 @@ class Engine(ABC):
         return self.known_scales.highest if self.needs_scale else None
 
     @property
+    def gpu(self) -> str | None:
+        """Model of the GPU that computes, whose kernels are others than those of another one; None where there is none."""
+        return None
+
+    @property
     def locks(self) -> tuple[threading.RLock, ...]:
         """What whoever asks the engine holds, so that threads take turns; see `turns.Turns`."""
         return (self.__dict__.setdefault("_lock", threading.RLock()),)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import PROCESSOR, describe_device, toolchain
+from .device import GPU, PROCESSOR, describe_device, toolchain
 from .engine import Engine
 from .request import Request
 
@@ -71,14 +71,20 @@ def identity_of(
 
 
 def _rounding(engines: Iterable[Engine]) -> dict[str, Any]:
-    """What else decides last bits: how many threads share a sum, the processor, and the versions of the libraries that compute."""
+    """What else decides last bits: how many threads share a sum, the processor, the GPU, and the versions of the libraries that compute."""
     parts = [part for engine in engines for part in engine.parts]
     threads = [part.cpu_threads for part in parts]
     asked = ("ebm-export", "numpy", *(part.backend for part in parts))
     # Packages of one library are called alike: onnxruntime-gpu, tensorrt_rtx.
     versions = {name: version for name, version in toolchain().items() if name.startswith(asked)}
     processor = {name: value for name, value in describe_device().items() if name in PROCESSOR}
-    return {"threads": threads[0] if len(set(threads)) == 1 else threads, **processor, **versions}
+    gpus = list(dict.fromkeys(part.gpu for part in parts if part.gpu is not None))
+    return {
+        "threads": threads[0] if len(set(threads)) == 1 else threads,
+        **processor,
+        **({GPU: "; ".join(gpus)} if gpus else {}),
+        **versions,
+    }
 
 
 def _name(engine: Engine) -> str:

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from .errors import EbmExportError, LoadError, MissingBackend, UnsupportedOperation, UsageError
+from .gpu import name_and_capability
 
 __all__ = ["Fingerprint", "Progress", "build_plan", "fingerprint", "import_tensorrt", "load_plan", "missing_tensorrt"]
 
@@ -80,20 +81,8 @@ def fingerprint() -> Fingerprint:
         MissingBackend: neither library is installed.
     """
     library = import_tensorrt()
-    device, capability = _device()
+    device, capability = name_and_capability() or (None, None)
     return Fingerprint(library.__name__, str(library.__version__), device, capability)
-
-
-def _device() -> tuple[str | None, str | None]:
-    """Name and compute capability of GPU 0, or (None, None)."""
-    try:
-        from cuda.bindings import runtime as cuda
-    except ModuleNotFoundError:
-        return None, None
-    status, properties = cuda.cudaGetDeviceProperties(0)
-    if int(status) != 0:
-        return None, None
-    return bytes(properties.name).split(b"\0")[0].decode(), f"{properties.major}.{properties.minor}"
 
 
 def build_plan(

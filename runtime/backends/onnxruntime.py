@@ -13,6 +13,7 @@ import numpy as np
 from ..device import own_threads
 from ..engine import Engine
 from ..errors import EbmExportError, LoadError, MissingBackend, UsageError
+from ..gpu import gpu_said
 from ..onnxruntime_library import import_onnxruntime
 from .onnx_outputs import without_outputs
 
@@ -20,6 +21,7 @@ __all__ = ["OnnxRuntimeEngine", "available"]
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
+_NVIDIA = (_CUDA, "TensorrtExecutionProvider")
 _DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
 _FATAL_ONLY = 4
 """onnxruntime's log severity: its warnings about node placement mean nothing to a caller, and its errors are raised as well, of which
@@ -84,6 +86,13 @@ class OnnxRuntimeEngine(Engine):
         self._session: Any = None
         self._bound: _Bound | None = None
         self._seen: tuple[tuple[int, ...], ...] = ()  # the shapes of the last call that was not bound
+
+    @property
+    def gpu(self) -> str | None:
+        """The one that CUDA runs the graph on; known once open."""
+        if self.provider not in _NVIDIA:
+            return None
+        return gpu_said(int(self._session.get_provider_options()[self.provider].get("device_id", 0)))
 
     def open(self) -> None:
         """Loads the graph and optimises it.

@@ -22,6 +22,7 @@ from ..cuda.loop import CudaLoop
 from ..device_loop import DeviceLoop
 from ..engine import Engine
 from ..errors import EbmExportError, LoadError, MissingBackend, UsageError
+from ..gpu import gpu_said
 
 __all__ = ["TensorRtEngine", "available"]
 
@@ -98,6 +99,11 @@ class TensorRtEngine(Engine):
         self._loop: CudaLoop | None = None
         self._loopless = False  # it was tried, and cannot be had
         self._told: set[str] = set()  # reasons for the loop on the host that have been logged
+
+    @property
+    def gpu(self) -> str | None:
+        """GPU 0."""
+        return gpu_said()
 
     def open(self) -> None:
         """Loads the plan and allocates.
