@@ -15,7 +15,7 @@ from ..runtime.start import start_states
 from .full_precision import FullPrecision
 from .module_copy import copy_module
 from .quantized import refuse_quantized
-from .sparse import is_sparse
+from .sparse import is_sparse, warn_of_dense
 
 if TYPE_CHECKING:
     from .energy import Energy
@@ -55,6 +55,7 @@ def check_contract(energy: Energy, start: torch.Tensor | None = None) -> None:
             "gradient: choose another input with wrt (--wrt), or embed it outside the energy"
         )
     refuse_quantized(energy.module)
+    warn_of_dense(energy.module)
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), FullPrecision() as precision:
         module = copy_module(energy.module)
         example = tuple(_plain(value) for value in energy.example)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from ebm_export.exporter import sparse
 from ebm_export.exporter.contract import check_contract
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.module_copy import copy_module
@@ -52,6 +54,54 @@ def test_a_constant_one_becomes_dense(layout: str) -> None:
     np.testing.assert_allclose(value, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(slope, grad.numpy(), rtol=1e-5, atol=1e-6)
     assert model.neighbours.layout is not torch.strided, "the model itself has changed"
+
+
+def diagonal(layout: str, size: int, blocks: int = 1) -> torch.Tensor:
+    """A [size, size] matrix in one of PyTorch's layouts with `blocks` numbers in each row; nothing dense is made."""
+    rows = torch.arange(size).repeat_interleave(blocks)
+    columns = (rows + torch.arange(blocks).repeat(size)) % size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        matrix = torch.sparse_coo_tensor(
+            torch.stack([rows, columns]), torch.ones(len(rows)), (size, size), check_invariants=False
+        )
+        return {"coo": matrix, "csr": matrix.to_sparse_csr(), "csc": matrix.to_sparse_csc()}[layout]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_becomes_far_larger_is_told(layout: str, caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Module()
+    model.register_buffer("left", diagonal(layout, 3000))
+    sparse.warn_of_dense(model)
+    assert not caplog.messages, "34 MiB are not large"
+    model.inner = nn.Module()
+    model.inner.register_buffer("right", diagonal(layout, 3000))
+    sparse.warn_of_dense(model)
+    (said,) = caplog.messages
+    assert said.startswith(
+        "2 sparse matrices (left, inner.right) become dense, as no engine has others: 69 MiB in place of 0.1"
+    )
+
+
+def test_one_that_is_hardly_sparse_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Module()
+    model.register_buffer(
+        "matrix", diagonal("coo", 5000, 500)
+    )  # 95 MiB, of which a tenth is there, with 16 bytes of places each
+    sparse.warn_of_dense(model)
+    assert not caplog.messages
+
+
+def test_it_is_told_once_where_a_model_is_checked(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    monkeypatch.setattr(sparse, "_LARGE", 100)
+    monkeypatch.setattr(sparse, "_FAR_LARGER", 0.1)
+    energy = make_energy(Graph("csr").eval(), torch.randn(2, 4, 5))
+    check_contract(energy)
+    trace(energy)
+    assert [message.split(",")[0] for message in caplog.messages] == ["2 sparse matrices (weight"]
 
 
 def test_copies_know_a_parameter_from_a_buffer() -> None:
