@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ ANY_NAME = 64
 """Bytes of a file name that every file system takes. Most take 255, those that encrypt names fewer."""
 _HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
 """What a system says of a lock that somebody else has; where it says something else, it has no such locks."""
+_PAUSE = 0.01
+"""Seconds between two tries of whoever waits."""
 
 
 def try_lock(descriptor: int) -> bool | None:
@@ -37,7 +40,7 @@ def try_lock(descriptor: int) -> bool | None:
 
 
 @contextlib.contextmanager
-def sole_user(name: str, path: Path) -> Iterator[None]:
+def sole_user(name: str, path: Path, seconds: float = 0.0) -> Iterator[None]:
     """Keeps other runs from a file while the block runs; does nothing where the file system has no locks.
 
     The lock is on a file of its own beside it, since another file takes the place of this one at every saving. It is removed at the
@@ -46,18 +49,24 @@ def sole_user(name: str, path: Path) -> Iterator[None]:
     Args:
         name: what the caller calls the file.
         path: of the file, which need not be there yet.
+        seconds: for which another run that uses it is waited for.
 
     Raises:
         UsageError: another run uses it.
         OSError: its folder takes no files.
     """
     lock = _lock_of(path.resolve())  # a link and what it leads to are one file
-    try:
-        descriptor = _taken(lock)
-    except BlockingIOError as error:
-        raise UsageError(
-            f"{name}: {path} is in use by a run that has not ended: wait for that one, or give another file"
-        ) from error
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            descriptor = _taken(lock)
+            break
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise UsageError(
+                    f"{name}: {path} is in use by a run that has not ended: wait for that one, or give another file"
+                ) from error
+        time.sleep(_PAUSE)
     try:
         yield
     finally:

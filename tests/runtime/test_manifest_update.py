@@ -1,0 +1,64 @@
+"""Changes to a manifest that more than one process makes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from ebm_export.runtime import UsageError, manifest_update
+from ebm_export.runtime.file_lock import sole_user
+from ebm_export.runtime.manifest_update import enter_artifact, set_status
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    entries = [{"path": name, "status": "built, not run"} for name in ("a", "b")]
+    (tmp_path / "manifest.json").write_text(json.dumps({"artifacts": entries}))
+    return tmp_path
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return {entry["path"]: entry for entry in json.loads((folder / "manifest.json").read_text())["artifacts"]}
+
+
+def test_what_another_one_writes_meanwhile_is_kept(folder: Path) -> None:
+    """Whoever comes second reads what the first has written."""
+    with sole_user("manifest", folder / "manifest.json"):
+        mine = json.loads((folder / "manifest.json").read_text())
+        second = Thread(target=set_status, args=(folder, "b", "verified"))
+        second.start()
+        second.join(0.3)
+        assert second.is_alive()
+        mine["artifacts"][0]["status"] = "verified"
+        (folder / "manifest.json").write_text(json.dumps(mine))
+    second.join(10)
+    assert [entry["status"] for entry in read(folder).values()] == ["verified", "verified"]
+
+
+def test_many_lose_nothing(folder: Path) -> None:
+    def enter(first: int) -> None:
+        for number in range(first, first + 10):
+            enter_artifact(folder, {"path": str(number), "status": "built, not run"})
+
+    writers = [Thread(target=enter, args=(first,)) for first in range(0, 40, 10)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert set(read(folder)) == {"a", "b", *map(str, range(40))}
+    assert [entry.name for entry in folder.iterdir()] == ["manifest.json"]
+
+
+def test_one_that_never_ends_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_update, "_PATIENCE", 0.05)
+    with (
+        sole_user("manifest", folder / "manifest.json"),
+        pytest.raises(UsageError, match=r"^manifest: .*manifest\.json is in use by a run that has not ended"),
+    ):
+        set_status(folder, "a", "verified")
+    set_status(folder, "a", "verified")
+    assert read(folder)["a"]["status"] == "verified"
