@@ -29,14 +29,21 @@ def try_lock(descriptor: int) -> bool | None:
         Whether it is locked now; False where somebody else has the lock, None where the file system has no locks.
     """
     try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor)
     except OSError as error:
         return False if error.errno in _HELD else None
     return True
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]  # a byte, which need not be there
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager
@@ -71,8 +78,7 @@ def sole_user(name: str, path: Path, seconds: float = 0.0) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            lock.unlink(missing_ok=True)  # first, so that nobody takes over what is then removed
-            os.close(descriptor)
+            _give_back(lock, descriptor)
 
 
 def _taken(lock: Path) -> int | None:
@@ -89,7 +95,7 @@ def _taken(lock: Path) -> int | None:
         ):  # a folder that takes no files, though the one in it may be written; a lock that another user left
             return None
         locked = try_lock(descriptor)
-        if locked and _is_there(lock, descriptor):
+        if locked and (os.name == "nt" or _is_there(lock, descriptor)):  # no open file is removed on Windows
             return descriptor
         os.close(descriptor)
         if locked is None:
@@ -98,6 +104,18 @@ def _taken(lock: Path) -> int | None:
         if not locked:
             raise BlockingIOError(errno.EWOULDBLOCK, "somebody else has it", str(lock))
         # Its last user removed it after it was opened here.
+
+
+def _give_back(lock: Path, descriptor: int) -> None:
+    """Removes a lock that is held; one that somebody else opened in between stays."""
+    try:
+        lock.unlink(missing_ok=True)  # first, so that nobody takes over what is then removed
+    except PermissionError:  # Windows removes no file that is open, and so none that was taken over either
+        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            lock.unlink(missing_ok=True)
+    else:
+        os.close(descriptor)
 
 
 def _is_there(lock: Path, descriptor: int) -> bool:

@@ -338,7 +338,6 @@ def test_arrays_are_looked_at_to_their_last_number(tmp_path: Path, given: str) -
         ebm().sample(300, 7, checkpoint=tmp_path / "run", **more)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
 def test_a_second_run_is_refused_while_the_first_goes_on(tmp_path: Path) -> None:
     """It would begin the file of states anew, and each would go on from what the other saved."""
     kept: dict[str, Any] = {"checkpoint": tmp_path / "run", "checkpoint_seconds": 0, "every": 10}
@@ -450,7 +449,6 @@ class TestStates:
         assert rows.shape == (6, 4, 3)
         assert rows[:2].all() and not rows[2:].any()
 
-    @pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
     def test_a_second_run_is_refused_without_a_checkpoint_too(self, tmp_path: Path) -> None:
         """Its rows would go between those of the first, or the first would write into a file that is no longer there."""
         kept: dict[str, Any] = {"every": 10, "out": tmp_path / "s.npy"}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -23,7 +26,7 @@ with sole_user("checkpoint", Path(sys.argv[1])):
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has neither SIGKILL nor links for everybody")
 def test_another_process_is_refused_until_the_first_ends(tmp_path: Path) -> None:
     path = tmp_path / "run"
     (tmp_path / "link").symlink_to("run")
@@ -43,7 +46,6 @@ def test_another_process_is_refused_until_the_first_ends(tmp_path: Path) -> None
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link"]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
 def test_long_names_have_locks_of_their_own(tmp_path: Path) -> None:
     for name in ("a" * 255, "a" * 254 + "b", "é" * 127):
         with sole_user("checkpoint", tmp_path / name), pytest.raises(UsageError, match="in use"):
@@ -58,3 +60,72 @@ def test_a_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(file_lock, "try_lock", lambda descriptor: None)
     with sole_user("checkpoint", tmp_path / "run"), sole_user("checkpoint", tmp_path / "run"):
         assert list(tmp_path.iterdir()) == []
+
+
+class Windows:
+    """Its locks and its open files, as far as they differ: a byte of a file is locked, and no open file is removed.
+
+    Attributes:
+        held: what is locked, by the file's place on the disk.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.held: dict[tuple[int, int], int] = {}
+        library = ModuleType("msvcrt")
+        library.LK_NBLCK, library.locking = 2, self.locking  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+        monkeypatch.setitem(sys.modules, "msvcrt", library)
+        monkeypatch.setattr(os, "close", self.close)
+        monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: self.unlink(path, missing_ok))
+
+    def locking(self, descriptor: int, mode: int, count: int) -> None:
+        assert (mode, count) == (2, 1) and os.lseek(descriptor, 0, os.SEEK_CUR) == 0
+        if self.held.setdefault(_place(os.fstat(descriptor)), descriptor) != descriptor:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    def close(self, descriptor: int, _close: Any = os.close) -> None:
+        self.held = {place: holder for place, holder in self.held.items() if holder != descriptor}
+        _close(descriptor)
+
+    def unlink(self, path: Path, missing_ok: bool = False, _unlink: Any = Path.unlink) -> None:
+        if path.exists() and _place(path.stat()) in self.held:
+            raise PermissionError(errno.EACCES, "it is used by another process", str(path))
+        _unlink(path, missing_ok)
+
+
+def _place(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def test_the_locks_of_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = Windows(monkeypatch)
+    for _ in range(2):
+        with sole_user("checkpoint", tmp_path / "run"):
+            assert len(windows.held) == 1
+            with pytest.raises(UsageError, match="run is in use"), sole_user("checkpoint", tmp_path / "run"):
+                pass
+            with sole_user("checkpoint", tmp_path / "other"):
+                pass
+        assert not windows.held and list(tmp_path.iterdir()) == []
+    (tmp_path / ".run.lock").touch()  # which a killed process left
+    with sole_user("checkpoint", tmp_path / "run"):
+        assert windows.held
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_of_windows_that_was_taken_over_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the end of one run and the removal of its lock another one may begin."""
+    windows, lock, following = Windows(monkeypatch), tmp_path / ".run.lock", []
+
+    def close(descriptor: int) -> None:
+        windows.close(descriptor)
+        if not following:
+            following.append(os.open(lock, os.O_RDWR))
+            assert file_lock.try_lock(following[0])
+
+    with sole_user("checkpoint", tmp_path / "run"):
+        monkeypatch.setattr(os, "close", close)
+    assert lock.exists()
+    with pytest.raises(UsageError, match="run is in use"), sole_user("checkpoint", tmp_path / "run"):
+        pass
+    os.close(following[0])
