@@ -34,7 +34,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             with written.open("wb") as file:
                 yield file
                 if plain:
-                    if path.exists():  # whoever may read it stays the same
+                    if path.exists() and hasattr(
+                        os, "fchmod"
+                    ):  # whoever may read it stays the same; on Windows from Python 3.13 on
                         os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
                     file.flush()
                     os.fsync(file.fileno())

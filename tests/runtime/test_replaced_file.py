@@ -24,6 +24,14 @@ def test_it_is_there_at_the_end_and_not_before(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.npy"]
 
 
+def test_a_system_that_knows_no_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "fchmod")
+    for content in (b"older", b"new"):
+        with replacing(tmp_path / "a.npy") as file:
+            file.write(content)
+        assert (tmp_path / "a.npy").read_bytes() == content
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_an_error_leaves_what_was_there(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "a.npy"
