@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,11 +11,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..runtime.backends import open_engine
-from ..runtime.chain import chain_steps
 from ..runtime.config import SamplerConfig
 from ..runtime.engine import Engine
 from ..runtime.errors import EbmExportError
-from ..runtime.fused_check import gap_between, largest_gap, steps_to_compare
+from ..runtime.fused_check import first_steps, gap_between, largest_gap, steps_to_compare
 from ..runtime.verify import Tolerance
 
 __all__ = ["StandaloneCheck", "check_standalone"]
@@ -200,7 +198,5 @@ def _gap(
     steps: int,
 ) -> float:
     """How far chains end from those of the runtime's loop, as in `gap_between`."""
-    count = len(start)
-    run = chain_steps(engine, config, start, range(count), count, cond=cond, stop_when_diverged=False, draw_ahead=False)
-    with contextlib.closing(run):
-        return gap_between(next(now.state.position for now in run if now.done == steps), ends, start)
+    *_, last = first_steps(engine, config, start, cond, steps)
+    return gap_between(last.state.position, ends, start)

@@ -32,3 +32,28 @@ def test_a_chain_that_multiplies_rounding_is_compared_at_its_first_steps() -> No
     x = np.linspace(0.5, 2.5, 8, dtype=np.float32).reshape(4, 2)
     with FunctionEngine(energy) as engine:
         assert 1 < steps_to_compare(engine, config, x, {}, "fp16", 64) < 32
+
+
+def test_what_a_chain_at_rest_and_one_that_runs_away_do_are_not_one_chains_doing() -> None:
+    """The first is off by much of its way, as it has none, and the second by much, of a way that is longer still."""
+
+    def energy(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.where(x > 0, -x * x / 2, (x + 1) ** 2 / 2).sum(axis=1), np.where(x > 0, -x, x + 1)
+
+    config = SamplerConfig(steps=16, step_size=0.5, temperature=0.0)
+    x = np.array([[-1.0, -1.0], [1.0, 1.0]], np.float32)
+    with FunctionEngine(energy) as engine:
+        assert steps_to_compare(engine, config, x, {}, "fp32", 16) == 16
+
+
+def test_a_leap_that_one_of_many_disturbed_runs_takes_is_found() -> None:
+    """A chain climbs past a place at which the slope jumps. Where it is asked just before it, another rounding may see the far side."""
+
+    def energy(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        beyond = x > np.float32(1.5 + 1.8e-6)
+        return np.where(beyond, -3 * x, -x).sum(axis=1), np.where(beyond, np.float32(-3), np.float32(-1))
+
+    config = SamplerConfig(steps=32, step_size=2.0**-5, temperature=0.0)
+    x = np.ones((1, 3), np.float32)
+    with FunctionEngine(energy) as engine:
+        assert steps_to_compare(engine, config, x, {}, "int8", 32) == 16
