@@ -133,7 +133,7 @@ def record_states(
         (done, (g * each + k) % chains): g * each + k for g, done in enumerate(wanted) for k in range(each - largest)
     }
     # By step: minus the square of the gradient's size, chain, state and scale.
-    steepest: dict[int, list[tuple[float, int, np.ndarray, np.float32]]] = {done: [] for done in wanted}
+    steepest: dict[int, list[tuple[float, int, np.ndarray, float]]] = {done: [] for done in wanted}
     conditions = dict(cond or {})
     given = max(map(len, conditions.values()), default=1)
     chosen = np.empty(0, np.int64) if data is None else _spread(len(data), max(1, count // 4))
@@ -168,11 +168,11 @@ def record_states(
                 others.append((-float(sizes[row]), chain, row))
             else:
                 put(slot, now.done, chain, asked[row], scales[row])
-        found = [(size, chain, asked[row].copy(), scales[row]) for size, chain, row in sorted(others)[:largest]]
+        found = [(size, chain, asked[row].copy(), float(scales[row])) for size, chain, row in sorted(others)[:largest]]
         steepest[now.done] = sorted(steepest[now.done] + found, key=lambda entry: entry[:2])[:largest]
 
-    def put(slot: int, done: int, chain: int, state: np.ndarray, size: float) -> None:
-        x[slot], scale[slot] = state, size
+    def put(slot: int, done: int, chain: int, state: np.ndarray, its_scale: float) -> None:
+        x[slot], scale[slot] = state, its_scale
         step[slot], number[slot], taken[slot] = done, chain, chain % given
 
     run_chains(
@@ -186,9 +186,9 @@ def record_states(
         callback=keep,
     )
     for g, done in enumerate(wanted):
-        for place, (_, chain, state, size) in enumerate(steepest[done]):
+        for place, (_, chain, state, its_scale) in enumerate(steepest[done]):
             slot = (g + 1) * each - largest + place
-            put(slot, done, chain, state, size)
+            put(slot, done, chain, state, its_scale)
             large[slot] = True
     number[along:] = chains + np.arange(len(extra))
     taken[along:] = given + np.arange(len(extra)) if data_cond else number[along:] % given
