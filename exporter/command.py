@@ -7,13 +7,13 @@ from typing import Any
 from ..runtime.array_file import read_given_array
 from ..runtime.batch_range import parse_batch_range
 from ..runtime.errors import UsageError
+from .closing_table import closing_table
 from .export import ExportReport, export_energy
 from .export_options import ExportOptions
 from .factory import parse_model_args
 from .gating import gating_for
 from .input_spec import parse_cond, parse_shape
 from .load import load_model
-from .table import table
 from .targets import Progress
 
 __all__ = ["run_export"]
@@ -77,5 +77,7 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[ExportReport
         force=options.force,
         progress=progress,
     )
-    rows = table(report, fused=options.fuse is not None, gated=not options.no_gate, batch=batch[1], progress=progress)
+    rows = closing_table(
+        report, fused=options.fuse is not None, gated=not options.no_gate, batch=batch[1], progress=progress
+    )
     return report, rows

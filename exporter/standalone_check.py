@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -198,5 +199,5 @@ def _gap(
     steps: int,
 ) -> float:
     """How far chains end from those of the runtime's loop, as in `gap_between`."""
-    *_, last = first_steps(engine, config, start, cond, steps)
+    (last,) = deque(first_steps(engine, config, start, cond, steps), maxlen=1)
     return gap_between(last.state.position, ends, start)

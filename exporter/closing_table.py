@@ -14,14 +14,16 @@ from .export import ExportReport
 from .targets import Progress
 from .targets.score import engine_files_of, files_of
 
-__all__ = ["no_faster", "table"]
+__all__ = ["closing_table", "no_faster"]
 
 _LOOKS_WRONG = 0.05
 """Relative error of a gradient from which an INT8 engine gets a word about it: what FP16 and BF16 may be off by."""
 _LOG = logging.getLogger("ebm_export")
 
 
-def table(report: ExportReport, *, fused: bool, gated: bool, batch: int, progress: Progress) -> list[dict[str, Any]]:
+def closing_table(
+    report: ExportReport, *, fused: bool, gated: bool, batch: int, progress: Progress
+) -> list[dict[str, Any]]:
     """Times the engines of an export and returns a row for each: its file, precision, size, status, worst error and note among others.
 
     Engines of low precision that are no faster than float32 are warned of.

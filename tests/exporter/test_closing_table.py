@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ebm_export.exporter.table import _gate_said, _how_to_judge, _limit, _why_so_far_off, no_faster
+from ebm_export.exporter.closing_table import _gate_said, _how_to_judge, _limit, _why_so_far_off, no_faster
 
 
 def test_low_precisions_that_gain_nothing_are_named() -> None:
