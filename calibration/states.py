@@ -73,6 +73,15 @@ class States:
             self.conditions,
         )
 
+    def share(self, count: int) -> np.ndarray:
+        """Returns [M] int64, which of `count` shares of the chains a state's belongs to.
+
+        Chains take the conditions in turns, so shares by their number alone could be of one condition each: those that go with a
+        condition are dealt out to the shares in turns too.
+        """
+        given = len(np.unique(self.row[self.step != DATA_STEP])) or 1
+        return np.asarray((self.row + self.chain // given) % count)
+
     def inputs(self, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
         """Returns the score graph's inputs for some states, as arrays in memory."""
         arrays = {"x": self.x, "grad_scale": self.grad_scale}

@@ -46,7 +46,7 @@ def correct_score(
 
     m_k being the mean error of dE/dx at stage k and r_k the mean of 1 / grad_scale there, which is what a constant
     in the graph makes of dE/dx. Only the part of it is taken that stands out from the noise: the share <c1, c2> / |c|^2, not
-    below 0, with c1 and c2 from the even and the odd chains and c their mean (James and Stein 1961 shrink so).
+    below 0, with c1 and c2 from one half of the chains and the other, and c their mean (James and Stein 1961 shrink so).
 
     The weights w grow evenly with the steps taken, as the gate weighs stages; real data counts like an end. States that were kept for
     their large gradients do not count.
@@ -128,16 +128,17 @@ def _weight(step: int | np.ndarray, end: int) -> np.ndarray:
 
 def _center(model: ir.Model, quantized: ir.Model, states: States, batch: int, threads: int | None) -> None:
     steps = np.unique(states.step)
-    shape = (2, len(steps), *states.x.shape[1:])  # of the even and the odd chains, by stage
+    shape = (2, len(steps), *states.x.shape[1:])  # of one half of the chains and the other, by stage
     errors, reach, count = np.zeros(shape), np.zeros(shape[:2]), np.zeros(shape[:2])
     lengths = np.zeros(len(steps))
+    halves = states.share(2)
     first = 0
     for weights, wanted, got in _both(model, quantized, [], states, batch, threads):
         for row in range(len(weights)):
             state = first + row
             if states.large[state]:
                 continue
-            half, stage = states.chain[state] % 2, int(np.searchsorted(steps, states.step[state]))
+            half, stage = halves[state], int(np.searchsorted(steps, states.step[state]))
             scale = float(states.grad_scale[state])
             errors[half, stage] += (got["grad"][row] - wanted["grad"][row]) / scale
             reach[half, stage] += 1 / scale  # what a constant of one behind the graph adds to dE/dx

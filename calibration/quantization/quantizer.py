@@ -134,7 +134,7 @@ class Quantizer:
         progress: Callable[[str, int, int], None] | None,
     ) -> bool:
         chosen = [self._made.even[layer.name] for layer in self.layers if layer.name in self.default]
-        held_out = states.chain % _HELD_OUT == 0
+        held_out = states.share(_HELD_OUT) == 0
         seen = ~held_out & ~states.large
         if not chosen or np.count_nonzero(held_out) < 2 or not seen.any():
             return False

@@ -149,6 +149,19 @@ class TestReproducible:
         assert (sizes[states.step == 40] != 1).all()
 
 
+@pytest.mark.parametrize("given", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("count", [2, 4])
+def test_each_condition_has_its_part_of_each_share(tmp_path: Path, given: int, count: int) -> None:
+    """By the number of the chain alone, every second or fourth chain would be one condition's, or one of a few's."""
+    cond = {"centre": np.linspace(-1, 1, 3 * given, dtype=np.float32).reshape(given, 3)}
+    states = record(tmp_path / "s", cond=cond, count=5 * 96, chains=96)
+    shares = states.share(count)
+    for row in range(given):
+        parts = np.bincount(shares[states.row == row], minlength=count)
+        assert parts.tolist() == [5 * 96 // given // count] * count
+    assert all(len(set(shares[states.chain == chain].tolist())) == 1 for chain in range(96))
+
+
 def test_noise_drift_keeps_the_noised_point(tmp_path: Path) -> None:
     """One step of size one takes a quadratic to its minimum, so only the noised point is anywhere else."""
     states = record(tmp_path / "s", SamplerConfig(steps=4, step_size=1.0, noise=0.3, order="noise-drift"))
