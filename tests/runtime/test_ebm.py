@@ -475,6 +475,11 @@ class TestJudgedElsewhere:
         assert "int8 was calibrated and judged along chains" in found[0]
         assert "with sampler='mala', temperature=0.1 its samples" in found[0]
 
+    @pytest.mark.parametrize("sampler", ["mala", "hmc", "tempering", "underdamped"])
+    def test_samplers_that_accept_by_the_energy(self, caplog: pytest.LogCaptureFixture, sampler: str) -> None:
+        (found,) = self.warnings(caplog, "int8", sampler=sampler)
+        assert (f"{sampler} accepts by differences of energies" in found) == (sampler != "underdamped")
+
     def test_much_longer_chains(self, caplog: pytest.LogCaptureFixture) -> None:
         assert "with steps=13 its samples" in self.warnings(caplog, "bf16", steps=13)[0]
 
