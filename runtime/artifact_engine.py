@@ -101,6 +101,8 @@ def _rebuild(bundle: Bundle, artifact: Artifact) -> Callable[[LoadError], bytes]
         if not keeps:
             return build_plan(bundle.file_of(source), batch=batch)
         build_plans(bundle.path, precisions=[artifact.precision], batch=batch)
+        # Before the file is: what is read then is what this names, or a later one, which nobody takes for it.
+        bundle.read_again()
         return (bundle.path / f"{artifact.role}.{artifact.precision}.tensorrt.plan").read_bytes()
 
     return rebuild

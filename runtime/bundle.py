@@ -42,6 +42,14 @@ class Bundle:
         self._folder = self.path.absolute()
         self.manifest = _read_manifest(self.path)
 
+    def read_again(self) -> None:
+        """Reads the manifest again, which this process has changed.
+
+        Raises:
+            LoadError: it cannot be read.
+        """
+        self.manifest = _read_manifest(self.path)
+
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
         """The engines' files, in the order they were written."""

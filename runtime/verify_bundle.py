@@ -83,6 +83,7 @@ def verify_bundle(
             continue
         engine = engine_of(bundle, artifact, backend_of(artifact.target), threads=threads)
         with engine:
+            compared = _files_of(bundle, artifact)
             limits = None if is_judged(artifact.precision) else _measured_limits(bundle, artifact)
             stages = check_engine(engine, golden, artifact.precision, limits)
             gap = check_device_loop(engine, bundle.model, bundle.sampler, golden)
@@ -98,23 +99,51 @@ def verify_bundle(
         if differ is not None:
             passed = False
         result = ("measured" if limits is UNLIMITED else "passed") if passed else "failed"
-        # A plan that was built here, perhaps on the way into this engine: from now on `load` picks it. An INT8 engine that
-        # no gate has judged stays what it is.
-        now = next(entry.status for entry in Bundle(path).artifacts if entry.path == artifact.path)
-        if result == "passed" and now not in (VERIFIED, NOT_JUDGED) and os.access(bundle.path, os.W_OK):
-            for name in filter(None, (artifact.prologue, artifact.sampler, artifact.path)):
-                set_status(bundle.path, name, VERIFIED)
-        note = "" if limits is None else f"{artifact.precision} is judged by its samples (ebm-compare)"
+        notes = []
+        if limits is not None:
+            notes.append(f"{artifact.precision} is judged by its samples (ebm-compare)")
         if limits is not None and limits is not UNLIMITED:
-            note += "; here it is as far off as where it was exported, or at most half as much again"
+            notes.append("here it is as far off as where it was exported, or at most half as much again")
         if gap is not None:
-            note += f"{'; ' if note else ''}chains on the device end {gap:.1e} of their way from those on the host"
+            notes.append(f"chains on the device end {gap:.1e} of their way from those on the host")
         if differ is not None:
-            note += f"{'; ' if note else ''}{artifact.sampler} {differ}"
+            notes.append(f"{artifact.sampler} {differ}")
+        if result == "passed" and not _enter(bundle, artifact, compared):
+            notes.append("it has been built anew meanwhile, and what was built then is not compared: verify again")
         rows.append(
-            {"file": artifact.path, "result": result, **dict(zip(_FIGURES, figures, strict=True)), "note": note}
+            {
+                "file": artifact.path,
+                "result": result,
+                **dict(zip(_FIGURES, figures, strict=True)),
+                "note": "; ".join(notes),
+            }
         )
     return rows
+
+
+def _files_of(bundle: Bundle, artifact: Artifact) -> dict[str, str]:
+    """The sha256 of a score graph's file and of those that belong to it, by path."""
+    names = (artifact.prologue, artifact.sampler, artifact.path)
+    return {entry.path: entry.sha256 for entry in bundle.artifacts if entry.path in names}
+
+
+def _enter(bundle: Bundle, artifact: Artifact, compared: dict[str, str]) -> bool:
+    """Enters that an artifact agrees with PyTorch, so that `load` picks a plan that was built here.
+
+    An INT8 engine that no gate has judged stays what it is, and nothing changes in a bundle that cannot be written to.
+
+    Args:
+        bundle: which it is in.
+        artifact: the score graph.
+        compared: its files as they were compared, those that were built on the way into the engine among them.
+
+    Returns:
+        False where one of them has been replaced in the bundle since.
+    """
+    now = next(entry.status for entry in Bundle(bundle.path).artifacts if entry.path == artifact.path)
+    if now in (VERIFIED, NOT_JUDGED) or not os.access(bundle.path, os.W_OK):
+        return True
+    return set_status(bundle.path, compared, VERIFIED)
 
 
 def _why_fused_differ(

@@ -19,6 +19,7 @@ from ebm_export.calibration.candidate import (
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.bundle_writer import write_manifest, writing_bundle
 from ebm_export.runtime.errors import LoadError, UsageError
+from ebm_export.runtime.file_hash import sha256_of
 from ebm_export.runtime.manifest_update import set_status
 from tests.runtime.tiny_bundle import artifact_entry, golden_data, manifest_entries, quadratic_graph, write_bundle
 
@@ -175,7 +176,8 @@ class TestReference:
 
     def test_one_that_nobody_verified(self, tmp_path: Path) -> None:
         bundle = bundle_of(tmp_path / "a.ebm", "score.fp32.onnxruntime.onnx")
-        set_status(bundle.path, "score.fp32.onnxruntime.onnx", "built, not run")
+        name = "score.fp32.onnxruntime.onnx"
+        assert set_status(bundle.path, {name: sha256_of(bundle.path / name)}, "built, not run")
         with pytest.raises(LoadError, match="is not \\(built, not run\\): run ebm-run verify first$"):
             reference_of(Bundle(bundle.path))
         (bundle.path / "golden.npz").unlink()

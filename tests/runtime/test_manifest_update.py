@@ -16,7 +16,7 @@ from ebm_export.runtime.manifest_update import enter_artifact, set_status
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    entries = [{"path": name, "status": "built, not run"} for name in ("a", "b")]
+    entries = [{"path": name, "sha256": name * 64, "status": "built, not run"} for name in ("a", "b")]
     (tmp_path / "manifest.json").write_text(json.dumps({"artifacts": entries}))
     return tmp_path
 
@@ -29,7 +29,7 @@ def test_what_another_one_writes_meanwhile_is_kept(folder: Path) -> None:
     """Whoever comes second reads what the first has written."""
     with sole_user("manifest", folder / "manifest.json"):
         mine = json.loads((folder / "manifest.json").read_text())
-        second = Thread(target=set_status, args=(folder, "b", "verified"))
+        second = Thread(target=set_status, args=(folder, {"b": "b" * 64}, "verified"))
         second.start()
         second.join(0.3)
         assert second.is_alive()
@@ -59,6 +59,17 @@ def test_one_that_never_ends_is_an_error(folder: Path, monkeypatch: pytest.Monke
         sole_user("manifest", folder / "manifest.json"),
         pytest.raises(UsageError, match=r"^manifest: .*manifest\.json is in use by a run that has not ended"),
     ):
-        set_status(folder, "a", "verified")
-    set_status(folder, "a", "verified")
+        set_status(folder, {"a": "a" * 64}, "verified")
+    assert set_status(folder, {"a": "a" * 64}, "verified")
     assert read(folder)["a"]["status"] == "verified"
+
+
+def test_a_status_is_that_of_what_was_looked_at(folder: Path) -> None:
+    """All or nothing: what was compared together is run together."""
+    looked_at = {"a": "a" * 64, "b": "b" * 64}
+    enter_artifact(folder, {"path": "b", "sha256": "c" * 64, "status": "built, not run"})
+    before = (folder / "manifest.json").read_text()
+    assert not set_status(folder, looked_at, "verified")
+    assert (folder / "manifest.json").read_text() == before
+    assert set_status(folder, looked_at | {"b": "c" * 64}, "verified")
+    assert [entry["status"] for entry in read(folder).values()] == ["verified", "verified"]

@@ -12,6 +12,7 @@ from ebm_export.runtime.bench import time_bundle
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.choice import choose
 from ebm_export.runtime.engine import Engine
+from ebm_export.runtime.file_hash import sha256_of
 from ebm_export.runtime.manifest import Artifact
 from ebm_export.runtime.manifest_update import set_status
 from ebm_export.runtime.measured import keep_measurements, kept_measurements
@@ -105,7 +106,8 @@ def test_a_plan_is_not_opened_for_each_number_of_threads(tmp_path: Path, monkeyp
 
 
 def test_the_fastest_is_one_that_was_verified(tmp_path: Path) -> None:
-    set_status(write_two_precisions(tmp_path / "m.ebm"), "score.int8.onnxruntime.onnx", "built")
+    folder, name = write_two_precisions(tmp_path / "m.ebm"), "score.int8.onnxruntime.onnx"
+    assert set_status(folder, {name: sha256_of(folder / name)}, "built")
     bundle = Bundle(tmp_path / "m.ebm")
     keep_measurements(bundle, [row("fp32", 2.0), row("int8", 1.0)])
     assert choose(bundle, "onnxruntime", "fastest").artifact.precision == "fp32"

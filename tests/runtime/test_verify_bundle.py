@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from ebm_export.runtime import LoadError, UsageError
+from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
+from ebm_export.runtime.build import build_plans
+from ebm_export.runtime.bundle_writer import write_manifest, writing_bundle
 from ebm_export.runtime.file_hash import sha256_of
+from ebm_export.runtime.tensorrt_library import Fingerprint
+from ebm_export.runtime.verify import check_engine
 from ebm_export.runtime.verify_bundle import verify_bundle
 
-from .tiny_bundle import golden_data, write_bundle, write_two_precisions
+from .tiny_bundle import (
+    artifact_entry,
+    golden_data,
+    manifest_entries,
+    quadratic_graph,
+    write_bundle,
+    write_two_precisions,
+)
 
 
 def test_passes(tmp_path: Path) -> None:
@@ -63,6 +77,83 @@ def test_chains_that_stay_on_the_device_are_compared(
     (row,) = verify_bundle(write_bundle(tmp_path / "m.ebm"))
     assert row["result"] == result
     assert row["note"] == f"chains on the device end {gap:.1e} of their way from those on the host"
+
+
+def built_here(path: Path, fits: bool = True) -> Path:
+    """A bundle with a plan that nobody compared: a copy of the graph that it is built from, or what does not fit."""
+    name = "score.fp32.tensorrt.plan"
+    with writing_bundle(path) as folder:
+        for file in ("score.fp32.onnx", name):
+            onnx.save(quadratic_graph(), folder / file)
+        if not fits:
+            (folder / name).write_bytes(b"!")
+        np.savez(folder / "golden.npz", allow_pickle=False, **golden_data())
+        graph = artifact_entry(folder, "score.fp32.onnx", target="onnx")
+        plan = artifact_entry(folder, name, target="tensorrt", status="built, not run")
+        write_manifest(folder, manifest_entries([graph, plan]))
+    return path
+
+
+def plan_of(bundle: Path) -> dict[str, Any]:
+    (entry,) = (
+        entry for entry in json.loads((bundle / "manifest.json").read_text())["artifacts"] if "plan" in entry["path"]
+    )
+    return entry
+
+
+@pytest.fixture
+def plans_are_graphs(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """A stand-in for TensorRT: plans are files for onnxruntime, those that are built are these, and one that ends in "!" does not fit."""
+    builds: list[bytes] = []
+    monkeypatch.setattr("ebm_export.runtime.build.build_plan", lambda *graph, **how: builds[-1])
+    monkeypatch.setattr(
+        "ebm_export.runtime.build.fingerprint", lambda: Fingerprint("tensorrt", "10.3.0.0", "Orin", "8.7")
+    )
+    monkeypatch.setattr("ebm_export.runtime.runnable.available", lambda backend: None)
+
+    def engine(backend: str, path: Path, *, options: dict[str, Any], **how: Any) -> Any:
+        assert backend == "tensorrt"
+
+        class Engine(OnnxRuntimeEngine):
+            def open(self) -> None:
+                if path.read_bytes().endswith(b"!"):
+                    assert options["rebuild"](LoadError("another GPU")) == builds[-1]
+                super().open()
+
+        return Engine(path, precision="fp32")
+
+    monkeypatch.setattr("ebm_export.runtime.artifact_engine.open_engine", engine)
+    return builds
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_plan_that_was_built_here_is_verified_from_now_on(
+    tmp_path: Path, plans_are_graphs: list[bytes], fits: bool
+) -> None:
+    bundle = built_here(tmp_path / "m.ebm", fits)
+    plans_are_graphs.append((bundle / "score.fp32.onnx").read_bytes())
+    (row,) = verify_bundle(bundle, backend="tensorrt")
+    assert (row["result"], row["note"]) == ("passed", "")
+    entry = plan_of(bundle)
+    assert (entry["status"], entry["sha256"]) == ("verified", sha256_of(bundle / entry["path"]))
+
+
+def test_a_plan_that_is_built_meanwhile_is_not_verified(
+    tmp_path: Path, plans_are_graphs: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = built_here(tmp_path / "m.ebm")
+
+    def meanwhile(*given: Any) -> Any:
+        plans_are_graphs.append(b"another plan")
+        build_plans(bundle)
+        return check_engine(*given)
+
+    monkeypatch.setattr("ebm_export.runtime.verify_bundle.check_engine", meanwhile)
+    (row,) = verify_bundle(bundle, backend="tensorrt")
+    assert row["result"] == "passed"
+    assert row["note"] == "it has been built anew meanwhile, and what was built then is not compared: verify again"
+    assert plan_of(bundle)["status"] == "built, not run"
+    assert (bundle / "score.fp32.tensorrt.plan").read_bytes() == b"another plan"
 
 
 def test_nothing_fits(tmp_path: Path) -> None:
