@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,8 @@ from typing import Any
 from .arguments import check_folder
 from .bundle import Bundle
 from .errors import LoadError
-from .file_hash import sha256_of
 from .manifest import Artifact
 from .manifest_update import enter_artifact
-from .replaced_file import replacing
 from .tensorrt_library import build_plan, fingerprint
 
 __all__ = ["build_plans"]
@@ -42,7 +41,7 @@ def build_plans(
         A row for each plan: file, precision, library, device.
 
     Raises:
-        UsageError: the bundle may not be written to.
+        UsageError: the bundle may not be written to, or another process goes on changing its manifest; an older plan stays then.
         LoadError: it has no ONNX file of a wanted precision.
         MissingBackend: neither tensorrt nor tensorrt_rtx is installed.
         EbmExportError: TensorRT cannot build the graph.
@@ -69,11 +68,8 @@ def build_plans(
             # A condition that all chains share is one row.
             sizes = (1, *batch[1:]) if source.role == "prologue" else batch
             plan = build_plan(bundle.file_of(source), batch=sizes, timing_cache=cache, progress=progress)
-            name = _plan_of(source)
-            with replacing(bundle.path / name) as file:
-                file.write(plan)
-            enter_artifact(bundle.path, _entry(bundle, name, source, toolchain, sizes))
-            rows.append({"file": name, "precision": precision, **toolchain})
+            enter_artifact(bundle.path, _entry(bundle, plan, source, toolchain, sizes), plan)
+            rows.append({"file": _plan_of(source), "precision": precision, **toolchain})
     return rows
 
 
@@ -82,17 +78,17 @@ def _plan_of(source: Artifact) -> str:
 
 
 def _entry(
-    bundle: Bundle, name: str, source: Artifact, toolchain: dict[str, Any], batch: tuple[int, int, int]
+    bundle: Bundle, plan: bytes, source: Artifact, toolchain: dict[str, Any], batch: tuple[int, int, int]
 ) -> dict[str, Any]:
     """The plan's entry: what the graph is for is what the plan is for."""
     prologue, sampler = bundle.prologue_of(source), bundle.sampler_of(source)
     return {
         **dataclasses.asdict(source),
-        "path": name,
+        "path": _plan_of(source),
         "target": "tensorrt",
         "prologue": "" if prologue is None else _plan_of(prologue),
         "sampler": "" if sampler is None else _plan_of(sampler),
-        "sha256": sha256_of(bundle.path / name),
+        "sha256": hashlib.sha256(plan).hexdigest(),
         "files": {},
         "toolchain": toolchain,
         "options": {"batch": list(batch)},

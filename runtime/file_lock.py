@@ -18,6 +18,7 @@ ANY_NAME = 64
 """Bytes of a file name that every file system takes. Most take 255, those that encrypt names fewer."""
 _HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
 """What a system says of a lock that somebody else has; where it says something else, it has no such locks."""
+_BUSY = "is in use by a run that has not ended: wait for that one, or give another file"
 _PAUSE = 0.01
 """Seconds between two tries of whoever waits."""
 
@@ -47,7 +48,7 @@ def _lock(descriptor: int) -> None:
 
 
 @contextlib.contextmanager
-def sole_user(name: str, path: Path, seconds: float = 0.0) -> Iterator[None]:
+def sole_user(name: str, path: Path, seconds: float = 0.0, *, busy: str = _BUSY) -> Iterator[None]:
     """Keeps other runs from a file while the block runs; does nothing where the file system has no locks.
 
     The lock is on a file of its own beside it, since another file takes the place of this one at every saving. It is removed at the
@@ -57,6 +58,7 @@ def sole_user(name: str, path: Path, seconds: float = 0.0) -> Iterator[None]:
         name: what the caller calls the file.
         path: of the file, which need not be there yet.
         seconds: for which another run that uses it is waited for.
+        busy: what an error says of the file where another run uses it, and what to do.
 
     Raises:
         UsageError: another run uses it.
@@ -70,9 +72,7 @@ def sole_user(name: str, path: Path, seconds: float = 0.0) -> Iterator[None]:
             break
         except BlockingIOError as error:
             if time.monotonic() >= deadline:
-                raise UsageError(
-                    f"{name}: {path} is in use by a run that has not ended: wait for that one, or give another file"
-                ) from error
+                raise UsageError(f"{name}: {path} {busy}") from error
         time.sleep(_PAUSE)
     try:
         yield

@@ -17,12 +17,18 @@ __all__ = ["enter_artifact", "set_status"]
 _PATIENCE = 10.0
 """Seconds for which another process that changes the manifest is waited for, which takes it milliseconds."""
 
+_BUSY = "is being changed by another process: wait until that one is done, and run this again"
 
-def enter_artifact(folder: Path, entry: dict[str, Any]) -> None:
-    """Adds an artifact's entry, in place of one of the same path."""
+
+def enter_artifact(folder: Path, entry: dict[str, Any], content: bytes) -> None:
+    """Adds an artifact's file and its entry, in place of those of the same path.
+
+    After an error both are the old ones: the manifest is written before the file takes its place, and takes its own after that.
+    """
     with _sole_manifest(folder) as manifest:
         manifest["artifacts"] = [old for old in manifest["artifacts"] if old["path"] != entry["path"]] + [entry]
-        _write(folder, manifest)
+        with _written(folder, manifest), replacing(folder / entry["path"]) as file:
+            file.write(content)
 
 
 def set_status(folder: Path, looked_at: Mapping[str, str], status: str) -> bool:
@@ -42,18 +48,22 @@ def set_status(folder: Path, looked_at: Mapping[str, str], status: str) -> bool:
         for entry in manifest["artifacts"]:
             if entry["path"] in looked_at:
                 entry["status"] = status
-        _write(folder, manifest)
+        with _written(folder, manifest):
+            pass
     return True
 
 
 @contextlib.contextmanager
 def _sole_manifest(folder: Path) -> Iterator[dict[str, Any]]:
     """Gives the manifest as it is now, which nobody else changes in the block: no writer loses what another one wrote."""
-    with sole_user("manifest", folder / MANIFEST, _PATIENCE):
+    with sole_user("manifest", folder / MANIFEST, _PATIENCE, busy=_BUSY):
         yield json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
-def _write(folder: Path, manifest: dict[str, Any]) -> None:
-    """Writes it; a reader sees the old manifest or the new one."""
+@contextlib.contextmanager
+def _written(folder: Path, manifest: dict[str, Any]) -> Iterator[None]:
+    """Writes it; readers see the old manifest until the block has ended without an error."""
     with replacing(folder / MANIFEST) as file:
         file.write((json.dumps(manifest, indent=1) + "\n").encode())
+        file.flush()  # a full disk is one now
+        yield

@@ -108,8 +108,8 @@ def verify_bundle(
             notes.append(f"chains on the device end {gap:.1e} of their way from those on the host")
         if differ is not None:
             notes.append(f"{artifact.sampler} {differ}")
-        if result == "passed" and not _enter(bundle, artifact, compared):
-            notes.append("it has been built anew meanwhile, and what was built then is not compared: verify again")
+        if result == "passed" and (why := _not_entered(bundle, artifact, compared)) is not None:
+            notes.append(why)
         rows.append(
             {
                 "file": artifact.path,
@@ -127,7 +127,7 @@ def _files_of(bundle: Bundle, artifact: Artifact) -> dict[str, str]:
     return {entry.path: entry.sha256 for entry in bundle.artifacts if entry.path in names}
 
 
-def _enter(bundle: Bundle, artifact: Artifact, compared: dict[str, str]) -> bool:
+def _not_entered(bundle: Bundle, artifact: Artifact, compared: dict[str, str]) -> str | None:
     """Enters that an artifact agrees with PyTorch, so that `load` picks a plan that was built here.
 
     An INT8 engine that no gate has judged stays what it is, and nothing changes in a bundle that cannot be written to.
@@ -138,12 +138,17 @@ def _enter(bundle: Bundle, artifact: Artifact, compared: dict[str, str]) -> bool
         compared: its files as they were compared, those that were built on the way into the engine among them.
 
     Returns:
-        False where one of them has been replaced in the bundle since.
+        Why that could not be entered; None where it was, or where there is nothing to enter.
     """
     now = next(entry.status for entry in Bundle(bundle.path).artifacts if entry.path == artifact.path)
     if now in (VERIFIED, NOT_JUDGED) or not os.access(bundle.path, os.W_OK):
-        return True
-    return set_status(bundle.path, compared, VERIFIED)
+        return None
+    try:
+        if set_status(bundle.path, compared, VERIFIED):
+            return None
+    except UsageError as error:  # the manifest is busy, and the figures are no less true
+        return f"its status stays {now!r}, as it could not be written: {error}"
+    return "it has been built anew meanwhile, and what was built then is not compared: verify again"
 
 
 def _why_fused_differ(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 from ebm_export.runtime import UsageError, manifest_update
 from ebm_export.runtime.file_lock import sole_user
 from ebm_export.runtime.manifest_update import enter_artifact, set_status
+from ebm_export.runtime.replaced_file import replacing
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def test_what_another_one_writes_meanwhile_is_kept(folder: Path) -> None:
 def test_many_lose_nothing(folder: Path) -> None:
     def enter(first: int) -> None:
         for number in range(first, first + 10):
-            enter_artifact(folder, {"path": str(number), "status": "built, not run"})
+            enter_artifact(folder, {"path": str(number), "status": "built, not run"}, b"plan")
 
     writers = [Thread(target=enter, args=(first,)) for first in range(0, 40, 10)]
     for writer in writers:
@@ -50,14 +54,17 @@ def test_many_lose_nothing(folder: Path) -> None:
     for writer in writers:
         writer.join()
     assert set(read(folder)) == {"a", "b", *map(str, range(40))}
-    assert [entry.name for entry in folder.iterdir()] == ["manifest.json"]
+    assert {entry.name for entry in folder.iterdir()} == {"manifest.json", *map(str, range(40))}
 
 
 def test_one_that_never_ends_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest_update, "_PATIENCE", 0.05)
     with (
         sole_user("manifest", folder / "manifest.json"),
-        pytest.raises(UsageError, match=r"^manifest: .*manifest\.json is in use by a run that has not ended"),
+        pytest.raises(
+            UsageError,
+            match=r"^manifest: .*manifest\.json is being changed by another process: wait until .* run this again$",
+        ),
     ):
         set_status(folder, {"a": "a" * 64}, "verified")
     assert set_status(folder, {"a": "a" * 64}, "verified")
@@ -67,9 +74,34 @@ def test_one_that_never_ends_is_an_error(folder: Path, monkeypatch: pytest.Monke
 def test_a_status_is_that_of_what_was_looked_at(folder: Path) -> None:
     """All or nothing: what was compared together is run together."""
     looked_at = {"a": "a" * 64, "b": "b" * 64}
-    enter_artifact(folder, {"path": "b", "sha256": "c" * 64, "status": "built, not run"})
+    enter_artifact(folder, {"path": "b", "sha256": "c" * 64, "status": "built, not run"}, b"plan")
     before = (folder / "manifest.json").read_text()
     assert not set_status(folder, looked_at, "verified")
     assert (folder / "manifest.json").read_text() == before
     assert set_status(folder, looked_at | {"b": "c" * 64}, "verified")
     assert [entry["status"] for entry in read(folder).values()] == ["verified", "verified"]
+
+
+@pytest.mark.parametrize("fails", ["a", "manifest.json"])
+def test_a_file_and_its_entry_are_of_one_kind_after_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """A full disk, whichever of the two it is that has no room."""
+    (folder / "a").write_bytes(b"the old plan")
+    before = (folder / "manifest.json").read_text()
+
+    @contextlib.contextmanager
+    def full(path: Path) -> Iterator[Any]:
+        with replacing(path) as file:
+            if path.name == fails:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            yield file
+
+    monkeypatch.setattr(manifest_update, "replacing", full)
+    with pytest.raises(OSError, match="No space left"):
+        enter_artifact(folder, {"path": "a", "status": "built, not run"}, b"the new plan")
+    assert (folder / "a").read_bytes() == b"the old plan"
+    assert (folder / "manifest.json").read_text() == before
+    monkeypatch.undo()
+    enter_artifact(folder, {"path": "a", "status": "built, not run"}, b"the new plan")
+    assert (folder / "a").read_bytes() == b"the new plan"

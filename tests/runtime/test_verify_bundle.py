@@ -15,6 +15,7 @@ from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from ebm_export.runtime.build import build_plans
 from ebm_export.runtime.bundle_writer import write_manifest, writing_bundle
 from ebm_export.runtime.file_hash import sha256_of
+from ebm_export.runtime.file_lock import sole_user
 from ebm_export.runtime.tensorrt_library import Fingerprint
 from ebm_export.runtime.verify import check_engine
 from ebm_export.runtime.verify_bundle import verify_bundle
@@ -154,6 +155,21 @@ def test_a_plan_that_is_built_meanwhile_is_not_verified(
     assert row["note"] == "it has been built anew meanwhile, and what was built then is not compared: verify again"
     assert plan_of(bundle)["status"] == "built, not run"
     assert (bundle / "score.fp32.tensorrt.plan").read_bytes() == b"another plan"
+
+
+def test_a_busy_manifest_costs_no_figures(
+    tmp_path: Path, plans_are_graphs: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ebm_export.runtime.manifest_update._PATIENCE", 0.05)
+    bundle = built_here(tmp_path / "m.ebm")
+    with sole_user("manifest", bundle / "manifest.json"):
+        (row,) = verify_bundle(bundle, backend="tensorrt")
+    assert row["result"] == "passed" and row["relative error"] < 1e-6
+    assert row["note"] == (
+        f"its status stays 'built, not run', as it could not be written: manifest: {bundle / 'manifest.json'} is being changed by "
+        "another process: wait until that one is done, and run this again"
+    )
+    assert plan_of(bundle)["status"] == "built, not run"
 
 
 def test_nothing_fits(tmp_path: Path) -> None:
