@@ -17,7 +17,9 @@ __all__ = ["ANY_NAME", "sole_user", "try_lock"]
 ANY_NAME = 64
 """Bytes of a file name that every file system takes. Most take 255, those that encrypt names fewer."""
 _HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
-"""What a system says of a lock that somebody else has; where it says something else, it has no such locks."""
+"""What a system says of a lock that somebody else has."""
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+"""What one says where it has no such locks: NFS without its lock service, some file systems in user space and shares of Windows."""
 _BUSY = "is in use by a run that has not ended: wait for that one, or give another file"
 _PAUSE = 0.01
 """Seconds between two tries of whoever waits."""
@@ -28,11 +30,18 @@ def try_lock(descriptor: int) -> bool | None:
 
     Returns:
         Whether it is locked now; False where somebody else has the lock, None where the file system has no locks.
+
+    Raises:
+        OSError: it cannot be told; of an open file that another machine removed, with ESTALE.
     """
     try:
         _lock(descriptor)
     except OSError as error:
-        return False if error.errno in _HELD else None
+        if error.errno in _HELD:
+            return False
+        if error.errno in _NO_LOCKS:
+            return None
+        raise
     return True
 
 
@@ -62,7 +71,7 @@ def sole_user(name: str, path: Path, seconds: float = 0.0, *, busy: str = _BUSY)
 
     Raises:
         UsageError: another run uses it.
-        OSError: its folder takes no files.
+        OSError: its folder takes no files, or the system fails where it has locks.
     """
     lock = _lock_of(path.resolve())  # a link and what it leads to are one file
     deadline = time.monotonic() + seconds
@@ -86,6 +95,7 @@ def _taken(lock: Path) -> int | None:
 
     Raises:
         BlockingIOError: somebody else has it.
+        OSError: the system cannot tell, with the name of the lock.
     """
     while True:
         try:
@@ -94,9 +104,16 @@ def _taken(lock: Path) -> int | None:
             PermissionError
         ):  # a folder that takes no files, though the one in it may be written; a lock that another user left
             return None
-        locked = try_lock(descriptor)
-        if locked and (os.name == "nt" or _is_there(lock, descriptor)):  # no open file is removed on Windows
-            return descriptor
+        try:
+            locked = try_lock(descriptor)
+            if locked and (os.name == "nt" or _is_there(lock, descriptor)):  # no open file is removed on Windows
+                return descriptor
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno == errno.ESTALE:  # on a server, where its last user on another machine removed it
+                continue
+            error.filename = str(lock)
+            raise
         os.close(descriptor)
         if locked is None:
             lock.unlink(missing_ok=True)

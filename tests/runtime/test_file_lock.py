@@ -62,6 +62,62 @@ def test_a_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert list(tmp_path.iterdir()) == []
 
 
+def says(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The next lock that is asked for is answered by this error."""
+    lock = file_lock._lock
+
+    def once(descriptor: int) -> None:
+        monkeypatch.setattr(file_lock, "_lock", lock)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(file_lock, "_lock", once)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_what_says_that_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    says(monkeypatch, number)
+    with sole_user("checkpoint", tmp_path / "run"):
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_another_machine_removed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS says of an open file that it is stale; who holds the new one of that name holds the lock."""
+    with sole_user("checkpoint", tmp_path / "run"):
+        says(monkeypatch, errno.ESTALE)
+        with pytest.raises(UsageError, match="run is in use"), sole_user("checkpoint", tmp_path / "run"):
+            pass
+        assert (tmp_path / ".run.lock").exists()
+    says(monkeypatch, errno.ESTALE)
+    with sole_user("checkpoint", tmp_path / "run"):
+        assert (tmp_path / ".run.lock").exists()
+
+
+def test_one_that_is_removed_once_it_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat, stale = Path.stat, [errno.ESTALE]
+
+    def once(path: Path, **how: Any) -> os.stat_result:
+        if path.name == ".run.lock" and stale:
+            number = stale.pop()
+            raise OSError(number, os.strerror(number))
+        return stat(path, **how)
+
+    monkeypatch.setattr(Path, "stat", once)
+    with sole_user("checkpoint", tmp_path / "run"):
+        assert not stale and (tmp_path / ".run.lock").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_error_is_no_leave_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sole_user("checkpoint", tmp_path / "run"):
+        says(monkeypatch, errno.EIO)
+        with (
+            pytest.raises(OSError, match=r"\.run\.lock"),
+            sole_user("checkpoint", tmp_path / "run"),
+        ):
+            pass
+        assert (tmp_path / ".run.lock").exists()
+
+
 class Windows:
     """Its locks and its open files, as far as they differ: a byte of a file is locked, and no open file is removed.
 
