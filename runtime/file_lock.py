@@ -56,6 +56,15 @@ def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def _unlock(descriptor: int) -> None:
+    """Gives a lock back before its file is closed: Windows does it some time after that, other systems at once."""
+    try:
+        import msvcrt
+    except ImportError:
+        return
+    msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
+
+
 @contextlib.contextmanager
 def sole_user(name: str, path: Path, seconds: float = 0.0, *, busy: str = _BUSY) -> Iterator[None]:
     """Keeps other runs from a file while the block runs; does nothing where the file system has no locks.
@@ -128,6 +137,7 @@ def _give_back(lock: Path, descriptor: int) -> None:
     try:
         lock.unlink(missing_ok=True)  # first, so that nobody takes over what is then removed
     except PermissionError:  # Windows removes no file that is open, and so none that was taken over either
+        _unlock(descriptor)
         os.close(descriptor)
         with contextlib.suppress(OSError):
             lock.unlink(missing_ok=True)

@@ -121,30 +121,43 @@ def test_another_error_is_no_leave_to_go_on(tmp_path: Path, monkeypatch: pytest.
 class Windows:
     """Its locks and its open files, as far as they differ: a byte of a file is locked, and no open file is removed.
 
+    A lock lasts until it is given back; one of a closed file does on Windows for as long as the system likes.
+
     Attributes:
-        held: what is locked, by the file's place on the disk.
+        held: what holds a lock, by the file's place on the disk.
+        opened: that place of every open file, and what tells it from one that has its number later.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.held: dict[tuple[int, int], int] = {}
+        self.held: dict[tuple[int, int], object] = {}
+        self.opened: dict[int, tuple[tuple[int, int], object]] = {}
         library = ModuleType("msvcrt")
-        library.LK_NBLCK, library.locking = 2, self.locking  # type: ignore[attr-defined]
+        library.LK_UNLCK, library.LK_NBLCK, library.locking = 0, 2, self.locking  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "fcntl", None)
         monkeypatch.setitem(sys.modules, "msvcrt", library)
+        monkeypatch.setattr(os, "open", self.open)
         monkeypatch.setattr(os, "close", self.close)
         monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: self.unlink(path, missing_ok))
 
     def locking(self, descriptor: int, mode: int, count: int) -> None:
-        assert (mode, count) == (2, 1) and os.lseek(descriptor, 0, os.SEEK_CUR) == 0
-        if self.held.setdefault(_place(os.fstat(descriptor)), descriptor) != descriptor:
+        assert mode in (0, 2) and count == 1 and os.lseek(descriptor, 0, os.SEEK_CUR) == 0
+        place, holder = self.opened[descriptor]
+        if mode == 0:
+            assert self.held.pop(place) is holder
+        elif self.held.setdefault(place, holder) is not holder:
             raise PermissionError(errno.EACCES, "Permission denied")
 
+    def open(self, path: Any, *how: Any, _open: Any = os.open) -> int:
+        descriptor: int = _open(path, *how)
+        self.opened[descriptor] = (_place(os.fstat(descriptor)), object())
+        return descriptor
+
     def close(self, descriptor: int, _close: Any = os.close) -> None:
-        self.held = {place: holder for place, holder in self.held.items() if holder != descriptor}
+        self.opened.pop(descriptor, None)
         _close(descriptor)
 
     def unlink(self, path: Path, missing_ok: bool = False, _unlink: Any = Path.unlink) -> None:
-        if path.exists() and _place(path.stat()) in self.held:
+        if path.exists() and _place(path.stat()) in dict(self.opened.values()):
             raise PermissionError(errno.EACCES, "it is used by another process", str(path))
         _unlink(path, missing_ok)
 
@@ -167,6 +180,18 @@ def test_the_locks_of_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with sole_user("checkpoint", tmp_path / "run"):
         assert windows.held
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_may_not_be_removed_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a folder whose files only their owners may remove."""
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    for _ in range(2):
+        with sole_user("checkpoint", tmp_path / "run"):
+            pass
 
 
 def test_a_lock_of_windows_that_was_taken_over_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
