@@ -10,12 +10,15 @@ import numpy as np
 from .chain_numbers import Chains
 from .errors import DivergenceError
 
-__all__ = ["RESTARTS", "Divergence", "stop_if_diverged", "tell_of_restarts"]
+__all__ = ["EARLIER", "RESTARTS", "Divergence", "stop_if_diverged", "tell_of_restarts"]
 
 _LOG = logging.getLogger("ebm_export")
 
 RESTARTS = 3
 """How often a chain that diverges is started anew before that is an error."""
+
+EARLIER = -2
+"""In place of the step after which a chain was seen to diverge, where a process before this one saw it; -1 is one that did not."""
 
 _NAMED = 8
 """Chains that a line names; a batch may lose thousands."""
@@ -47,23 +50,25 @@ def stop_if_diverged(
         raise DivergenceError(f"{who} an energy, gradient or position that is not finite{outside} {where}; {advice}")
 
 
-def tell_of_restarts(chains: Chains, count: int, attempt: int, seen: np.ndarray | None) -> None:
+def tell_of_restarts(chains: Chains, count: int, attempt: int, seen: np.ndarray) -> None:
     """Logs that chains run again: one warning with the first of their numbers, and all numbers at the level INFO where that are not all.
 
     Args:
         chains: their numbers.
         count: number of chains in their batch.
         attempt: how often they are started anew with this time.
-        seen: the steps after which it was seen that they diverged, 0 for the start; None where an earlier process saw it.
+        seen: the steps after which it was seen that they diverged, 0 for the start, `EARLIER` where no step is known.
     """
     named = ", ".join(map(str, chains[:_NAMED]))
     if len(chains) > _NAMED:
         named += f" and {len(chains) - _NAMED} more"
     when = ""
-    if seen is not None:
-        first, last = int(seen.min()), int(seen.max())
-        when = f", seen after steps {first} to {last}" if last > first else f", seen after step {first}"
-        when = when if last else ", seen at the start"
+    known = seen[seen != EARLIER]
+    if len(known):
+        first, last = int(known.min()), int(known.max())
+        when = f"seen after steps {first} to {last}" if last > first else f"seen after step {first}"
+        when = when if last else "seen at the start"
+        when = f", {when}" if len(known) == len(seen) else f", {len(known)} of them {when}"
     _LOG.warning(
         "%d of %d chains diverged%s, and are started anew (%d of %d): %s",
         len(chains),

@@ -12,7 +12,7 @@ from .chain import chain_steps
 from .chain_numbers import Chains, chains_of, stretches
 from .checkpoint import Checkpoint, Saved
 from .config import SamplerConfig
-from .divergence import RESTARTS, Divergence, stop_if_diverged, tell_of_restarts
+from .divergence import EARLIER, RESTARTS, Divergence, stop_if_diverged, tell_of_restarts
 from .engine import Engine
 from .errors import UsageError
 from .fused_steps import Fused
@@ -136,9 +136,11 @@ def run_chains(
                     loop, steps, config, chains, key, free, engine.highest_scale, stop, energy_range, callback, first
                 )
             seen = np.full(len(chains), -1)
+            if resume is not None and resume.lost is not None:
+                seen[resume.lost] = EARLIER
             for now in steps:
                 if now.diverged is not None:
-                    seen[now.diverged & (seen < 0)] = now.done
+                    seen[now.diverged & (seen == -1)] = now.done
                 if callback is not None:
                     callback(now)
                 if samples is not None and now.done % samples.every == 0 < now.done:
@@ -149,24 +151,24 @@ def run_chains(
 
     while at.first < n:
         chains = range(at.first, min(at.first + batch, n))
-        seen: np.ndarray | None = None
+        seen = np.full(len(chains), EARLIER)
         if at.attempt == 0:  # else a checkpoint of those of its chains that were started anew
             at.result[chains.start : chains.stop], seen = run(chains, 0)
-            at = at._replace(lost=seen >= 0, attempt=1)
+            at = at._replace(lost=seen != -1, attempt=1)
         past += len(chains)
         if diverged == "drop":
             at = at._replace(dropped=np.append(at.dropped, chains.start + np.flatnonzero(at.lost)))
         else:
             while at.lost.any():
                 left = chains_of((chains.start + np.flatnonzero(at.lost)).tolist())
-                tell_of_restarts(left, len(chains), at.attempt, None if seen is None else seen[at.lost])
+                tell_of_restarts(left, len(chains), at.attempt, seen[at.lost])
                 again += len(left)
                 seen = np.full(len(chains), -1)
                 # A device loop counts its chains from the first.
                 for together in [left] if loop is None else stretches(left):
                     at.result[list(together)], seen[np.asarray(together) - chains.start] = run(together, at.attempt)
                     past += len(together)
-                at = at._replace(lost=seen >= 0, attempt=at.attempt + 1)
+                at = at._replace(lost=seen != -1, attempt=at.attempt + 1)
         at = at.after(chains.stop)
         if checkpoint is not None and (checkpoint.due or at.first == n):  # a saving writes all results so far
             checkpoint.save(at)

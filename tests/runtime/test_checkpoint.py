@@ -213,6 +213,32 @@ def test_chains_that_diverge(tmp_path: Path, diverged: str) -> None:
     np.testing.assert_array_equal(found, whole)
 
 
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (0, "2 of 3 chains diverged, seen after steps 0 to 16, and are started anew"),
+        (11, "2 of 3 chains diverged, 1 of them seen after step 16, and are started anew"),
+        (25, "2 of 3 chains diverged, and are started anew"),
+    ],
+)
+def test_no_step_is_told_of_chains_that_an_earlier_process_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, step: int, said: str
+) -> None:
+    """That they diverged is known, and when is not: the step of the saving is another one."""
+
+    def slope(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.where((x > 1.55).any(axis=1), np.nan, -x.sum(axis=1)), -np.ones_like(x)
+
+    start = np.stack([np.full(SHAPE, value, np.float32) for value in (1.6, 0.0, -9.0)])  # which go up by 0.1 a step
+    given = {"x0": start, "noise": 0.0, "diverged": "restart", "checkpoint": tmp_path / "run", "checkpoint_seconds": 0}
+    if step:
+        with pytest.raises(Cut):
+            ebm(energy=slope).sample(3, 7, callback=cut_at(0, step), **given)
+    with pytest.raises(DivergenceError, match="started anew 3 times"):
+        ebm(energy=slope).sample(3, 7, **given)
+    assert caplog.messages[0] == f"{said} (1 of 3): 0, 1"
+
+
 def test_a_chain_that_is_started_anew_is_gone_on_with(tmp_path: Path) -> None:
     """The cut comes while one chain runs again: a saving from there must be enough."""
     settings = {"diverged": "restart", "init": "uniform", "bounds": (-1.6, 1.6), "step_size": 0.02, "temperature": 0.05}
