@@ -163,6 +163,10 @@ class Checkpoint:
         # No chain has diverged in a run that stops at the first, so nothing has been decided yet by what happens to those that do.
         if found.get("diverged") == "stop" and "diverged" in differing:
             differing.remove("diverged")
+        # Where one of the two could not tell the model, it may be the other's, and is from now on. A run on a processor has threads.
+        if GPU in differing and None in (found.get(GPU), self._identity.get(GPU)):
+            differing.remove(GPU)
+            self._identity[GPU] = found.get(GPU) or self._identity.get(GPU)
         if differing:
             said = "; ".join(
                 f"{name} was {found.get(name)!r} and is {self._identity.get(name)!r}" for name in differing

@@ -6,13 +6,16 @@ import os
 import platform
 from pathlib import Path
 
-__all__ = ["GPU", "PROCESSOR", "describe_device", "own_threads", "toolchain", "usable_cores"]
+__all__ = ["GPU", "GPUS_JOINED", "PROCESSOR", "describe_device", "own_threads", "toolchain", "usable_cores"]
 
 PROCESSOR = ("processor", "instructions")
 """What of `describe_device` decides which kernels a library takes, and with them the order of its sums."""
 
 GPU = "GPU"
 """What decides that of an engine which computes on one; see `gpu.py`."""
+
+GPUS_JOINED = "; "
+"""Between the models of several cards."""
 
 _PACKAGES = ("ebm-export", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx", "scipy")
 
@@ -37,7 +40,7 @@ def describe_device(root: str | Path = "/") -> dict[str, str]:
         "instructions": " ".join(_instructions(root)),
         "cores": _cores(root),
         "memory": _memory(root),
-        "GPUs": "; ".join(_gpus(root)),
+        "GPUs": GPUS_JOINED.join(_gpus(root)),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
     }

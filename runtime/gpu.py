@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from .device import describe_device
+from .device import GPUS_JOINED, describe_device
 
 __all__ = ["gpu_said", "name_and_capability"]
+
+_PART = " MIG "
+"""What in CUDA's name of a part of a card comes after the card's."""
 
 
 def name_and_capability(number: int = 0) -> tuple[str, str] | None:
@@ -20,12 +23,18 @@ def name_and_capability(number: int = 0) -> tuple[str, str] | None:
 
 
 def gpu_said(number: int = 0) -> str | None:
-    """What tells this GPU's model from others, in words.
+    """The model of the GPU of this number, in the same words whoever tells it.
 
-    Without cuda-python, which onnxruntime does not need, these are the names that the driver's files have of all cards.
+    CUDA does; without cuda-python, which onnxruntime does not need, the driver's files do. These do not say which card has which
+    number, which depends on the cards' speed and on the environment (CUDA_VISIBLE_DEVICES). Where they name several models, or are not
+    there (Jetson, WSL), the model cannot be told. What can never be told is one part of a divided card (MIG) from another, as the
+    files name the whole card, and cards of one name that compute in different ways.
 
     Returns:
-        None where nothing tells of any GPU.
+        None where it cannot be told.
     """
     found = name_and_capability(number)
-    return describe_device().get("GPUs") if found is None else f"{found[0]}, compute capability {found[1]}"
+    if found is not None:
+        return found[0].partition(_PART)[0]
+    models = set(describe_device().get("GPUs", "").split(GPUS_JOINED))
+    return models.pop() or None if len(models) == 1 else None
