@@ -14,6 +14,7 @@ from ..runtime.errors import ContractError, EbmExportError
 from ..runtime.start import start_states
 from .full_precision import FullPrecision
 from .module_copy import copy_module
+from .nested import refuse_nested
 from .quantized import refuse_quantized
 from .sparse import is_sparse, warn_of_dense
 
@@ -55,6 +56,7 @@ def check_contract(energy: Energy, start: torch.Tensor | None = None) -> None:
             "gradient: choose another input with wrt (--wrt), or embed it outside the energy"
         )
     refuse_quantized(energy.module)
+    refuse_nested(energy.module)
     warn_of_dense(energy.module)
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), FullPrecision() as precision:
         module = copy_module(energy.module)

@@ -41,11 +41,12 @@ def warn_of_dense(module: nn.Module) -> None:
     if full <= _LARGE or full <= _FAR_LARGER * held:
         return
     _LOG.warning(
-        "%d sparse %s (%s) become dense, as no engine has others: %.0f MiB in place of %.3g, in the files of every precision and in memory, and "
+        "%d sparse %s (%s) %s dense, as no engine has others: %.0f MiB in place of %.3g, in the files of every precision and in memory, and "
         "a step multiplies by their zeros too",
         len(found),
         "matrix" if len(found) == 1 else "matrices",
         ", ".join(found),
+        "becomes" if len(found) == 1 else "become",
         full / 2**20,
         held / 2**20,
     )

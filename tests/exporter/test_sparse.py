@@ -83,6 +83,14 @@ def test_what_becomes_far_larger_is_told(layout: str, caplog: pytest.LogCaptureF
     )
 
 
+def test_one_alone_is_told_of_as_one(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Module()
+    model.register_buffer("left", diagonal("coo", 5000))
+    sparse.warn_of_dense(model)
+    (said,) = caplog.messages
+    assert said.startswith("1 sparse matrix (left) becomes dense, as no engine has others: 95 MiB in place of 0.09")
+
+
 def test_one_that_is_hardly_sparse_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Module()
     model.register_buffer(
