@@ -198,6 +198,7 @@ def read_archive(
     module = rebatch(program)
     names = tuple(module.signature.parameters)
     values = example_inputs(program)
+    counts = () if values is None else tuple(len(value) for value in values)
     if values is None:
         values = tuple(_example(node) for node in module.graph.nodes if node.op == "placeholder")
     batch = max(2, *(value.shape[0] for value in values))
@@ -219,6 +220,10 @@ def read_archive(
     rows = settings.get("given_rows")
     if isinstance(rows, int) and 0 < rows <= made.given_rows:
         made.given_rows = rows
+    # What save_energy, or `rows_like` above, put behind the given rows is made up.
+    made.real_rows = {
+        name: min(count, made.given_rows) for name, count in zip(names, counts, strict=False) if name in made.cond
+    }
     return made
 
 

@@ -46,6 +46,8 @@ class Energy:
     compared with PyTorch, calibrated and judged there. The examples where left out."""
     given_rows: int = 0
     """How many of these rows were given; those after them are the same again, for as many as the other inputs have. All where left out."""
+    real_rows: dict[str, int] = field(default_factory=dict)
+    """How many rows of a conditioning input somebody gave, the first of its observations; of one that is not named they are made up."""
 
     def __post_init__(self) -> None:
         """Checks that names, examples, `wrt` and `mode` fit together.
@@ -91,6 +93,7 @@ class Energy:
         if named > 1 or set(rows) == set(self.cond):  # a single row goes with those that others keep
             self.given_rows = named
         self.observations = {name: _in_turns(given[name], count) for name in self.cond}
+        self.real_rows |= {name: len(value) for name, value in rows.items()}
         self.example = tuple(
             _in_turns(rows[name], len(value)) if name in rows else value
             for name, value in zip(self.inputs, self.example, strict=True)

@@ -88,7 +88,11 @@ def load_model(
         )
     example = InputSpec(tuple(shape)).example(_BATCH, seed=0)
     examples = {name: _example(value, seed) for seed, (name, value) in enumerate((cond or {}).items(), start=1)}
-    return make_energy(module, example, cond=examples, wrt=wrt, energy=energy or "energy", name=file.stem)
+    made = make_energy(module, example, cond=examples, wrt=wrt, energy=energy or "energy", name=file.stem)
+    for name, value in (cond or {}).items():
+        if not isinstance(value, torch.Tensor):
+            del made.real_rows[name]
+    return made
 
 
 def _refuse_weight_options(

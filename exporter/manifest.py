@@ -84,7 +84,10 @@ def describe_bundle(
             "name": energy.name,
             "x": {"shape": list(energy.x.shape[1:]), "dtype": "float32"},
             "wrt": energy.wrt,
-            "cond": [_condition(name, names[name], value, limits) for name, value in energy.cond.items()],
+            "cond": [
+                _condition(name, names[name], value, limits) | _seen(energy, name)
+                for name, value in energy.cond.items()
+            ],
             **({} if golden is None else {"range": _range(golden), **_scales(golden)}),
         },
         "sampler": config.to_dict(),
@@ -178,6 +181,16 @@ def _condition(
         if value.dtype != torch.int64 or name in (limits or {}):
             entry["limits"] = [max(low, own.min), min(high, own.max)]
     return entry
+
+
+def _seen(energy: Energy, parameter: str) -> dict[str, list[float]]:
+    """The smallest and the largest finite number among the rows that were given of a conditioning input of floats, where there are any."""
+    rows = energy.observations[parameter][: energy.real_rows.get(parameter, 0)].detach()
+    if not rows.is_floating_point():
+        return {}
+    if not bool(rows.isfinite().all()):  # of a mask
+        rows = rows[rows.isfinite()]
+    return {"range": [float(rows.min()), float(rows.max())]} if rows.numel() else {}
 
 
 def _dtype(value: Any) -> str:

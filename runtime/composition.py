@@ -23,6 +23,7 @@ from .ebm import Ebm
 from .engine import Engine
 from .errors import UsageError
 from .manifest import TensorSpec
+from .seen_ranges import largest_size
 
 __all__ = ["CompositeEngine", "Kind", "compose"]
 
@@ -182,6 +183,9 @@ def _composed(parts: list[Ebm], weights: Sequence[float] | None, kind: Kind, tem
                 cond[spec.name] = dataclasses.replace(before, limits=(max(low), min(high)))
             elif spec.limits is not None:
                 cond[spec.name] = dataclasses.replace(before, limits=spec.limits)
+            seen = [each for each in (before.range, spec.range) if each is not None]
+            if seen:  # what is too large for one part is too large
+                cond[spec.name] = dataclasses.replace(cond[spec.name], range=min(seen, key=largest_size))
     engine = CompositeEngine(
         [(part.engine, [spec.name for spec in part.model.cond]) for part in parts],
         given,

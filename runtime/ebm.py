@@ -44,6 +44,7 @@ from .progress import Callback
 from .request import Request
 from .run import largest_batch
 from .run_identity import identity_of
+from .seen_ranges import SeenRanges
 from .start import Start
 from .states_on_the_way import sample_file_of
 from .turns import Turns
@@ -125,6 +126,7 @@ class Ebm:
         self._best_runs = BestRuns(FusedChoice(telling, fuse, None, self._is_faster))
         self.fingerprint = fingerprint
         self._judged = Judged(judged)
+        self._seen = SeenRanges(model.cond)
         self._parts = tuple(parts)
         self._turns = Turns(self._engines)
         self.data = None if data is None else check_states("data", data, model.x.shape)
@@ -170,6 +172,7 @@ class Ebm:
         # An input may itself be called cond.
         given = {**named, **cond} if isinstance(cond, Mapping) else named if cond is None else {**named, "cond": cond}
         conditions = check_conditions(given, self.model.cond, len(states))
+        self._seen.warn_of(conditions)
         energies = np.empty(len(states), dtype=np.float32)
         grads = np.empty_like(states)
         with self._turns.taken():
@@ -429,6 +432,7 @@ class Ebm:
         check_settings(settings, overrides, spans, exact=self._exact is not None)
         self._judged.warn_of(settings, self.sampler)
         conditions = check_conditions({**values, **(cond or {})}, self.model.cond, n)
+        self._seen.warn_of(conditions)
         shape = self.model.x.shape
         states = None if x0 is None else check_states("x0", x0, shape, n)
         pool = self.data if data is None else check_states("data", data, shape)

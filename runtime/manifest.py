@@ -49,6 +49,8 @@ class TensorSpec:
         parameter: its name in the user's model, where that is another one; calls take both.
         limits: (smallest, largest) number that the model takes, where that is less than `dtype` holds: its own type's, or the rows
             of a table.
+        range: (smallest, largest) finite number that the export was given for it, where it is float32 and rows of it were given. Of the
+            export, not of the model: inputs that differ in it alone are equal.
     """
 
     name: str
@@ -56,6 +58,7 @@ class TensorSpec:
     dtype: str
     parameter: str = ""
     limits: tuple[int, int] | None = None
+    range: tuple[float, float] | None = dataclasses.field(default=None, compare=False)
 
     @property
     def called(self) -> str:
@@ -241,17 +244,12 @@ def _model(entries: _Entries) -> ModelSpec:
     x = _tensor(entries.inner("x"), "x")
     if x.dtype != "float32":
         raise LoadError(f"{entries.where}: x: expected dtype float32, got {x.dtype}")
-    ends = entries.take("range", dict, {}).get("x")
-    if ends is not None and not (
-        isinstance(ends, list) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
-    ):
-        raise LoadError(f"{entries.where}: range: x: expected the smallest and the largest number, got {ends!r}")
     return ModelSpec(
         name=entries.take("name", str),
         x=x,
         wrt=entries.take("wrt", str, "x"),
         cond=tuple(_tensor(entry, entry.take("name", str)) for entry in entries.each("cond", [])),
-        range=None if ends is None else (float(ends[0]), float(ends[1])),
+        range=_range(entries.take("range", dict, {}).get("x"), f"{entries.where}: range: x"),
         scales=KnownScales(
             usual=entries.scale("usual_scale", NOTHING_KNOWN.usual),
             highest=entries.scale("highest_scale", NOTHING_KNOWN.highest),
@@ -272,8 +270,21 @@ def _tensor(entries: _Entries, name: str) -> TensorSpec:
     if limits and not (len(limits) == 2 and all(type(end) is int for end in limits)):
         raise LoadError(f"{entries.where}: limits: expected the smallest and the largest whole number, got {limits}")
     return TensorSpec(
-        name, tuple(shape), dtype, entries.take("parameter", str, ""), (limits[0], limits[1]) if limits else None
+        name,
+        tuple(shape),
+        dtype,
+        entries.take("parameter", str, ""),
+        (limits[0], limits[1]) if limits else None,
+        _range(entries.take("range", list, []) or None, f"{entries.where}: range"),
     )
+
+
+def _range(ends: Any, where: str) -> tuple[float, float] | None:
+    if ends is None:
+        return None
+    if not (isinstance(ends, list) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)):
+        raise LoadError(f"{where}: expected the smallest and the largest number, got {ends!r}")
+    return float(ends[0]), float(ends[1])
 
 
 def _artifact(entries: _Entries, model: ModelSpec) -> Artifact:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +15,12 @@ import torch
 from ebm_export.calibration.quality_gate import QualityGate
 from ebm_export.exporter.archive import read_archive, save_energy
 from ebm_export.exporter.conditions import ENOUGH, split_conditions
-from ebm_export.exporter.energy import make_energy
+from ebm_export.exporter.energy import Energy, make_energy
 from ebm_export.exporter.export import export_energy
 from ebm_export.exporter.gating import gating_for
 from ebm_export.exporter.golden import CHAINS, fresh_conditions
+from ebm_export.exporter.input_spec import InputSpec
+from ebm_export.exporter.load import load_model
 from ebm_export.runtime import SamplerConfig
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.errors import EbmExportError
@@ -60,6 +64,10 @@ def test_equal_rows_count_once() -> None:
 
 def labelled(x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     return (x.square().sum(1) - label.reshape(-1)).abs()
+
+
+def pulled(x: torch.Tensor, obs: torch.Tensor) -> torch.Tensor:
+    return (x - obs[:, :2].to(x.dtype)).square().sum(1)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +148,64 @@ def test_an_archive_keeps_how_many_rows_were_given(tmp_path: Path) -> None:
     save_energy(labelled, tmp_path / "a.pt2", torch.zeros(16, 2), cond={"label": torch.arange(10)})
     energy = read_archive(tmp_path / "a.pt2")
     assert energy.given_rows == 10 and len(energy.observations["label"]) == 16
+
+
+class TestSeen:
+    """What the manifest says of the numbers that the export saw."""
+
+    @staticmethod
+    def of(energy: Energy, path: Path) -> list[float] | None:
+        """The range in the manifest of the one conditioning input."""
+        energy.sampler = SamplerConfig(steps=4, step_size=0.01)
+        export_energy(energy, out=path, targets=["onnxruntime"], precisions=["fp32"])
+        (entry,) = json.loads((path / "manifest.json").read_text())["model"]["cond"]
+        (spec,) = Bundle(path).model.cond
+        seen: list[float] | None = entry.get("range")
+        assert spec.range == (None if seen is None else tuple(seen))
+        return seen
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+    def test_all_given_rows_count(self, tmp_path: Path, dtype: torch.dtype) -> None:
+        """More than x has, whose example is a part of them."""
+        obs = torch.linspace(-0.25, 1, 60).reshape(20, 3).to(dtype).requires_grad_()
+        assert self.of(make_energy(pulled, X, cond={"obs": obs}), tmp_path / "m.ebm") == [-0.25, 1.0]
+
+    def test_masks_have_an_infinite_end(self, tmp_path: Path) -> None:
+        obs = torch.linspace(-0.25, 1, 60).reshape(20, 3)
+        obs[1::2, 0] = -torch.inf
+        energy = make_energy(
+            lambda x, obs: (x - obs.exp()[:, :2]).square().sum(1), torch.zeros(20, 2), cond={"obs": obs}
+        )
+        assert self.of(energy, tmp_path / "m.ebm") == [-0.25, 1.0]
+
+    def test_whole_numbers_have_limits(self, tmp_path: Path) -> None:
+        assert self.of(make_energy(labelled, X, cond={"label": torch.arange(4)}), tmp_path / "m.ebm") is None
+
+    def test_a_shape_says_nothing(self, tmp_path: Path) -> None:
+        torch.save(ConditionalEnergy().state_dict(), tmp_path / "m.pt")
+        factory = f"{ConditionalEnergy.__module__}:ConditionalEnergy"
+        options: dict[str, Any] = {"factory": factory, "shape": (2,), "wrt": "action"}
+        made_up = load_model(tmp_path / "m.pt", cond={"obs": InputSpec((3,))}, **options)
+        assert self.of(made_up, tmp_path / "made-up.ebm") is None
+        real = load_model(tmp_path / "m.pt", cond={"obs": torch.full((1, 3), 0.5)}, **options)
+        assert self.of(real, tmp_path / "real.ebm") == [0.5, 0.5]
+
+    def test_an_archive_has_the_rows_that_it_was_given(self, tmp_path: Path) -> None:
+        """Without the noisy copies that fill the smallest batch; other rows take their place."""
+        obs = torch.full((1, 3), 0.5)
+        save_energy(ConditionalEnergy(), tmp_path / "a.pt2", X[:1], cond={"obs": obs}, wrt="action")
+        assert len(read_archive(tmp_path / "a.pt2").observations["obs"]) == 2
+        assert self.of(read_archive(tmp_path / "a.pt2"), tmp_path / "own.ebm") == [0.5, 0.5]
+        other = load_model(tmp_path / "a.pt2", cond={"obs": torch.tensor([[0.0, 1.0, 2.0]])})
+        assert self.of(other, tmp_path / "other.ebm") == [0.0, 2.0]
+
+    def test_a_plain_archive_has_its_example(self, tmp_path: Path) -> None:
+        program = torch.export.export(ConditionalEnergy(), (torch.zeros(1, 3), torch.zeros(1, 2)))
+        torch.export.save(program, tmp_path / "with.pt2")
+        assert self.of(load_model(tmp_path / "with.pt2", wrt="action"), tmp_path / "with.ebm") == [0.0, 0.0]
+        program.example_inputs = None
+        torch.export.save(program, tmp_path / "without.pt2")
+        assert self.of(load_model(tmp_path / "without.pt2", wrt="action"), tmp_path / "without.ebm") is None
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,8 @@ class TestConditioning:
         )
         manifest = json.loads((path / "manifest.json").read_text())
         assert manifest["model"]["wrt"] == "action"
-        assert manifest["model"]["cond"] == [{"name": "obs", "dtype": "float32", "shape": [6]}]
+        seen = [float(obs.min()), float(obs.max())]
+        assert manifest["model"]["cond"] == [{"name": "obs", "dtype": "float32", "shape": [6], "range": seen}]
         with load(path) as ebm:
             actions = np.random.default_rng(0).normal(size=(7, 2)).astype(np.float32)
             energy, _ = ebm.score(actions, obs=obs.numpy())

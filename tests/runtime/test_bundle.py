@@ -98,6 +98,16 @@ class TestErrors:
                 {"model": {"name": "m", "x": {"shape": [3], "dtype": "float32"}, "range": {"x": ["a"]}}},
                 "model: range: x: expected the smallest and the largest number, got ['a']",
             ),
+            (
+                {
+                    "model": {
+                        "name": "m",
+                        "x": {"shape": [3], "dtype": "float32"},
+                        "cond": [{"name": "c", "shape": [], "dtype": "float32", "range": [0]}],
+                    }
+                },
+                "model: cond[0]: range: expected the smallest and the largest number, got [0]",
+            ),
             ({"files": {"golden.npz": 3}}, "files: expected the sha256 of each file, got {'golden.npz': 3}"),
             ({"artifacts": [7]}, "artifacts[0]: expected an object, got int"),
             ({"artifacts": [{}]}, "artifacts[0]: the entry 'path' is missing"),
