@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from ..runtime.bundle import Bundle
 from ..runtime.errors import LoadError
@@ -22,7 +23,7 @@ class LayerPrecision:
         name: its name in the graph.
         op: its ONNX operation.
         module: where it comes from in the user's model, if known.
-        precision: what it computes in.
+        precision: what it computes in; where OpenVINO took another than its file has, that.
         reason: why in that.
     """
 
@@ -62,9 +63,7 @@ def read_layers(bundle: Bundle) -> tuple[Layers, ...]:
     found = []
     try:
         for artifact in json.loads(path.read_text(encoding="utf-8"))["artifacts"]:
-            nodes = tuple(
-                LayerPrecision(*(str(entry.get(field) or "") for field in _FIELDS)) for entry in artifact["nodes"]
-            )
+            nodes = tuple(_layer(entry) for entry in artifact["nodes"])
             counts = dict(Counter(node.precision for node in nodes).most_common())
             found.append(Layers(bundle.path.stem, str(artifact["path"]), counts, nodes))
     except (ValueError, AttributeError, TypeError, KeyError) as error:
@@ -75,4 +74,11 @@ def read_layers(bundle: Bundle) -> tuple[Layers, ...]:
     return tuple(found)
 
 
-_FIELDS = ("name", "op", "module", "precision", "reason")
+def _layer(entry: dict[str, Any]) -> LayerPrecision:
+    name, op, module, precision, reason, runs = (str(entry.get(field) or "") for field in _FIELDS)
+    if runs:
+        precision, reason = runs, f"{precision} in the file, and OpenVINO ran it so at the export"
+    return LayerPrecision(name, op, module, precision, reason)
+
+
+_FIELDS = ("name", "op", "module", "precision", "reason", "runs")

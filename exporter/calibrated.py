@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from ..calibration.executed_layers import note_not_int8
 from ..calibration.gate_rules import GateRules
 from ..calibration.int8_graphs import Int8Graphs
 from ..calibration.quantization.calibrate import Scheme
@@ -291,8 +292,8 @@ class CalibratedArtifacts:
             result = gate.judge(artifact["path"], engine, fidelity=fidelity)
         return "" if result.passed else result.reason, result
 
-    def note_int8(self, artifact: Artifact, folder: Path) -> None:
-        """Writes into an artifact's note how much of it its engine runs in INT8, where the engine can tell."""
+    def note_int8(self, artifact: Artifact, folder: Path, layers: list[dict[str, Any]]) -> None:
+        """Writes into an artifact's note, and its layers' entries, what of it its engine runs in INT8, where the engine can tell."""
         if artifact["target"] != "openvino":
             return
         with self.open(artifact, folder) as engine:
@@ -300,16 +301,19 @@ class CalibratedArtifacts:
             assert isinstance(steps, OpenVinoEngine)
             steps.run(self.states.inputs(slice(0, self.batch[1])))
             low, total = steps.int8_layers
-        said = f"OpenVINO runs {low} of {total} convolutions and matrix products in INT8"
+            others = note_not_int8(steps, layers)
+        said = f"OpenVINO runs {low} of {total} convolutions and matrix products in INT8" + (others and f" ({others})")
         if self.scheme(artifact["target"]).largest_weight == SAFE_WEIGHT:
             said += ", with weights of 7 bits, whose products overflow on no CPU"
         add_note(artifact, said)
 
-    def prologue_int8(self, artifact: Artifact, folder: Path) -> tuple[int, int] | None:
-        """How many of the convolutions and matrix products of an artifact's prologue OpenVINO runs in INT8, and of how many."""
+    def prologue_int8(self, artifact: Artifact, folder: Path, layers: list[dict[str, Any]]) -> str | None:
+        """How many of the convolutions and matrix products of an artifact's prologue OpenVINO runs in INT8; as in `note_int8`."""
         if artifact["target"] != "openvino":
             return None
         with self.open(artifact, folder) as engine:
             assert isinstance(engine, SplitEngine) and isinstance(engine.prologue, OpenVinoEngine)
             engine.prepare({name: rows[:1] for name, rows in self.conditions.calibration.items()})
-            return engine.prologue.int8_layers
+            low, total = engine.prologue.int8_layers
+            others = note_not_int8(engine.prologue, layers)
+        return f"OpenVINO: {low} of {total}" + (others and f"; {others}")

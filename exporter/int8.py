@@ -43,8 +43,9 @@ def write_int8(artifacts: CalibratedArtifacts, name: str, folder: Path) -> Calib
         artifacts.tell(f"judging {artifact['path']}", 0, 0)
         refused, result = artifacts.verdict(artifact, folder)
         if not refused:
-            artifacts.note_int8(artifact, folder)
-            return Calibrated(artifact, artifacts.graphs.describe(scheme, int8, kept), result)
+            layers = artifacts.graphs.describe(scheme, int8, kept)
+            artifacts.note_int8(artifact, folder, layers)
+            return Calibrated(artifact, layers, result)
         more = _most_harmful(artifacts.graphs, scheme, kept)
         if more is None:
             for file in files_of(artifact):

@@ -86,8 +86,8 @@ def _try(artifacts: CalibratedArtifacts, halves: Split, name: str, folder: Path,
             entries = quantizer.describe(int8, f"with it in INT8: {why}")
             made.layers[:0] = [entry for entry in entries if entry["name"] not in inside]
             made.prologue = f"int8: {len(int8)} of {len(entries)} layers"
-            ran = artifacts.prologue_int8(made.artifact, folder)
-            counts = f"{len(int8)} of {len(entries)} layers" if ran is None else "OpenVINO: {} of {}".format(*ran)
+            ran = artifacts.prologue_int8(made.artifact, folder, entries)
+            counts = f"{len(int8)} of {len(entries)} layers" if ran is None else ran
             add_note(made.artifact, f"its prologue runs in INT8 ({counts})")
             return None
         why, kept = refused, max(1, 2 * kept)

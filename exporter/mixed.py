@@ -128,7 +128,8 @@ def write_mixed(
     }
     int8, wide = order[choice.kept :], trials.wide(choice)
     artifact = artifacts.write(name, folder, int8, "mixed", choice.other, wide)
-    artifacts.note_int8(artifact, folder)
+    layers = artifacts.graphs.describe(scheme, int8, out, choice.other, wide)
+    artifacts.note_int8(artifact, folder, layers)
     schedule = ""
     if choice.tail:
         turn = artifacts.config.steps - choice.tail
@@ -140,7 +141,6 @@ def write_mixed(
         filter(None, [artifact["note"], f"{found.reason}{share}", "" if found.complete else "time ran out"])
     )
     result = GateResult.from_dict(found.verdict["result"])
-    layers = artifacts.graphs.describe(scheme, int8, out, choice.other, wide)
     return Mixed(Calibrated(artifact, layers, result, choice.other), schedule, choice.end if choice.tail else "")
 
 

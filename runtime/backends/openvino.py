@@ -215,8 +215,8 @@ class OpenVinoEngine(Engine):
         "f16" becomes BF16 or float32. A graph without such an operation answers for all its operations.
         """
         executed = self._executed("executed_precision")
-        arithmetic = {precision for _, kind, precision in executed if kind in _ARITHMETIC}
-        other = {precision for _, kind, precision in executed if kind not in _BOOKKEEPING}
+        arithmetic = {precision for _, kind, precision, _ in executed if kind in _ARITHMETIC}
+        other = {precision for _, kind, precision, _ in executed if kind not in _BOOKKEEPING}
         return "+".join(sorted(arithmetic or other))
 
     @property
@@ -237,15 +237,31 @@ class OpenVinoEngine(Engine):
         """
         return self._arithmetic("arithmetic_layers")
 
+    @property
+    def arithmetic_nodes(self) -> dict[str, str]:
+        """What the last batch computed in, by the name of each node of the graph that went into a convolution or matrix product.
+
+        The plugin lists the nodes that it made a layer of, what it fused behind it too; of some matrix products in INT8 it loses the
+        name. So a node that is missing, as one does that went into layers of two precisions, says nothing.
+        """
+        found: dict[str, set[str]] = {}
+        for (_, _, precision), nodes in self._arithmetic_and_nodes("arithmetic_nodes"):
+            for node in nodes:
+                found.setdefault(node, set()).add(precision)
+        return {node: precisions.pop() for node, precisions in found.items() if len(precisions) == 1}
+
     def _arithmetic(self, asked: str) -> list[tuple[str, str, str]]:
+        return [layer for layer, _ in self._arithmetic_and_nodes(asked)]
+
+    def _arithmetic_and_nodes(self, asked: str) -> list[tuple[tuple[str, str, str], list[str]]]:
         return [
-            (name, kind, "f32" if self._exact and precision in _EIGHT_BITS else precision)
-            for name, kind, precision in self._executed(asked)
+            ((name, kind, "f32" if self._exact and precision in _EIGHT_BITS else precision), nodes)
+            for name, kind, precision, nodes in self._executed(asked)
             if kind in _ARITHMETIC
         ]
 
-    def _executed(self, asked: str) -> list[tuple[str, str, str]]:
-        """(name, kind, precision) of each layer that the last batch ran."""
+    def _executed(self, asked: str) -> list[tuple[str, str, str, list[str]]]:
+        """(name, kind, precision, nodes of the graph) of each layer that the last batch ran."""
         if not self._bound:
             raise RuntimeError(f"{asked} is known after the first run")
         compiled = next(reversed(self._bound.values())).request.get_compiled_model()
@@ -253,7 +269,8 @@ class OpenVinoEngine(Engine):
         for operation in compiled.get_runtime_model().get_ops():
             info = operation.get_rt_info()
             kind, precision = info["layerType"].astype(str), info["runtimePrecision"].astype(str)
-            found.append((operation.get_friendly_name(), kind, precision))
+            nodes = info["originalLayersNames"].astype(str).split(",")
+            found.append((operation.get_friendly_name(), kind, precision, nodes))
         return found
 
 

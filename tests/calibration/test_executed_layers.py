@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ebm_export.calibration.compare import compare
-from ebm_export.calibration.executed_layers import executed_layers, int8_said
+from ebm_export.calibration.executed_layers import executed_layers, int8_said, note_not_int8
 from ebm_export.calibration.plain_score import PlainScore
 from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from ebm_export.runtime.backends.openvino import OpenVinoEngine
@@ -99,6 +100,39 @@ def test_products_that_would_overflow_are_in_float32(tmp_path: Path, monkeypatch
         found = executed_layers(opened, "bundle", "a")
         assert opened.int8_layers == (0, 2)
     assert found is not None and found.counts == {"fp32": 2}
+
+
+def entries(*names: str, precision: str = "int8") -> list[dict[str, Any]]:
+    return [{"name": name, "precision": precision} for name in names]
+
+
+def test_a_layer_in_int8_that_runs_in_float32_is_named_and_no_other(tmp_path: Path) -> None:
+    with OpenVinoEngine(half_quantized(tmp_path / "a.onnx"), precision="int8", threads=1) as opened:
+        opened.run(INPUTS)
+        said = entries("coarse", "fine", "untold") + entries("fine", precision="fp32")
+        assert note_not_int8(opened, said) == "fine is INT8 in the file and runs in fp32"
+        assert [entry.get("runs") for entry in said] == [None, "fp32", None, None]
+        assert note_not_int8(opened, entries("coarse")) == ""
+        for count, named in ((2, "fine and fine"), (3, "fine, fine and fine"), (5, "fine, fine and 3 more")):
+            found = note_not_int8(opened, entries(*["fine"] * count))
+            assert found == f"{named} are INT8 in the file and run in fp32"
+
+
+def test_a_node_of_two_layers_in_two_precisions_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = [
+        ("a/made", "Convolution", "i8", ["a", "a/Relu"]),
+        ("b", "Convolution", "f32", ["b", "a/Relu"]),
+        ("c", "Eltwise", "f32", ["c"]),
+    ]
+    monkeypatch.setattr(OpenVinoEngine, "_executed", lambda self, asked: ran)
+    assert OpenVinoEngine(Path("a.xml"), precision="int8").arithmetic_nodes == {"a": "i8", "b": "f32"}
+
+
+def test_layers_whose_products_would_overflow_are_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ebm_export.runtime.backends.openvino.saturates", lambda: True)
+    with OpenVinoEngine(half_quantized(tmp_path / "a.onnx"), precision="int8", threads=1) as opened:
+        opened.run(INPUTS)
+        assert note_not_int8(opened, entries("coarse")) == "coarse is INT8 in the file and runs in fp32"
 
 
 def test_other_libraries_do_not_tell(tmp_path: Path) -> None:

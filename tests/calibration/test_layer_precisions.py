@@ -28,6 +28,16 @@ def test_nodes_are_counted_by_precision(tmp_path: Path) -> None:
     assert (found.nodes[1].module, found.nodes[1].reason, found.nodes[0].reason) == ("head.0", "last layer", "")
 
 
+def test_a_layer_that_openvino_runs_in_something_else_counts_as_that(tmp_path: Path) -> None:
+    nodes = [{"name": "a", "precision": "int8", "reason": "range 0 to 1"}]
+    nodes.append({"name": "b", "precision": "int8", "reason": "range 0 to 1", "runs": "fp32"})
+    said = {"artifacts": [{"path": "score.int8.openvino.xml", "nodes": nodes}], "states": {}}
+    (found,) = read_layers(bundle_with(tmp_path / "a.ebm", json.dumps(said)))
+    assert found.counts == {"int8": 1, "fp32": 1}
+    assert found.nodes[1].precision == "fp32"
+    assert found.nodes[1].reason == "int8 in the file, and OpenVINO ran it so at the export"
+
+
 @pytest.mark.parametrize("text", [None, '{"artifacts": []}'])
 def test_nothing_was_calibrated(text: str | None, tmp_path: Path) -> None:
     assert read_layers(bundle_with(tmp_path / "a.ebm", text)) == ()

@@ -17,6 +17,7 @@ from ebm_export.exporter.calibrated import CalibratedArtifacts
 from ebm_export.exporter.mixed import _Trials
 from ebm_export.exporter.targets import Artifact
 from ebm_export.runtime import load
+from ebm_export.runtime.backends.openvino import OpenVinoEngine
 from ebm_export.runtime.bundle import Bundle
 
 from .calibrated_models import CONFIG, FEW, IMAGES, Seeing
@@ -116,6 +117,23 @@ class TestPrologue:
         made, graphs = self.lowered(tmp_path, monkeypatch, [""], steps=1000)
         assert graphs == [0]
         self.stays(tmp_path, made, "0.18% of the work of one chain, so nothing to gain")
+
+    def test_layers_that_openvino_does_not_take_in_int8_are_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told = {"judge.2/Gemm": "f32", "encoder.0/Conv": "f32", "judge.4/Gemm": "u8"}
+        monkeypatch.setattr(OpenVinoEngine, "arithmetic_nodes", property(lambda self: told))
+        path = export(
+            Seeing().eval(), torch.zeros(4, 4), cond={"image": IMAGES}, sampler=CONFIG, gate=None,
+            targets=["openvino"], precisions=["int8"], out=tmp_path / "policy.ebm",
+        )  # fmt: skip
+        (entry,) = json.loads((path / "calibration.json").read_text())["artifacts"]
+        assert {node["name"]: node["runs"] for node in entry["nodes"] if "runs" in node} == {
+            "judge.2/Gemm": "fp32", "encoder.0/Conv": "fp32",
+        }  # fmt: skip
+        note = next(artifact.note for artifact in Bundle(path).artifacts if artifact.role == "score")
+        assert "products in INT8 (judge.2/Gemm is INT8 in the file and runs in fp32" in note
+        assert "(OpenVINO: 3 of 3; encoder.0/Conv is INT8 in the file and runs in fp32)" in note
 
     def stays(self, tmp_path: Path, made: list[dict[str, Any]], why: str) -> None:
         """The reason stands once in calibration.json, not at each layer, and in the engine's note."""
