@@ -18,6 +18,9 @@ __all__ = ["closing_table", "no_faster"]
 
 _LOOKS_WRONG = 0.05
 """Relative error of a gradient from which an INT8 engine gets a word about it: what FP16 and BF16 may be off by."""
+_GAIN = 0.1
+"""Share of its steps a second by which an engine of low precision beats float32 from which it gets no word: less may be the machine's
+noise, and hardly pays for other samples."""
 _LOG = logging.getLogger("ebm_export")
 
 
@@ -26,7 +29,7 @@ def closing_table(
 ) -> list[dict[str, Any]]:
     """Times the engines of an export and returns a row for each: its file, precision, size, status, worst error and note among others.
 
-    Engines of low precision that are no faster than float32 are warned of.
+    Engines of low precision that are no faster than float32, or hardly, are warned of.
 
     Args:
         report: of the export.
@@ -128,18 +131,23 @@ def _size(folder: Path, names: Sequence[str]) -> float:
 
 
 def no_faster(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Says which engines of low precision are not faster than float32 of the same backend, as on a CPU without instructions for them.
+    """Says which engines of low precision gain nothing on float32 of the same backend, or hardly, as on a CPU without instructions for them.
 
     Args:
         rows: as `time_bundle` returns them, of one batch size.
     """
     exact = {row["backend"]: row["median ms"] for row in rows if row["precision"] == "fp32"}
-    return [
-        f"{row['file']} is no faster than fp32 on this machine: {row['median ms']:.3g} against {exact[row['backend']]:.3g} ms a step at a "
-        f"batch of {row['batch']}"
-        for row in rows
-        if row["precision"] != "fp32" and row["median ms"] >= exact.get(row["backend"], math.inf)
-    ]
+    said = []
+    for row in rows:
+        gain = exact.get(row["backend"], math.inf) / row["median ms"] - 1
+        if row["precision"] == "fp32" or gain >= _GAIN:
+            continue
+        percent = max(0, round(100 * gain))
+        said.append(
+            f"{row['file']} is {f'only {percent} %' if percent else 'no'} faster than fp32 on this machine: {row['median ms']:.3g} against "
+            f"{exact[row['backend']]:.3g} ms a step at a batch of {row['batch']}"
+        )
+    return said
 
 
 def _worst(gate: Any) -> float:
