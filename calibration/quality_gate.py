@@ -125,7 +125,7 @@ class QualityGate:
         cond = self._conditions(count)
 
         def told(now: Progress) -> None:
-            self._tell(f"samples of {name}", *now.part)
+            self._tell(f"drawing samples of {name}", *now.part)
 
         try:
             x = ebm.sample(count, seed=seed, cond=cond, callback=told)

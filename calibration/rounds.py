@@ -62,7 +62,7 @@ class Rounds:
         difference = max(rules.smallest_difference, shown * (1 + _ROUNDING))
         while True:
             reference = self.reference(extra)
-            self._tell(f"judging {name}", 0, 0)
+            self._tell(f"judging {len(own)} samples of {name}", 0, 0)
             result = judge(
                 reference,
                 own,
@@ -76,4 +76,5 @@ class Rounds:
             if result.decided or extra == rules.extra_rounds:
                 return result, own
             extra += 1
+            self._tell(f"undecided about {name}: more samples", 0, 0)
             own = own.join(draw(rules.sample_seed(extra, candidate=True)))

@@ -76,13 +76,14 @@ class Sampling:
     def same_noise(self, candidate: Candidate, ebm: Ebm, count: int) -> np.ndarray:
         """The first samples under FP32's own seed, [count, *S]."""
         cond = conditions_for(self._reference.bundle, count, self._options.cond)
-        told = partial(self._tell, f"samples of {candidate.name} under the same noise")
+        told = partial(self._tell, f"drawing samples of {candidate.name} under the same noise")
         return self._store.draw(candidate, lambda: ebm, count, seed=self._options.seed, cond=cond, progress=told)
 
     def _scored(self, candidate: Candidate, ebm: Ebm, seed: int, what: str) -> SampleSet:
         count = self._plan.pool
         cond = conditions_for(self._reference.bundle, count, self._options.cond)
-        x = self._store.draw(candidate, lambda: ebm, count, seed=seed, cond=cond, progress=partial(self._tell, what))
+        told = partial(self._tell, f"drawing {what}")
+        x = self._store.draw(candidate, lambda: ebm, count, seed=seed, cond=cond, progress=told)
         self._tell(f"scoring {what}", 0, 0)
         return score_samples(self._fp32, x, cond=cond, networks=self.networks)
 

@@ -119,7 +119,7 @@ class _Writer:
             raise placed(error, ir.to_proto(model), name) from error
 
     def _judged(self, artifact: Artifact) -> tuple[str, GateResult | None]:
-        self.tell(f"judging {artifact['path']}", 0, 0)
+        self.tell(f"judging the score of {artifact['path']}", 0, 0)
         return self.calibrated.verdict(artifact, self.folder)
 
     def _leave_out(self, name: str, precision: str, error: UnsupportedOperation, before: set[Path]) -> None:

@@ -40,7 +40,8 @@ def write_int8(artifacts: CalibratedArtifacts, name: str, folder: Path) -> Calib
     while True:
         int8 = [layer for layer in default if layer not in kept]
         artifact = artifacts.write(name, folder, int8, "int8", "fp32")
-        artifacts.tell(f"judging {artifact['path']}", 0, 0)
+        if artifacts.rules is not None:
+            artifacts.tell(f"judging the score of {artifact['path']}", 0, 0)
         refused, result = artifacts.verdict(artifact, folder)
         if not refused:
             layers = artifacts.graphs.describe(scheme, int8, kept)

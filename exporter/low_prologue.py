@@ -108,7 +108,8 @@ def _put(artifacts: CalibratedArtifacts, halves: Split, name: str, folder: Path,
             progress=artifacts.tell,
         )
         whole["options"] |= artifact["options"]
-        artifacts.tell(f"judging {artifact['path']} with its prologue in INT8", 0, 0)
+        if artifacts.rules is not None:
+            artifacts.tell(f"judging the score of {artifact['path']} with its prologue in INT8", 0, 0)
         refused, result = artifacts.verdict(whole, apart)
         if refused:
             return refused

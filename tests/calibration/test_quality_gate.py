@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,6 +56,29 @@ def constant(x: np.ndarray, grad: np.ndarray) -> np.ndarray:
 
 def diverging(x: np.ndarray, grad: np.ndarray) -> np.ndarray:
     return np.where(np.abs(x) > 1.5, np.nan, grad)
+
+
+def test_what_is_being_done_is_said_of_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([False, True])
+    monkeypatch.setattr(
+        "ebm_export.calibration.rounds.judge", lambda *sets, **rules: SimpleNamespace(decided=next(answers))
+    )
+    told: dict[str, None] = {}  # each once, in order
+    gate = QualityGate(
+        wells(), MODEL, CONFIG, GateRules(smallest_difference=0.5), progress=lambda what, *now: told.setdefault(what)
+    )
+    gate.judge("low", wells(), fidelity=())
+    count = gate.plan.pool
+    assert list(told) == [
+        "a trajectory of FP32",
+        "drawing samples of low",
+        "scoring samples of low",
+        "drawing samples of FP32",
+        "scoring samples of FP32",
+        f"judging {count} samples of low",
+        "undecided about low: more samples",
+        f"judging {2 * count} samples of low",
+    ]
 
 
 @pytest.mark.parametrize("change", [None, noisy])

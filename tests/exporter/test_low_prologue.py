@@ -121,12 +121,15 @@ class TestPrologue:
     def test_layers_that_openvino_does_not_take_in_int8_are_named(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        done: list[str] = []
         told = {"judge.2/Gemm": "f32", "encoder.0/Conv": "f32", "judge.4/Gemm": "u8"}
         monkeypatch.setattr(OpenVinoEngine, "arithmetic_nodes", property(lambda self: told))
         path = export(
             Seeing().eval(), torch.zeros(4, 4), cond={"image": IMAGES}, sampler=CONFIG, gate=None,
             targets=["openvino"], precisions=["int8"], out=tmp_path / "policy.ebm",
+            progress=lambda what, *now: done.append(what),
         )  # fmt: skip
+        assert "measuring ranges" in done and not any("judging" in what for what in done)  # without a gate
         (entry,) = json.loads((path / "calibration.json").read_text())["artifacts"]
         assert {node["name"]: node["runs"] for node in entry["nodes"] if "runs" in node} == {
             "judge.2/Gemm": "fp32", "encoder.0/Conv": "fp32",
