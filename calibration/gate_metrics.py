@@ -266,7 +266,7 @@ def _modes(pools: Pools) -> MetricVerdict:
 
 
 def _rare_modes(pools: Pools) -> MetricVerdict:
-    """The mode that surely lost most: its lost share of mass, at most one half.
+    """The mode that surely lost most, of all: its lost share of mass, at most one half. It is named for the modes that nothing else guards.
 
     Ratios to the floor weigh a mode by its mass, so a mode of 2 % could go without a trace in them. Here it cannot, where
     the pool holds some 13 of its chains or more. A mode with fewer cannot be told from chance.
@@ -294,7 +294,7 @@ def _rare_modes(pools: Pools) -> MetricVerdict:
         p_value=p_value,
         passed=not lost,
         decided=lost or loss <= _MODE_LOSS or p_value >= _LOSS_IS_OPEN,
-        note=f"mode {worst} of {count}: {a} of {n} FP32 chains, {b} of {m} of the candidate's",
+        note=f"mode {worst} of {count}, the worst of all modes, rare or not: {a} of {n} FP32 chains, {b} of {m} of the candidate's",
     )
 
 

@@ -25,7 +25,11 @@ METRICS: dict[str, tuple[str, str]] = {
     ),
     "coverage": ("coverage", "How much of FP32's variety is met."),
     "modes": ("modes", "Shares of the clusters, or the classes, that the samples fall into."),
-    "rare modes": ("rare modes", "The largest loss that any one mode surely suffered; half of its mass is the limit."),
+    "rare modes": (
+        "rare modes",
+        "The largest loss that any one mode, rare or not, surely suffered; half of its mass is the limit. "
+        "The other figures hardly see a rare one go.",
+    ),
     "stein": ("Stein", "Kernel Stein discrepancy: do the samples follow the FP32 gradient? Needs no other samples."),
     "score gain": (
         "gradient gain",

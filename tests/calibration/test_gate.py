@@ -10,6 +10,7 @@ import pytest
 from ebm_export.calibration.gate import GateResult, judge, plan_chains
 from ebm_export.calibration.gate_metrics import GATE_METRICS
 from ebm_export.calibration.metrics.score_fidelity import StageFidelity, score_fidelity
+from ebm_export.calibration.report.words import own_limit
 from ebm_export.calibration.sample_set import SampleSet
 from ebm_export.runtime.errors import UsageError
 
@@ -177,8 +178,16 @@ class TestDamage:
         labels = [rng.choice(3, 1808, p=p) for p in ([0.68, 0.3, 0.02], [0.7, 0.3, 0.0])]
         a, q = (replace(gaussian(1808, seed), labels=own) for seed, own in enumerate(labels))
         found = self.judged(q, "rare modes", "modes", reference=a)
-        assert "mode 2 of 3" in found["rare modes"].note
+        assert found["rare modes"].note.startswith("mode 2 of 3, the worst of all modes, rare or not: ")
         assert found["modes"].passed
+
+    def test_a_common_mode_may_be_the_worst_and_is_not_called_rare(self) -> None:
+        rng = np.random.default_rng(0)
+        labels = [rng.choice(3, 1808, p=p) for p in ([0.68, 0.3, 0.02], [0.78, 0.2, 0.02])]
+        a, q = (replace(gaussian(1808, seed), labels=own) for seed, own in enumerate(labels))
+        (verdict,) = judge(a, q, (), metrics=["rare modes"]).verdicts
+        assert verdict.passed and verdict.note.startswith("mode 1 of 3, the worst of all modes, rare or not: ")
+        assert own_limit(verdict).partition("(")[2].startswith(verdict.note.partition(": ")[2])
 
     def test_a_tenth_less_variance(self) -> None:
         narrow = gaussian(1808, 1, scale=math.sqrt(0.9))
