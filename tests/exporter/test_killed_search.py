@@ -33,7 +33,7 @@ class Sharp(nn.Module):
         self.fine, self.last = nn.Linear(32, 32), nn.Linear(32, 8)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = torch.tanh(self.coarse(torch.exp(3 * self.first(x))))
+        h = torch.tanh(self.coarse(torch.exp(2.5 * self.first(x))))
         return 4 * self.last(torch.tanh(self.fine(h))).square().sum(1) + 0.5 * x.square().sum(1)
 
 
