@@ -90,6 +90,10 @@ class QualityGate:
         bent = [verdict for verdict in self.score_verdicts(fidelity) if not verdict.passed]
         if not bent:
             return ""
+        if any(np.isnan(verdict.value) for verdict in bent):
+            return (
+                "its gradient is not finite at some of the states that were compared: chains that come there are lost"
+            )
         return ", ".join(f"{verdict.metric} {verdict.value:.4f}, at most {verdict.floor:g} passes" for verdict in bent)
 
     def judge(

@@ -128,6 +128,13 @@ def test_the_score_alone_tells_of_a_bent_gradient(gate: QualityGate) -> None:
     assert failed(wells(change=diverging)) == ["score gain", "score bias"]
 
 
+def test_a_gradient_that_is_not_finite_is_refused_in_words(gate: QualityGate) -> None:
+    assert gate.refused_by_score(gate.fidelity(wells())) == ""
+    assert gate.refused_by_score(gate.fidelity(wells(change=constant))).startswith("score bias 0.0")
+    said = gate.refused_by_score(gate.fidelity(wells(change=diverging)))
+    assert "not finite at some of the states" in said and "nan" not in said
+
+
 class TestSchedule:
     COARSE = staticmethod(lambda x, grad: 1.05 * grad)
 
