@@ -93,7 +93,8 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
                         result = dataclasses.replace(result, fidelity=fidelity)
                         if seen is not None:
                             executed.append(seen)
-                            result = dataclasses.replace(result, note=f"{result.note}; {int8_said(seen)}")
+                            said = int8_said(seen.counts.get("int8", 0), len(seen.nodes))
+                            result = dataclasses.replace(result, note=f"{result.note}; {said}")
                     gate, sets[candidate.name] = sampling.judged(candidate, ebm, result.fidelity)
                     if candidate is not reference:
                         pictures[candidate.name] = sampling.same_noise(candidate, ebm, len(shown))

@@ -45,11 +45,9 @@ def executed_layers(engine: Engine, bundle: str, name: str) -> Layers | None:
     return Layers(bundle, name, counts, nodes)
 
 
-def int8_said(layers: Layers) -> str:
-    """One line for people: how much of an engine is in INT8."""
-    return (
-        f"OpenVINO runs {layers.counts.get('int8', 0)} of {len(layers.nodes)} convolutions and matrix products in INT8"
-    )
+def int8_said(low: int, total: int) -> str:
+    """One line for people: how many of an engine's layers are in INT8, and of how many."""
+    return f"OpenVINO runs {low} of {total} convolutions and matrix products in INT8"
 
 
 def note_not_int8(engine: OpenVinoEngine, entries: Iterable[dict[str, Any]]) -> str:

@@ -14,7 +14,7 @@ from .export import ExportReport
 from .targets import Progress
 from .targets.score import engine_files_of, files_of
 
-__all__ = ["closing_table", "no_faster"]
+__all__ = ["closing_table", "hardly_faster"]
 
 _LOOKS_WRONG = 0.05
 """Relative error of a gradient from which an INT8 engine gets a word about it: what FP16 and BF16 may be off by."""
@@ -39,7 +39,7 @@ def closing_table(
         progress: called with (what is being done, done, in all).
     """
     timed_rows = time_bundle(report.path, batches=[batch], fused=False, progress=progress)
-    for said in no_faster(timed_rows):
+    for said in hardly_faster(timed_rows):
         _LOG.warning(said)
     times = {row["file"]: row for row in timed_rows}
     found = {verification.path: verification for verification in report.verifications}
@@ -130,7 +130,7 @@ def _size(folder: Path, names: Sequence[str]) -> float:
     return sum((folder / name).stat().st_size for name in names) / 2**20
 
 
-def no_faster(rows: Sequence[dict[str, Any]]) -> list[str]:
+def hardly_faster(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Says which engines of low precision gain nothing on float32 of the same backend, or hardly, as on a CPU without instructions for them.
 
     Args:

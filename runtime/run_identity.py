@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import GPU, PROCESSOR, describe_device, toolchain
+from .device import GPU, GPUS_JOINED, PROCESSOR, describe_device, toolchain
 from .engine import Engine
 from .request import Request
 
@@ -82,7 +82,7 @@ def _rounding(engines: Iterable[Engine]) -> dict[str, Any]:
     return {
         "threads": threads[0] if len(set(threads)) == 1 else threads,
         **processor,
-        **({GPU: "; ".join(gpus)} if gpus else {}),
+        **({GPU: GPUS_JOINED.join(gpus)} if gpus else {}),
         **versions,
     }
 

@@ -135,21 +135,21 @@ class Quantizer:
     ) -> bool:
         chosen = [self._made.even[layer.name] for layer in self.layers if layer.name in self.default]
         held_out = states.share(_HELD_OUT) == 0
-        seen = ~held_out & ~states.large
-        if not chosen or np.count_nonzero(held_out) < 2 or not seen.any():
+        seen, tried = (np.flatnonzero(part & ~states.large) for part in (~held_out, held_out))
+        if not chosen or not len(seen) or len(tried) < 2:
             return False
         corrected = correct_bias(
             self._made.even_model,
             chosen,
             self._made.calibration.grids,
             self._made.weights,
-            states.part(np.flatnonzero(seen)),
+            states.part(seen),
             fuses_sums=self.scheme.fuses_sums,
             batch=batch,
             threads=threads,
             progress=progress,
         )
-        asked = states.part(np.flatnonzero(held_out & ~states.large))
+        asked = states.part(tried)
         exact = gradients(self._model, asked, batch=batch, threads=threads)
 
         def systematic() -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ebm_export.exporter.closing_table import _gate_said, _how_to_judge, _limit, _why_so_far_off, no_faster
+from ebm_export.exporter.closing_table import _gate_said, _how_to_judge, _limit, _why_so_far_off, hardly_faster
 
 
 def test_low_precisions_that_gain_nothing_or_little_are_named() -> None:
@@ -26,7 +26,7 @@ def test_low_precisions_that_gain_nothing_or_little_are_named() -> None:
         }
         for backend, precision, time in times
     ]
-    assert no_faster(rows) == [
+    assert hardly_faster(rows) == [
         "score.int8.openvino is no faster than fp32 on this machine: 2.5 against 2 ms a step at a batch of 8",
         "score.bf16.openvino is only 4 % faster than fp32 on this machine: 1.93 against 2 ms a step at a batch of 8",
         "score.fp16.openvino is no faster than fp32 on this machine: 2 against 2 ms a step at a batch of 8",
