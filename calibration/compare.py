@@ -16,13 +16,14 @@ from ..runtime.bundle import Bundle
 from ..runtime.device import describe_device, toolchain
 from ..runtime.ebm import Ebm
 from ..runtime.errors import DivergenceError, EbmExportError, UsageError
+from ..runtime.int8_said import int8_said
 from .candidate import Candidate, precision_at, precisions_in
 from .chain_mixing import chain_mixing
 from .chain_plan import ChainPlan, fitted_plan, plan_chains
 from .compare_options import CompareOptions, Tell
 from .comparison import Comparison, EngineResult, ModelSummary
 from .conditions import conditions_for
-from .executed_layers import executed_layers, int8_said
+from .executed_layers import executed_layers
 from .gate_rules import GateRules
 from .histogram import histograms
 from .layer_precisions import Layers, read_layers
@@ -93,7 +94,7 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
                         result = dataclasses.replace(result, fidelity=fidelity)
                         if seen is not None:
                             executed.append(seen)
-                            said = int8_said(seen.counts.get("int8", 0), len(seen.nodes))
+                            said = int8_said("OpenVINO", seen.counts.get("int8", 0), len(seen.nodes))
                             result = dataclasses.replace(result, note=f"{result.note}; {said}")
                     gate, sets[candidate.name] = sampling.judged(candidate, ebm, result.fidelity)
                     if candidate is not reference:

@@ -10,7 +10,7 @@ from ..runtime.backends.openvino import OpenVinoEngine
 from ..runtime.engine import Engine
 from .layer_precisions import LayerPrecision, Layers
 
-__all__ = ["executed_layers", "int8_said", "note_not_int8"]
+__all__ = ["executed_layers", "note_not_int8"]
 
 _PRECISIONS = {"i8": "int8", "u8": "int8", "f16": "fp16", "f32": "fp32"}
 """What OpenVINO calls otherwise than a bundle."""
@@ -43,11 +43,6 @@ def executed_layers(engine: Engine, bundle: str, name: str) -> Layers | None:
     )
     counts = dict(Counter(node.precision for node in nodes).most_common())
     return Layers(bundle, name, counts, nodes)
-
-
-def int8_said(low: int, total: int) -> str:
-    """One line for people: how many of an engine's layers are in INT8, and of how many."""
-    return f"OpenVINO runs {low} of {total} convolutions and matrix products in INT8"
 
 
 def note_not_int8(engine: OpenVinoEngine, entries: Iterable[dict[str, Any]]) -> str:

@@ -27,4 +27,4 @@ def build(
     if as_json:
         print_json(rows)
     else:
-        table(str(bundle), rows)
+        table(str(bundle), rows, notes="note")

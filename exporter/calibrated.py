@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from ..calibration.executed_layers import int8_said, note_not_int8
+from ..calibration.executed_layers import note_not_int8
 from ..calibration.gate_rules import GateRules
 from ..calibration.int8_graphs import Int8Graphs
 from ..calibration.quantization.calibrate import Scheme
@@ -25,6 +25,7 @@ from ..runtime.backends.openvino_saturation import SAFE_WEIGHT
 from ..runtime.config import SamplerConfig
 from ..runtime.engine import Engine
 from ..runtime.errors import EngineMismatch, UnsupportedOperation
+from ..runtime.int8_said import int8_said
 from ..runtime.manifest import ModelSpec
 from ..runtime.split_engine import SplitEngine
 from .conditions import Conditions
@@ -302,7 +303,7 @@ class CalibratedArtifacts:
             steps.run(self.states.inputs(slice(0, self.batch[1])))
             low, total = steps.int8_layers
             others = note_not_int8(steps, layers)
-        said = int8_said(low, total) + (others and f" ({others})")
+        said = int8_said("OpenVINO", low, total) + (others and f" ({others})")
         if self.scheme(artifact["target"]).largest_weight == SAFE_WEIGHT:
             said += ", with weights of 7 bits, whose products overflow on no CPU"
         add_note(artifact, said)

@@ -99,7 +99,7 @@ def _rebuild(bundle: Bundle, artifact: Artifact) -> Callable[[LoadError], bytes]
             "" if keeps else " (for this process alone: the bundle cannot be written to)",
         )
         if not keeps:
-            return build_plan(bundle.file_of(source), batch=batch)
+            return build_plan(bundle.file_of(source), batch=batch).data
         build_plans(bundle.path, precisions=[artifact.precision], batch=batch)
         # Before the file is: what is read then is what this names, or a later one, which nobody takes for it.
         bundle.read_again()

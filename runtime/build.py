@@ -13,7 +13,8 @@ from .bundle import Bundle
 from .errors import LoadError
 from .manifest import Artifact
 from .manifest_update import enter_artifact
-from .tensorrt_library import build_plan, fingerprint
+from .plan_layers import layers_said
+from .tensorrt_library import Plan, build_plan, fingerprint
 
 __all__ = ["build_plans"]
 
@@ -38,7 +39,7 @@ def build_plans(
         progress: called with (what is being done, done, in all).
 
     Returns:
-        A row for each plan: file, precision, library, device.
+        A row for each plan: file, precision, library, device, note (how many layers are in INT8).
 
     Raises:
         UsageError: the bundle may not be written to, or another process goes on changing its manifest; an older plan stays then.
@@ -68,8 +69,12 @@ def build_plans(
             # A condition that all chains share is one row.
             sizes = (1, *batch[1:]) if source.role == "prologue" else batch
             plan = build_plan(bundle.file_of(source), batch=sizes, timing_cache=cache, progress=progress)
-            enter_artifact(bundle.path, _entry(bundle, plan, source, toolchain, sizes), plan)
-            rows.append({"file": _plan_of(source), "precision": precision, **toolchain})
+            if source.role == "sampler":  # which repeats its score graph
+                plan = plan._replace(layers={})
+            enter_artifact(bundle.path, _entry(bundle, plan, source, toolchain, sizes), plan.data)
+            rows.append(
+                {"file": _plan_of(source), "precision": precision, **toolchain, "note": layers_said(plan.layers)}
+            )
     return rows
 
 
@@ -78,7 +83,7 @@ def _plan_of(source: Artifact) -> str:
 
 
 def _entry(
-    bundle: Bundle, plan: bytes, source: Artifact, toolchain: dict[str, Any], batch: tuple[int, int, int]
+    bundle: Bundle, plan: Plan, source: Artifact, toolchain: dict[str, Any], batch: tuple[int, int, int]
 ) -> dict[str, Any]:
     """The plan's entry: what the graph is for is what the plan is for."""
     prologue, sampler = bundle.prologue_of(source), bundle.sampler_of(source)
@@ -88,10 +93,11 @@ def _entry(
         "target": "tensorrt",
         "prologue": "" if prologue is None else _plan_of(prologue),
         "sampler": "" if sampler is None else _plan_of(sampler),
-        "sha256": hashlib.sha256(plan).hexdigest(),
+        "sha256": hashlib.sha256(plan.data).hexdigest(),
         "files": {},
         "toolchain": toolchain,
         "options": {"batch": list(batch)},
         "status": "built, not run",
-        "note": "built by ebm-run build",
+        "note": "; ".join(filter(None, ("built by ebm-run build", layers_said(plan.layers)))),
+        "layers": plan.layers,
     }

@@ -121,6 +121,8 @@ class Artifact:
         sampler: path of the artifact that takes several of its steps in one call; "" where there is none.
         steps: of such an artifact, how many; 0 where it is a whole chain with noise of its own, for other programs.
         settings: of a sampler, the settings that it was made with.
+        layers: of a TensorRT plan, but for a sampler's: int8, fp16, bf16 or fp32 by the name of each convolution and matrix product
+            of its graph, as it was compiled; of others, and where the library did not tell, nothing.
     """
 
     path: str
@@ -139,6 +141,7 @@ class Artifact:
     sampler: str = ""
     steps: int = 0
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    layers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,6 +313,7 @@ def _artifact(entries: _Entries, model: ModelSpec) -> Artifact:
         sampler=_file_name(sampler, entries.where) if (sampler := entries.take("sampler", str, "")) else "",
         steps=entries.take("steps", int, 0),
         settings=entries.take("settings", dict, {}),
+        layers=entries.take("layers", dict, {}),
     )
 
 

@@ -17,12 +17,22 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import EbmExportError, LoadError, MissingBackend, UnsupportedOperation, UsageError
 from .gpu import name_and_capability
+from .plan_layers import LAYER_LIST, arithmetic_nodes, layer_precisions
 
-__all__ = ["Fingerprint", "Progress", "build_plan", "fingerprint", "import_tensorrt", "load_plan", "missing_tensorrt"]
+__all__ = [
+    "Fingerprint",
+    "Plan",
+    "Progress",
+    "build_plan",
+    "fingerprint",
+    "import_tensorrt",
+    "load_plan",
+    "missing_tensorrt",
+]
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all) while a plan is built."""
@@ -85,6 +95,19 @@ def fingerprint() -> Fingerprint:
     return Fingerprint(library.__name__, str(library.__version__), device, capability)
 
 
+class Plan(NamedTuple):
+    """What a build makes.
+
+    Attributes:
+        data: the serialized plan.
+        layers: int8, fp16, bf16 or fp32 by the name of each node of the graph that is a convolution or a matrix product: what the
+            compiled engine computes it in. Empty where the library does not tell.
+    """
+
+    data: bytes
+    layers: dict[str, str]
+
+
 def build_plan(
     onnx_model: Path | bytes,
     *,
@@ -92,7 +115,7 @@ def build_plan(
     timing_cache: Path | None = None,
     workspace: int | None = None,
     progress: Progress | None = None,
-) -> bytes:
+) -> Plan:
     """Builds a plan from a typed ONNX score graph whose first dimensions are symbolic.
 
     TF32 is off: it would round the operands of float32 products to 10 bits of mantissa, and such a plan misses the
@@ -107,7 +130,7 @@ def build_plan(
         progress: called as the build goes on.
 
     Returns:
-        the serialized plan.
+        the serialized plan, and what it computes its layers in.
 
     Raises:
         MissingBackend: neither library is installed.
@@ -137,6 +160,7 @@ def build_plan(
 
     config = builder.create_builder_config()
     config.clear_flag(library.BuilderFlag.TF32)
+    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED  # else the list of layers has names alone
     config.add_optimization_profile(_profile(builder, network, batch))
     if workspace is not None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, workspace)
@@ -148,7 +172,7 @@ def build_plan(
         raise EbmExportError(f"{_name(library)} could not build a plan: {logger.told()}")
     if cache is not None and timing_cache is not None:
         _save(timing_cache, bytes(cache.serialize()))
-    return bytes(plan)
+    return Plan(bytes(plan), layer_precisions(logger.layers, arithmetic_nodes(network)))
 
 
 def load_plan(plan: bytes) -> Any:
@@ -246,9 +270,10 @@ def _refusal(parser: Any, library: ModuleType, logger: Any) -> EbmExportError:
 
 
 def _logger(library: ModuleType) -> Any:
-    """The logger that keeps the errors for our own messages, emptied; nothing goes to stderr."""
+    """The logger that keeps the errors for our own messages, and the list of layers, emptied; nothing goes to stderr."""
     logger = _collector(library)
     logger.errors.clear()
+    logger.layers = ""
     return logger
 
 
@@ -260,10 +285,13 @@ def _collector(library: ModuleType) -> Any:
         def __init__(self) -> None:
             library.ILogger.__init__(self)
             self.errors: list[str] = []
+            self.layers = ""
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (library.ILogger.Severity.ERROR, library.ILogger.Severity.INTERNAL_ERROR):
                 self.errors.append(" ".join(message.split()))
+            elif message.startswith(LAYER_LIST):
+                self.layers = message
 
         def told(self) -> str:
             return "; ".join(self.errors) or "it gave no reason"

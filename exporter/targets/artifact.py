@@ -34,6 +34,7 @@ class Artifact(TypedDict):
         standalone: the entry of a whole chain in one file.
         steps: of a sampler, the steps of one call; a whole chain has no such entry.
         settings: of a sampler, those it was made with.
+        layers: of a TensorRT plan, see the manifest's `Artifact`.
         check: of a whole chain that was run, what was found; see `StandaloneCheck.found`.
     """
 
@@ -53,6 +54,7 @@ class Artifact(TypedDict):
     standalone: NotRequired[Artifact]
     steps: NotRequired[int]
     settings: NotRequired[dict[str, Any]]
+    layers: NotRequired[dict[str, str]]
     check: NotRequired[dict[str, float]]
 
 

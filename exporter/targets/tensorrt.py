@@ -7,8 +7,9 @@ from pathlib import Path
 import onnx
 
 from ...runtime.errors import UnsupportedOperation
+from ...runtime.plan_layers import layers_said
 from ...runtime.tensorrt_library import build_plan, fingerprint, missing_tensorrt
-from .artifact import Artifact, Progress
+from .artifact import Artifact, Progress, add_note
 from .refusal import placed
 
 __all__ = ["available", "write"]
@@ -51,12 +52,12 @@ def write(
     except UnsupportedOperation as error:
         raise placed(error, graph, "tensorrt") from error
     path = folder / f"{role}.{precision}.tensorrt.plan"
-    path.write_bytes(plan)
+    path.write_bytes(plan.data)
     made_by = fingerprint()
     toolchain = {made_by.library: made_by.version}
     if made_by.device is not None and made_by.compute_capability is not None:
         toolchain |= {"device": made_by.device, "compute_capability": made_by.compute_capability}
-    return Artifact(
+    artifact = Artifact(
         path=path.name,
         target="tensorrt",
         precision=precision,
@@ -67,3 +68,7 @@ def write(
         status="built, not run",
         note="" if made_by.device is not None else "built on a machine without a GPU",
     )
+    if role != "sampler":  # which repeats its score graph
+        artifact["layers"] = plan.layers
+        add_note(artifact, layers_said(plan.layers))
+    return artifact

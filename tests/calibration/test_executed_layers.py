@@ -11,10 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ebm_export.calibration.compare import compare
-from ebm_export.calibration.executed_layers import executed_layers, int8_said, note_not_int8
+from ebm_export.calibration.executed_layers import executed_layers, note_not_int8
 from ebm_export.calibration.plain_score import PlainScore
 from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from ebm_export.runtime.backends.openvino import OpenVinoEngine
+from ebm_export.runtime.int8_said import int8_said
 from ebm_export.runtime.split_engine import SplitEngine
 
 from .test_compare import engine, options, two_engines
@@ -78,7 +79,7 @@ def test_openvino_tells_which_layers_it_runs_in_int8(tmp_path: Path) -> None:
     assert {node.name: node.precision for node in found.nodes} == {"coarse": "int8", "fine": "fp32"}
     assert found.counts == {"int8": 1, "fp32": 1}
     assert (
-        int8_said(found.counts["int8"], len(found.nodes))
+        int8_said("OpenVINO", found.counts["int8"], len(found.nodes))
         == "OpenVINO runs 1 of 2 convolutions and matrix products in INT8"
     )
 

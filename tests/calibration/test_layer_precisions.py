@@ -7,8 +7,9 @@ import pytest
 
 from ebm_export.calibration.layer_precisions import read_layers
 from ebm_export.runtime.bundle import Bundle
+from ebm_export.runtime.bundle_writer import write_manifest, writing_bundle
 from ebm_export.runtime.errors import LoadError
-from tests.runtime.tiny_bundle import write_bundle
+from tests.runtime.tiny_bundle import artifact_entry, manifest_entries, write_bundle
 
 
 def bundle_with(path: Path, text: str | None) -> Bundle:
@@ -36,6 +37,28 @@ def test_a_layer_that_openvino_runs_in_something_else_counts_as_that(tmp_path: P
     assert found.counts == {"int8": 1, "fp32": 1}
     assert found.nodes[1].precision == "fp32"
     assert found.nodes[1].reason == "int8 in the file, and OpenVINO ran it so at the export"
+
+
+def test_a_plan_has_the_layers_of_its_graph_as_they_were_compiled(tmp_path: Path) -> None:
+    """Its prologue's too; what the graph's calibration does not speak of is left out."""
+    nodes = [{"name": name, "precision": "int8", "reason": "range 0 to 1"} for name in ("encoder", "a", "b", "folded")]
+    said = {"artifacts": [{"path": "score.int8.onnx", "nodes": nodes}], "states": {}}
+    compiled = {"prologue": {"encoder": "fp32"}, "score": {"a": "int8", "b": "fp16", "attention": "fp32"}}
+    with writing_bundle(tmp_path / "a.ebm") as folder:
+        entries = []
+        for role in ("prologue", "score"):
+            path = f"{role}.int8.tensorrt.plan"
+            (folder / path).write_bytes(b"plan")
+            entries.append(artifact_entry(folder, path, target="tensorrt") | {"role": role, "layers": compiled[role]})
+        entries[1]["prologue"] = entries[0]["path"]
+        write_manifest(folder, manifest_entries(entries))
+        (folder / "calibration.json").write_text(json.dumps(said))
+    graph, plan = read_layers(Bundle(tmp_path / "a.ebm"))
+    assert graph.counts == {"int8": 4}
+    assert plan.artifact == "score.int8.tensorrt.plan"
+    assert [node.precision for node in plan.nodes] == ["fp32", "int8", "fp16", "int8"]
+    assert plan.counts == {"int8": 2, "fp32": 1, "fp16": 1}
+    assert plan.nodes[2].reason == "int8 in the file, and TensorRT compiled it so"
 
 
 @pytest.mark.parametrize("text", [None, '{"artifacts": []}'])

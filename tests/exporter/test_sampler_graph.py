@@ -198,4 +198,4 @@ def test_tensorrt_builds_it(name: str, precision: str) -> None:
     model = score_graph(make_energy(Net().eval(), torch.randn(4, 3), cond={"goal": torch.randn(4, 3)}))
     model = model if precision == "fp32" else typed(model, precision)
     graph = sampler_graph(model, config_of(name), COUNT, highest_scale=HIGHEST_SCALE if precision == "fp16" else None)
-    assert len(build_plan(ir.to_proto(graph).SerializeToString(), batch=(1, 2, 4))) > 1000
+    assert len(build_plan(ir.to_proto(graph).SerializeToString(), batch=(1, 2, 4)).data) > 1000

@@ -168,4 +168,4 @@ def test_tensorrt_builds_it(tmp_path: Path, name: str) -> None:
 
     model = score_graph(make_energy(Net().eval(), torch.randn(4, 3), cond={"goal": torch.randn(4, 3)}))
     graph = standalone_sampler(model, config_of(name), scales=NOTHING_KNOWN)
-    assert len(build_plan(ir.to_proto(graph).SerializeToString(), batch=(1, 8, 64))) > 1000
+    assert len(build_plan(ir.to_proto(graph).SerializeToString(), batch=(1, 8, 64)).data) > 1000

@@ -12,7 +12,7 @@ from ebm_export.runtime.build import build_plans
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.bundle_writer import write_manifest, writing_bundle
 from ebm_export.runtime.file_lock import sole_user
-from ebm_export.runtime.tensorrt_library import Fingerprint
+from ebm_export.runtime.tensorrt_library import Fingerprint, Plan
 
 from .tiny_bundle import artifact_entry, manifest_entries, write_bundle
 
@@ -39,7 +39,9 @@ def test_no_file_to_build_from(tmp_path: Path) -> None:
 def test_what_a_busy_manifest_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old plan beside its old entry, or the new one beside the new one."""
     plans = iter([b"first", b"second", b"third"])
-    monkeypatch.setattr("ebm_export.runtime.build.build_plan", lambda *graph, **how: next(plans))
+    monkeypatch.setattr(
+        "ebm_export.runtime.build.build_plan", lambda *graph, **how: Plan(next(plans), {"conv": "int8", "head": "fp32"})
+    )
     monkeypatch.setattr(
         "ebm_export.runtime.build.fingerprint", lambda: Fingerprint("tensorrt", "10.3.0.0", "Orin", "8.7")
     )
@@ -51,7 +53,11 @@ def test_what_a_busy_manifest_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (artifact,) = (artifact for artifact in here.artifacts if artifact.target == "tensorrt")
         return here.file_of(artifact).read_bytes()  # which compares the sha256
 
-    build_plans(bundle)
+    (row,) = build_plans(bundle)
+    assert row["note"] == "TensorRT runs 1 of 2 convolutions and matrix products in INT8"
+    (entry,) = (artifact for artifact in Bundle(bundle).artifacts if artifact.target == "tensorrt")
+    assert entry.layers == {"conv": "int8", "head": "fp32"}
+    assert entry.note == f"built by ebm-run build; {row['note']}"
     assert plan() == b"first"
     with (
         sole_user("manifest", bundle / "manifest.json"),

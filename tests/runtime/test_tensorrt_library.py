@@ -148,11 +148,17 @@ class TestBuildPlan:
     @pytest.mark.parametrize("precision", TYPES)
     @pytest.mark.parametrize("piece", PIECES, ids=lambda piece: piece.__name__)
     def test_builds(self, piece: Any, precision: str) -> None:
-        assert len(build_plan(model(piece, precision), batch=BATCH)) > 1000
+        plan = build_plan(model(piece, precision), batch=BATCH)
+        assert len(plan.data) > 1000
+        arithmetic = {"conv": "the_Conv", "strided_conv_gradient": "the_Conv", "matmul": "the_MatMul"}.get(
+            piece.__name__
+        )
+        if arithmetic is not None:
+            assert plan.layers == {arithmetic: precision}
 
     def test_from_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "score.onnx").write_bytes(model(conv, "fp16"))
-        assert build_plan(tmp_path / "score.onnx", batch=BATCH, workspace=1 << 28)
+        assert build_plan(tmp_path / "score.onnx", batch=BATCH, workspace=1 << 28).data
 
     def test_tells_its_progress(self) -> None:
         seen: list[tuple[str, int, int]] = []

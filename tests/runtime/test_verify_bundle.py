@@ -16,7 +16,7 @@ from ebm_export.runtime.build import build_plans
 from ebm_export.runtime.bundle_writer import write_manifest, writing_bundle
 from ebm_export.runtime.file_hash import sha256_of
 from ebm_export.runtime.file_lock import sole_user
-from ebm_export.runtime.tensorrt_library import Fingerprint
+from ebm_export.runtime.tensorrt_library import Fingerprint, Plan
 from ebm_export.runtime.verify import check_engine
 from ebm_export.runtime.verify_bundle import verify_bundle
 
@@ -106,7 +106,7 @@ def plan_of(bundle: Path) -> dict[str, Any]:
 def plans_are_graphs(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """A stand-in for TensorRT: plans are files for onnxruntime, those that are built are these, and one that ends in "!" does not fit."""
     builds: list[bytes] = []
-    monkeypatch.setattr("ebm_export.runtime.build.build_plan", lambda *graph, **how: builds[-1])
+    monkeypatch.setattr("ebm_export.runtime.build.build_plan", lambda *graph, **how: Plan(builds[-1], {}))
     monkeypatch.setattr(
         "ebm_export.runtime.build.fingerprint", lambda: Fingerprint("tensorrt", "10.3.0.0", "Orin", "8.7")
     )

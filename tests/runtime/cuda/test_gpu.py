@@ -63,7 +63,7 @@ def ripple_graph() -> onnx.ModelProto:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TensorRtEngine]:
     folder = tmp_path_factory.mktemp("plan")
     onnx.save(ripple_graph(), folder / "score.onnx")
-    (folder / "score.plan").write_bytes(build_plan(folder / "score.onnx", batch=(1, 64, 64)))
+    (folder / "score.plan").write_bytes(build_plan(folder / "score.onnx", batch=(1, 64, 64)).data)
     opened = TensorRtEngine(folder / "score.plan", precision="fp32")
     with opened:
         yield opened
