@@ -13,7 +13,7 @@ from ..runtime.backends import available, backend_of, needs_scale, open_engine
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import UsageError
 from ..runtime.fused_check import why_steps_differ
-from ..runtime.fused_steps import BAKED, EACH, FUSABLE, LEAVE_OUT, Fused, ports
+from ..runtime.fused_steps import BAKED, EACH, FUSABLE, LEAVE_OUT, Fused
 from ..runtime.known_scales import NOTHING_KNOWN, KnownScales
 from ..runtime.manifest import CALIBRATED
 from ..runtime.verify import Tolerance
@@ -70,11 +70,7 @@ class Fusion(NamedTuple):
         """
         halves = split(model) if self.splits else None
         score = model if halves is None else halves.score
-        # These two can be told to leave an output out, and in the order "noise-drift" states have no energy.
-        each = (
-            artifact["target"] in ("openvino", "onnxruntime")
-            and "grad" in ports(self.config.sampler, self.config.order).state
-        )
+        each = artifact["target"] in ("openvino", "onnxruntime")  # which can be told to leave an output out
         scales = self._scales(artifact)
         highest = None if scales is None else scales.highest
         graph = sampler_graph(score, self.config, self.steps, highest_scale=highest, each=each)

@@ -30,7 +30,7 @@ def sampler_graph(
         steps: K, at least 1.
         highest_scale: where the gradient scale goes on from step to step in the graph, its limit; None where `grad_scale` is
             used as it is.
-        each: whether it has outputs that tell of each step (`runtime.fused_steps.EACH`); the order is "drift-noise" then.
+        each: whether it has outputs that tell of each step (`runtime.fused_steps.EACH`).
 
     Returns:
         A model with the inputs and outputs of `runtime.fused_steps.ports`, and the score graph's conditions and features.

@@ -7,15 +7,16 @@ import numbers
 from collections.abc import Callable
 from typing import Any
 
+from .best_after_drift import ASKED_AT_THE_END, BestAfterDrift, with_energies
 from .best_on_device import until_on_device
-from .best_so_far import BestSoFar, Steps, until
+from .best_so_far import Best, BestSoFar, Steps, until
 from .blocks import ends_of_blocks
 from .chain import chain_steps
 from .config import SamplerConfig
 from .engine import Engine
 from .errors import DivergenceError, UsageError
 from .fused_choice import FusedChoice
-from .method import evaluations, warm_up_steps
+from .method import evaluations, knows_energies, warm_up_steps
 from .on_device import hindrance
 from .pace import BlockTime, Pace
 from .request import Request
@@ -46,21 +47,25 @@ class BestRuns:
             DivergenceError: no chain ever had a finite energy.
         """
         config, n = request.config, request.n
+        known = knows_energies(config, exact=request.exact is not None)
         why = hindrance(config, exact=request.exact, switches=request.switches)
+        if why is None and not known:
+            why = 'a deadline asks for energies that the order "noise-drift" does not keep there'
         loop = request.engine.device_loop() if why is None else None
         if why is not None:
             request.engine.stays_on_host(why)
         fused = None
         if loop is None:
             fused = self._telling.open_for(config, n, worth=False, why=request.why_one_by_one())
-        pace = Pace(deadline, self._block_times.setdefault(n, {}))
+        pace = Pace(deadline, self._block_times.setdefault(n, {}), after=0 if known else ASKED_AT_THE_END)
         steps = _in_one_batch(request, "deadline_ms", draw_ahead=loop is None, evenly=True, fused=fused, pace=pace)
         if loop is not None:
             return until_on_device(
                 loop, request.engine, steps, config, request.seed, request.start.free, pace, request.first
             )
         asked = None if request.exact is None else _asked_in_block(config)
-        return until(steps, pace, evaluations(config), request.switches, asked)
+        best = Best(request.switches) if known else BestAfterDrift(request.switches)
+        return until(steps, pace, best, evaluations(config), asked)
 
     def stream(self, request: Request) -> Steps:
         """Returns the steps of chains, for whoever looks at their states and may ask the engine in between.
@@ -71,7 +76,8 @@ class BestRuns:
         fused = self._telling.open_for(request.config, request.n, worth=False, why=request.why_one_by_one())
         steps = _in_one_batch(request, "stream()", shared=True, fused=fused)
         request.engine.stays_on_host("stream() looks at the states of every step")
-        return steps
+        known = knows_energies(request.config, exact=request.exact is not None)
+        return steps if known else with_energies(steps, request.switches)
 
     def warm(self, engine: Engine, config: SamplerConfig, n: int, call: Callable[..., object]) -> None:
         """Does once what these runs need.
@@ -138,11 +144,6 @@ def _in_one_batch(request: Request, what: str, **how: Any) -> Steps:
     batch, n = request.batch, request.n
     if batch < n:
         raise UsageError(f"{what} runs all chains in one engine call, which takes {batch} of these {n}: ask for fewer")
-    if request.config.sampler == "langevin" and request.config.order == "noise-drift" and request.exact is None:
-        raise UsageError(
-            f'{what} compares energies, and the order "noise-drift" does not know those of its states: set '
-            'order="drift-noise" (--order drift-noise)'
-        )
     # One chain's end is no reason to return nothing: it keeps its best.
     return chain_steps(
         request.engine,
@@ -151,6 +152,7 @@ def _in_one_batch(request: Request, what: str, **how: Any) -> Steps:
         range(n),
         n,
         stop_when_diverged=False,
+        energies=True,
         **how,
         **request.options,
     )

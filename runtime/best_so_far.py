@@ -13,7 +13,7 @@ from .fused_steps import EachStep, FusedInfo
 from .pace import Pace
 from .progress import Progress
 
-__all__ = ["BestSoFar", "Steps", "check_energies", "improvements", "until"]
+__all__ = ["Best", "BestSoFar", "Steps", "check_energies", "each_of", "improvements", "lowest_of", "put", "until"]
 
 Steps = Generator[Progress, None, None]
 """What `chain_steps` returns. It is closed at the end: whoever stops in the middle leaves nothing running."""
@@ -53,7 +53,7 @@ def improvements(steps: Steps, switches: Collection[int] = ()) -> Iterator[BestS
     Raises:
         DivergenceError: no chain ever had a finite energy.
     """
-    best = _Best(switches)
+    best = Best(switches)
     with contextlib.closing(steps):
         for now in steps:
             if best.take(now) or now.done in (0, now.steps) or best.over:
@@ -65,8 +65,8 @@ def improvements(steps: Steps, switches: Collection[int] = ()) -> Iterator[BestS
 def until(
     steps: Steps,
     pace: Pace,
+    best: Best,
     evaluations: int = 1,
-    switches: Collection[int] = (),
     asked: Callable[[int], int] | None = None,
 ) -> BestSoFar:
     """Goes on as long as the next step should end before a deadline. The start is evaluated in any case.
@@ -74,8 +74,8 @@ def until(
     Args:
         steps: as in `improvements`; several in one call where there is time for them.
         pace: knows the deadline; the same as that of `chain_steps`.
+        best: keeps the states.
         evaluations: how often one step asks the engine.
-        switches: as in `improvements`.
         asked: step -> how often engines are asked in what begins with it and cannot be ended before; None where that is one step, or
             several in one call.
 
@@ -85,7 +85,7 @@ def until(
     Raises:
         DivergenceError: no chain ever had a finite energy.
     """
-    best, before = _Best(switches), 0
+    before = 0
     with contextlib.closing(steps):
         for now in steps:
             best.take(now)
@@ -96,6 +96,7 @@ def until(
             before = now.done
             if best.over or not pace.has_time(1 if asked is None else asked(before)):
                 break
+        best.settle(pace)
     return best.copy()
 
 
@@ -107,8 +108,12 @@ def check_energies(energy: np.ndarray, steps: int) -> None:
         )
 
 
-class _Best:
-    """Arrays that are written in place, one row where a chain improves."""
+class Best:
+    """The best states so far, in arrays that are written in place, one row where a chain improves.
+
+    Args:
+        switches: numbers of the steps at which another engine takes over.
+    """
 
     def __init__(self, switches: Collection[int]) -> None:
         self._switches = switches
@@ -123,16 +128,13 @@ class _Best:
     def take(self, now: Progress) -> bool:
         """Takes one step in, and says whether it made a chain's best better."""
         if self._now is None:
-            self._x = np.array(now.state.position)
-            self._block = np.empty((len(self._x), self._x[0].size), dtype=np.float32)
-            self._energy = np.full(len(self._x), np.inf, dtype=np.float32)
-            self._to_beat = self._energy.copy()
+            self._begin(now.state.position)
         elif now.done - 1 in self._switches:
             self._to_beat[:] = np.inf
         position, energy, lost = now.state.position, now.state.energy, now.diverged
-        each = _each(now)
+        each = each_of(now)
         if each is not None:
-            position, energy = self._lowest(each)
+            position, energy = lowest_of(each.position, each.energy, self._block)
             lost = None if self._now is None else self._now.diverged  # those on the way are told by their energies
         self._now = now
         better = energy < self._to_beat  # false for NaN
@@ -140,20 +142,13 @@ class _Best:
             better &= ~lost
         if not better.any():
             return False
-        np.copyto(self._x, position, where=better.reshape(-1, *[1] * (position.ndim - 1)))
+        put(self._x, position, better)
         np.copyto(self._energy, energy, where=better)
         np.copyto(self._to_beat, energy, where=better)
         return True
 
-    def _lowest(self, each: EachStep) -> tuple[np.ndarray, np.ndarray]:
-        """Position [B, *S] and energy [B] of each chain's lowest state of a block, infinite where none has one."""
-        energy = np.where(np.isnan(each.energy), np.float32(np.inf), each.energy)
-        steps, chains = energy.shape
-        step = energy.argmin(axis=0)
-        rows = step * chains + np.arange(chains)
-        # Any mode but "raise" writes into `out` at once.
-        np.take(each.position.reshape(steps * chains, -1), rows, axis=0, out=self._block, mode="clip")
-        return self._block.reshape(self._x.shape), energy.reshape(-1)[rows]
+    def settle(self, pace: Pace) -> None:
+        """Does what is left to do once the last step is taken, which is nothing where each has told of its energies."""
 
     def copy(self) -> BestSoFar:
         now = self._now
@@ -162,7 +157,38 @@ class _Best:
         diverged = np.zeros(now.n, dtype=bool) if now.diverged is None else now.diverged.copy()
         return BestSoFar(self._x.copy(), self._energy.copy(), now.done, now.done == now.steps, diverged)
 
+    def _begin(self, position: np.ndarray) -> None:
+        self._x = np.array(position)
+        self._block = np.empty((len(self._x), self._x[0].size), dtype=np.float32)
+        self._energy = np.full(len(self._x), np.inf, dtype=np.float32)
+        self._to_beat = self._energy.copy()
 
-def _each(now: Progress) -> EachStep | None:
+
+def each_of(now: Progress) -> EachStep | None:
     """The states on the way, where several steps were taken in one call that tells of each."""
     return now.info.each if isinstance(now.info, FusedInfo) else None
+
+
+def lowest_of(position: np.ndarray, energy: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns each chain's lowest state of a block.
+
+    Args:
+        position: [K, B, *S] float32.
+        energy: [K, B] float32; NaN where a state has none.
+        out: [B, D] float32, which the positions are written into.
+
+    Returns:
+        Position [B, *S] and energy [B], infinite where a chain has none.
+    """
+    energy = np.where(np.isnan(energy), np.float32(np.inf), energy)
+    steps, chains = energy.shape
+    step = energy.argmin(axis=0)
+    rows = step * chains + np.arange(chains)
+    # Any mode but "raise" writes into `out` at once.
+    np.take(position.reshape(steps * chains, -1), rows, axis=0, out=out, mode="clip")
+    return out.reshape(position.shape[1:]), energy.reshape(-1)[rows]
+
+
+def put(out: np.ndarray, position: np.ndarray, chains: np.ndarray) -> None:
+    """Writes the rows of `position` [B, *S] into `out` where `chains` [B] is true."""
+    np.copyto(out, position, where=chains.reshape(-1, *[1] * (position.ndim - 1)))

@@ -16,7 +16,7 @@ from .energy_rounding import warn_of_rounding
 from .engine import Engine
 from .fused_steps import Fused, fuse
 from .gradient_scale import ScaledScore
-from .method import build_method, replicas
+from .method import build_method, knows_energies, replicas
 from .pace import Pace
 from .progress import Progress
 from .samplers.langevin import are_finite
@@ -53,6 +53,7 @@ def chain_steps(
     every: int | None = None,
     pace: Pace | None = None,
     runs: tuple[int, int] | None = None,
+    energies: bool = False,
 ) -> Generator[Progress, None, None]:
     """Runs one batch of chains and tells of the start and of every step; whoever listens may stop at any of them.
 
@@ -79,6 +80,8 @@ def chain_steps(
         every: number of steps of which every multiple is told of, however many are taken in one call.
         pace: says whether there is time for several steps in one call; it is told when the start will be evaluated.
         runs: as in `Progress`.
+        energies: whether whoever listens wants to know those of states. Where the sampler does not, the start's is evaluated, and
+            `Progress.energies` tells those of others.
 
     Raises:
         DivergenceError: as in `run.run_chains`.
@@ -103,6 +106,7 @@ def chain_steps(
     warm_up = WarmUp(method.warm_up, len(chains) * count, method.target)
     standstill = Standstill(len(chains))
     lost: np.ndarray | None = None
+    energies = energies and not knows_energies(config, exact=exact is not None)
     kept: list[np.ndarray] = []  # where `own` keeps energy and gradient
     if shared and not method.rejects:  # those that do keep arrays of their own
         kept = [np.empty(len(start), np.float32), np.empty_like(start)]
@@ -144,7 +148,9 @@ def chain_steps(
             if score.calls:
                 check(are_finite(state.energy, state.grad) & in_range(state.energy), 0)
             else:  # so that a block of fused steps, which asks once at each place, can be the first
-                score.find(start)
+                found = score.find(start)
+                if energies:
+                    state = state._replace(energy=score.energy(start) if found is None else found.copy())
             return
         for turn in sorted(switches):
             if turn < resume.done:
@@ -185,6 +191,10 @@ def chain_steps(
             check(np.isfinite(state.position).reshape(len(chains), -1).all(axis=1), done)
         return info
 
+    def energies_of(x: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return score.energy(x)
+
     def snapshot() -> Snapshot:
         return Snapshot(done, state, score.state, warm_up.state, lost, score.calls)
 
@@ -192,7 +202,20 @@ def chain_steps(
         scale = None if score.scale is None else score.scale[::count]
         warming_up = max(done - 1, 0) < warm_up.steps
         return Progress(
-            done, config.steps, chains, n, state, info, scale, warming_up, lost, score.calls, snapshot, attempt, runs
+            done,
+            config.steps,
+            chains,
+            n,
+            state,
+            info,
+            scale,
+            warming_up,
+            lost,
+            score.calls,
+            snapshot,
+            attempt,
+            runs,
+            energies_of if energies else None,
         )
 
     with contextlib.closing(random):

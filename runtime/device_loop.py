@@ -84,7 +84,7 @@ class DeviceLoop(ABC):
         """Runs the chains step by step, as long as somebody says so, and keeps the best state of each.
 
         Args:
-            start: where they are; the order is "drift-noise".
+            start: where they are; the order is "drift-noise", whose states have the energy of their position.
             energy: [B] float32, of the positions there, to be beaten; infinite or NaN where anything is better.
             goes_on: asked before every step with the number of steps done and of chains lost.
         """

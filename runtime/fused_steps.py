@@ -45,7 +45,7 @@ FUSABLE = ("langevin", "preconditioned", "underdamped", "optimize")
 
 
 EACH = ("sampler.each.x", "sampler.each.energy")
-"""Outputs [K, B, *S] and [K, B] of a graph that tells of each step: the states on the way and their energies."""
+"""Outputs [K, B, *S] and [K, B] of a graph that tells of each step: the states on the way and the energies that their steps found."""
 
 
 LEAVE_OUT = "leave_out"
@@ -155,7 +155,7 @@ class EachStep(NamedTuple):
 
     Attributes:
         position: [K, B, *S] float32.
-        energy: [K, B] float32, at `position`; NaN from where a chain was not finite.
+        energy: [K, B] float32, of the sampler's `State`; NaN from where a chain was not finite.
     """
 
     position: np.ndarray

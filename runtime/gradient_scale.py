@@ -189,15 +189,34 @@ class ScaledScore:
             grad *= self._free
         return answer["energy"], grad
 
-    def find(self, x: np.ndarray) -> None:
+    def find(self, x: np.ndarray) -> np.ndarray | None:
         """Looks for the scale of the next call, where one is needed and none is known, for a chain that asks nothing at its start.
 
         Args:
             x: [B, *S] float32, close to where the next call will ask.
+
+        Returns:
+            The energy [B] float32 at x, where the engine was asked; its next call may overwrite it.
         """
-        if self._scaled and self._next is None:
-            self.scale, _ = self._find_scale(x)
-            self._next = self.scale
+        if not self._scaled or self._next is not None:
+            return None
+        self.scale, answer = self._find_scale(x)
+        self._next = self.scale
+        return answer["energy"]
+
+    def energy(self, x: np.ndarray) -> np.ndarray:
+        """Evaluates the energy beside the chain, which goes on as if nothing had been asked.
+
+        Args:
+            x: as for a call, and so is that the last gradient is overwritten.
+
+        Returns:
+            [B] float32, a new array.
+        """
+        before = self.state
+        energy = np.array(self(x)[0])
+        self.state = before
+        return energy
 
     def take_steps(self, engine: Engine, inputs: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
         """Has an engine take several steps in one call (see `fused_steps.py`); the running scale goes through it.

@@ -16,7 +16,16 @@ from .samplers.langevin import Evaluate
 from .samplers.surrogate import Energy
 from .schedule import distinct, noise_schedule, temperature_schedule
 
-__all__ = ["Method", "build_method", "check_used", "evaluations", "replicas", "settings_of", "warm_up_steps"]
+__all__ = [
+    "Method",
+    "build_method",
+    "check_used",
+    "evaluations",
+    "knows_energies",
+    "replicas",
+    "settings_of",
+    "warm_up_steps",
+]
 
 
 class Method(NamedTuple):
@@ -102,6 +111,16 @@ def replicas(config: SamplerConfig) -> int:
 def evaluations(config: SamplerConfig) -> int:
     """Returns how often one step asks the engine."""
     return config.leapfrog if config.sampler == "hmc" else 1
+
+
+def knows_energies(config: SamplerConfig, *, exact: bool = False) -> bool:
+    """Returns whether the energy of a state is that of its position, which in the order "noise-drift" it is not.
+
+    Args:
+        config: the sampler's settings.
+        exact: whether it is exact sampling, for which the order has no meaning.
+    """
+    return exact or config.sampler != "langevin" or config.order != "noise-drift"
 
 
 def warm_up_steps(config: SamplerConfig) -> int:

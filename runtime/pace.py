@@ -39,10 +39,12 @@ class Pace:
         deadline: in seconds, on the clock of `time.perf_counter`.
         blocks: what earlier runs of as many chains found about several steps in one call, by their number; what this one finds is
             written there. One step at a time is slower, and says too little about them.
+        after: evaluations that follow the last step, each of which is expected to take as long as a step.
     """
 
-    def __init__(self, deadline: float, blocks: dict[int, BlockTime] | None = None) -> None:
+    def __init__(self, deadline: float, blocks: dict[int, BlockTime] | None = None, *, after: int = 0) -> None:
         self._deadline = deadline
+        self._after = after
         self._first = self._correction = 0.0
         self._single: float | None = None
         self._blocks = {} if blocks is None else blocks
@@ -83,9 +85,17 @@ class Pace:
             block = self._blocks.get(together, BlockTime(seconds, seconds))
             self._blocks[together] = BlockTime(min(seconds, block.shortest), max(seconds, block.expected))
 
-    def has_time(self, together: int = 1) -> bool:
-        """Says whether there is time for one more step, or for several in one call, after what it was told of last."""
-        return self._before + _RESERVE * self._expected(together) <= self._deadline
+    def has_time(self, together: int = 1, *, last: bool = False) -> bool:
+        """Says whether there is time for one more step, or for several in one call, after what it was told of last.
+
+        Args:
+            together: number of steps in that call.
+            last: whether nothing follows it.
+        """
+        seconds = self._expected(together)
+        if self._after and not last:
+            seconds += self._after * self._expected(1)
+        return self._before + _RESERVE * seconds <= self._deadline
 
     def _expected(self, together: int) -> float:
         one = self._first if self._single is None else self._single

@@ -32,6 +32,8 @@ class Progress(NamedTuple):
         snapshot: makes a `Snapshot` of what the chains go on from.
         attempt: how often these chains were started anew, see `run.run_chains`.
         runs: (done before this batch, in all) runs of chains, where some ran again; None where each chain runs once.
+        energies: x [B, *S] float32 -> energy [B] of other states of these chains, a new array, for a sampler whose `state.energy` is not
+            that of its position; the chains go on as if nothing had been asked. None for the others.
     """
 
     done: int
@@ -47,6 +49,7 @@ class Progress(NamedTuple):
     snapshot: Callable[[], Snapshot] | None = None
     attempt: int = 0
     runs: tuple[int, int] | None = None
+    energies: Callable[[np.ndarray], np.ndarray] | None = None
 
     @property
     def part(self) -> tuple[int, int]:

@@ -559,6 +559,13 @@ class TestRun:
         assert result["complete"] and result["steps"] == 20 and result["energy_mean"] < single
         result = json.loads(command(*arguments, "--best-of", 10, "--deadline-ms", 60000, cwd=tmp_path).stdout)
         assert result["complete"] and result["shape"] == [20, 3] and result["energy_mean"] < single / 2
+        for more in ((), ("--best-of", 10)):
+            run = command(*arguments, *more, "--order", "noise-drift", "--deadline-ms", 60000, cwd=tmp_path)
+            assert run.returncode == 0, run.stderr
+            samples = np.load(tmp_path / "samples.npy")
+            lowest = json.loads(run.stdout)
+            assert lowest["complete"] and lowest["energy_mean"] < single
+            np.testing.assert_allclose(lowest["energy_mean"], 0.5 * (samples**2).sum(axis=1).mean(), rtol=1e-5)
         run = command(*arguments, "--best-of", 2, "--checkpoint", "run.npz", cwd=tmp_path)
         assert run.returncode == 2 and "--best-of cannot be combined with --checkpoint" in run.stderr
         run = command(*arguments, "--best-of", 2, "--diverged", "restart", "--energy-range", "-1,1000", cwd=tmp_path)

@@ -56,7 +56,8 @@ class State(NamedTuple):
     Attributes:
         position: [B, *S] float32.
         energy: [B] float32. Order "drift-noise": at `position`. Order "noise-drift": at the noised point from which
-            `position` was reached by the drift, and NaN at the start, where nothing has been evaluated.
+            `position` was reached by the drift; at the start, where nothing has been evaluated, NaN, or that of `position` where the
+            loop was asked for it.
         grad: [B, *S] float32, dE/dx at the same point as `energy`; neither clipped nor scaled.
     """
 

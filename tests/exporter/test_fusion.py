@@ -53,6 +53,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("fused"))
 
 
+@pytest.fixture(scope="module")
+def drifting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("drifting"), CONFIG.replace(order="noise-drift"))
+
+
 def test_the_manifest_names_every_sampler(bundle: Path) -> None:
     entries = json.loads((bundle / "manifest.json").read_text())["artifacts"]
     by_path = {entry["path"]: entry for entry in entries}
@@ -421,6 +426,45 @@ class TestByDeadline:
             begun = time.perf_counter()
             assert 10 < ebm.sample(2, 3, goal=GOAL, steps=10**9, deadline_ms=500).steps < 10**7
             assert time.perf_counter() - begun < 1
+
+    @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+    @pytest.mark.parametrize("steps", [3, COUNT, 22])
+    def test_where_states_are_not_those_whose_energies_are_told(
+        self, drifting: Path, backend: str, steps: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        blocks = _blocks(monkeypatch)
+        found, streams = [], []
+        for fuse in (False, True):
+            with load(drifting, backend=backend, threads=1, fuse=fuse) as ebm:
+                found.append(ebm.sample(5, 3, goal=GOAL, steps=steps, temperature=2.0, deadline_ms=1e6))
+                streams.append(list(ebm.stream(5, 3, goal=GOAL, steps=steps, temperature=2.0)))
+                for one in (found[-1], *streams[-1]):
+                    np.testing.assert_allclose(one.energy, ebm.score(one.x, goal=GOAL)[0], rtol=1e-6)
+        assert blocks == [COUNT] * (2 * (steps // COUNT))
+        one, many = found
+        assert one.steps == many.steps == steps and many.complete
+        np.testing.assert_array_equal(one.x, many.x)
+        np.testing.assert_array_equal(one.energy, many.energy)
+        assert streams[1][-1].complete
+        if steps == 22:
+            assert {state.steps for state in streams[1]} <= {0, 4, 8, 12, 16, 20, 21, 22}
+
+    @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+    def test_one_that_diverges_there_keeps_its_best(
+        self, drifting: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        blocks = _blocks(monkeypatch)
+        found = []
+        for fuse in (False, True):
+            with load(drifting, backend=backend, threads=1, fuse=fuse) as ebm:
+                start = np.array([[0, 3, 0], [3, 0, 0]], np.float32)
+                found.append(ebm.refine(start, 3, goal=GOAL, step_size=[0.05] * 10 + [1e30] * 12, deadline_ms=1e6))
+                np.testing.assert_allclose(found[-1].energy, ebm.score(found[-1].x, goal=GOAL)[0], rtol=1e-6)
+        assert blocks
+        one, many = found
+        assert one.diverged.tolist() == many.diverged.tolist() == [True, True]
+        np.testing.assert_array_equal(one.x, many.x)
+        assert (one.x != start).any(axis=1).all()
 
     @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
     def test_a_stream_tells_of_blocks(self, bundle: Path, backend: str) -> None:

@@ -149,10 +149,6 @@ class TestDeadline:
             ({"deadline_ms": 1, "max_batch": 3}, "runs all chains in one engine call, which takes 3 of these 4: ask"),
             ({"deadline_ms": 1, "callback": print}, r"callback has no effect with deadline_ms: .* or use stream\(\)"),
             ({"deadline_ms": 1, "diverged": "drop"}, "diverged has no effect with deadline_ms"),
-            (
-                {"deadline_ms": 1, "order": "noise-drift"},
-                'the order "noise-drift" does not know .* .--order drift-noise',
-            ),
             ({"diverged": "ignore"}, "diverged: expected one of stop, restart, drop, got 'ignore'"),
         ],
     )

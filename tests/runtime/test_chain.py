@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from ebm_export.runtime import DivergenceError, Engine, FunctionEngine, SamplerConfig
-from ebm_export.runtime.best_so_far import Steps, until
+from ebm_export.runtime.best_after_drift import BestAfterDrift
+from ebm_export.runtime.best_so_far import Best, Steps, until
 from ebm_export.runtime.chain import chain_steps
 from ebm_export.runtime.pace import Pace
 from ebm_export.runtime.progress import Progress
@@ -351,7 +352,9 @@ def test_the_steady_loop_of_those_that_reject_allocates_no_state(
     assert peak[0] < FEW * x.nbytes
 
 
-@pytest.mark.parametrize("more", [{}, {"bounds_mode": "reflect"}, {"sampler": "underdamped"}], ids=str)
+@pytest.mark.parametrize(
+    "more", [{}, {"bounds_mode": "reflect"}, {"sampler": "underdamped"}, {"order": "noise-drift"}], ids=str
+)
 @pytest.mark.parametrize("stream", [True, False])
 def test_the_best_so_far_is_written_in_place(more: dict[str, Any], stream: bool) -> None:
     """Of chains whose best becomes better at every step."""
@@ -360,7 +363,7 @@ def test_the_best_so_far_is_written_in_place(more: dict[str, Any], stream: bool)
         {"steps": 12, "step_size": 0.05, "temperature": 1e-3, "bounds": (-1, 1), "warmup": 0, **more}
     )
     peak: list[int] = []
-    steps = traced(chain_steps(Still(x.shape), config, x, range(64), 64, shared=stream), peak)
-    best = until(steps, Pace(math.inf))
+    steps = traced(chain_steps(Still(x.shape), config, x, range(64), 64, shared=stream, energies=True), peak)
+    best = until(steps, Pace(math.inf), BestAfterDrift(()) if "order" in more else Best(()))
     assert best.complete and (best.energy < 400).all()  # of 768 at the start
     assert peak[0] < FEW * x.nbytes

@@ -195,9 +195,13 @@ class TestWhatTheHostDoes:
             ({"every": 4, "out": "states.npy"}, "states are written on the way"),
             ({"checkpoint": "run.npz"}, "a checkpoint takes states on the way"),
             ({"sampler": "mala", "deadline_ms": 1e4}, 'the sampler "mala" has no loop there, "langevin" does'),
+            (
+                {"order": "noise-drift", "deadline_ms": 1e4},
+                'a deadline asks for energies that the order "noise-drift" does not keep there',
+            ),
             ({"callback": ignored}, ""),
         ],
-        ids=["mala", "optimize", "every", "checkpoint", "deadline", "callback"],
+        ids=["mala", "optimize", "every", "checkpoint", "deadline", "noise-drift by a deadline", "callback"],
     )
     def test_what_the_host_keeps_is_said_once(
         self, opened: Open, keywords: dict[str, Any], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
