@@ -71,6 +71,8 @@ def until(
 ) -> BestSoFar:
     """Goes on as long as the next step should end before a deadline. The start is evaluated in any case.
 
+    Of a step in the middle of which time is over, nothing counts.
+
     Args:
         steps: as in `improvements`; several in one call where there is time for them.
         pace: knows the deadline; the same as that of `chain_steps`.

@@ -17,9 +17,9 @@ from .engine import Engine
 from .fused_steps import Fused, fuse
 from .gradient_scale import ScaledScore
 from .method import build_method, knows_energies, replicas
-from .pace import Pace
+from .pace import Pace, TimeIsOver
 from .progress import Progress
-from .samplers.langevin import are_finite
+from .samplers.langevin import Evaluate, are_finite
 from .samplers.surrogate import Energy
 from .schedule import distinct, spread, temperature_schedule
 from .snapshot import Snapshot
@@ -78,7 +78,8 @@ def chain_steps(
         evenly: whether the steps should take equally long, so that none does the work of a thousand others.
         shared: whether whoever listens may ask the engine too, which then overwrites what the next step would read.
         every: number of steps of which every multiple is told of, however many are taken in one call.
-        pace: says whether there is time for several steps in one call; it is told when the start will be evaluated.
+        pace: says whether there is time for several steps in one call; it is told when the start will be evaluated. Where time is over
+            in the middle of a step that may be rejected, it is, for all chains, and nothing more is told.
         runs: as in `Progress`.
         energies: whether whoever listens wants to know those of states. Where the sampler does not, the start's is evaluated, and
             `Progress.energies` tells those of others.
@@ -102,6 +103,7 @@ def chain_steps(
     if fused is not None:
         method = fuse(method, fused, config, start, every, pace)
     score: ScaledScore
+    ask: Evaluate
     step_sizes = spread(config.step_size, config.steps)
     warm_up = WarmUp(method.warm_up, len(chains) * count, method.target)
     standstill = Standstill(len(chains))
@@ -137,7 +139,7 @@ def chain_steps(
 
     def refresh(step: int) -> None:
         nonlocal state
-        state = method.refresh(state, score)
+        state = method.refresh(state, ask)
         check(are_finite(state.energy, state.grad), step)
 
     def begin() -> None:
@@ -171,7 +173,7 @@ def chain_steps(
         step_size = step_sizes.item(step)
         if method.rejects and warm_up.steps:
             step_size = step_size * warm_up.factor
-        state, info = method.step(random.at(step), state, score, step_size, step)
+        state, info = method.step(random.at(step), state, ask, step_size, step)
         own()
         if method.rejects:
             if step < warm_up.steps:
@@ -223,15 +225,21 @@ def chain_steps(
             begins = 0 if resume is None else resume.done
             random.draw_ahead(config.steps, 1 if fused is None else fused.count, begins, in_bulk=not evenly)
         score = ScaledScore(engine, rows, free)  # runs the prologue, where there is one
+        ask = score
         if pace is not None:
             pace.starts()
+            if method.rejects:  # an engine call of the others is a whole step
+                ask = pace.between_calls(score)
         # Numbers that leave float32's range are looked for; numpy need not warn of them as well.
         with np.errstate(over="ignore", invalid="ignore"):
             begin()
         yield tell(None)
         while done < config.steps:
-            with np.errstate(over="ignore", invalid="ignore"):
-                info = advance()
+            try:
+                with np.errstate(over="ignore", invalid="ignore"):
+                    info = advance()
+            except TimeIsOver:  # the states are those that the step began with
+                return
             yield tell(info)
 
 

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from time import perf_counter
 from typing import NamedTuple
 
-__all__ = ["BlockTime", "Pace"]
+import numpy as np
+
+from .samplers.langevin import Evaluate
+
+__all__ = ["BlockTime", "Pace", "TimeIsOver"]
 
 _FORGETTING = 0.95  # share of the longest step so far that a step keeps; one slow step in a hundred is forgotten soon
 _RESERVE = 1.5  # in such steps: what is kept free for the next one, for handing over, and for a machine that is busy
@@ -23,6 +27,10 @@ class BlockTime(NamedTuple):
 
     shortest: float
     expected: float
+
+
+class TimeIsOver(Exception):
+    """In the middle of a step: there is no time for its next engine call."""
 
 
 class Pace:
@@ -45,7 +53,7 @@ class Pace:
     def __init__(self, deadline: float, blocks: dict[int, BlockTime] | None = None, *, after: int = 0) -> None:
         self._deadline = deadline
         self._after = after
-        self._first = self._correction = 0.0
+        self._first = self._correction = self._call = 0.0
         self._single: float | None = None
         self._blocks = {} if blocks is None else blocks
         self._before = perf_counter()
@@ -56,10 +64,36 @@ class Pace:
 
     @contextlib.contextmanager
     def correcting(self) -> Iterator[None]:
-        """Times the block, an exact energy, of which the start and each block of exact sampling have one."""
+        """Times the block, an exact energy, of which the start and each block of exact sampling have one.
+
+        Raises:
+            TimeIsOver: there is no time for another one.
+        """
         begun = perf_counter()
+        if self._correction and begun + _RESERVE * self._correction > self._deadline:
+            raise TimeIsOver
         yield
         self._correction = perf_counter() - begun
+
+    def between_calls(self, evaluate: Evaluate) -> Evaluate:
+        """Returns the same evaluation for steps that can be given up on the way, with a look at the clock before each call.
+
+        A call is expected to take as long as the longest of those before it, the start's among them, of which those long ago count for
+        less, and half as long again is kept in reserve. In exact sampling the block's exact energy has to fit in too.
+
+        Raises:
+            TimeIsOver: by the evaluation, in place of a call that there is no time for.
+        """
+
+        def in_time(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            begun = perf_counter()
+            if begun + _RESERVE * (self._call + self._correction) > self._deadline:
+                raise TimeIsOver
+            answer = evaluate(x)
+            self._call = max(perf_counter() - begun, _FORGETTING * self._call)
+            return answer
+
+        return in_time
 
     def started(self, calls: int, evaluations: int = 1) -> None:
         """Is told that the start is evaluated.
@@ -69,7 +103,8 @@ class Pace:
             evaluations: how often one step asks the engine.
         """
         clock = perf_counter()
-        self._first = (clock - self._before - self._correction) * evaluations / max(calls, 1)
+        self._call = (clock - self._before - self._correction) / max(calls, 1)
+        self._first = self._call * evaluations
         self._before = clock
 
     def took(self, together: int = 1) -> None:

@@ -123,6 +123,46 @@ class TestDeadline:
         )  # a block takes 260 ms, and half as long again is kept in reserve
         assert clock.now <= 1000.7
 
+    def test_a_flight_is_given_up_when_time_is_over(self, clock: Clock) -> None:
+        # The start takes 2 ms and the first flight 10. In the second a call takes 12, so that it would end at 34 ms.
+        clock.durations = [1] * 15 + [12, 1]
+        energy = ebm(clock.bowl, sampler="hmc", leapfrog=10, warmup=0)
+        result = energy.refine(START, seed=3, deadline_ms=30)
+        assert clock.now == pytest.approx(1000.027)
+        assert result.steps == 1 and not result.complete and not result.diverged.any()
+        first = ebm(sampler="hmc", leapfrog=10, warmup=0, steps=1).refine(START, seed=3, deadline_ms=1e6)
+        np.testing.assert_array_equal(result.x, first.x)
+        np.testing.assert_array_equal(result.energy, first.energy)
+        assert (result.energy < 6).any()
+
+    def test_the_evaluation_at_the_start_counts_for_the_first_steps(self, clock: Clock) -> None:
+        # After 20 ms each step takes 4, and 1.5 * 0.95**k * 10 are kept free before step k, from 0.
+        clock.durations = [10, 10, 4]
+        energy = ebm(clock.bowl, sampler="tempering", ladder=(1, 2))
+        assert energy.refine(START, deadline_ms=40).steps == 2
+
+    def test_a_block_of_exact_sampling_is_given_up_too(self, clock: Clock) -> None:
+        """Also before its exact energy, which takes 50 ms. The first block begins after 106 ms, of which the start took 54."""
+        for durations in ([2] * 8 + [90, 2], [2] * 12 + [90, 2]):
+            begun = clock.now
+            clock.durations = durations
+            exact = FunctionEngine(lambda x: (setattr(clock, "now", clock.now + 0.05), bowl(x))[1])
+            settings = SamplerConfig(steps=400, step_size=0.1, block=10, warmup=0)
+            made = Ebm(FunctionEngine(clock.bowl), MODEL, settings, exact=exact)
+            result = made.refine(START, deadline_ms=250)
+            assert result.steps == 0 and clock.now < begun + 0.25
+            np.testing.assert_array_equal(result.x, START)
+
+    @pytest.mark.parametrize("settings", [{"sampler": "mala"}, {"sampler": "hmc"}, {"sampler": "tempering"}], ids=str)
+    @pytest.mark.parametrize("deadline_ms", [60, 200, 401, 1000])
+    def test_calls_half_as_long_again_are_in_time(
+        self, clock: Clock, settings: dict[str, Any], deadline_ms: float
+    ) -> None:
+        clock.durations = [10, *np.random.default_rng(0).uniform(10, 14.5, 300).tolist(), 10]
+        result = ebm(clock.bowl, **settings, leapfrog=3).refine(START, deadline_ms=deadline_ms)
+        assert clock.now <= 1000 + deadline_ms / 1000
+        assert result.steps > 0 or deadline_ms == 60
+
     def test_gives_each_chains_lowest_energy(self) -> None:
         seen = []
         ebm().refine(
