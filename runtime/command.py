@@ -219,7 +219,7 @@ def _draw(ebm: Ebm, options: DrawOptions, callback: Callback) -> Any:
     if options.deadline_ms is None:
         common["callback"] = callback
     else:  # what is done once is not to be done in that time
-        ebm.warm(n * (options.candidates or 1), ebm.sampler.replace(**options.settings))
+        ebm.warm(n * (options.candidates or 1), **options.settings)
     if options.candidates is not None:
         drawn = best_of(ebm, n, options.candidates, options.seed, **common)
         return drawn if isinstance(drawn, BestSoFar) else drawn[0]

@@ -183,7 +183,7 @@ class Ebm:
                 energies[rows], grads[rows] = ScaledScore(self.engine, shared)(states[rows])
         return energies, grads
 
-    def warm(self, n: int, config: SamplerConfig | None = None) -> None:
+    def warm(self, n: int, config: SamplerConfig | None = None, **keywords: Any) -> None:
         """Asks every engine for answers to n chains, so that the first deadline does not pay for what is done once.
 
         Libraries compile for a batch size, reserve memory and start threads at the first call, which can take a thousand
@@ -192,12 +192,17 @@ class Ebm:
         Args:
             n: number of chains that calls to come will have.
             config: settings of these calls; None is the bundle's.
+            **keywords: settings of these calls that are other ones, by which engine calls may differ too: with sampler="tempering" they take
+                all replicas of a chain.
 
         Raises:
-            UsageError: n is no number of at least 1, or not even one chain fits into an engine call.
+            UsageError: n is no number of at least 1, a setting has a wrong name or value, or not even one chain fits into an engine call.
         """
         check_count("n", n)
-        settings = config or self.sampler
+        overrides, _ = split_keywords(keywords, ())
+        settings = (config or self.sampler).replace(**overrides)
+        if overrides:  # without them nobody has said yet what calls will have
+            check_settings(settings, overrides, [span for span, _ in self._schedule], exact=self._exact is not None)
         with self._turns.taken():
             batch = largest_batch(settings, n, self._max_batch)
             for size in {batch, n % batch or batch}:

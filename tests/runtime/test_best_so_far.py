@@ -260,6 +260,41 @@ class TestWarm:
         asked["high"].clear()
         Ebm(high, model).warm(5, SamplerConfig(sampler="tempering", ladder=(1, 2)))
         assert set(asked["high"]) == {(10, 3)}
+        asked["high"].clear()
+        Ebm(high, model).warm(5, sampler="tempering", ladder=(1, 2, 4))
+        assert set(asked["high"]) == {(15, 3)}
+        asked["high"].clear()
+        Ebm(high, model, SamplerConfig(sampler="tempering", ladder=(1, 2))).warm(5)
+        assert set(asked["high"]) == {(10, 3)}
+
+    @pytest.mark.parametrize(
+        "settings", [{"sampler": "tempering"}, {"sampler": "hmc"}, {"order": "noise-drift"}], ids=str
+    )
+    def test_no_call_has_another_size_than_the_warm_ones(self, settings: dict[str, Any]) -> None:
+        sizes: list[int] = []
+
+        def watched(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            sizes.append(len(x))
+            return bowl(x)
+
+        made = ebm(watched)
+        made.warm(4, **settings)
+        warm = set(sizes)
+        sizes.clear()
+        made.refine(START, deadline_ms=1e6, **settings)
+        assert set(sizes) == warm
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"lader": (1, 2)}, "'lader' is neither an input .* did you mean 'ladder'"),
+            ({"ladder": (1, 2)}, "ladder has no effect on the sampler 'langevin'"),
+            ({"sampler": "nuts"}, "sampler: expected one of"),
+        ],
+    )
+    def test_refuses_settings(self, settings: dict[str, Any], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            ebm().warm(4, **settings)
 
     def test_refuses(self) -> None:
         with pytest.raises(UsageError, match="n: expected a whole number of at least 1, got 0"):
