@@ -47,6 +47,7 @@ class Int8Graphs:
         self._tell = progress
         self._quantizers: dict[Scheme, Quantizer] = {}
         self._sensitivities: dict[Scheme, list[Sensitivity]] = {}
+        self._whole: dict[Scheme, ir.Model] = {}
 
     def quantizer(self, scheme: Scheme) -> Quantizer:
         """The calibration for a scheme."""
@@ -55,10 +56,19 @@ class Int8Graphs:
         return self._quantizers[scheme]
 
     def corrected(self, scheme: Scheme, int8: Collection[str]) -> ir.Model:
-        """The graph with these layers, by name, in INT8, and a gradient of float32's length and mean; see `correct_score`."""
+        """A graph of its own with these layers, by name, in INT8, and a gradient of float32's length and mean; see `correct_score`.
+
+        With all layers that may be in INT8 it is computed once: the choice of a scheme, and the INT8 and the mixed artifact of each target that
+        shares it begin with that. Others are not kept, as each is as large as the model.
+        """
         quantizer = self.quantizer(scheme)
+        whole = set(int8) == quantizer.default
+        if whole and scheme in self._whole:
+            return self._whole[scheme].clone()
         model = quantizer.model(int8)
         correct_score(self.exact, model, quantizer.layers, self.states, batch=self.batch)
+        if whole:
+            self._whole[scheme] = model.clone()
         return model
 
     def sensitivities(self, scheme: Scheme, log: SearchLog | None = None) -> list[Sensitivity]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -16,6 +16,7 @@ import onnx_ir as ir
 from ..calibration.executed_layers import note_not_int8
 from ..calibration.gate_rules import GateRules
 from ..calibration.int8_graphs import Int8Graphs
+from ..calibration.metrics.score_fidelity import StageFidelity
 from ..calibration.quantization.calibrate import Scheme
 from ..calibration.sample_networks import SampleNetworks
 from ..calibration.states import States, record_states
@@ -31,7 +32,7 @@ from ..runtime.split_engine import SplitEngine
 from .conditions import Conditions
 from .precision import keep_in_float32, typed
 from .split import Split, split
-from .target_scheme import SchemeSearch, plain_scheme
+from .target_scheme import FoundScheme, SchemeSearch, plain_scheme
 from .targets import Artifact, Progress, add_note, target
 from .targets.score import write_score
 from .verify import verify_artifact
@@ -103,7 +104,7 @@ class CalibratedArtifacts:
     networks: SampleNetworks | None = None
     ranges: str = "mse"
     _stack: ExitStack = field(default_factory=ExitStack)
-    _schemes: dict[str, Scheme] = field(default_factory=dict)
+    _found: dict[str, FoundScheme] = field(default_factory=dict)
     _fp32: Engine | None = None
     _states: States | None = None
     _gate: QualityGate | None = None
@@ -215,10 +216,15 @@ class CalibratedArtifacts:
 
     def scheme(self, name: str) -> Scheme:
         """How a target wants its grids, found once; see `SchemeSearch.find`."""
-        if name not in self._schemes:
+        if name not in self._found:
             search = SchemeSearch(name, self.graphs, partial(self._opened, name), self.gate, self.tell)
-            self._schemes[name] = search.find(plain_scheme(name, self.weight_bits, self.ranges))
-        return self._schemes[name]
+            self._found[name] = search.find(plain_scheme(name, self.weight_bits, self.ranges))
+        return self._found[name].scheme
+
+    def fidelity_of_all(self, name: str) -> tuple[StageFidelity, ...] | None:
+        """The score of a target's engine with all layers in INT8 and the rest in float32, which its scheme was chosen by; None without a gate."""
+        self.scheme(name)
+        return self._found[name].fidelity
 
     def write(
         self,
@@ -280,13 +286,16 @@ class CalibratedArtifacts:
             with self.open(artifact, folder) as engine:
                 yield engine
 
-    def verdict(self, artifact: Artifact, folder: Path) -> tuple[str, GateResult | None]:
-        """Why the gate refuses an artifact, or "", and what it found; the score is asked first, as it needs no samples."""
+    def verdict(
+        self, artifact: Artifact, folder: Path, fidelity: Sequence[StageFidelity] | None = None
+    ) -> tuple[str, GateResult | None]:
+        """Why the gate refuses an artifact, or "", and what it found; the score, if it is not known, is asked first, as it needs no samples."""
         gate = self.gate
         if gate is None:
             return "", None
         with self.open(artifact, folder) as engine:
-            fidelity = gate.fidelity(engine)
+            if fidelity is None:
+                fidelity = gate.fidelity(engine)
             refused = gate.refused_by_score(fidelity)
             if refused:
                 return refused, None

@@ -40,9 +40,10 @@ def write_int8(artifacts: CalibratedArtifacts, name: str, folder: Path) -> Calib
     while True:
         int8 = [layer for layer in default if layer not in kept]
         artifact = artifacts.write(name, folder, int8, "int8", "fp32")
-        if artifacts.rules is not None:
+        known = None if kept else artifacts.fidelity_of_all(name)
+        if artifacts.rules is not None and known is None:
             artifacts.tell(f"judging the score of {artifact['path']}", 0, 0)
-        refused, result = artifacts.verdict(artifact, folder)
+        refused, result = artifacts.verdict(artifact, folder, known)
         if not refused:
             layers = artifacts.graphs.describe(scheme, int8, kept)
             artifacts.note_int8(artifact, folder, layers)

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..calibration.int8_graphs import Int8Graphs
+from ..calibration.metrics.score_fidelity import StageFidelity
 from ..calibration.quantization.calibrate import Scheme
 from ..runtime.backends.openvino_saturation import SAFE_WEIGHT, saturates
 from ..runtime.engine import Engine
@@ -23,7 +24,7 @@ from .written_engine import steps_of
 if TYPE_CHECKING:
     from ..calibration.quality_gate import QualityGate
 
-__all__ = ["LEAST_SHARE", "SchemeSearch", "plain_scheme"]
+__all__ = ["FoundScheme", "LEAST_SHARE", "SchemeSearch", "plain_scheme"]
 
 LEAST_SHARE = 0.3
 """Share of the multiplications in INT8 below which a graph is not called INT8 any more."""
@@ -49,6 +50,19 @@ def plain_scheme(name: str, weight_bits: int | None, ranges: str) -> Scheme:
 
 
 @dataclass(frozen=True)
+class FoundScheme:
+    """A target's scheme, and what is known of its engine with all layers in INT8.
+
+    Attributes:
+        scheme: how the target wants its grids.
+        fidelity: the engine's score along the gate's trajectory; None where no gate was asked, or nothing is in INT8.
+    """
+
+    scheme: Scheme
+    fidelity: tuple[StageFidelity, ...] | None
+
+
+@dataclass(frozen=True)
 class SchemeSearch:
     """Looks for the form of INT8 that suits the engine of a target.
 
@@ -66,7 +80,7 @@ class SchemeSearch:
     gate: QualityGate | None
     tell: Progress
 
-    def find(self, plain: Scheme) -> Scheme:
+    def find(self, plain: Scheme) -> FoundScheme:
         """Completes a scheme of `plain_scheme`.
 
         Ways to even out channels are tried with all layers in INT8, until one passes what the gate asks of the score; where none does,
@@ -86,33 +100,36 @@ class SchemeSearch:
             )
         return found
 
-    def _best_form(self, plain: Scheme) -> Scheme | None:
+    def _best_form(self, plain: Scheme) -> FoundScheme | None:
         """A scheme with the way to even out channels that passes, or comes nearest; None where the engine is wrong in all of them."""
         nearest, best = np.inf, None
         for evens in _EVENS:
             scheme = replace(plain, evens=evens)
-            off = self._score_of(scheme)
+            off, fidelity = self._score_of(scheme)
             if off < nearest:
-                nearest, best = off, scheme
+                nearest, best = off, FoundScheme(scheme, fidelity)
             if off <= 1:
                 break
         return best
 
-    def _score_of(self, scheme: Scheme) -> float:
-        """Gain and bias of the gradient with all layers in INT8, the larger, in units of what passes; infinite for a wrong engine."""
+    def _score_of(self, scheme: Scheme) -> tuple[float, tuple[StageFidelity, ...] | None]:
+        """Gain and bias of the gradient with all layers in INT8, the larger, in units of what passes, and what they were read off.
+
+        Infinite for a wrong engine.
+        """
         int8 = self.graphs.quantizer(scheme).default
         if not int8:
-            return 0.0
+            return 0.0, None
         graph = self.graphs.corrected(scheme, int8)
         with self.opened(graph) as engine:
             if not self._agrees(engine, graph):
                 self.tell(f"{self.name} computes something else than its INT8 graph: trying another form", 0, 0)
-                return float("inf")
+                return float("inf"), None
             if self.gate is None:
-                return 0.0
-            verdicts = self.gate.score_verdicts(self.gate.fidelity(engine))
-        off = max((verdict.ratio for verdict in verdicts), default=0.0)
-        return off if np.isfinite(off) else sys.float_info.max  # far off, and still what its graph says
+                return 0.0, None
+            fidelity = self.gate.fidelity(engine)
+        off = max((verdict.ratio for verdict in self.gate.score_verdicts(fidelity)), default=0.0)
+        return (off if np.isfinite(off) else sys.float_info.max), fidelity  # far off, and still what its graph says
 
     def _wrong_layers(self, scheme: Scheme) -> tuple[str, ...]:
         """The layers with one of which alone in INT8 the engine computes something else than its graph; none where too little is left."""

@@ -159,7 +159,9 @@ class TestPrologue:
         asked: list[int] = []
         answers = iter(refusals)
 
-        def verdict(self: CalibratedArtifacts, artifact: Artifact, folder: Path) -> tuple[str, None]:
+        def verdict(
+            self: CalibratedArtifacts, artifact: Artifact, folder: Path, fidelity: object = None
+        ) -> tuple[str, None]:
             nodes = onnx.load(folder / artifact["prologue"]["path"]).graph.node
             made = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
             asked.append(sum(node.op_type in ("Conv", "Gemm") and node.input[1] in made for node in nodes))

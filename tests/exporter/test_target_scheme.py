@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ebm_export.calibration import int8_graphs
+from ebm_export.calibration.gate_rules import GateRules
+from ebm_export.calibration.quality_gate import QualityGate
+from ebm_export.calibration.quantization.correct_score import correct_score
 from ebm_export.exporter import target_scheme
 from ebm_export.exporter.agreement import agrees
 from ebm_export.exporter.calibrated import CalibratedArtifacts
@@ -18,11 +23,12 @@ from ebm_export.exporter.conditions import Conditions
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.int8 import write_int8
 from ebm_export.exporter.manifest import model_spec
+from ebm_export.exporter.precision import kept_in_float32
 from ebm_export.exporter.target_scheme import SchemeSearch, plain_scheme
 from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from ebm_export.runtime.errors import QualityGateError
 
-from .calibrated_models import CONFIG, SHAPE, Residual
+from .calibrated_models import CONFIG, FEW, SHAPE, Residual
 from .referee import score_graph
 
 pytestmark = pytest.mark.usefixtures("fewer_states")
@@ -60,11 +66,13 @@ class TestScheme:
         monkeypatch.setattr(target_scheme, "saturates", lambda: overflows)
         assert plain_scheme(name, bits, "mse").largest_weight == largest
 
-    def artifacts(self, folder: Path, told: list[str]) -> CalibratedArtifacts:
+    def artifacts(
+        self, folder: Path, told: list[str], rules: GateRules | None = None, weight_bits: int | None = None
+    ) -> CalibratedArtifacts:
         energy = make_energy(Residual().eval(), torch.randn(4, *SHAPE), sampler=CONFIG)
         return CalibratedArtifacts(
-            score_graph(energy), model_spec(energy), CONFIG, folder, None, Conditions({}, {}, True), None, (1, 8, 8), True, None,
-            lambda what, done, total: told.append(what),
+            score_graph(energy), model_spec(energy), CONFIG, folder, rules, Conditions({}, {}, True), None, (1, 8, 8), True, None,
+            lambda what, done, total: told.append(what), weight_bits,
         )  # fmt: skip
 
     def test_the_first_where_the_engine_is_right(self, tmp_path: Path) -> None:
@@ -74,6 +82,40 @@ class TestScheme:
                 assert made.scheme(name).evens == ("forward", "gradient")
             assert made.scheme("onnx").fuses_sums and not made.scheme("openvino").fuses_sums
         assert not [what for what in told if "something else" in what]
+
+    def test_what_the_choice_computed_is_not_computed_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """For two targets with one scheme the graph is corrected once, and each engine's score is asked once; a mixed artifact's graph has
+        marks that the next INT8 one has not."""
+        corrected, asked, honest = [], [], QualityGate.fidelity
+
+        def counted(*given: Any, **more: Any) -> None:
+            corrected.append(given)
+            correct_score(*given, **more)
+
+        def watched(self: QualityGate, engine: Any) -> Any:
+            asked.append(engine)
+            return honest(self, engine)
+
+        monkeypatch.setattr(int8_graphs, "correct_score", counted)
+        monkeypatch.setattr(QualityGate, "fidelity", watched)
+        folder = tmp_path / "written"
+        folder.mkdir()
+        with self.artifacts(tmp_path, [], GateRules(smallest_difference=FEW), weight_bits=8) as made:
+            written = []
+            for count, name in enumerate(("onnxruntime", "openvino"), start=1):
+                int8 = made.graphs.quantizer(made.scheme(name)).default
+                made.write(name, folder, int8, "mixed", "fp16", wide=int8)
+                written.append(write_int8(made, name, folder))
+                assert made.latest is not None and not kept_in_float32(made.latest.graph)
+                assert (len(corrected), len(asked)) == (1, count)
+            assert made.scheme("onnxruntime") == made.scheme("openvino")
+            gate = made.gate
+            assert gate is not None
+            for one in written:
+                with made.open(one.artifact, folder) as engine:
+                    assert one.gate is not None and one.gate.passed and one.gate.fidelity == gate.fidelity(engine)
 
     def test_an_engine_that_does_not_compute_its_graph(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """One whose gradients are half too long where channels are evened out."""
@@ -160,8 +202,8 @@ class TestScheme:
                 ((np.inf,) * 3, None),
             ):
                 left = iter(offs)
-                monkeypatch.setattr(SchemeSearch, "_score_of", lambda self, scheme: next(left))  # noqa: B023
-                made._schemes.clear()
+                monkeypatch.setattr(SchemeSearch, "_score_of", lambda self, scheme: (next(left), None))  # noqa: B023
+                made._found.clear()
                 if wanted is None:
                     with pytest.raises(QualityGateError, match="something else than its INT8 graph in each of 3 forms"):
                         made.scheme("openvino")
