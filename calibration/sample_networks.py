@@ -13,7 +13,7 @@ from ..runtime.file_hash import sha256_of
 from .external_data import external_data
 from .metrics.features import OnnxFeatures, score_graph_features
 
-__all__ = ["OwnGraph", "SampleNetworks", "sample_networks"]
+__all__ = ["OwnGraph", "SampleNetworks", "check_networks", "sample_networks"]
 
 OwnGraph = Callable[[], tuple[Path, Mapping[str, np.ndarray]]]
 """Gives the model's float32 score graph as an ONNX file, and one row of each of its inputs but x and grad_scale."""
@@ -34,6 +34,18 @@ class SampleNetworks:
     classify: Callable[[np.ndarray], np.ndarray] | None = None
     identity: tuple[str, ...] = ()
     said: str = "x itself"
+
+
+def check_networks(features: str, classes: str | Path | None) -> None:
+    """Refuses files of --features and --classes that are not there, so that it is said before any work.
+
+    Raises:
+        LoadError: there is no such file.
+    """
+    if features not in ("pixels", "model") and not Path(features).is_file():  # perhaps a misspelt one of the two words
+        raise LoadError(f"--features: there is no feature network {features}; expected pixels, model or FILE.onnx")
+    if classes is not None and not Path(classes).is_file():
+        raise LoadError(f"--classes: there is no classifier {classes}; expected FILE.onnx")
 
 
 def sample_networks(
@@ -58,6 +70,7 @@ def sample_networks(
         LoadError: there is no such file, or it is no network that onnxruntime can run.
         UsageError: a network takes no such samples, or does not answer with what is wanted.
     """
+    check_networks(features, classes)
     network = _features(features, own, shape, threads)
     classify = None if classes is None else _classifier(Path(classes), shape, threads)
     files = [Path(features)] if features not in ("pixels", "model") else []
@@ -79,16 +92,12 @@ def _features(name: str, own: OwnGraph, shape: tuple[int, ...], threads: int | N
         graph, rows = own()
         network = score_graph_features(graph, cond=rows, threads=threads)
     else:
-        if not Path(name).is_file():  # perhaps a misspelt one of the two words
-            raise LoadError(f"--features: there is no feature network {name}; expected pixels, model or FILE.onnx")
         network = OnnxFeatures(name, threads=threads)
     network(np.zeros((2, *shape), np.float32))
     return network
 
 
 def _classifier(path: Path, shape: tuple[int, ...], threads: int | None) -> Callable[[np.ndarray], np.ndarray]:
-    if not path.is_file():
-        raise LoadError(f"--classes: there is no classifier {path}; expected FILE.onnx")
     network = OnnxFeatures(path, threads=threads, called="the classifier")
     if network(np.zeros((2, *shape), np.float32)).shape[1] < 2:
         raise UsageError(

@@ -207,6 +207,7 @@ def export_command(
         sampler=sampler,
         settings=settings,
         file_settings={},
+        sampler_settings={},
         calibration_data=calibration_data,
         batch=batch,
         verify=verify,
@@ -223,7 +224,7 @@ def export_command(
         force=force,
     )
     with progress() as tell:
-        report, rows = run_export(options.with_file(config), tell)
+        report, rows = run_export(options.with_files(config), tell)
     if as_json:
         print_json({"path": str(report.path), "sampler": report.sampler.to_dict(), "artifacts": rows})
     else:

@@ -15,6 +15,7 @@ from .gating import gating_for
 from .input_spec import parse_cond, parse_shape
 from .load import load_model
 from .targets import Progress
+from .usable_options import check_options
 
 __all__ = ["run_export"]
 
@@ -31,7 +32,7 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[ExportReport
     if options.gate is not None and options.no_gate:
         raise UsageError("--gate and --no-gate: leave one of them out")
     batch = parse_batch_range(options.batch or "1:8:64")
-    precisions = options.precisions or ["fp32"]
+    targets, precisions = options.targets or ["onnxruntime"], options.precisions or ["fp32"]
     out = options.out or options.model.parent / f"{options.model.stem}.ebm"
     gating = gating_for(
         precisions,
@@ -44,6 +45,19 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[ExportReport
         all_low=options.gate is not None,
         features=options.features or "pixels",
         classes=options.classes,
+    )
+    check_options(
+        targets,
+        precisions,
+        batch,
+        out=out,
+        force=options.force,
+        gating=gating,
+        weight_bits=options.weight_bits,
+        ranges=options.ranges,
+    )
+    data = (
+        None if options.calibration_data is None else read_given_array(options.calibration_data, "--calibration-data")
     )
     progress(f"loading {options.model.name or options.model}", 0, 0)
     energy = load_model(
@@ -62,13 +76,11 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[ExportReport
     report = export_energy(
         energy,
         out=out,
-        targets=options.targets or ["onnxruntime"],
+        targets=targets,
         precisions=precisions,
         batch=batch,
         gating=gating,
-        data=None
-        if options.calibration_data is None
-        else read_given_array(options.calibration_data, "--calibration-data"),
+        data=data,
         weight_bits=options.weight_bits,
         ranges=options.ranges,
         splits=not options.no_split,

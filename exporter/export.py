@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..calibration.observers import OBSERVERS
 from ..calibration.verdict import GateResult
-from ..runtime.arguments import check_choice
 from ..runtime.bundle import DATA, GOLDEN
 from ..runtime.bundle_writer import writing_bundle
 from ..runtime.config import SamplerConfig
@@ -34,12 +32,12 @@ from .left_out import warn_of_left_out
 from .lowering import lower
 from .manifest import describe_bundle, mark_verified, model_spec
 from .passes import optimize
-from .plan import plan_artifacts
 from .precision import LOW_TYPES, typed
 from .tail import low_types
 from .targets import Artifact, Progress
 from .trace import trace
 from .uncompiled import uncompiled
+from .usable_options import check_options
 from .verify import Verification
 
 __all__ = ["ExportReport", "export", "export_energy"]
@@ -197,29 +195,11 @@ def export_energy(
     begun = time.perf_counter()
     tell = progress or (lambda what, done, total: None)
     gating = gating or Gating()
-    plan = plan_artifacts(targets, precisions, batch)
-    if "mixed" in precisions and gating.rules is None:
-        raise UsageError(
-            "mixed needs the quality gate, which is what chooses its layers: leave gate=None (--no-gate) out, or export "
-            "int8 with it"
-        )
+    plan = check_options(
+        targets, precisions, batch, out=out, force=force, gating=gating, weight_bits=weight_bits, ranges=ranges
+    )
+    _check_sampler(energy.sampler or SamplerConfig(), data is not None, fuse, splits)
     judges = gating.judges(precisions)
-    if judges:
-        from ..calibration.metrics import scientific  # noqa: F401  says what is missing, before any work
-    if weight_bits not in (None, 7, 8):
-        raise UsageError(f"weight_bits: weights have 7 or 8 bits, not {weight_bits!r}")
-    if weight_bits is not None and not ("openvino" in targets and set(CALIBRATED).intersection(precisions)):
-        raise UsageError(
-            "weight_bits (--weight-bits) is of INT8 weights for OpenVINO, and there are none here: ask for int8 or mixed with the target "
-            "openvino, or leave it out"
-        )
-    if ranges is not None:
-        check_choice("ranges", ranges, tuple(OBSERVERS))
-        if not set(CALIBRATED).intersection(precisions):
-            raise UsageError(
-                "ranges (--ranges) says how the ranges of INT8 are chosen, and nothing is calibrated here: ask for int8 or mixed with it, "
-                "or leave it out"
-            )
     # Whatever the caller runs in: here gradients are taken, and tensors computed with in their own types.
     with (
         torch.inference_mode(False),
@@ -237,13 +217,6 @@ def export_energy(
             config, trajectory = find_sampler(
                 energy, progress=lambda done, total: tell("finding a step size", done, total)
             )
-        if config.init == "data" and data is None:
-            raise UsageError(
-                'the sampler starts from data (init="data") and none was given: pass data= states [M, *S] '
-                "(--calibration-data FILE.npy), or another init"
-            )
-        if fuse is not None:
-            Fusion(fuse, config, splits).check()
         tell("tracing", 0, 0)
         traced = trace(energy)
         limits = index_limits(traced)
@@ -322,6 +295,17 @@ def export_energy(
     seconds = time.perf_counter() - begun
     found = energy.sampler is None
     return ExportReport(path, written.artifacts, written.verifications, written.gates, config, found, seconds, failure)
+
+
+def _check_sampler(config: SamplerConfig, has_data: bool, fuse: int | None, splits: bool) -> None:
+    """Refuses settings that the other arguments do not go with; those that are found pass as the default ones do."""
+    if config.init == "data" and not has_data:
+        raise UsageError(
+            'the sampler starts from data (init="data") and none was given: pass data= states [M, *S] '
+            "(--calibration-data FILE.npy), or another init"
+        )
+    if fuse is not None:
+        Fusion(fuse, config, splits).check()
 
 
 def _check_data(data: Any, energy: Energy) -> np.ndarray | None:

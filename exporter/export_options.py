@@ -25,6 +25,7 @@ class ExportOptions:
     Attributes:
         settings: the sampler settings among the flags.
         file_settings: those of the file of options, which the others go over.
+        sampler_settings: those of the file that `sampler` names, which go over these.
     """
 
     model: Path
@@ -43,6 +44,7 @@ class ExportOptions:
     sampler: Path | None
     settings: dict[str, Any]
     file_settings: dict[str, Any]
+    sampler_settings: dict[str, Any]
     calibration_data: Path | None
     batch: str
     verify: bool | None
@@ -58,25 +60,31 @@ class ExportOptions:
     fuse: int | None
     force: bool
 
-    def with_file(self, path: Path | None) -> ExportOptions:
-        """Fills in what was not given from a file; see `read_options`."""
-        if path is None:
-            return self
-        found, settings = read_options(path)
-        updates = {name: value for name, value in found.items() if not self._given(name)}
-        return replace(self, file_settings=settings, **updates)
+    def with_files(self, path: Path | None) -> ExportOptions:
+        """Fills in what was not given from a file, see `read_options`, and what the file of settings says."""
+        updates: dict[str, Any] = {}
+        if path is not None:
+            found, settings = read_options(path)
+            updates = {name: value for name, value in found.items() if not self._given(name)}
+            updates["file_settings"] = settings
+        if self.sampler is not None:  # which stands on the command line alone
+            updates["sampler_settings"] = read_settings(self.sampler)
+        read = replace(self, **updates)
+        SamplerConfig.check_names([*read.file_settings, *read.sampler_settings])
+        return read
 
     def sampler_over(self, given: SamplerConfig | None) -> SamplerConfig | None:
         """The settings that the archive carries, those of files over them, and the flags over both; None where nobody said any."""
         settings = {} if given is None else given.to_dict()
-        file = {} if self.sampler is None else read_settings(self.sampler)
-        for own in (self.file_settings, file, self.settings):
+        for own in (self.file_settings, self.sampler_settings, self.settings):
             settings.update(own)
         if not settings:
             return None
         made = SamplerConfig.from_dict(settings)
         # A file may say both, as one that was written by `to_dict` does; one that says a temperature alone means it.
-        alone = [own for own in (self.file_settings, file) if "temperature" in own and "noise" not in own]
+        alone = [
+            own for own in (self.file_settings, self.sampler_settings) if "temperature" in own and "noise" not in own
+        ]
         check_temperature(made, ChainMap(dict(self.settings), *alone))
         return made
 

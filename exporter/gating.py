@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from ..calibration.chain_plan import plan_chains
 from ..calibration.gate_rules import GateRules
-from ..calibration.sample_networks import SampleNetworks, sample_networks
+from ..calibration.sample_networks import SampleNetworks, check_networks, sample_networks
 from ..runtime.errors import UsageError
 from ..runtime.manifest import CALIBRATED, ModelSpec
 from .conditions import Conditions
@@ -109,7 +109,9 @@ def gating_for(
         if asked:
             raise UsageError("gate_all asks for the gate and gate=None turns it off: leave one of them out")
         return Gating()
-    plan_chains(gate, smallest_difference)  # refuses what cannot be, before any work
+    # Both refuse what cannot be, before any work.
+    plan_chains(gate, smallest_difference)
+    check_networks(features, classes)
     rules = GateRules(gate=gate, smallest_difference=smallest_difference)
     out = out.absolute()  # "." has no name
     log = out.with_name(f"{out.name}.search.jsonl")

@@ -24,7 +24,7 @@ from .bundle import MANIFEST
 from .errors import EbmExportError, UsageError
 from .file_hash import sha256_of
 
-__all__ = ["write_manifest", "writing_bundle"]
+__all__ = ["check_replaceable", "write_manifest", "writing_bundle"]
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def writing_bundle(path: str | Path, force: bool = False) -> Iterator[Path]:
     """
     path = Path(path).absolute()  # a later chdir must not lead the renames astray
     _clean_up_after_the_dead(path)
-    _refuse_or_allow(path, force)
+    check_replaceable(path, force)
     folder = _sibling(path, "writing")
     try:
         folder.mkdir(parents=True)
@@ -53,7 +53,7 @@ def writing_bundle(path: str | Path, force: bool = False) -> Iterator[Path]:
     try:
         yield folder
         assert (folder / MANIFEST).is_file(), "a bundle needs its manifest"
-        _refuse_or_allow(path, force)  # something may have been put there since
+        check_replaceable(path, force)  # something may have been put there since
         _move_into_place(folder, path)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -80,7 +80,8 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     (folder / MANIFEST).write_text(json.dumps(entries, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _refuse_or_allow(path: Path, force: bool) -> None:
+def check_replaceable(path: Path, force: bool) -> None:
+    """Refuses a place for a bundle where something stands that is not to be replaced; arguments and error as for `writing_bundle`."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not (path / MANIFEST).is_file():

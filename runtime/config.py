@@ -147,7 +147,7 @@ class SamplerConfig:
         Raises:
             UsageError: a key is no field (the nearest field is named), or a value cannot be right.
         """
-        cls._check_names(settings)
+        cls.check_names(settings)
         return cls(**settings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class SamplerConfig:
         Raises:
             UsageError: as `from_dict`.
         """
-        self._check_names(overrides)
+        self.check_names(overrides)
         if overrides.get("sampler", self.sampler) != self.sampler and overrides["sampler"] not in WARMS_UP:
             overrides = {"warmup": None, **overrides}
         return dataclasses.replace(self, **overrides)
@@ -176,7 +176,8 @@ class SamplerConfig:
         return tuple(cls.__dataclass_fields__)
 
     @classmethod
-    def _check_names(cls, names: Iterable[str]) -> None:
+    def check_names(cls, names: Iterable[str]) -> None:
+        """Refuses names of settings that there are none of; the nearest is named."""
         known = cls.field_names()
         for name in names:
             if name not in known:

@@ -267,9 +267,21 @@ class TestRefused:
             export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler=wild)
         assert not list(tmp_path.iterdir())
 
-    def test_init_from_data_without_data(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="starts from data"):
-            export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler=SamplerConfig(init="data"))
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            ({"sampler": SamplerConfig(init="data")}, "starts from data"),
+            ({"sampler": SamplerConfig(sampler="mala"), "fuse": 4}, "fuse: the sampler 'mala' accepts and rejects"),
+            ({"sampler": CONFIG, "fuse": 1}, "fuse: expected the number of steps in one call, at least 2, got 1"),
+            ({"fuse": True}, "fuse: expected the number of steps in one call, at least 2, got True"),
+        ],
+    )
+    def test_settings_before_the_model_runs(self, tmp_path: Path, options: dict, text: str) -> None:
+        def model(x: torch.Tensor) -> torch.Tensor:
+            raise AssertionError("too late")
+
+        with pytest.raises(UsageError, match=text):
+            export(model, EXAMPLE, out=tmp_path / "n.ebm", **options)
 
 
 def damage(proto: onnx.ModelProto, name: str) -> None:

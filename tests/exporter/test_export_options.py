@@ -15,7 +15,7 @@ def options(**given: Any) -> ExportOptions:
     """What the command makes of flags; nothing is given but these."""
     empty: dict[str, Any] = dict.fromkeys(ExportOptions.__dataclass_fields__)
     lists = {"targets": [], "precisions": [], "model_args": [], "cond": []}
-    settings: dict[str, Any] = {"settings": {}, "file_settings": {}}
+    settings: dict[str, Any] = {"settings": {}, "file_settings": {}, "sampler_settings": {}}
     switches = dict.fromkeys(("trust_pickle", "no_gate", "no_split", "force"), False)
     return ExportOptions(**{**empty, **lists, **settings, **switches, "model": Path("m.pt"), "batch": "", **given})
 
@@ -30,7 +30,7 @@ def test_what_was_not_given_is_filled_in(file: Path) -> None:
         'target = "onnx"\nprecision = ["fp32", "bf16"]\nmodel = "nets:Net"\nmodel-arg = "width=3"\nshape = [3, 8]\n'
         'out = "o.ebm"\nforce = true\nverify = false\ngate = 2\nsearch_seconds = 0\nfuse = 4\nweight-bits = 7\nranges = "entropy"\n'
     )
-    read = options().with_file(file)
+    read = options().with_files(file)
     assert (read.targets, read.precisions, read.factory) == (["onnx"], ["fp32", "bf16"], "nets:Net")
     assert (read.model_args, read.shape, read.out) == (["width=3"], "3,8", Path("o.ebm"))
     assert (read.weight_bits, read.ranges) == (7, "entropy")
@@ -52,20 +52,20 @@ def test_what_was_not_given_is_filled_in(file: Path) -> None:
 )
 def test_a_flag_that_was_given_wins(file: Path, text: str, given: dict[str, Any]) -> None:
     file.write_text(text)
-    read = options(**given).with_file(file)
+    read = options(**given).with_files(file)
     assert {name: getattr(read, name) for name in given} == given
 
 
 def test_a_samplers_name_is_no_file_of_settings(file: Path) -> None:
     file.write_text('sampler = "optimize"')
     with pytest.raises(UsageError, match=r'optimize cannot be read: .* one with the line `sampler = "optimize"`'):
-        options().with_file(file)
+        options().with_files(file)
 
 
 def test_settings_of_flags_win_over_those_of_files(file: Path, tmp_path: Path) -> None:
     file.write_text("friction = 2.0\n[sampler]\nsteps = 9\nstep_size = 0.1\nnoise = 0.1\n")
     (tmp_path / "s.toml").write_text("step_size = 0.2\nnoise = 0.2\n")
-    read = options(sampler=tmp_path / "s.toml", settings={"noise": 0.3}).with_file(file)
+    read = options(sampler=tmp_path / "s.toml", settings={"noise": 0.3}).with_files(file)
     wanted = SamplerConfig(friction=2.0, steps=9, step_size=0.2, noise=0.3, leapfrog=7)
     assert read.sampler_over(SamplerConfig(steps=3, leapfrog=7)) == wanted
 
@@ -73,7 +73,7 @@ def test_settings_of_flags_win_over_those_of_files(file: Path, tmp_path: Path) -
 def test_a_temperature_beside_noise_is_refused(file: Path, tmp_path: Path) -> None:
     file.write_text("[sampler]\ntemperature = 0.5\nnoise = 0.1\n")
     both = SamplerConfig(temperature=0.5, noise=0.1)
-    assert options().with_file(file).sampler_over(None) == both, "a file may say both, as an archive may"
+    assert options().with_files(file).sampler_over(None) == both, "a file may say both, as an archive may"
     assert options(settings={"noise": None, "temperature": 2.0}).sampler_over(both) == SamplerConfig(temperature=2.0)
     alone, settings = tmp_path / "alone.toml", tmp_path / "settings.toml"
     alone.write_text("[sampler]\ntemperature = 1.0\n")
@@ -82,9 +82,9 @@ def test_a_temperature_beside_noise_is_refused(file: Path, tmp_path: Path) -> No
     for given, read in (
         (None, options(settings={"temperature": 1.0, "noise": 0.1})),
         (both, options(settings={"temperature": 1.0})),
-        (None, options(settings={"temperature": 1.0}).with_file(file)),
-        (both, options().with_file(alone)),
-        (both, options(sampler=settings)),
+        (None, options(settings={"temperature": 1.0}).with_files(file)),
+        (both, options().with_files(alone)),
+        (both, options(sampler=settings).with_files(None)),
     ):
         with pytest.raises(UsageError, match=text):
             read.sampler_over(given)
@@ -119,4 +119,4 @@ def test_a_temperature_beside_noise_is_refused(file: Path, tmp_path: Path) -> No
 def test_a_value_of_another_type_is_refused(file: Path, text: str, said: str) -> None:
     file.write_text(text)
     with pytest.raises(UsageError, match=f"c.toml: {said}"):
-        options().with_file(file)
+        options().with_files(file)

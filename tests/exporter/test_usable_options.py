@@ -1,0 +1,57 @@
+"""What the options of an export say by themselves is said before the model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ebm_export.exporter.command import run_export
+from ebm_export.exporter.targets import TARGETS
+from ebm_export.runtime import EbmExportError
+
+from ..runtime.tiny_bundle import write_bundle
+from .test_export_options import options
+
+
+def told(what: str, done: int, total: int) -> None:
+    raise AssertionError(f"{what}: too late")
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (
+            {"precisions": ["mixed"], "no_gate": True},
+            r"mixed needs the quality gate, .* leave gate=None \(--no-gate\) out",
+        ),
+        ({"weight_bits": 7}, r"weight_bits \(--weight-bits\) is of INT8 weights for OpenVINO, and there are none here"),
+        ({"ranges": "mse"}, "nothing is calibrated here"),
+        ({"ranges": "max", "precisions": ["int8"]}, "ranges: expected one of .*, got 'max'"),
+        ({"targets": ["openvino"]}, "needs the package openvino"),
+        ({"targets": ["tpu"]}, "there is none called 'tpu'"),
+        ({"batch": "4:2:8"}, "MIN <= OPT <= MAX"),
+        ({"precisions": ["int8"], "gate": 1.0}, "gate: expected a number above 1"),
+        ({"precisions": ["int8"], "features": "pixel"}, "--features: there is no feature network pixel"),
+        ({"precisions": ["int8"], "classes": Path("gone.onnx")}, "--classes: there is no classifier gone.onnx"),
+        ({"calibration_data": Path("gone.npy")}, "--calibration-data: there is no file gone.npy"),
+        ({"sampler": Path("gone.toml")}, "gone.toml cannot be read"),
+        ({"sampler": Path("s.toml")}, "'step' is not a sampler setting; did you mean 'steps'"),
+        ({"out": Path("old.ebm")}, "the bundle .*old.ebm exists: .* --force"),
+        ({"out": Path("x.npy"), "force": True}, "x.npy exists and is not a bundle"),
+    ],
+)
+def test_before_the_model_is_loaded(
+    given: dict[str, Any], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(TARGETS["openvino"], "available", lambda: "needs the package openvino: pip install X")
+    write_bundle(tmp_path / "old.ebm")
+    (tmp_path / "s.toml").write_text("step = 3\n")
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    with pytest.raises(EbmExportError, match=text):
+        run_export(options(**given).with_files(None), told)
+    with pytest.raises(AssertionError, match="loading m.pt: too late"):
+        run_export(options(), told)
