@@ -228,6 +228,7 @@ class _Writer:
             self.written.verifications.append(measure_artifact(made.artifact, self.folder, self.golden))
         if made.gate is not None:
             self.written.gates[made.artifact["path"]] = made.gate
+        self.calibrated.note_rounding(made.artifact, self.folder)
         self.calibrations.append(made)
         self._fuse(made.artifact, self.calibrated.latest)
         self.written.artifacts.append(made.artifact)

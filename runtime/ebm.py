@@ -82,6 +82,7 @@ class Ebm:
         fingerprint: of what the engines were made from, so that a checkpoint is not gone on with on other ones.
         judged: name of a precision that was calibrated and judged along chains with the settings of `sampler`, and may be far off
             elsewhere; "" where there is none.
+        energy_rounding: by how much it rounds differences of energies, see `manifest.Artifact`; None where nobody knows.
         parts: energies that this one is made of, closed with it: they may have more engines than the one that it asks.
 
     Attributes:
@@ -112,6 +113,7 @@ class Ebm:
         fused_is_faster: Mapping[int, bool] | None = None,
         fingerprint: str = "",
         judged: str = "",
+        energy_rounding: float | None = None,
         parts: Sequence[Ebm] = (),
     ) -> None:
         if schedule and exact is not None:
@@ -125,7 +127,7 @@ class Ebm:
         self._fused = FusedChoice(fused, fuse, fused_is_faster, self._is_faster)
         self._best_runs = BestRuns(FusedChoice(telling, fuse, None, self._is_faster))
         self.fingerprint = fingerprint
-        self._judged = Judged(judged)
+        self._judged = Judged(judged, energy_rounding)
         self._seen = SeenRanges(model.cond)
         self._parts = tuple(parts)
         self._turns = Turns(self._engines)

@@ -155,6 +155,7 @@ def _on_artifacts(
         fuse=fuse,
         fused_is_faster=choices[0].fuse,
         judged=choices[0].artifact.precision if exact is None and choices[0].artifact.precision in CALIBRATED else "",
+        energy_rounding=choices[0].artifact.energy_rounding,
         fingerprint=" ".join(_fingerprint(bundle, choice.artifact, fuse=bool(fuse)) for choice in choices),
     )
     return ebm, [*engines, *([fused] if fuse and fused is not None else [])]

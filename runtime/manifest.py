@@ -123,6 +123,8 @@ class Artifact:
         settings: of a sampler, the settings that it was made with.
         layers: of a TensorRT plan, but for a sampler's: int8, fp16, bf16 or fp32 by the name of each convolution and matrix product
             of its graph, as it was compiled; of others, and where the library did not tell, nothing.
+        energy_rounding: of INT8 and mixed, the standard deviation of its energies' errors among states that are one step of the bundle's
+            chain apart; None where it is not known, as in older bundles.
     """
 
     path: str
@@ -142,6 +144,7 @@ class Artifact:
     steps: int = 0
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     layers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    energy_rounding: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +229,15 @@ class _Entries:
             raise LoadError(
                 f"{self.where}: {key}: expected a number above 0, within what float32 can divide by, got {value!r}"
             )
+        return value
+
+    def size(self, key: str) -> float | None:
+        """A number of at least 0; None where there is none, or null, as `ebm-run build` writes it."""
+        if self._values.get(key) is None:
+            return None
+        value = float(self.take(key, float))
+        if not 0 <= value < math.inf:
+            raise LoadError(f"{self.where}: {key}: expected a number of at least 0, got {value!r}")
         return value
 
     def inner(self, key: str) -> _Entries:
@@ -314,6 +326,7 @@ def _artifact(entries: _Entries, model: ModelSpec) -> Artifact:
         steps=entries.take("steps", int, 0),
         settings=entries.take("settings", dict, {}),
         layers=entries.take("layers", dict, {}),
+        energy_rounding=entries.size("energy_rounding"),
     )
 
 

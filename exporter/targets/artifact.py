@@ -35,6 +35,7 @@ class Artifact(TypedDict):
         steps: of a sampler, the steps of one call; a whole chain has no such entry.
         settings: of a sampler, those it was made with.
         layers: of a TensorRT plan, see the manifest's `Artifact`.
+        energy_rounding: of an INT8 or mixed artifact, see `rounded_energies.energy_rounding`.
         check: of a whole chain that was run, what was found; see `StandaloneCheck.found`.
     """
 
@@ -55,6 +56,7 @@ class Artifact(TypedDict):
     steps: NotRequired[int]
     settings: NotRequired[dict[str, Any]]
     layers: NotRequired[dict[str, str]]
+    energy_rounding: NotRequired[float]
     check: NotRequired[dict[str, float]]
 
 

@@ -60,7 +60,8 @@ def write_plan(
     def built(part: Artifact) -> Artifact:
         graph = onnx.load(folder / part["path"])
         plan = _write("tensorrt", graph, folder, part["precision"], batch, part["role"], progress)
-        for name in ("reads", "schedule", "steps", "settings"):  # what the graph is for is the plan's too
+        # What the graph is for is the plan's too, and by how much it rounds.
+        for name in ("reads", "schedule", "steps", "settings", "energy_rounding"):
             if name in part:
                 plan[name] = part[name]  # type: ignore[literal-required]
         for name in ("prologue", "sampler"):

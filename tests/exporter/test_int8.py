@@ -25,7 +25,7 @@ from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.errors import QualityGateError, UsageError
 from ebm_export.runtime.verify_bundle import verify_bundle
 
-from .calibrated_models import SHAPE, Residual, options
+from .calibrated_models import CONFIG, SHAPE, Residual, options
 
 pytestmark = pytest.mark.usefixtures("fewer_states")
 
@@ -63,6 +63,24 @@ class TestInt8:
                 _, grad = ebm.score(x)
             error = np.linalg.norm(grad - wanted) / np.linalg.norm(wanted)
             assert 1e-4 < error < 0.05, backend  # INT8 it is, and a good one
+
+    def test_the_manifest_says_by_how_much_energies_are_rounded(self, bundle: Path) -> None:
+        found = {entry.path: entry.energy_rounding for entry in Bundle(bundle).artifacts}
+        assert {path for path, rounding in found.items() if rounding is None} == {
+            path for path in found if ".fp32." in path
+        }
+        assert found["score.int8.tensorrt.plan"] == found["score.int8.onnx"]
+        with load(bundle, backend="openvino", precision="fp32") as exact:
+            ends = np.repeat(exact.sample(256, seed=9), 4, axis=0)
+            noise = np.random.default_rng(0).standard_normal(ends.shape, dtype=np.float32)
+            noise[::4] = 0
+            moved = ends + np.float32(np.sqrt(2 * CONFIG.step_size * CONFIG.temperature)) * noise
+            wanted = exact.score(moved)[0]
+        for backend, path in (("onnxruntime", "score.int8.onnxruntime.onnx"), ("openvino", "score.int8.openvino.xml")):
+            with load(bundle, backend=backend, precision="int8") as ebm:
+                off = (ebm.score(moved)[0] - wanted).reshape(256, 4)
+            rounding = found[path]
+            assert rounding is not None and rounding == pytest.approx(np.sqrt(off.var(axis=1, ddof=1).mean()), rel=0.3)
 
     def test_calibration_says_which_layers_and_why(self, bundle: Path) -> None:
         said = json.loads((bundle / "calibration.json").read_text())

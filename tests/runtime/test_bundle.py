@@ -120,6 +120,17 @@ class TestErrors:
         with pytest.raises(LoadError, match=re.escape(message)):
             Bundle(bundle)
 
+    def test_by_how_much_energies_are_rounded_may_be_left_out(self, bundle: Path) -> None:
+        artifacts = json.loads((bundle / "manifest.json").read_text())["artifacts"]
+        assert [artifact.energy_rounding for artifact in Bundle(bundle).artifacts] == [None]
+        for rounding in (0.25, None):
+            edit(bundle, {"artifacts": [artifacts[0] | {"energy_rounding": rounding}]})
+            assert [artifact.energy_rounding for artifact in Bundle(bundle).artifacts] == [rounding]
+        for wrong, said in (("a", "expected float, got 'a'"), (-1.0, "expected a number of at least 0, got -1.0")):
+            edit(bundle, {"artifacts": [artifacts[0] | {"energy_rounding": wrong}]})
+            with pytest.raises(LoadError, match=rf"artifacts\[0\]: energy_rounding: {said}"):
+                Bundle(bundle)
+
     def test_a_prologue_of_inputs_that_there_are_not(self, bundle: Path) -> None:
         artifacts = json.loads((bundle / "manifest.json").read_text())["artifacts"]
         edit(bundle, {"artifacts": [artifacts[0] | {"reads": ["image"]}]})

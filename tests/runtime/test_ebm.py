@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator
@@ -461,10 +462,12 @@ class TestJudgedElsewhere:
     """A low precision is known to be good along the bundle's own chains."""
 
     @staticmethod
-    def warnings(caplog: pytest.LogCaptureFixture, judged: str, **settings: Any) -> list[str]:
+    def warnings(
+        caplog: pytest.LogCaptureFixture, judged: str, rounding: float | None = None, **settings: Any
+    ) -> list[str]:
         model = ModelSpec("bowl", TensorSpec("x", (3,), "float32"))
         engine = FunctionEngine(lambda x: (0.5 * (x * x).sum(axis=1), x))
-        ebm = Ebm(engine, model, SamplerConfig(steps=3, step_size=0.1), judged=judged)
+        ebm = Ebm(engine, model, SamplerConfig(steps=3, step_size=0.1), judged=judged, energy_rounding=rounding)
         for _ in range(2):
             ebm.sample(2, **settings)
         return [record.getMessage() for record in caplog.records]
@@ -478,7 +481,31 @@ class TestJudgedElsewhere:
     @pytest.mark.parametrize("sampler", ["mala", "hmc", "tempering", "underdamped"])
     def test_samplers_that_accept_by_the_energy(self, caplog: pytest.LogCaptureFixture, sampler: str) -> None:
         (found,) = self.warnings(caplog, "int8", sampler=sampler)
-        assert (f"{sampler} accepts by differences of energies" in found) == (sampler != "underdamped")
+        said = f"{sampler} accepts by differences of energies, which are rounded as well: where that is as much as the temperature"
+        assert (said in found) == (sampler != "underdamped")
+
+    @pytest.mark.parametrize("sampler", ["mala", "hmc", "tempering", "underdamped"])
+    @pytest.mark.parametrize(("temperature", "told"), [(0.02, True), (0.09, True), (0.11, False), (2.0, False)])
+    def test_it_counts_beside_the_temperature(
+        self, caplog: pytest.LogCaptureFixture, sampler: str, temperature: float, told: bool
+    ) -> None:
+        for settings in ({"temperature": temperature}, {"noise": (0.2 * temperature) ** 0.5}):
+            caplog.clear()
+            (found,) = self.warnings(caplog, "int8", 0.05, sampler=sampler, **settings)
+            said = f"which are rounded as well, by 0.05 at the bundle's own samples, and the temperature is {temperature:.3g}:"
+            assert (said in found) == (told and sampler != "underdamped")
+            assert ("accepts by differences" in found) == (told and sampler != "underdamped")
+
+    def test_a_bundle_says_by_how_much(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        path = write_two_precisions(tmp_path / "m.ebm")
+        text = (path / "manifest.json").read_text()
+        entries = json.loads(text)
+        entries["artifacts"][1]["energy_rounding"] = 0.7
+        for manifest, said in ((json.dumps(entries), "well, by 0.7 at"), (text, "well: where that is as much")):
+            (path / "manifest.json").write_text(manifest)
+            with load(path, precision="int8", backend="onnxruntime") as ebm:
+                ebm.sample(2, sampler="mala")
+            assert f"which are rounded as {said}" in caplog.messages[-1]
 
     def test_much_longer_chains(self, caplog: pytest.LogCaptureFixture) -> None:
         assert "with steps=13 its samples" in self.warnings(caplog, "bf16", steps=13)[0]
