@@ -141,7 +141,8 @@ class _Writer:
             return
         try:
             if precision == "int8":
-                made = write_int8(self.calibrated, name, self.folder)
+                log = self.gating.log_of(name) if "mixed" in self.asked else None
+                made = write_int8(self.calibrated, name, self.folder, log)
             else:
                 made = self._mixed(name).made
             lower_prologue(self.calibrated, name, self.folder, made)

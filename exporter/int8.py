@@ -7,15 +7,17 @@ from pathlib import Path
 
 from ..calibration.int8_graphs import Int8Graphs
 from ..calibration.quantization.calibrate import Scheme
+from ..calibration.search_log import SearchLog
 from ..runtime.errors import QualityGateError
 from .calibrated import Calibrated, CalibratedArtifacts
+from .search_subject import search_log
 from .target_scheme import LEAST_SHARE
 from .targets.score import files_of
 
 __all__ = ["write_int8"]
 
 
-def write_int8(artifacts: CalibratedArtifacts, name: str, folder: Path) -> Calibrated:
+def write_int8(artifacts: CalibratedArtifacts, name: str, folder: Path, log: Path | None = None) -> Calibrated:
     """Writes the INT8 artifact of a target.
 
     All layers that gain from it run in INT8 at first. Where the gate refuses that, the layers that do the most harm
@@ -25,6 +27,7 @@ def write_int8(artifacts: CalibratedArtifacts, name: str, folder: Path) -> Calib
         artifacts: of this export.
         name: of the target; one whose files run here.
         folder: where the artifact goes.
+        log: of the search for mixed, where that is asked for too: what each layer does is read from it, or else kept in it.
 
     Raises:
         QualityGateError: nothing passes with at least 30 % of the work in INT8.
@@ -48,7 +51,8 @@ def write_int8(artifacts: CalibratedArtifacts, name: str, folder: Path) -> Calib
             layers = artifacts.graphs.describe(scheme, int8, kept)
             artifacts.note_int8(artifact, folder, layers)
             return Calibrated(artifact, layers, result)
-        more = _most_harmful(artifacts.graphs, scheme, kept)
+        records = None if kept or log is None else search_log(artifacts, name, log)  # known, the second time
+        more = _most_harmful(artifacts.graphs, scheme, kept, records)
         if more is None:
             for file in files_of(artifact):
                 (folder / file).unlink()
@@ -61,10 +65,12 @@ def write_int8(artifacts: CalibratedArtifacts, name: str, folder: Path) -> Calib
         artifacts.tell(f"{refused}: keeping {len(kept)} of {len(default)} layers in float32", 0, 0)
 
 
-def _most_harmful(graphs: Int8Graphs, scheme: Scheme, kept: Collection[str]) -> dict[str, str] | None:
+def _most_harmful(
+    graphs: Int8Graphs, scheme: Scheme, kept: Collection[str], log: SearchLog | None
+) -> dict[str, str] | None:
     """The layers to keep next, as many as are kept already, with what each does; None where too little is left."""
     quantizer = graphs.quantizer(scheme)
-    order = graphs.sensitivities(scheme)
+    order = graphs.sensitivities(scheme, log)
     chosen = [entry for entry in order if entry.layer.name not in kept][: max(1, len(kept))]
     out = {*kept, *(entry.layer.name for entry in chosen)}
     left = sum(layer.macs for layer in quantizer.layers if layer.name in quantizer.default and layer.name not in out)

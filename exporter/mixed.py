@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
-from ..calibration.gate_rules import GateRules
 from ..calibration.search import Assignment, search
-from ..calibration.search_log import SearchLog
 from ..calibration.verdict import GateResult
-from ..runtime.device import describe_device, toolchain
 from ..runtime.engine import Engine
 from ..runtime.errors import EbmExportError, QualityGateError, UnsupportedOperation
 from ..runtime.precision_schedule import Span
 from .calibrated import Calibrated, CalibratedArtifacts
+from .search_subject import search_log
 from .tail import Tail, low_types
 from .targets import Artifact
 from .written_engine import steps_of
@@ -83,7 +79,7 @@ def write_mixed(
             f"mixed for {name}: this energy has no layer that would gain from INT8; export it in fp32, fp16 or bf16"
         )
     with tempfile.TemporaryDirectory(dir=artifacts.scratch) as scratch, ExitStack() as stack:
-        records = SearchLog(log, _subject(artifacts, name, default, artifacts.rules))
+        records = search_log(artifacts, name, log)
         # Of before a kill, where there was one: what was tried went by their order.
         measured = {entry.layer.name: entry for entry in artifacts.graphs.sensitivities(scheme, records)}
         order = list(measured)
@@ -260,40 +256,3 @@ def _milliseconds(
             if turn >= 3:  # warm
                 taken.append(1e3 * (time.perf_counter() - begun))
     return float(np.median(times[0])), float(np.median(times[1]))
-
-
-_NO_SAY = ("memory", "system", "python")
-"""What a device says of itself that changes neither samples nor the time of an engine: updates of a kernel, another limit of memory."""
-
-
-def _subject(artifacts: CalibratedArtifacts, name: str, layers: Collection[str], rules: GateRules) -> dict[str, Any]:
-    """What a log must have been of for its trials to hold here.
-
-    The order of the layers is no part of it, and follows from the sensitivities in the log itself: two layers that do nearly the same
-    harm may change places when they are measured again, which would part a search from its own log.
-    """
-    graph = ir.to_proto(artifacts.model).SerializeToString(deterministic=True)
-    arrays = {"data": artifacts.data}
-    conditions, real = artifacts.conditions, artifacts.conditions.data
-    paired = {} if real is None else {"real data": real.x} | real.conditions
-    for use, rows in (("calibration", conditions.calibration), ("judged", conditions.judged), ("paired", paired)):
-        arrays |= {f"{use} {name}": array for name, array in rows.items()}
-    return {
-        "graph": hashlib.sha256(graph).hexdigest(),
-        "split": artifacts.halves is not None,
-        "verify": artifacts.golden is not None,  # from which the gradient scales of all chains are known
-        "target": name,
-        "layers": sorted(layers),
-        "scheme": asdict(artifacts.scheme(name)),
-        "sampler": artifacts.config.to_dict(),
-        "batch": list(artifacts.batch),
-        "gate": vars(rules),
-        "networks": [] if artifacts.networks is None else list(artifacts.networks.identity),
-        "arrays": {key: None if array is None else _digest(array) for key, array in sorted(arrays.items())},
-        "device": {what: said for what, said in describe_device().items() if what not in _NO_SAY},
-        "toolchain": toolchain(),
-    }
-
-
-def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

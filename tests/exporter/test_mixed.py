@@ -24,14 +24,15 @@ from ebm_export.calibration.search import Assignment
 from ebm_export.calibration.search_log import SearchLog
 from ebm_export.calibration.sensitivity import Sensitivity
 from ebm_export.calibration.verdict import GateResult
-from ebm_export.exporter import export
+from ebm_export.exporter import artifacts, calibrated, export
 from ebm_export.exporter.calibrated import CalibratedArtifacts
 from ebm_export.exporter.conditions import Conditions
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.export import export_energy
 from ebm_export.exporter.gating import gating_for
 from ebm_export.exporter.manifest import model_spec
-from ebm_export.exporter.mixed import _subject, _Trials
+from ebm_export.exporter.mixed import _Trials
+from ebm_export.exporter.search_subject import search_subject
 from ebm_export.exporter.targets import Artifact, tensorrt
 from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.bundle import Bundle
@@ -74,12 +75,16 @@ class TestMixed:
                 with CalibratedArtifacts(
                     graph, spec, CONFIG, tmp_path, None, Conditions({}, {}, True), None, (1, 8, 8), splits, golden, lambda *_: None,
                 ) as made:  # fmt: skip
-                    subjects.append(_subject(made, "onnx", ["layer"], GateRules()))
+                    made.graphs = SimpleNamespace(corrected=lambda *_, steps=made.steps: steps)  # type: ignore[assignment]
+                    subjects.append(search_subject(made, "onnx", ["layer"], GateRules()))
             first, *others = subjects
             assert all(other.keys() == first.keys() for other in others)
             return [{key for key, value in first.items() if value != other[key]} for other in others]
 
-        assert differing(lambda x, image: (x - net(image)).square().sum(1), "image") == [{"split"}, {"verify"}]
+        assert differing(lambda x, image: (x - net(image)).square().sum(1), "image") == [
+            {"split", "calibration"},
+            {"verify"},
+        ]
         assert differing(lambda x: x.square().sum(1)) == [set(), {"verify"}]
 
     @pytest.mark.parametrize("name", ["openvino", "onnx"])  # which is not timed
@@ -279,6 +284,39 @@ class TestMixed:
         asked[:] = [""] * 3  # which no kill follows
         assert run("whole.ebm") == (layers, gate)
 
+    def test_int8_that_was_refused_measures_nothing_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It comes before mixed, whose log has what each layer does from then on."""
+
+        def killed(*_: object, **__: object) -> Any:
+            raise KeyboardInterrupt
+
+        def again(*_: object, **__: object) -> Any:
+            raise AssertionError("the log has the sensitivities")
+
+        def refused_with_all_layers(
+            self: CalibratedArtifacts, artifact: Artifact, folder: Path, known: Any = None
+        ) -> Any:
+            return "too coarse" if known is not None else "", None
+
+        def run(precisions: list[str]) -> list[str]:
+            out = tmp_path / "net.ebm"
+            with pytest.raises(KeyboardInterrupt):
+                export(
+                    Residual().eval(), torch.zeros(4, *SHAPE), **options(tmp_path, out=out, precisions=precisions),
+                )  # fmt: skip
+            return [file.name for file in tmp_path.iterdir()]
+
+        monkeypatch.setattr(CalibratedArtifacts, "verdict", refused_with_all_layers)
+        monkeypatch.setattr(artifacts, "write_mixed", killed)
+        (log,) = run(["int8", "mixed"])
+        lines = [json.loads(line) for line in (tmp_path / log).read_text().splitlines()]
+        assert log == "net.ebm.search.onnxruntime.jsonl"
+        assert [line.get("key") for line in lines] == [None, "sensitivities"]
+        monkeypatch.setattr(layer_order, "measure_sensitivity", again)
+        assert run(["int8", "mixed"]) == [log]
+
     def test_sensitivities_of_a_log_are_of_its_model_and_settings_alone(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -296,7 +334,7 @@ class TestMixed:
                 score_graph(energy), model_spec(energy), config, folder, None, Conditions({}, {}, True), None, (1, 8, 8), True, None,
                 lambda *_: None,
             ) as made:  # fmt: skip
-                subject = _subject(made, "onnxruntime", made.graphs.quantizer(Scheme()).default, GateRules())
+                subject = search_subject(made, "onnxruntime", made.graphs.quantizer(Scheme()).default, GateRules())
                 return made.graphs.sensitivities(Scheme(), SearchLog(tmp_path / "log.jsonl", subject))
 
         monkeypatch.setattr(CalibratedArtifacts, "scheme", lambda self, name: Scheme())
@@ -307,3 +345,6 @@ class TestMixed:
         other.second.weight.data *= 0.9
         assert (run(other) == first, measured) == (False, 2)
         assert (run(Residual(), CONFIG.replace(steps=9)) == first, measured) == (False, 3)
+        first = run(Residual())
+        monkeypatch.setattr(calibrated, "_CHAINS", 128)  # another calibration of the same model, scheme and version
+        assert (run(Residual()) == first, measured) == (False, 5)
