@@ -151,13 +151,14 @@ def rows_like(example: torch.Tensor, size: int, seed: int) -> torch.Tensor:
         seed: of the noise.
 
     Returns:
-        [size, ...]; whole numbers and booleans are repeated, in turn.
+        [size, ...]; whole numbers and booleans are repeated, in turn, and infinities, as a mask has them, stay where they are.
     """
     batch = example.shape[0]
     rows = example.detach()[torch.arange(size) % batch].clone()
     if rows.is_floating_point() and size > batch:
         noise = torch.randn(rows[batch:].shape, generator=torch.Generator().manual_seed(seed))
-        spread = float(rows.float().std(correction=0)) if rows.numel() else 0.0
+        finite = rows[rows.isfinite()]
+        spread = float(finite.float().std(correction=0)) if finite.numel() else 0.0
         rows[batch:] += (0.3 * (spread or 1.0) * noise).to(rows.dtype)
     return rows
 

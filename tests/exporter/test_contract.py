@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ebm_export.exporter.contract import check_contract
+from ebm_export.exporter.contract import check_contract, rows_like
 from ebm_export.exporter.energy import make_energy
 from ebm_export.runtime.config import SamplerConfig
 from ebm_export.runtime.errors import ContractError
@@ -27,6 +27,23 @@ def net(*layers: nn.Module) -> nn.Sequential:
 @pytest.mark.parametrize("batch", [1, 4, 16])
 def test_an_energy_passes(batch: int) -> None:
     check_contract(make_energy(net().eval(), torch.randn(batch, 6)))
+
+
+@pytest.mark.parametrize("given", [1, 2, 4])
+def test_a_mask_of_infinities_passes_where_few_rows_were_given(given: int) -> None:
+    """More rows are made up for the checks, whose infinities are those of the ones given."""
+    hidden = (torch.arange(24).reshape(4, 6)[:given] % 5) == 0
+    mask = torch.zeros(given, 6).masked_fill(hidden, -torch.inf)
+    rows = rows_like(mask, 9, seed=0)
+    turns = torch.arange(9) % given
+    assert torch.equal(rows == -torch.inf, hidden[turns]) and not rows.isnan().any()
+    moved = rows[given:][~hidden[turns[given:]]]
+    assert len(moved.unique()) == len(moved), "the others are moved, so that no two rows are equal"
+
+    def attended(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return (torch.softmax(x + mask, dim=1) * x).sum(1)
+
+    check_contract(make_energy(attended, X[:given], cond={"mask": mask}))
 
 
 def test_the_module_is_not_touched() -> None:
