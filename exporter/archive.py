@@ -217,7 +217,8 @@ def read_archive(
         SamplerConfig.from_dict(sampler) if sampler is not None else None,
     )
     made.observe({name: value for name, value in zip(names, values, strict=True) if name != made.wrt})
-    rows = settings.get("given_rows")
+    own = [count for name, count in zip(names, counts, strict=False) if name != made.wrt]
+    rows = settings.get("given_rows", max(own, default=0))
     if isinstance(rows, int) and 0 < rows <= made.given_rows:
         made.given_rows = rows
     # What save_energy, or `rows_like` above, put behind the given rows is made up.

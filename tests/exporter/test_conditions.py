@@ -150,6 +150,22 @@ def test_an_archive_keeps_how_many_rows_were_given(tmp_path: Path) -> None:
     assert energy.given_rows == 10 and len(energy.observations["label"]) == 16
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_plain_archive_was_given_the_rows_that_it_has(tmp_path: Path, count: int) -> None:
+    """Of a batch of one a second is made up, which belongs to no data."""
+    inputs = (observations(count), X[:1].expand(count, -1).clone())
+    torch.export.save(torch.export.export(ConditionalEnergy().eval(), inputs, strict=False), tmp_path / "a.pt2")
+    energy = read_archive(tmp_path / "a.pt2", wrt="action")
+    assert (energy.given_rows, len(energy.observations["obs"])) == (count, max(2, count))
+    data = np.zeros((30, 2), np.float32)
+    found = split_conditions(energy, data).data
+    assert found is not None and len(found.x) == 30
+    if count == 1:
+        np.testing.assert_array_equal(found.conditions["obs"], observations(1).expand(30, -1))
+    else:
+        assert found.conditions == {}, "nobody said which of three"
+
+
 class TestSeen:
     """What the manifest says of the numbers that the export saw."""
 
