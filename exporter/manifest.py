@@ -148,7 +148,7 @@ def _scales(golden: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def _range(golden: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
-    return {"x": [float(golden["x"].min()), float(golden["x"].max())]}
+    return {name: [float(golden[name].min()), float(golden[name].max())] for name in ("x", "energy")}
 
 
 def _entries(folder: Path, artifact: Artifact) -> list[dict[str, Any]]:

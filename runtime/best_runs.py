@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import numbers
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from .best_after_drift import ASKED_AT_THE_END, BestAfterDrift, with_energies
 from .best_on_device import until_on_device
@@ -22,6 +25,8 @@ from .pace import BlockTime, Pace
 from .request import Request
 
 __all__ = ["BestRuns", "check_deadline"]
+
+_LOG = logging.getLogger("ebm_export")
 
 
 class BestRuns:
@@ -60,12 +65,14 @@ class BestRuns:
         pace = Pace(deadline, self._block_times.setdefault(n, {}), after=0 if known else ASKED_AT_THE_END)
         steps = _in_one_batch(request, "deadline_ms", draw_ahead=loop is None, evenly=True, fused=fused, pace=pace)
         if loop is not None:
-            return until_on_device(
+            best = until_on_device(
                 loop, request.engine, steps, config, request.seed, request.start.free, pace, request.first
             )
-        asked = None if request.exact is None else _asked_in_block(config)
-        best = Best(request.switches) if known else BestAfterDrift(request.switches)
-        return until(steps, pace, best, evaluations(config), asked)
+        else:
+            asked = None if request.exact is None else _asked_in_block(config)
+            keeper = Best(request.switches) if known else BestAfterDrift(request.switches)
+            best = until(steps, pace, keeper, evaluations(config), asked)
+        return _told_of_runaways(best, request)
 
     def stream(self, request: Request) -> Steps:
         """Returns the steps of chains, for whoever looks at their states and may ask the engine in between.
@@ -130,6 +137,20 @@ def check_deadline(milliseconds: Any, **given: Any) -> float:
     if isinstance(milliseconds, bool) or not isinstance(milliseconds, numbers.Real) or not float(milliseconds) > 0:
         raise UsageError(f"deadline_ms: expected a number of milliseconds above 0, got {milliseconds!r}")
     return float(milliseconds)
+
+
+def _told_of_runaways(best: BestSoFar, request: Request) -> BestSoFar:
+    """The same, with a line and `diverged` for chains whose lowest energy is where they ran away to: there is one without end."""
+    runaways = request.runaways
+    if runaways is None or runaways.near(best.x):
+        return best
+    start = request.start(range(request.n))
+    # What the start's energies were is gone, and there is no time to ask.
+    found = runaways.look(best.x, start, lambda x: best.energy if x is best.x else np.full(len(x), np.nan))
+    if found is None:
+        return best
+    _LOG.warning("%d of %d chains have %s: their best states are none", np.count_nonzero(found[0]), request.n, found[1])
+    return best._replace(diverged=best.diverged | found[0])
 
 
 def _asked_in_block(config: SamplerConfig) -> Callable[[int], int]:

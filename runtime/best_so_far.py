@@ -30,7 +30,8 @@ class BestSoFar(NamedTuple):
         energy: [n] float32, at `x`; infinite where no evaluated state had a finite energy, and `x` is the start.
         steps: steps that were taken.
         complete: whether these are all the steps that were asked for.
-        diverged: [n] bool, chains whose numbers are no longer finite; their `x` is the best from before.
+        diverged: [n] bool, chains whose numbers are no longer finite, and whose `x` is the best from before; and those whose lowest
+            energy is where they ran away to.
     """
 
     x: np.ndarray

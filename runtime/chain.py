@@ -19,6 +19,7 @@ from .gradient_scale import ScaledScore
 from .method import build_method, knows_energies, replicas
 from .pace import Pace, TimeIsOver
 from .progress import Progress
+from .runaway import Runaways
 from .samplers.langevin import Evaluate, are_finite
 from .samplers.surrogate import Energy
 from .schedule import distinct, spread, temperature_schedule
@@ -46,6 +47,7 @@ def chain_steps(
     stop_when_diverged: bool = True,
     fused: Fused | None = None,
     energy_range: tuple[float, float] | None = None,
+    runaways: Runaways | None = None,
     resume: Snapshot | None = None,
     draw_ahead: bool = True,
     evenly: bool = False,
@@ -73,6 +75,7 @@ def chain_steps(
         stop_when_diverged: whether a chain whose numbers are not finite is an error; else `Progress.diverged` tells.
         fused: takes several steps in one call, which are then told of together.
         energy_range: energies of a chain that is well.
+        runaways: looks for chains that ran away, at the end and after every `every` steps; None where nobody does.
         resume: what the chains go on from, in place of their start.
         draw_ahead: whether noise may be drawn before it is asked for; not worth it for chains that go on elsewhere.
         evenly: whether the steps should take equally long, so that none does the work of a thousand others.
@@ -115,13 +118,13 @@ def chain_steps(
     state: Any = None
     done = 0
 
-    def check(well: np.ndarray, step: int) -> None:
+    def check(well: np.ndarray, step: int, why: str = "") -> None:
         nonlocal lost
         if well.all():
             return
         if stop_when_diverged:
             anew = chains[int(np.argmin(well))] if attempt else None
-            stop_if_diverged(int(np.count_nonzero(~well)), step, len(chains), energy_range, anew=anew)
+            stop_if_diverged(int(np.count_nonzero(~well)), step, len(chains), energy_range, anew=anew, why=why)
         lost = ~well if lost is None else lost | ~well
 
     def in_range(energy: np.ndarray) -> np.ndarray:
@@ -136,6 +139,16 @@ def chain_steps(
             for array, answer in zip(kept, (state.energy, state.grad), strict=True):
                 np.copyto(array, answer)
             state = state._replace(energy=kept[0], grad=kept[1])
+
+    def look() -> None:
+        nonlocal state
+        if runaways is None or runaways.near(state.position):
+            return
+        if not method.rejects:  # else they are not the engine's, which is asked now
+            state = state._replace(energy=state.energy.copy(), grad=state.grad.copy())
+        found = runaways.look(state.position, start, lambda x: score.energy(np.repeat(x, count, axis=0))[::count])
+        if found is not None:
+            check(~found[0], done, found[1])
 
     def refresh(step: int) -> None:
         nonlocal state
@@ -191,6 +204,8 @@ def chain_steps(
                 warn_of_rounding(state.energy, float(distinct(temperature_schedule(config)).max()))
             # The last drift of the order "noise-drift" is followed by no evaluation that would notice an overflow.
             check(np.isfinite(state.position).reshape(len(chains), -1).all(axis=1), done)
+        if done == config.steps or (every is not None and done % every == 0):
+            look()
         return info
 
     def energies_of(x: np.ndarray) -> np.ndarray:

@@ -192,7 +192,10 @@ def _composed(parts: list[Ebm], weights: Sequence[float] | None, kind: Kind, tem
         temperature if kind == "mixture" else None,
     )
     name = f"{kind} of {', '.join(part.model.name for part in parts)}"
-    model = dataclasses.replace(first, name=name, cond=tuple(cond.values()), range=None)
+    ranges = [part.model.range for part in parts]
+    known = [each for each in ranges if each is not None]
+    reached = (min(low for low, _ in known), max(high for _, high in known)) if len(known) == len(ranges) else None
+    model = dataclasses.replace(first, name=name, cond=tuple(cond.values()), range=reached, energies=None)
     return Ebm(
         engine,
         model,

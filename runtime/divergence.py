@@ -1,4 +1,4 @@
-"""Chains whose numbers are no longer finite, or whose energy left its range."""
+"""What happens to chains whose numbers are no longer finite, whose energy left its range, or which ran away."""
 
 from __future__ import annotations
 
@@ -28,7 +28,13 @@ Divergence = Literal["stop", "restart", "drop"]
 
 
 def stop_if_diverged(
-    hit: int, step: int, count: int, energy_range: tuple[float, float] | None = None, *, anew: int | None = None
+    hit: int,
+    step: int,
+    count: int,
+    energy_range: tuple[float, float] | None = None,
+    *,
+    anew: int | None = None,
+    why: str = "",
 ) -> None:
     """Raises a DivergenceError where `hit`, the number of chains that diverged, is above 0.
 
@@ -38,6 +44,7 @@ def stop_if_diverged(
         count: number of all chains that were looked at.
         energy_range: (lowest, highest) energy of a chain that is well; None where any finite one is.
         anew: number of the first chain that was hit, where it was started anew as often as that is done.
+        why: what these chains have, as `Runaways` says it; "" for numbers that are not finite and energies out of range.
     """
     if hit:
         where = f"after step {step}" if step else "at the start"
@@ -47,7 +54,8 @@ def stop_if_diverged(
         who = f"{hit} of {count} chains have"
         if anew is not None:
             who = f"chain {anew}, started anew {RESTARTS} times, has"
-        raise DivergenceError(f"{who} an energy, gradient or position that is not finite{outside} {where}; {advice}")
+        why = why or f"an energy, gradient or position that is not finite{outside}"
+        raise DivergenceError(f"{who} {why} {where}; {advice}")
 
 
 def tell_of_restarts(chains: Chains, count: int, attempt: int, seen: np.ndarray) -> None:

@@ -44,6 +44,7 @@ from .progress import Callback
 from .request import Request
 from .run import largest_batch
 from .run_identity import identity_of
+from .runaway import Runaways
 from .seen_ranges import SeenRanges
 from .start import Start
 from .states_on_the_way import sample_file_of
@@ -294,6 +295,8 @@ class Ebm:
         request = self._prepare(n, seed, first, x0, data, keep, known, config, cond, max_batch, keywords)
         check_choice("diverged", diverged, get_args(Divergence))
         energy_range = check_range("energy_range", energy_range)
+        if energy_range is not None:  # whoever says which energies are well says so of all
+            request = request._replace(runaways=None)
         if every is not None:
             check_count("every", every)
             every = int(every)
@@ -456,6 +459,7 @@ class Ebm:
             engine=engines.pop(0, self._engine),
             switches=engines,
             exact=self._exact,
+            runaways=Runaways(self.model, settings),
         )
 
     def _is_faster(self, fused: Fused, config: SamplerConfig, batch: int) -> bool:

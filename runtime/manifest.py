@@ -81,6 +81,7 @@ class ModelSpec:
         wrt: the refined input's name in the user's model.
         cond: the conditioning inputs.
         range: (smallest, largest) number of x on the verification trajectory, where known.
+        energies: (lowest, highest) energy there, where known.
         scales: what is known of the gradient scales of its chains.
     """
 
@@ -89,6 +90,7 @@ class ModelSpec:
     wrt: str = "x"
     cond: tuple[TensorSpec, ...] = ()
     range: tuple[float, float] | None = None
+    energies: tuple[float, float] | None = None
     scales: KnownScales = NOTHING_KNOWN
 
     @property
@@ -257,6 +259,7 @@ class _Entries:
 
 def _model(entries: _Entries) -> ModelSpec:
     x = _tensor(entries.inner("x"), "x")
+    seen = entries.take("range", dict, {})
     if x.dtype != "float32":
         raise LoadError(f"{entries.where}: x: expected dtype float32, got {x.dtype}")
     return ModelSpec(
@@ -264,7 +267,8 @@ def _model(entries: _Entries) -> ModelSpec:
         x=x,
         wrt=entries.take("wrt", str, "x"),
         cond=tuple(_tensor(entry, entry.take("name", str)) for entry in entries.each("cond", [])),
-        range=_range(entries.take("range", dict, {}).get("x"), f"{entries.where}: range: x"),
+        range=_range(seen.get("x"), f"{entries.where}: range: x"),
+        energies=_range(seen.get("energy"), f"{entries.where}: range: energy"),
         scales=KnownScales(
             usual=entries.scale("usual_scale", NOTHING_KNOWN.usual),
             highest=entries.scale("highest_scale", NOTHING_KNOWN.highest),

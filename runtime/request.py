@@ -12,6 +12,7 @@ from .engine import Engine
 from .method import build_method
 from .noise import NoiseSource
 from .run import largest_batch
+from .runaway import Runaways
 from .start import Start
 
 __all__ = ["Request"]
@@ -31,6 +32,7 @@ class Request(NamedTuple):
         engine: takes the first step.
         switches: engines that take over at a step, by its number.
         exact: the engine that samples follow exactly; None where there is none.
+        runaways: looks for chains that ran away; None where nobody does.
     """
 
     config: SamplerConfig
@@ -43,6 +45,7 @@ class Request(NamedTuple):
     engine: Engine
     switches: Mapping[int, Engine]
     exact: Engine | None
+    runaways: Runaways | None = None
 
     @property
     def batch(self) -> int:
@@ -80,4 +83,5 @@ class Request(NamedTuple):
             "switches": self.switches,
             "exact": self.exact,
             "free": self.start.free,
+            "runaways": self.runaways,
         }

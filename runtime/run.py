@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from .chain import chain_steps
+from .chain import chain_steps, rows_of
 from .chain_numbers import Chains, chains_of, stretches
 from .checkpoint import Checkpoint, Saved
 from .config import SamplerConfig
@@ -16,10 +16,12 @@ from .divergence import EARLIER, RESTARTS, Divergence, stop_if_diverged, tell_of
 from .engine import Engine
 from .errors import UsageError
 from .fused_steps import Fused
+from .gradient_scale import ScaledScore
 from .method import replicas
 from .noise import NoiseSource
 from .on_device import finish_on_device, hindrance
 from .progress import Callback, ProgressOnly
+from .runaway import Runaways
 from .sample_file import SampleFile
 
 __all__ = ["largest_batch", "run_chains"]
@@ -45,6 +47,7 @@ def run_chains(
     restart: Callable[[Chains, int], np.ndarray] | None = None,
     fused: Fused | None = None,
     energy_range: tuple[float, float] | None = None,
+    runaways: Runaways | None = None,
     checkpoint: Checkpoint | None = None,
     samples: SampleFile | None = None,
 ) -> np.ndarray:
@@ -74,6 +77,7 @@ def run_chains(
         fused: takes several steps in one call, open and with the settings of `config`. It is left alone where engines switch,
             where there is an exact one, where numbers stay, and with an `energy_range`.
         energy_range: (lowest, highest) energy of a chain that is well; one outside has diverged. Looked at after each step.
+        runaways: looks for chains that ran away, which have diverged too: at the end, and where states are written; None where nobody does.
         checkpoint: where the run's state is saved now and then, and once at the end; one that is there already is gone on from.
         samples: takes the states after every so many steps. Those of chains that are dropped become NaN.
 
@@ -123,6 +127,7 @@ def run_chains(
             stop_when_diverged=stop,
             fused=None if loop is not None else fused,  # the loop goes on from what `engine` itself has in its memory
             energy_range=energy_range,
+            runaways=runaways,
             resume=resume,
             draw_ahead=loop is None,
             shared=callback is not None,
@@ -132,9 +137,17 @@ def run_chains(
         with contextlib.closing(steps):  # at once, where the callback raises
             if loop is not None:
                 key = NoiseSource(seed, attempt=attempt).key
-                return finish_on_device(
+                ended, seen = finish_on_device(
                     loop, steps, config, chains, key, free, engine.highest_scale, stop, energy_range, callback, first
                 )
+                if runaways is not None and not runaways.near(ended):
+                    rows = {name: rows_of(array, chains, 1) for name, array in (cond or {}).items()}
+                    found = runaways.look(ended, position, lambda x: np.array(ScaledScore(engine, rows)(x)[0]))
+                    if found is not None:
+                        hit = int(np.count_nonzero(found[0])) if stop else 0
+                        stop_if_diverged(hit, config.steps, len(chains), why=found[1])
+                        seen[found[0] & (seen < 0)] = config.steps
+                return ended, seen
             seen = np.full(len(chains), -1)
             if resume is not None and resume.lost is not None:
                 seen[resume.lost] = EARLIER

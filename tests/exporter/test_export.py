@@ -95,6 +95,7 @@ class TestEveryTarget:
         low, high = manifest["model"]["range"]["x"]
         assert -2 <= low < high <= 2
         with np.load(everything / "golden.npz") as golden:
+            assert manifest["model"]["range"]["energy"] == [golden["energy"].min(), golden["energy"].max()]
             sizes = np.sqrt(np.square(golden["grad"][0]).reshape(len(golden["grad"][0]), -1).mean(axis=1))
         assert manifest["model"]["usual_scale"] == pytest.approx(1 / np.median(sizes), rel=1e-5)
         assert manifest["model"]["usual_scale"] != pytest.approx(1, rel=0.01)  # what it is where nothing is known
