@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,11 @@ __all__ = ["numbers_of_threads", "time_bundle"]
 
 _SECONDS = 0.5
 """Time given to each engine and batch, after a warm-up."""
-_TURN = 0.05
-"""Time of one turn; engines take turns, so that what slows the machine slows all of them."""
-_FEWEST, _MOST = 5, 2000
-_STEPS = 10000
+_TURN, _FEWEST = 0.05, 5
+"""Longest time of one turn, and the fewest turns. Ways take turns, so that what slows the machine slows all of them, and each turn gives one
+time: its own over its number of steps. A machine that stalls for 20 ms now and then stalls under half of the calls of one step,
+whose median would not know of it, and each call of 64."""
+_STEPS = 200_000
 """Steps of a chain that is never run to its end."""
 
 
@@ -44,7 +45,14 @@ class _Entry:
     threads: int | None
     engine: Engine
     fused: Fused | None
-    times: list[float] = dataclasses.field(default_factory=list)
+    times: list[float] = dataclasses.field(default_factory=list)  # of a step, one for each turn
+    spent: float = 0.0  # in all turns
+    call: float = 0.0  # of one call
+
+    @property
+    def count(self) -> int:
+        """Steps in one call."""
+        return 1 if self.fused is None else self.fused.count
 
 
 def time_bundle(
@@ -68,8 +76,8 @@ def time_bundle(
 
     Returns:
         A row for each engine, number of threads and batch: file, backend, precision, batch, threads (None for the library's own),
-        fused (steps in one engine call, 0 for one by one), and the median, 10th and 90th percentile of the time of one step in
-        milliseconds.
+        fused (steps in one engine call, 0 for one by one), and the median, 10th and 90th percentile over turns of the time of one
+        step in milliseconds.
 
     Raises:
         LoadError: the bundle or a file of it cannot be read.
@@ -98,6 +106,7 @@ def time_bundle(
         for number, batch in enumerate(batches):
             for entry in entries:
                 entry.times.clear()
+                entry.spent = 0.0
 
             def tell(done: int, total: int, number: int = number, batch: int = batch) -> None:
                 if progress is not None:
@@ -117,45 +126,55 @@ def numbers_of_threads() -> list[int | None]:
 def _take_turns(
     bundle: Bundle, entries: list[_Entry], batch: int, seconds: float, tell: Callable[[int, int], None]
 ) -> None:
-    """Fills in the times of single steps."""
-    chains = [_chain(bundle, entry, batch) for entry in entries]
+    """Fills in the times of a step, one for each turn."""
+    chains: list[Generator[Progress, None, None]] = []
+    turns = max(_FEWEST, round(seconds / _TURN))
     try:
-        for chain in chains:
-            for _ in range(4):  # the start, and calls in which libraries compile and bind memory
-                next(chain)
-        turns = max(1, round(seconds / _TURN))
+        for entry in entries:
+            chains.append(_begun(bundle, entry, batch))
         for turn in range(turns):
-            for index, (entry, chain) in enumerate(zip(entries, chains, strict=True)):
+            for index, entry in enumerate(entries):
                 tell(turn * len(entries) + index, turns * len(entries))
-                if len(entry.times) >= _FEWEST and sum(entry.times) > seconds:
+                if len(entry.times) >= _FEWEST and entry.spent > seconds:
                     continue  # slow: it has had its time
-                _turn(entry, chain)
-                if len(entry.times) > _MOST:
+                # The same for both ways of one engine, which may not be told apart by what a short turn missed.
+                longest = max(other.call for other in entries if other.engine is entry.engine)
+                if not _turn(entry, chains[index], max(seconds / turns, min(longest, seconds))):
                     chains[index].close()
-                    chains[index] = _chain(bundle, entry, batch)
-                    for _ in range(4):
-                        next(chains[index])
-        for entry, chain in zip(entries, chains, strict=True):
-            while len(entry.times) < _FEWEST:
-                _turn(entry, chain)
+                    chains[index] = _begun(bundle, entry, batch)
     finally:
         for chain in chains:
             chain.close()
 
 
-def _turn(entry: _Entry, chain: Iterator[Progress]) -> None:
-    count = 1 if entry.fused is None else entry.fused.count
-    begun = time.perf_counter()
-    last = begun
-    while last - begun < _TURN:
-        if next(chain, None) is None:
-            return
-        now = time.perf_counter()
-        entry.times.append((now - last) / count)
-        last = now
+def _begun(bundle: Bundle, entry: _Entry, batch: int) -> Generator[Progress, None, None]:
+    """A chain that is past its start and the calls in which libraries compile and bind memory; the last of these is timed."""
+    chain = _chain(bundle, entry, batch)
+    for _ in range(4):
+        begun = time.perf_counter()
+        next(chain)
+    entry.call = time.perf_counter() - begun
+    return chain
 
 
-def _chain(bundle: Bundle, entry: _Entry, batch: int) -> Any:
+def _turn(entry: _Entry, chain: Iterator[Progress], seconds: float) -> bool:
+    """Takes steps for so long, and whether the chain has as many again."""
+    calls, passed, begun = 0, 0.0, time.perf_counter()
+    now = None
+    while passed < seconds:
+        told = next(chain, None)
+        if told is None:
+            break
+        now = told
+        calls += 1
+        passed = time.perf_counter() - begun
+    entry.spent += passed
+    if calls:
+        entry.times.append(passed / (calls * entry.count))
+    return now is not None and 2 * now.done < now.steps
+
+
+def _chain(bundle: Bundle, entry: _Entry, batch: int) -> Generator[Progress, None, None]:
     """Steps of the bundle's sampler from noise, as far as it is one that does not adapt: else Langevin dynamics."""
     config = bundle.sampler.replace(steps=_STEPS, warmup=0)
     if config.sampler not in ("langevin", "underdamped", "optimize", "preconditioned"):

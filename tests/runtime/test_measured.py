@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from ebm_export.runtime import UsageError, bench, load
+from ebm_export.runtime import SamplerConfig, UsageError, bench, load
 from ebm_export.runtime.bench import time_bundle
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.choice import choose
@@ -221,3 +223,63 @@ def test_rows_of_a_real_run(tmp_path: Path) -> None:
     assert told[-1][0] < told[-1][1]
     keep_measurements(Bundle(path), rows)
     assert "measured by ebm-run bench" in choose(Bundle(path)).reason
+
+
+class BusyMachine:
+    """Stalls for 20 ms after as much work as this on average, at random; no time passes but that of its calls."""
+
+    def __init__(self, every: float) -> None:
+        self._rng, self._every = np.random.default_rng(0), every
+        self.now, self._left = 0.0, self._rng.exponential(every)
+
+    def works(self, seconds: float) -> None:
+        while seconds > self._left:
+            self.now += self._left + 0.020
+            seconds -= self._left
+            self._left = self._rng.exponential(self._every)
+        self.now += seconds
+        self._left -= seconds
+
+    def steps(self, engine: Engine, config: SamplerConfig, *_: Any, fused: Any = None, **__: Any) -> Any:
+        """In place of `chain_steps`: 1 ms of a call, and 1 ms of each step."""
+        count = 1 if fused is None else fused.count
+        for done in range(0, config.steps + 1, count):
+            self.works(0.001 + 0.001 * count if done else 0.0)
+            yield SimpleNamespace(done=done, steps=config.steps)
+
+
+class Many:
+    """Takes 64 steps in a call."""
+
+    count = 64
+
+    def fits(self, config: SamplerConfig) -> bool:
+        return True
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(("every", "within"), [(1e9, 1e-4), (0.2, 0.25), (0.03, 0.25), (0.01, 0.25)])
+def test_a_machine_that_stalls_stalls_both_ways(
+    every: float, within: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the calls of one step it stalls a fifth at most, and of those of 64 nearly each."""
+    machine = BusyMachine(every)
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: machine.now))
+    monkeypatch.setattr(bench, "chain_steps", machine.steps)
+    monkeypatch.setattr(bench, "fused_of", lambda *_, **__: Many())
+    single, fused = time_bundle(write_bundle(tmp_path / "m.ebm"), batches=[1], seconds=2.0)
+    assert (single["fused"], fused["fused"]) == (0, 64)
+    assert single["median ms"] / fused["median ms"] == pytest.approx(2 / (65 / 64), rel=within)
+    assert machine.now < 2 * 2.5
+
+
+def test_chains_that_would_end_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = BusyMachine(1e9)
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: machine.now))
+    monkeypatch.setattr(bench, "chain_steps", machine.steps)
+    monkeypatch.setattr(bench, "_STEPS", 60)  # of 2 ms, for turns of 50
+    (row,) = time_bundle(write_bundle(tmp_path / "m.ebm"), batches=[1], seconds=1.0)
+    assert row["median ms"] == row["p10 ms"] == row["p90 ms"] == 2
