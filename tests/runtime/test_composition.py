@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
+from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError, load
 from ebm_export.runtime.composition import CompositeEngine, compose
 from ebm_export.runtime.fused_steps import Fused
 from ebm_export.runtime.known_scales import KnownScales
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.precision_schedule import Span
+
+from .tiny_bundle import write_bundle
 
 X = np.random.default_rng(0).standard_normal((6, 2)).astype(np.float32) * 2
 
@@ -79,6 +81,40 @@ def test_samples_of_a_product_lie_between_its_parts() -> None:
     samples = compose([bowl(3.0), bowl(-1.0, 3.0)]).sample(n)
     assert (abs(samples.mean(axis=0)) < 4 * np.sqrt(0.25 / n)).all()  # (3 - 3 * 1) / 4, with variance 1/4
     assert (abs(samples.var(axis=0) * 4 - 1) < 4 * np.sqrt(2 / n)).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize(
+    ("settings", "bias"),
+    [
+        ({"sampler": "mala", "steps": 400, "step_size": 0.2, "warmup": 0}, 0.0),  # which goes by the energy
+        (
+            {"sampler": "langevin", "steps": 1200, "step_size": 0.01},
+            0.01,
+        ),  # and by the gradient; h / 2 of a curvature of 4 at most
+    ],
+    ids=["mala", "langevin"],
+)
+def test_samples_of_a_mixture_have_its_moments_and_shares(
+    settings: dict[str, Any], bias: float, temperature: float, tmp_path: Path
+) -> None:
+    """A bundle, 0.5 |x|^2, and a bowl that is four times as steep, with an eighth of its volume in three dimensions."""
+    n, at = 4000, 1.2
+    wide = load(write_bundle(tmp_path / "m.ebm"), "onnxruntime", threads=1)
+    narrow = bowl(at, 4.0, (3,))
+    weights = np.array([1.0, 4.0])
+    config = SamplerConfig.from_dict({**settings, "temperature": temperature})
+    with compose([wide, narrow], weights.tolist(), kind="mixture", temperature=temperature) as both:
+        samples = both.sample(n, config=config).astype(np.float64)
+    shares = weights * np.array([1.0, 1 / 8])
+    shares /= shares.sum()  # 2/3 and 1/3
+    assert (abs(samples.mean(axis=0) - shares[1] * at) < 4 * samples.std(axis=0) / np.sqrt(n) + bias).all()
+    second = shares @ (temperature * np.array([1.0, 1 / 4]) + np.array([0.0, at]) ** 2)
+    assert (abs((samples**2).mean(axis=0) - second) < 4 * (samples**2).std(axis=0) / np.sqrt(n) + bias).all()
+    # The mean of what a sample says about its part is that part's share, whatever the parts overlap.
+    logits = np.stack([(samples**2).sum(axis=1) / 2, 2 * ((samples - at) ** 2).sum(axis=1)]) / -temperature
+    said = 1 / (1 + weights[0] / weights[1] * np.exp(logits[0] - logits[1]))
+    assert abs(said.mean() - shares[1]) < 4 * said.std() / np.sqrt(n) + bias
 
 
 def test_conditions_are_shared_by_name() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from ebm_export.runtime import SamplerConfig
 
-from .targets import draw, left_mass, two_modes
+from .targets import assert_split_normal, draw, left_mass, split_normal, two_modes
 
 COLD = 0.1
 """A barrier of 1.5 is then fifteen times the temperature."""
@@ -43,3 +45,45 @@ def test_ends_at_the_temperature_itself() -> None:
     sd = np.sqrt(np.average((grid - mean) ** 2, weights=weights))
     assert abs(left.mean() - mean) < 4 * sd / np.sqrt(len(left))
     assert abs(left.std() / sd - 1) < 4 / np.sqrt(len(left))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+@pytest.mark.parametrize(
+    ("settings", "bias"),
+    [
+        ({"sampler": "langevin", "step_size": 0.02, "steps": 800}, 0.04),  # h / 2 of the curvature on the left, 4
+        ({"sampler": "underdamped", "step_size": 0.02, "steps": 300}, 0.02),
+        ({"sampler": "mala", "step_size": 0.2, "steps": 300, "warmup": 0}, 0.0),
+        ({"sampler": "hmc", "step_size": 0.05, "steps": 150, "leapfrog": 5, "warmup": 0}, 0.0),
+    ],
+    ids=lambda value: value["sampler"] if isinstance(value, dict) else "",
+)
+def test_skewed(settings: dict[str, Any], bias: float, temperature: float) -> None:
+    config = SamplerConfig.from_dict({**settings, "temperature": temperature, "anneal": 20.0})
+    assert_split_normal(draw(split_normal, config, (1,), 5000), temperature, 5000, bias)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sampler": "langevin", "step_size": 0.01, "steps": 2400},
+        {"sampler": "underdamped", "step_size": 0.01, "steps": 1000},
+        {"sampler": "mala", "step_size": 0.05, "steps": 1000},
+        {"sampler": "hmc", "step_size": 0.02, "steps": 400, "leapfrog": 5},
+    ],
+    ids=lambda settings: settings["sampler"],
+)
+def test_moments_over_both_modes(settings: dict[str, Any]) -> None:
+    """At a temperature at which chains cross to its end, so that the masses are its own; all start in the lighter mode."""
+    temperature, n = 0.7, 4000
+    config = SamplerConfig.from_dict({**settings, "temperature": temperature, "anneal": 5.0, "warmup": 0})
+    samples = draw(two_modes, config, (1,), n, at=1.0)
+    grid = np.linspace(-4, 4, 80_001)
+    weights = np.exp(-two_modes(grid[:, None])[0] / temperature)
+    mean = np.average(grid, weights=weights)
+    variance = np.average((grid - mean) ** 2, weights=weights)
+    kurtosis = np.average((grid - mean) ** 4, weights=weights) / variance**2
+    assert abs(samples.mean() - mean) < 4 * np.sqrt(variance / n)
+    assert abs(samples.var() / variance - 1) < 4 * np.sqrt((kurtosis - 1) / n)
+    left = left_mass(1 / temperature)
+    assert abs((samples < 0).mean() - left) < 4 * np.sqrt(left * (1 - left) / n)

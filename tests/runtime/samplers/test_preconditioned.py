@@ -8,7 +8,7 @@ from ebm_export.runtime import FunctionEngine, SamplerConfig
 from ebm_export.runtime.run import run_chains
 from ebm_export.runtime.samplers import preconditioned
 
-from .targets import assert_gaussian, assert_gumbel, draw, gaussian, gumbel
+from .targets import assert_gaussian, assert_gumbel, assert_walled, draw, gaussian, gumbel, slope
 
 X = np.random.default_rng(0).standard_normal((5, 2)).astype(np.float32)
 NOISE = np.random.default_rng(1).standard_normal((5, 2)).astype(np.float32)
@@ -106,8 +106,31 @@ class TestStationaryMoments:
         # P has mean 1, and a chain whose P_i is p has variance T / (1 - h p / 2), p between 0 and 2.
         assert_gaussian(samples, 0.5 / (1 - h / 2) * np.eye(2), self.n)
 
-    def test_skewed(self) -> None:
-        # With a single number the preconditioner is 1, and the error that of plain Langevin dynamics.
+    def test_skewed_with_unequal_scales(self) -> None:
+        # s_i x_i is a Gumbel number. The gradient's mean square is s_i^2, so a step of s_i x_i is h times the harmonic mean of
+        # s^2, 0.6, in every direction, up to the damping and to what a chain's own estimate is off by.
+        h, n = 0.015, 3000
+        scales = np.array([4.0, 1.0, 0.5])
+
+        def energy(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            value, grad = gumbel(x * scales.astype(x.dtype))
+            return value, grad * scales.astype(x.dtype)
+
+        config = SamplerConfig(sampler="preconditioned", steps=1600, step_size=h, warmup=800)
+        samples = draw(energy, config, (3,), n) * scales
+        for numbers in samples.T:
+            assert_gumbel(numbers, n, bias=2 * h)
+
+    def test_skewed_without_a_preconditioner(self) -> None:
+        # With a single number it is 1, and the error that of plain Langevin dynamics.
         h = 0.02
         config = SamplerConfig(sampler="preconditioned", steps=800, step_size=h)
         assert_gumbel(draw(gumbel, config, (1,), self.n), self.n, bias=h)
+
+    def test_reflecting_walls(self) -> None:
+        # The flat direction takes steps of nearly 2 h, and the fold shifts a mean as in plain Langevin dynamics.
+        h, n = 0.005, 10_000
+        config = SamplerConfig(
+            sampler="preconditioned", steps=420, step_size=h, warmup=20, bounds=(0, 1), bounds_mode="reflect"
+        )
+        assert_walled(draw(slope, config, (2,), n, at=0.5), n, bias=4 * h)
