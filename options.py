@@ -51,6 +51,7 @@ __all__ = [
     "MemoryLimit",
     "Momentum",
     "Noise",
+    "OodKind",
     "Order",
     "OrderOption",
     "Precision",
@@ -122,6 +123,14 @@ class Init(str, Enum):
     normal = "normal"
     uniform = "uniform"
     data = "data"
+
+
+class OodKind(str, Enum):
+    """By what samples are told from those of the distribution."""
+
+    energy = "energy"
+    gradient = "gradient"
+    typicality = "typicality"
 
 
 class Divergence(str, Enum):

@@ -80,6 +80,10 @@ def sample(
     grad_clip_mode: GradClipMode = None,
     bounds: Bounds = None,
     init: InitOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="FILE.npy [M, *S] that --init data picks starts from; the bundle's own if left out."),
+    ] = None,
     order: OrderOption = None,
     sampler: Sampler = None,
     bounds_mode: BoundsMode = None,
@@ -125,6 +129,7 @@ def sample(
             settings=settings,
             cond=conditions_of(cond),
             n=n,
+            data=array_or_none(data),
             backend=backend,
             precision=precision,
             threads=threads,

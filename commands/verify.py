@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import BundleArgument, JsonOption, Threads
+from ..options import BundleArgument, Cpus, JsonOption, MemoryLimit, Threads, limit_process
 from ..terminal import LOG, print_json, progress, table
 
 __all__ = ["verify"]
@@ -17,9 +17,12 @@ def verify(
     backend: Annotated[str | None, typer.Option(help="Only this backend; every one if left out.")] = None,
     precision: Annotated[str | None, typer.Option(help="Only this precision; every one if left out.")] = None,
     threads: Threads = None,
+    cpus: Cpus = None,
+    memory_limit: MemoryLimit = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare this device's engines with PyTorch's answers, which the bundle carries."""
+    limit_process(cpus, memory_limit)
     from ..runtime.verify_bundle import verify_bundle
 
     with progress() as tell:

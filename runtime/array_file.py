@@ -1,4 +1,4 @@
-"""Reads the .npy files that users give."""
+"""Reads the files of arrays that users give."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from .errors import UsageError
 
-__all__ = ["read_array", "read_given_array"]
+__all__ = ["read_array", "read_given_array", "read_given_energies"]
 
 
 def read_array(path: str | Path) -> np.ndarray:
@@ -50,3 +50,23 @@ def read_given_array(path: str | Path, option: str = "") -> np.ndarray:
         raise UsageError(f"{where}{path} {why}") from error
     except ValueError as error:
         raise UsageError(f"{where}{path}: expected a .npy file with numbers: {error}") from error
+
+
+def read_given_energies(path: str | Path, option: str) -> np.ndarray:
+    """Reads the energies [B] in a file that `ebm-run score --out` wrote.
+
+    Args:
+        path: the file that a user named; never unpickled.
+        option: that named it.
+
+    Raises:
+        UsageError: there is no such file, or nothing of the kind in it.
+    """
+    try:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            energies: np.ndarray = np.asarray(arrays["energy"], np.float64)
+    except FileNotFoundError as error:
+        raise UsageError(f"{option}: there is no file {path}") from error
+    except Exception as error:  # an archive can be damaged in many ways
+        raise UsageError(f"{option}: {path}: expected a FILE.npz that ebm-run score --out wrote: {error}") from error
+    return energies

@@ -42,6 +42,7 @@ class DrawOptions:
     cond: Mapping[str, np.ndarray]
     n: int | None = None
     start: np.ndarray | None = None
+    data: np.ndarray | None = None
     backend: str | None = None
     precision: str | None = None
     threads: int | None = None
@@ -64,6 +65,7 @@ class DrawOptions:
         """What was given of the arguments that `Ebm.sample` has beside seed, settings and conditions."""
         given = {
             "first": self.first or None,
+            "data": self.data,
             "keep": self.keep,
             "known": self.known,
             "diverged": None if self.diverged == "stop" else self.diverged,
@@ -121,7 +123,7 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
     if options.candidates is not None:
         _refuse_beside("--best-of", options, but=("first", "keep", "known", "diverged", "energy_range", "deadline_ms"))
     if options.deadline_ms is not None:
-        _refuse_beside("--deadline-ms", options, but=("deadline_ms", "first", "keep", "known"))
+        _refuse_beside("--deadline-ms", options, but=("deadline_ms", "data", "first", "keep", "known"))
     _check_files(options)
     exact = "fp32" if options.exact else None
     with load(
@@ -134,6 +136,10 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
         fuse=options.fuse,
     ) as ebm:
         sampler = ebm.sampler.replace(**options.settings)
+        if options.data is not None and sampler.init != "data":
+            raise UsageError(
+                f"--data: has no effect on chains that start by --init {sampler.init}; give --init data too"
+            )
         watch = _Watch(tell, options.diverged == "drop")
         callback: Callback = watch
         if sampler.sampler in FUSABLE and not options.exact and not watch.drops:
@@ -169,6 +175,8 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
         "engine": chosen,
         **taken,
     }
+    if options.every is not None:
+        result["states"] = str(options.special["out"])
     if watch.meter.acceptance is not None:
         result["temperature"] = float(temperature_schedule(sampler)[-1])
         result["acceptance"] = watch.meter.acceptance

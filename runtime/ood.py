@@ -20,7 +20,7 @@ from .ebm import Ebm
 from .errors import UsageError
 from .row_norms import square_sums
 
-__all__ = ["Kind", "ood_scores"]
+__all__ = ["Kind", "check_reference", "ood_scores", "scores_of"]
 
 Kind = Literal["energy", "gradient", "typicality"]
 """Which of the scores at the top of this file."""
@@ -50,18 +50,34 @@ def ood_scores(
     Raises:
         UsageError: an argument has a wrong name, type, shape or value.
     """
+    check_reference(kind, reference)
+    return scores_of(kind, *ebm.score(x, **cond), reference)
+
+
+def check_reference(kind: Kind, reference: Any) -> None:
+    """Raises a UsageError where there is no such kind, or the energies of known data are missing, of no use, or none.
+
+    Args:
+        kind: as in `ood_scores`.
+        reference: as there; None where left out.
+    """
     check_choice("kind", kind, get_args(Kind))
     if (reference is None) == (kind == "typicality"):
         raise UsageError(
             "reference: expected energies [M] of data in the distribution with kind='typicality', and nothing elsewhere, "
             f"got {'none' if reference is None else 'some'} with kind={kind!r}"
         )
-    energy, grad = ebm.score(x, **cond)
+    if reference is None:
+        return
+    typical = np.asarray(reference, dtype=np.float64)
+    if typical.ndim != 1 or not typical.size or not np.isfinite(typical).all():
+        raise UsageError(f"reference: expected finite energies [M], M at least 1, got an array {list(typical.shape)}")
+
+
+def scores_of(kind: Kind, energy: np.ndarray, grad: np.ndarray, reference: Any = None) -> np.ndarray:
+    """Returns what `ood_scores` does, of energies [B] and gradients [B, *S] that are known; the other arguments are checked already."""
     if kind == "energy":
         return energy.astype(np.float64)
     if kind == "gradient":
         return np.sqrt(square_sums(grad))
-    typical = np.asarray(reference, dtype=np.float64)
-    if typical.ndim != 1 or not typical.size or not np.isfinite(typical).all():
-        raise UsageError(f"reference: expected finite energies [M], M at least 1, got an array {list(typical.shape)}")
-    return np.asarray(np.abs(energy - typical.mean()))
+    return np.asarray(np.abs(energy - np.asarray(reference, dtype=np.float64).mean()))

@@ -92,7 +92,7 @@ def start_states(
             raise UsageError(
                 'init="data" starts chains from given states and there are none: pass data= an array '
                 f"[M, {', '.join(map(str, shape))}], or another init (normal, uniform); on the command line export with "
-                "--calibration-data FILE.npy, or give states to ebm-run refine"
+                "--calibration-data FILE.npy, or give ebm-run sample --data FILE.npy"
             )
         # A float32 uniform is a multiple of 2**-24 below 1, so the product in float64 stays below M.
         fractions = NoiseSource(seed, Stream.DATA, attempt).uniform(0, chains, ())

@@ -277,6 +277,69 @@ class TestRun:
             assert run.stderr.startswith(f"error: {name}: expected a .npy file with numbers: ")
             assert len(run.stderr.splitlines()) == 1
 
+    def test_scores_of_other_kinds(self, folder: Path) -> None:
+        x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+        for name, rows in (("known.npy", x), ("odd.npy", 3 * x)):
+            np.save(folder / name, rows)
+        run = command("ebm-run", "score", "model.ebm", "known.npy", "--out", "known.npz", cwd=folder)
+        assert run.returncode == 0, run.stderr
+        with np.load(folder / "known.npz") as written:
+            assert sorted(written) == ["energy", "grad"]
+            usual = written["energy"].mean()
+        score = ("ebm-run", "score", "model.ebm", "odd.npy", "--out", "odd.npz", "--cpus", "0", "--memory-limit", "8G")
+        for options in (("--kind", "gradient"), ("--kind", "typicality", "--reference", "known.npz")):
+            run = command(*score, *options, cwd=folder)
+            assert run.returncode == 0, run.stderr
+            with np.load(folder / "odd.npz") as written:
+                expected = {
+                    "gradient": np.linalg.norm(written["grad"], axis=1),
+                    "typicality": abs(written["energy"] - usual),
+                }[options[1]]
+                np.testing.assert_allclose(written["score"], expected, rtol=1e-5)
+                assert [float(line) for line in run.stdout.split()] == pytest.approx(written["score"], rel=1e-4)
+                said = json.loads(command(*score, *options, "--json", cwd=folder).stdout)
+                assert said == {"energy": written["energy"].tolist(), "score": written["score"].tolist()}
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            (("--kind", "typicality"), "reference: expected energies [M] of data in the distribution"),
+            (("--reference", "y.npz"), "--reference: there is no file y.npz"),
+            (("--reference", "."), "--reference: .: expected a FILE.npz that ebm-run score --out wrote"),
+            (("--reference", "model.pt"), "--reference: model.pt: expected a FILE.npz that ebm-run score --out wrote"),
+            (("--reference", "e.npz"), "--reference: expected energies [M] of data in the distribution with kind="),
+            (("--kind", "typicality", "--reference", "e.npz"), "--reference: expected finite energies [M], M at least"),
+            (("--cpus", "999999"), "--cpus 999999: this process may use"),
+        ],
+    )
+    def test_scores_that_cannot_be(self, folder: Path, given: tuple[str, ...], said: str) -> None:
+        np.save(folder / "known.npy", np.zeros((5, 3), np.float32))
+        np.savez(folder / "e.npz", energy=np.zeros(0))
+        run = command("ebm-run", "score", "model.ebm", "known.npy", *given, cwd=folder)
+        assert run.returncode == 2 and len(run.stderr.splitlines()) == 1
+        assert f"error: {said}" in run.stderr
+
+    def test_verify_keeps_to_its_cpus(self, folder: Path) -> None:
+        limits = ("--cpus", "0", "--memory-limit", "8G")
+        assert command("ebm-run", "verify", "model.ebm", *limits, cwd=folder).returncode == 0
+        run = command("ebm-run", "verify", "model.ebm", "--cpus", "x", cwd=folder)
+        assert run.returncode == 2 and "--cpus: expected numbers and ranges" in run.stderr
+
+    def test_chains_start_from_data(self, folder: Path) -> None:
+        data = np.full((3, 3), 7, np.float32) + np.arange(3, dtype=np.float32)[:, None]
+        np.save(folder / "data.npy", data)
+        start = ("ebm-run", "sample", "model.ebm", "-n", 20, "--data", "data.npy", "--out", "started.npy")
+        still = ("--init", "data", "--steps", 1, "--step-size", 1e-9, "--noise", 0)
+        assert command(*start, *still, cwd=folder).returncode == 0
+        np.testing.assert_allclose(np.unique(np.load(folder / "started.npy")), [7, 8, 9], rtol=1e-5)
+        assert command(*start, *still, "--deadline-ms", 5000, cwd=folder).returncode == 0
+        np.testing.assert_allclose(np.unique(np.load(folder / "started.npy")), [7, 8, 9], rtol=1e-5)
+        run = command(*start, cwd=folder)
+        assert run.returncode == 2
+        assert "error: --data: has no effect on chains that start by --init normal; give --init data" in run.stderr
+        run = command(*start, *still, "--best-of", 2, cwd=folder)
+        assert run.returncode == 2 and "--best-of cannot be combined with --data" in run.stderr
+
     def test_states_of_another_shape_are_called_as_in_the_help(self, folder: Path) -> None:
         np.save(folder / "wide.npy", np.zeros((2, 4), np.float32))
         run = command("ebm-run", "refine", "model.ebm", "wide.npy", cwd=folder)
@@ -432,9 +495,11 @@ class TestRun:
             "long.npy",
             "--checkpoint",
             "run.ckpt",
+            "--json",
         )
         run = command(*arguments, cwd=folder)
         assert run.returncode == 0, run.stderr
+        assert json.loads(run.stdout)["states"] == "long.states.npy"
         assert not (folder / "run.ckpt").exists(), "the samples are written"
         rows = np.load(folder / "long.states.npy")
         assert rows.shape == (3, 4, 3)
@@ -626,7 +691,7 @@ class TestRun:
             (("--cond", "centre=a.npy", "--keep", "keep.npy"), "on the command line --known FILE.npy"),
             (
                 ("--cond", "centre=a.npy", "--init", "data"),
-                "on the command line export with --calibration-data FILE.npy",
+                "on the command line export with --calibration-data FILE.npy, or give ebm-run sample --data FILE.npy",
             ),
         ],
     )
