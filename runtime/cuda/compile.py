@@ -11,8 +11,8 @@ from ..errors import EbmExportError, MissingBackend
 __all__ = ["compile_kernels"]
 
 _FOLDER = Path(__file__).parent
-_SOURCE = "langevin.cu"
-_HEADERS = ("noise.cuh", "update.cuh")
+_SOURCE = "kernels.cu"
+_HEADERS = ("langevin.cuh", "loop.cuh", "noise.cuh", "update.cuh")
 # A product and a sum stay two roundings, as in numpy, so that a step gives the same bits as on the host.
 _OPTIONS = ("--std=c++17", "--fmad=false")
 _MISSING = (

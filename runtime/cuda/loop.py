@@ -5,7 +5,7 @@ Position, noise, gradient, scale and the schedules lie in device memory; the hos
     drift-noise:   move (noise and drift) -> engine -> measure
     noise-drift:   move (noise) -> engine -> measure -> move (drift)
 
-with the kernels of langevin.cu. While the engine works, a second stream draws the noise of the next step. Up to
+with the kernels of kernels.cu. While the engine works, a second stream draws the noise of the next step. Up to
 `GRAPH_STEPS` steps are captured into one CUDA graph that is launched again and again: it counts the steps itself, in device
 memory, and reads settings, seed and schedules from there, so that it also serves later calls with chains of the same number.
 

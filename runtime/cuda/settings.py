@@ -1,4 +1,4 @@
-"""What the kernels read from device memory: the `Loop` of langevin.cu, field by field."""
+"""What the kernels read from device memory: the `Loop` of loop.cuh, field by field."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..noise import BLOCK_NUMBERS
 __all__ = ["THREADS", "Loop", "loop_settings"]
 
 THREADS = 256
-"""Threads in a thread block of every kernel, as in langevin.cu."""
+"""Threads in a thread block of every kernel, as in loop.cuh."""
 
 _WORK = 8  # numbers of a row for each thread of `measure`, where the row is long enough
 
@@ -20,7 +20,7 @@ _BOUNDS = {"project": 1, "reflect": 2}
 
 
 class Loop(ctypes.Structure):
-    """The struct of the same name in langevin.cu, which says what the fields mean; pointers are device addresses."""
+    """The struct of the same name in loop.cuh, which says what the fields mean; pointers are device addresses."""
 
     _fields_ = [
         *(

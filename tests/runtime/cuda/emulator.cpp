@@ -64,7 +64,7 @@ static inline int __syncthreads_or(int condition)
     return any_of_last;
 }
 
-#include "langevin.cu"
+#include "kernels.cu"
 
 static void (*kernel)(void **);
 static void **arguments;

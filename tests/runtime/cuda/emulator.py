@@ -20,7 +20,7 @@ FIRST, LAST, SHUFFLED = 0, 1, 2
 
 
 class Emulator:
-    """The kernels of langevin.cu, each launch run at once."""
+    """The kernels of kernels.cu, each launch run at once."""
 
     def __init__(self, folder: Path) -> None:
         library = folder / "emulator.so"

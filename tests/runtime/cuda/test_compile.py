@@ -40,13 +40,13 @@ def test_every_kernel_compiles_without_a_warning(architecture: str) -> None:
 
 
 def test_a_gpu_that_nvrtc_does_not_know() -> None:
-    with pytest.raises(EbmExportError, match=r"NVRTC \d+\.\d+ does not compile langevin\.cu for sm_20: .*architecture"):
+    with pytest.raises(EbmExportError, match=r"NVRTC \d+\.\d+ does not compile kernels\.cu for sm_20: .*architecture"):
         compile_kernels("sm_20")
 
 
 def test_a_fault_in_the_source_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    for name in ("langevin.cu", "noise.cuh", "update.cuh"):
-        (tmp_path / name).write_bytes((compilation._FOLDER / name).read_bytes())
+    for path in (*compilation._FOLDER.glob("*.cu"), *compilation._FOLDER.glob("*.cuh")):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "update.cuh").write_text("no C at all\n")
     monkeypatch.setattr(compilation, "_FOLDER", tmp_path)
     with pytest.raises(EbmExportError, match=r"for sm_90: update\.cuh\(1\): error"):
@@ -54,9 +54,9 @@ def test_a_fault_in_the_source_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_a_warning_reaches_the_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    for name in ("langevin.cu", "noise.cuh", "update.cuh"):
-        (tmp_path / name).write_bytes((compilation._FOLDER / name).read_bytes())
-    with (tmp_path / "langevin.cu").open("a") as source:
+    for path in (*compilation._FOLDER.glob("*.cu"), *compilation._FOLDER.glob("*.cuh")):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with (tmp_path / "kernels.cu").open("a") as source:
         source.write("__global__ void nothing() { int unused_number; }\n")
     monkeypatch.setattr(compilation, "_FOLDER", tmp_path)
     assert "unused_number" in compile_kernels("sm_90")[1]

@@ -1,6 +1,6 @@
 """The loop on the GPU gives what the loop on the host gives.
 
-The kernels are those of langevin.cu, the calls those of `TensorRtEngine` and `CudaLoop`; the GPU, CUDA's runtime and the
+The kernels are those of kernels.cu, the calls those of `TensorRtEngine` and `CudaLoop`; the GPU, CUDA's runtime and the
 plan are stand-ins that run on the host. What this cannot show is that a GPU and TensorRT do as they do.
 """
 

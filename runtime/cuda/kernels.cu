@@ -1,46 +1,11 @@
-// Langevin steps around a score graph that runs on the same GPU; loop.py launches them.
+// Steps of chains around a score graph that runs on the same GPU; loop.py launches them.
 //
-// Everything a kernel needs stands in one `Loop` in device memory: the launches of a step are the same for every seed,
-// schedule and setting, so one CUDA graph serves them all. A step's number is `Loop::step` plus the `ahead` of its launch.
+// Here stand the kernels that serve every sampler; those that move its chains stand in a header of the sampler's name.
 
 #include "noise.cuh"
 #include "update.cuh"
-
-#define THREADS 256
-#define WORDS 8                   // 32-bit words that a thread works out at a time: one Philox counter
-#define ROUND (THREADS * WORDS)
-
-enum Parts { WITH_NOISE = 1, WITH_DRIFT = 2 };
-
-struct Loop {
-    float *position;              // [rows, size], the engine's input x
-    const float *grad;            // [rows, size], the engine's answer: scale * dE/dx
-    const float *energy;          // [rows], the engine's answer
-    float *scale;                 // [rows], the engine's input grad_scale
-    float *answer_scale;          // [rows], the scale that `grad` came with
-    float *factor;                // [rows], by which clipping shortens the gradient
-    float *noise;                 // [rows, size], for the step to come
-    const float *free;            // [rows, size], 1 where a number may move, else 0; null where all may
-    float *best;                  // [rows, size], position of lowest energy so far; null where nobody asks
-    float *best_energy;           // [rows]
-    int *lost;                    // [rows], number of steps after which a chain was first not well, or -1
-    int *lost_count;              // rows that have such a number
-    volatile int *told;           // the same number in the host's memory
-    const float *step_size;       // [steps]
-    const float *sigma;           // [steps]
-    const Tables *tables;
-    unsigned long long seed, stream;
-    long long first_chain;
-    double low, high;             // bounds
-    double limit;                 // of clipping
-    double lowest, highest;       // energy of a chain that is well
-    double highest_scale;         // of the running scale; 0 where the scale stays
-    int step, steps;
-    unsigned rows, size;          // chains here, and numbers in one
-    unsigned block_chains;        // chains in a block of noise
-    unsigned lanes;               // threads for one row in `measure`: a power of two, at most THREADS
-    int clip, bounds;             // enum Clip, enum Bounds
-};
+#include "loop.cuh"
+#include "langevin.cuh"
 
 // Fills `noise` for a step. One thread block for each block of chains.
 //
@@ -111,33 +76,6 @@ extern "C" __global__ void draw(const Loop *loop, int ahead)
         drawn += counts[THREADS - 1];
         entry = ends[THREADS - 1];
         __syncthreads();  // before the next round writes over what others still read
-    }
-}
-
-// Moves the positions: by the noise, by the gradient, or by both at once.
-extern "C" __global__ void move(const Loop *loop, int ahead, int parts)
-{
-    const int step = loop->step + ahead;
-    if (step >= loop->steps || parts == 0)
-        return;
-    const unsigned numbers = loop->rows * loop->size;
-    const float sigma = loop->sigma[step], step_size = loop->step_size[step];
-    const float limit = static_cast<float>(loop->limit);
-    for (unsigned i = blockIdx.x * THREADS + threadIdx.x; i < numbers; i += gridDim.x * THREADS) {
-        const float mask = loop->free ? loop->free[i] : 1.0f;
-        float value = loop->position[i];
-        if (parts & WITH_NOISE)
-            value = loop->noise[i] * mask * sigma + value;
-        if (parts & WITH_DRIFT) {
-            const unsigned row = i / loop->size;
-            float grad = loop->grad[i] / loop->answer_scale[row] * mask;
-            if (loop->clip == CLIP_VALUE)
-                grad = limited(grad, -limit, limit);
-            else if (loop->clip == CLIP_NORM)
-                grad *= loop->factor[row];
-            value -= grad * step_size;
-        }
-        loop->position[i] = confined(value, loop->bounds, loop->low, loop->high);
     }
 }
 

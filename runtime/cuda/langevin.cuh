@@ -1,0 +1,30 @@
+// What moves chains of runtime/samplers/langevin.py.
+
+enum Parts { WITH_NOISE = 1, WITH_DRIFT = 2 };
+
+// Moves the positions: by the noise, by the gradient, or by both at once.
+extern "C" __global__ void move(const Loop *loop, int ahead, int parts)
+{
+    const int step = loop->step + ahead;
+    if (step >= loop->steps || parts == 0)
+        return;
+    const unsigned numbers = loop->rows * loop->size;
+    const float sigma = loop->sigma[step], step_size = loop->step_size[step];
+    const float limit = static_cast<float>(loop->limit);
+    for (unsigned i = blockIdx.x * THREADS + threadIdx.x; i < numbers; i += gridDim.x * THREADS) {
+        const float mask = loop->free ? loop->free[i] : 1.0f;
+        float value = loop->position[i];
+        if (parts & WITH_NOISE)
+            value = loop->noise[i] * mask * sigma + value;
+        if (parts & WITH_DRIFT) {
+            const unsigned row = i / loop->size;
+            float grad = loop->grad[i] / loop->answer_scale[row] * mask;
+            if (loop->clip == CLIP_VALUE)
+                grad = limited(grad, -limit, limit);
+            else if (loop->clip == CLIP_NORM)
+                grad *= loop->factor[row];
+            value -= grad * step_size;
+        }
+        loop->position[i] = confined(value, loop->bounds, loop->low, loop->high);
+    }
+}
