@@ -96,7 +96,7 @@ class BestRuns:
             call: makes such a run of n chains; it takes `config` and `deadline_ms`.
         """
         loop = None
-        if config.sampler == "langevin" and config.order == "drift-noise":
+        if hindrance(config) is None and knows_energies(config):
             loop = engine.device_loop()
         with contextlib.suppress(
             DivergenceError

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from .config import SamplerConfig
 
-__all__ = ["BestOnDevice", "DeviceLoop", "Handover"]
+__all__ = ["SAMPLERS", "BestOnDevice", "DeviceLoop", "Handover"]
+
+SAMPLERS = ("langevin", "optimize")
+"""What a device loop can run."""
 
 
 class Handover(NamedTuple):
@@ -20,8 +23,9 @@ class Handover(NamedTuple):
     engine's memory: conditions and gradient scale are taken from there.
 
     Attributes:
-        config: the sampler's settings; `sampler` is "langevin".
+        config: the sampler's settings; `sampler` is one of `SAMPLERS`.
         position: [B, *S] float32, C-contiguous.
+        carried: what else the sampler's `State` has beside energy and gradient, by its name there; [B, *S], C-contiguous.
         done: steps already taken.
         key: of the noise, `NoiseSource.key`.
         chains: numbers of these chains in the noise.
@@ -34,6 +38,7 @@ class Handover(NamedTuple):
 
     config: SamplerConfig
     position: np.ndarray
+    carried: Mapping[str, np.ndarray]
     done: int
     key: tuple[int, int]
     chains: range
@@ -61,7 +66,7 @@ class BestOnDevice(NamedTuple):
 
 
 class DeviceLoop(ABC):
-    """Overdamped Langevin dynamics on the device of an engine, see `samplers/langevin.py` for the steps.
+    """The `SAMPLERS` on the device of an engine, see `samplers/` for their steps.
 
     It gives the samples of the loop on the host, from the same noise, up to the rounding of sums over a sample.
     """

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from .config import SamplerConfig
+from .device_loop import SAMPLERS
 from .ebm import Ebm
 from .engine import Engine
 from .errors import DivergenceError
@@ -34,7 +35,7 @@ def check_device_loop(
     Args:
         engine: an open engine.
         model: what its energy takes.
-        config: the sampler's settings; the sampler is Langevin, whatever they say.
+        config: the sampler's settings; where their sampler has no such loop, it is Langevin.
         golden: as in `verify.check_engine`; the chains start from its first stage.
 
     Returns:
@@ -46,7 +47,8 @@ def check_device_loop(
     rows = slice(0, _CHAINS)
     start = golden["x"][0][rows]
     cond = {name.removeprefix("cond."): array[0][rows] for name, array in golden.items() if name.startswith("cond.")}
-    ebm = Ebm(engine, model, config.replace(sampler="langevin", steps=STEPS, warmup=None))
+    sampler = config.sampler if config.sampler in SAMPLERS else "langevin"
+    ebm = Ebm(engine, model, config.replace(sampler=sampler, steps=STEPS, warmup=None))
     try:
         host = ebm.refine(start, cond=cond, callback=on_the_host)
     except DivergenceError:

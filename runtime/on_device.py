@@ -10,8 +10,9 @@ import numpy as np
 from .chain import rows_of
 from .chain_numbers import Chains, shifted
 from .config import SamplerConfig
-from .device_loop import DeviceLoop, Handover
+from .device_loop import SAMPLERS, DeviceLoop, Handover
 from .divergence import stop_if_diverged
+from .method import knows_energies
 from .progress import Callback, Progress
 
 __all__ = ["finish_on_device", "hand_over", "hindrance"]
@@ -24,8 +25,8 @@ def hindrance(config: SamplerConfig, **asked: Any) -> str | None:
         config: the sampler's settings.
         **asked: arguments of `run_chains`.
     """
-    if config.sampler != "langevin":
-        return f'the sampler "{config.sampler}" has no loop there, "langevin" does'
+    if config.sampler not in SAMPLERS:
+        return f'the sampler "{config.sampler}" has no loop there'
     words = {
         "exact": "exact sampling asks two engines",
         "switches": "precisions change over the steps",
@@ -48,11 +49,13 @@ def hand_over(
     first: int = 0,
 ) -> Handover:
     """Returns what a device loop goes on from; `now` is of the engine's last call; `free` and `first` as in `run_chains`."""
-    position = np.ascontiguousarray(now.state.position, dtype=np.float32)
+    state = now.state._asdict()
+    position = np.ascontiguousarray(state.pop("position"), dtype=np.float32)
+    carried = {name: np.ascontiguousarray(array) for name, array in state.items() if name not in ("energy", "grad")}
     mask = None if free is None else np.ascontiguousarray(rows_of(free, now.chains, 1), dtype=np.float32)
     chains = shifted(now.chains, first)
     assert isinstance(chains, range)
-    return Handover(config, position, now.done, key, chains, mask, highest_scale, stop, energy_range, tell)
+    return Handover(config, position, carried, now.done, key, chains, mask, highest_scale, stop, energy_range, tell)
 
 
 def finish_on_device(
@@ -75,7 +78,7 @@ def finish_on_device(
         where they are.
     """
     now = next(steps)
-    if config.order == "noise-drift":  # which evaluates nothing before its first step
+    if not knows_energies(config):  # nothing is evaluated before the first step
         now = next(steps)
     position: np.ndarray = now.state.position
     seen = np.full(len(chains), -1)

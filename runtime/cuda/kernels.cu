@@ -5,7 +5,9 @@
 #include "noise.cuh"
 #include "update.cuh"
 #include "loop.cuh"
+#include "gradient.cuh"
 #include "langevin.cuh"
+#include "optimize.cuh"
 
 // Fills `noise` for a step. One thread block for each block of chains.
 //

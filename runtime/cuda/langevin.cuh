@@ -10,20 +10,13 @@ extern "C" __global__ void move(const Loop *loop, int ahead, int parts)
         return;
     const unsigned numbers = loop->rows * loop->size;
     const float sigma = loop->sigma[step], step_size = loop->step_size[step];
-    const float limit = static_cast<float>(loop->limit);
     for (unsigned i = blockIdx.x * THREADS + threadIdx.x; i < numbers; i += gridDim.x * THREADS) {
-        const float mask = loop->free ? loop->free[i] : 1.0f;
         float value = loop->position[i];
         if (parts & WITH_NOISE)
-            value = loop->noise[i] * mask * sigma + value;
+            value = loop->noise[i] * (loop->free ? loop->free[i] : 1.0f) * sigma + value;
         if (parts & WITH_DRIFT) {
             const unsigned row = i / loop->size;
-            float grad = loop->grad[i] / loop->answer_scale[row] * mask;
-            if (loop->clip == CLIP_VALUE)
-                grad = limited(grad, -limit, limit);
-            else if (loop->clip == CLIP_NORM)
-                grad *= loop->factor[row];
-            value -= grad * step_size;
+            value -= clipped(loop, gradient(loop, i, row), row) * step_size;
         }
         loop->position[i] = confined(value, loop->bounds, loop->low, loop->high);
     }

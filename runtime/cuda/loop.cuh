@@ -15,6 +15,7 @@ struct Loop {
     float *answer_scale;          // [rows], the scale that `grad` came with
     float *factor;                // [rows], by which clipping shortens the gradient
     float *noise;                 // [rows, size], for the step to come
+    float *velocity;              // [rows, size]; null where the sampler has none
     const float *free;            // [rows, size], 1 where a number may move, else 0; null where all may
     float *best;                  // [rows, size], position of lowest energy so far; null where nobody asks
     float *best_energy;           // [rows]
@@ -22,7 +23,8 @@ struct Loop {
     int *lost_count;              // rows that have such a number
     volatile int *told;           // the same number in the host's memory
     const float *step_size;       // [steps]
-    const float *sigma;           // [steps]
+    const float *sigma;           // [steps]; null where the sampler has no noise
+    const float *kept;            // [steps], the share of a velocity that is kept; null where the sampler has none
     const Tables *tables;
     unsigned long long seed, stream;
     long long first_chain;

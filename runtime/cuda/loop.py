@@ -1,17 +1,18 @@
-"""Langevin dynamics on the GPU around a TensorRT engine.
+"""Samplers without rejection on the GPU around a TensorRT engine.
 
 Position, noise, gradient, scale and the schedules lie in device memory; the host only puts work into a stream. One step is
 
-    drift-noise:   move (noise and drift) -> engine -> measure
-    noise-drift:   move (noise) -> engine -> measure -> move (drift)
+    langevin, drift-noise:   move (noise and drift) -> engine -> measure
+    langevin, noise-drift:   move (noise) -> engine -> measure -> move (drift)
+    optimize:                descend -> engine -> measure
 
 with the kernels of kernels.cu. While the engine works, a second stream draws the noise of the next step. Up to
 `GRAPH_STEPS` steps are captured into one CUDA graph that is launched again and again: it counts the steps itself, in device
 memory, and reads settings, seed and schedules from there, so that it also serves later calls with chains of the same number.
 
 Nothing is copied to the host before the end. Each graph writes one number into the host's memory, how many chains are no
-longer well, and the host looks at it two graphs later, so that the GPU never waits for it. What the kernels compute is what runtime/noise.py, runtime/gradient_scale.py and
-runtime/samplers/langevin.py do.
+longer well, and the host looks at it two graphs later, so that the GPU never waits for it. What the kernels compute is what runtime/noise.py, runtime/gradient_scale.py
+and runtime/samplers do.
 
 This has not run on a GPU yet. The kernels have been compiled for sm_87, sm_90 and sm_110 and have run on a CPU, thread by
 thread, under this loop and a stand-in for the CUDA runtime (tests/runtime/cuda).
@@ -26,9 +27,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..config import SamplerConfig
 from ..device_loop import BestOnDevice, DeviceLoop, Handover
 from ..errors import EbmExportError
-from ..schedule import noise_schedule, spread
+from ..fused_steps import ports, series_of
+from ..method import knows_energies
 from ..ziggurat import ziggurat_tables
 from .kernels import Kernels
 from .settings import THREADS, Loop, loop_settings
@@ -44,6 +47,23 @@ _NOISE, _DRIFT = 1, 2  # enum Parts
 _MOVE_BLOCKS = 1024  # at most; a thread then takes several numbers
 
 
+_SERIES = {"momentum": "kept"}  # names of `fused_steps.Ports.series` whose field is called otherwise
+
+
+class _Moves(NamedTuple):
+    """The kernels that move a sampler's chains, each with the numbers that it takes after a step's.
+
+    Attributes:
+        before: what goes before the engine.
+        after: what goes after it; None where nothing does.
+        noise: whether there is noise to draw.
+    """
+
+    before: tuple[Any, ...]
+    after: tuple[Any, ...] | None = None
+    noise: bool = True
+
+
 class _Shape(NamedTuple):
     """What the launches of a step depend on; a graph serves every run with the same."""
 
@@ -51,7 +71,7 @@ class _Shape(NamedTuple):
     move_blocks: int
     draw_blocks: int
     measure_blocks: int
-    drift_first: bool
+    moves: _Moves
     steps: int
 
 
@@ -97,7 +117,7 @@ class CudaLoop(DeviceLoop):
         sent = self._send(start)  # what is copied from must live until the stream is waited for, below
         shape = _shape(start, sent[0])
         remaining = start.config.steps - start.done
-        graph = self._begin(shape)
+        graph = self._begin(shape, remaining)
         replays = 0 if graph is None else remaining // shape.steps
         left = remaining - replays * shape.steps
         for replay in range(replays):
@@ -123,7 +143,7 @@ class CudaLoop(DeviceLoop):
         shape = _shape(start, sent[0])._replace(
             steps=1
         )  # the host waits for each step: whoever has a deadline looks at a clock
-        graph = self._begin(shape)
+        graph = self._begin(shape, start.config.steps - start.done)
         lost = np.empty(len(best), dtype=np.int32)
         done = start.done
         while True:
@@ -166,12 +186,14 @@ class CudaLoop(DeviceLoop):
             self._side = None
         self._kernels.close()
 
-    def _begin(self, shape: _Shape) -> Any:
-        """Draws the first step's noise and looks at the start; returns the graph, as `_graph_of` does."""
-        self._launch("draw", shape.draw_blocks, self._stream, 0)
+    def _begin(self, shape: _Shape, remaining: int) -> Any:
+        """Draws the first of the remaining steps' noise and looks at the start; returns the graph, as `_graph_of` does."""
+        if shape.moves.noise:
+            self._launch("draw", shape.draw_blocks, self._stream, 0)
         self._launch("measure", shape.measure_blocks, self._stream, 0)
         # These do nothing: CUDA loads a kernel at its first launch, which it may not do while it captures.
-        self._launch("move", 1, self._stream, 0, 0)
+        for name, *numbers in filter(None, (shape.moves.before, shape.moves.after)):
+            self._launch(name, 1, self._stream, remaining, *numbers)
         self._launch("advance", 1, self._stream, 0)
         return self._graph_of(shape)
 
@@ -197,22 +219,20 @@ class CudaLoop(DeviceLoop):
         loop.grad, loop.energy = self._addresses["grad"], self._addresses["energy"]
         for name in ("answer_scale", "factor", "lost"):
             setattr(loop, name, self._reserve(name, 4 * loop.rows))
-        loop.noise = self._reserve("noise", position.nbytes)
         loop.told = int(self._call("cudaHostGetDevicePointer", self._told, 0))
         if start.energy_range is not None:
             loop.lowest, loop.highest = start.energy_range
         loop.lost_count = self._reserve("lost_count", 4)
-        for address, byte, size in (
-            (loop.noise, 0, position.nbytes),  # a step without noise multiplies what is there by zero
-            (loop.lost, 0xFF, 4 * loop.rows),  # -1
-            (loop.lost_count, 0, 4),
-        ):
+        memsets = [(loop.lost, 0xFF, 4 * loop.rows), (loop.lost_count, 0, 4)]  # -1, and 0
+        copies = {**start.carried}
+        for name, numbers in series_of(config, ports(config.sampler, config.order).series).items():
+            copies[_SERIES.get(name, name)] = np.ascontiguousarray(numbers)
+        if _moves(config).noise:
+            copies["tables"] = ziggurat_tables()
+            loop.noise = self._reserve("noise", position.nbytes)
+            memsets.append((loop.noise, 0, position.nbytes))  # a step without noise multiplies what is there by zero
+        for address, byte, size in memsets:
             self._call("cudaMemsetAsync", address, byte, size, self._stream)
-        copies = {
-            "tables": ziggurat_tables(),
-            "step_size": spread(config.step_size, config.steps).astype(np.float32),
-            "sigma": noise_schedule(config).astype(np.float32),
-        }
         if start.free is not None:
             copies["free"] = start.free
         if best_energy is not None:
@@ -245,7 +265,10 @@ class CudaLoop(DeviceLoop):
                         self._step(shape, ahead)
                     self._launch("advance", 1, self._stream, shape.steps)
                 except EbmExportError:
-                    self._cuda.cudaStreamEndCapture(self._stream)  # it fails as well; the first error says why
+                    # It fails as well where that broke the capture, else there is a graph; the first error says why.
+                    status, *graph = self._cuda.cudaStreamEndCapture(self._stream)
+                    if int(status) == 0:
+                        self._cuda.cudaGraphDestroy(*graph)
                     raise
                 graph = self._call("cudaStreamEndCapture", self._stream)
                 try:
@@ -260,16 +283,19 @@ class CudaLoop(DeviceLoop):
 
     def _step(self, shape: _Shape, ahead: int) -> None:
         """Puts one step into the stream; `ahead` is its number after that of the loop."""
-        self._launch("move", shape.move_blocks, self._stream, ahead, _NOISE | _DRIFT if shape.drift_first else _NOISE)
-        self._call("cudaEventRecord", self._events["fork"], self._stream)
-        self._call("cudaStreamWaitEvent", self._side, self._events["fork"], 0)
-        self._launch("draw", shape.draw_blocks, self._side, ahead + 1)
-        self._call("cudaEventRecord", self._events["join"], self._side)
+        before, after, noise = shape.moves
+        self._launch(before[0], shape.move_blocks, self._stream, ahead, *before[1:])
+        if noise:
+            self._call("cudaEventRecord", self._events["fork"], self._stream)
+            self._call("cudaStreamWaitEvent", self._side, self._events["fork"], 0)
+            self._launch("draw", shape.draw_blocks, self._side, ahead + 1)
+            self._call("cudaEventRecord", self._events["join"], self._side)
         self._execute()
         self._launch("measure", shape.measure_blocks, self._stream, ahead + 1)
-        if not shape.drift_first:
-            self._launch("move", shape.move_blocks, self._stream, ahead, _DRIFT)
-        self._call("cudaStreamWaitEvent", self._stream, self._events["join"], 0)
+        if after is not None:
+            self._launch(after[0], shape.move_blocks, self._stream, ahead, *after[1:])
+        if noise:
+            self._call("cudaStreamWaitEvent", self._stream, self._events["join"], 0)
 
     def _lost_by(self, event: str) -> int:
         """Waits for an event, and says how many chains were lost by then, or a little later."""
@@ -303,6 +329,14 @@ class CudaLoop(DeviceLoop):
         return address
 
 
+def _moves(config: SamplerConfig) -> _Moves:
+    if config.sampler == "optimize":
+        return _Moves(("descend",), noise=False)
+    if not knows_energies(config):
+        return _Moves(("move", _NOISE), ("move", _DRIFT))
+    return _Moves(("move", _NOISE | _DRIFT))
+
+
 def _shape(start: Handover, loop: Loop) -> _Shape:
     numbers = loop.rows * loop.size
     first_block, last_block = start.chains.start // loop.block_chains, (start.chains.stop - 1) // loop.block_chains
@@ -311,6 +345,6 @@ def _shape(start: Handover, loop: Loop) -> _Shape:
         move_blocks=min(-(-numbers // THREADS), _MOVE_BLOCKS),
         draw_blocks=last_block - first_block + 1,
         measure_blocks=-(-loop.rows // (THREADS // loop.lanes)),
-        drift_first=start.config.order == "drift-noise",
+        moves=_moves(start.config),
         steps=min(GRAPH_STEPS, start.config.steps - start.done),
     )

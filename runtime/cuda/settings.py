@@ -26,8 +26,8 @@ class Loop(ctypes.Structure):
         *(
             (name, ctypes.c_uint64)
             for name in (
-                *("position", "grad", "energy", "scale", "answer_scale", "factor", "noise", "free"),
-                *("best", "best_energy", "lost", "lost_count", "told", "step_size", "sigma", "tables"),
+                *("position", "grad", "energy", "scale", "answer_scale", "factor", "noise", "velocity", "free"),
+                *("best", "best_energy", "lost", "lost_count", "told", "step_size", "sigma", "kept", "tables"),
                 *("seed", "stream"),
             )
         ),

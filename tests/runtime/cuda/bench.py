@@ -31,6 +31,13 @@ def cliff(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(x[:, 0, 0] > 2, np.inf, energy), grad
 
 
+def pushed(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same, with a slope that pushes the first number over the edge from 1.5 on."""
+    energy, grad = cliff(x)
+    grad[:, 0, 0] -= np.where(x[:, 0, 0] > 1.5, 9, 0)
+    return energy, grad
+
+
 def ignored(progress: Any) -> None:
     """A callback: with one, every step goes through the host."""
 
@@ -46,7 +53,7 @@ class Bench:
         self.gpu.log.clear()
         self.gpu.launched.clear()
         device = self.ebm.sample(n, **keywords)
-        assert "move" in self.gpu.launched
+        assert "measure" in self.gpu.launched
         log, launched = list(self.gpu.log), list(self.gpu.launched)
         self.gpu.launched.clear()
         host = self.ebm.sample(n, callback=ignored, **keywords)

@@ -81,6 +81,7 @@ template <typename T> static T argument(void **all, int index) { return *static_
 
 static void run_draw(void **a) { draw(argument<const Loop *>(a, 0), argument<int>(a, 1)); }
 static void run_move(void **a) { move(argument<const Loop *>(a, 0), argument<int>(a, 1), argument<int>(a, 2)); }
+static void run_descend(void **a) { descend(argument<const Loop *>(a, 0), argument<int>(a, 1)); }
 static void run_measure(void **a) { measure(argument<const Loop *>(a, 0), argument<int>(a, 1)); }
 static void run_advance(void **a) { advance(argument<Loop *>(a, 0), argument<int>(a, 1)); }
 
@@ -90,6 +91,7 @@ extern "C" int emulate(const char *name, unsigned blocks, unsigned threads, void
 {
     kernel = !strcmp(name, "draw")      ? run_draw
              : !strcmp(name, "move")    ? run_move
+             : !strcmp(name, "descend") ? run_descend
              : !strcmp(name, "measure") ? run_measure
              : !strcmp(name, "advance") ? run_advance
                                         : nullptr;
@@ -139,8 +141,8 @@ extern "C" size_t offset_of(const char *field)
 #define FIELD(name)                \
     if (!strcmp(field, #name))     \
         return offsetof(Loop, name);
-    FIELD(position) FIELD(grad) FIELD(energy) FIELD(scale) FIELD(answer_scale) FIELD(factor) FIELD(noise) FIELD(free)
-    FIELD(best) FIELD(best_energy) FIELD(lost) FIELD(lost_count) FIELD(told) FIELD(step_size) FIELD(sigma) FIELD(tables) FIELD(seed) FIELD(stream)
+    FIELD(position) FIELD(grad) FIELD(energy) FIELD(scale) FIELD(answer_scale) FIELD(factor) FIELD(noise) FIELD(velocity) FIELD(free)
+    FIELD(best) FIELD(best_energy) FIELD(lost) FIELD(lost_count) FIELD(told) FIELD(step_size) FIELD(sigma) FIELD(kept) FIELD(tables) FIELD(seed) FIELD(stream)
     FIELD(first_chain) FIELD(low) FIELD(high) FIELD(limit) FIELD(lowest) FIELD(highest) FIELD(highest_scale) FIELD(step) FIELD(steps) FIELD(rows) FIELD(size)
     FIELD(block_chains) FIELD(lanes) FIELD(clip) FIELD(bounds)
     return sizeof(Loop);
@@ -156,3 +158,7 @@ extern "C" float confined_to(float value, int bounds, double low, double high)
     return confined(value, bounds, low, high);
 }
 extern "C" float factor_of(double squares, double limit) { return norm_factor(squares, limit); }
+extern "C" void bounce_at(float *value, float *velocity, int bounds, double low, double high)
+{
+    bounce(*value, *velocity, bounds, low, high);
+}

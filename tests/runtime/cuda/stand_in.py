@@ -234,7 +234,7 @@ class Gpu:
 class Driver:
     """The calls of `cuda.bindings.driver` that launch kernels; they run in the emulator."""
 
-    NUMBERS: dict[str, int] = {"draw": 1, "move": 2, "measure": 1, "advance": 1}  # noqa: RUF012
+    NUMBERS: dict[str, int] = {"draw": 1, "move": 2, "descend": 1, "measure": 1, "advance": 1}  # noqa: RUF012
 
     def __init__(self, gpu: Gpu, emulator: Emulator, fails: str = "") -> None:
         self.gpu, self.emulator, self.fails = gpu, emulator, fails

@@ -79,8 +79,14 @@ class Typed:
         return call
 
 
-@pytest.mark.parametrize("order", ["drift-noise", "noise-drift"])
-def test_every_call(opened: Open, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, order: str) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"order": "noise-drift"}, {"sampler": "optimize"}],
+    ids=str,
+)
+def test_every_call(
+    opened: Open, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
+) -> None:
     typed: list[Typed] = []
 
     def gpu(**options: Any) -> Gpu:
@@ -93,18 +99,19 @@ def test_every_call(opened: Open, emulator: Emulator, monkeypatch: pytest.Monkey
         return Kernels(typed[1], b"cubin")
 
     monkeypatch.setattr(conftest, "Gpu", gpu)
-    config = SamplerConfig.from_dict({"steps": 4 * GRAPH_STEPS, "step_size": 0.1, "order": order})
+    config = SamplerConfig.from_dict({"steps": 4 * GRAPH_STEPS, "step_size": 0.02, **settings})
     with opened(config=config) as bench:
         monkeypatch.setattr(tensorrt, "_import_cuda", lambda: typed[0])
         monkeypatch.setattr(tensorrt, "load_kernels", load_kernels)
         bench.ebm.engine.close()
         bench.ebm.engine.open()
         bench.ebm.sample(3, seed=1)
-        if order == "drift-noise":
+        if "order" not in settings:
             bench.ebm.sample(3, seed=1, deadline_ms=1e6)
         assert "graph" in bench.gpu.log
     called = typed[0].seen | typed[1].seen
-    assert {"cudaGraphInstantiate", "cudaStreamWaitEvent", "cudaEventSynchronize", "cudaMemsetAsync"} <= called
+    assert {"cudaGraphInstantiate", "cudaEventSynchronize", "cudaMemsetAsync"} <= called
+    assert ("cudaStreamWaitEvent" in called) == (bench.ebm.sampler.sampler != "optimize")  # for the stream that draws
     assert {"cudaHostGetDevicePointer", "cudaGraphExecDestroy"} <= called
     assert {"cuModuleLoadData", "cuModuleGetFunction", "cuLaunchKernel", "cuModuleUnload"} <= called
 

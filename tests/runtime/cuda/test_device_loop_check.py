@@ -36,6 +36,24 @@ def test_a_right_loop(opened: Open, order: str) -> None:
         assert "graph" in bench.gpu.log
 
 
+@pytest.mark.parametrize(("sampler", "kernel"), [("optimize", "descend")])
+def test_a_right_loop_of_another_sampler(opened: Open, sampler: str, kernel: str) -> None:
+    with opened() as bench:
+        found = gap(bench, CONFIG.replace(sampler=sampler, step_size=0.02))
+        assert found is not None and 0 <= found < 1e-5
+        assert kernel in bench.gpu.launched
+
+
+@pytest.mark.parametrize("sampler", ["optimize"])
+def test_a_wrong_loop_of_another_sampler(opened: Open, monkeypatch: pytest.MonkeyPatch, sampler: str) -> None:
+    run = loop.CudaLoop.run
+    wrong: Callable[[Handover], Handover] = lambda start: start._replace(config=start.config.replace(step_size=0.04))  # noqa: E731
+    monkeypatch.setattr(loop.CudaLoop, "run", lambda self, start: run(self, wrong(start)))
+    with opened() as bench:
+        found = gap(bench, CONFIG.replace(sampler=sampler, step_size=0.02))
+        assert found is not None and found > LARGEST_GAP
+
+
 def test_a_sampler_that_adapts_for_longer_than_the_check_takes(opened: Open) -> None:
     with opened() as bench:
         found = gap(bench, CONFIG.replace(sampler="mala", warmup=50))

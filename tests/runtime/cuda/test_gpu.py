@@ -82,7 +82,7 @@ def test_noise_has_numpys_bits(engine: TensorRtEngine) -> None:
     np.testing.assert_array_max_ulp(drawn[~inside], expected[~inside], maxulp=1)
 
 
-@pytest.mark.parametrize("order", ["drift-noise", "noise-drift"])
+@pytest.mark.parametrize("how", [{}, {"order": "noise-drift"}, {"sampler": "optimize"}], ids=str)
 @pytest.mark.parametrize(
     "settings",
     [
@@ -93,8 +93,10 @@ def test_noise_has_numpys_bits(engine: TensorRtEngine) -> None:
     ],
     ids=str,
 )
-def test_chains_end_where_those_on_the_host_do(engine: TensorRtEngine, order: str, settings: dict[str, object]) -> None:
-    config = SamplerConfig.from_dict({"steps": 60, "step_size": 0.05, "order": order, **settings})
+def test_chains_end_where_those_on_the_host_do(
+    engine: TensorRtEngine, how: dict[str, object], settings: dict[str, object]
+) -> None:
+    config = SamplerConfig.from_dict({"steps": 60, "step_size": 0.05, **how, **settings})
     start = np.random.default_rng(0).standard_normal((1, 8, *SHAPE)).astype(np.float32)
     gap = check_device_loop(engine, MODEL, config, {"x": start})
     assert gap is not None and gap < 1e-4

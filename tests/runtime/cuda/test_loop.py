@@ -27,7 +27,7 @@ from ebm_export.runtime.noise import CHAINS
 from ebm_export.runtime.progress import ProgressOnly
 from ebm_export.runtime.run import run_chains
 
-from .bench import SHAPE, Bench, Open, around, cliff, ignored, ripple
+from .bench import SHAPE, Bench, Open, around, cliff, ignored, pushed, ripple
 from .emulator import SHUFFLED, Emulator
 from .stand_in import Driver, Gpu
 
@@ -48,6 +48,26 @@ SETTINGS: list[dict[str, Any]] = [
     {"temperature": 0.0},
     {"anneal": 5.0},
 ]
+
+
+MOVING: list[dict[str, Any]] = [
+    {},
+    {"grad_clip": 0.8},
+    {"grad_clip": 2.0, "grad_clip_mode": "norm"},
+    {"bounds": (-0.7, 0.9), "init": "uniform"},
+    {"bounds": (-1.0, 1.0), "bounds_mode": "reflect"},
+]
+"""Settings of all samplers."""
+
+SAMPLERS: list[dict[str, Any]] = [
+    {"sampler": "optimize"},
+    {"sampler": "optimize", "momentum": 0.5, "step_size": (0.05, 0.0)},
+]
+
+WORK: list[tuple[dict[str, Any], list[str]]] = [
+    ({"sampler": "optimize"}, ["descend", "engine", "measure"]),
+]
+"""A step's kernels, without noise."""
 
 
 class TestSameSamples:
@@ -123,6 +143,123 @@ class TestSameSamples:
             assert messages == [f"steps go to the GPU one by one and not as a CUDA graph: {reason}"]
 
 
+class TestOtherSamplers:
+    """What is said of Langevin above and below, as far as it can differ."""
+
+    @pytest.mark.parametrize("settings", MOVING, ids=str)
+    @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+    def test_settings(self, opened: Open, settings: dict[str, Any], sampler: dict[str, Any]) -> None:
+        config = SamplerConfig.from_dict({"steps": 37, "step_size": 0.02, **settings, **sampler})
+        with opened(config=config) as bench:
+            close(*bench.both(7, seed=3))
+
+    @pytest.mark.parametrize("side_first", [False, True])
+    @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+    def test_whichever_stream_is_faster(
+        self, opened: Open, emulator: Emulator, side_first: bool, sampler: dict[str, Any]
+    ) -> None:
+        emulator.order = SHUFFLED
+        config = SamplerConfig.from_dict({"steps": 37, "step_size": 0.02, **sampler})
+        with opened(config=config, side_first=side_first) as bench:
+            close(*bench.both(7, seed=4))
+
+    @pytest.mark.parametrize("steps", [1, 2, GRAPH_STEPS, GRAPH_STEPS + 1, 2 * GRAPH_STEPS])
+    @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+    def test_any_number_of_steps(self, opened: Open, steps: int, sampler: dict[str, Any]) -> None:
+        config = SamplerConfig.from_dict({"steps": steps, "step_size": 0.02, **sampler})
+        with opened(config=config) as bench:
+            close(*bench.both(4))
+
+    @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+    def test_batches_and_chains_of_a_later_part(self, opened: Open, sampler: dict[str, Any]) -> None:
+        config = SamplerConfig.from_dict({"steps": 20, "step_size": 0.02, **sampler})
+        with opened(config=config) as bench:
+            device, host = bench.both(5, max_batch=3, first=4097)
+            close(device, host)
+            close(bench.both(1, first=4101)[0], device[4:])
+
+    @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+    def test_conditions_and_numbers_that_stay(self, opened: Open, sampler: dict[str, Any]) -> None:
+        rng = np.random.default_rng(0)
+        with opened(around, SamplerConfig.from_dict({"steps": 20, "step_size": 0.1, **sampler})) as bench:
+            keep = rng.uniform(size=(1, *SHAPE)) < 0.5
+            known = rng.standard_normal((1, *SHAPE)).astype(np.float32)
+            centre = 5 * rng.standard_normal((6, *SHAPE)).astype(np.float32)
+            device, host = bench.both(6, keep=keep, known=known, centre=centre, max_batch=4)
+            close(device, host)
+            np.testing.assert_array_equal(device[:, keep[0]], np.broadcast_to(known[:, keep[0]], (6, keep.sum())))
+
+    @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+    def test_a_plan_that_cannot_be_captured(self, opened: Open, sampler: dict[str, Any]) -> None:
+        config = SamplerConfig.from_dict({"steps": 20, "step_size": 0.02, **sampler})
+        with opened(config=config, refuses_capture=True) as bench:
+            close(*bench.both(4))
+            assert "graph" not in bench.gpu.log
+
+    @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+    def test_langevins_order_is_nothing_to_them(self, opened: Open, sampler: dict[str, Any]) -> None:
+        config = SamplerConfig.from_dict({"steps": 20, "step_size": 0.02, "order": "noise-drift", **sampler})
+        with opened(config=config) as bench:
+            device, host = bench.both(4)
+            close(device, host)
+            other = Ebm(bench.ebm.engine, bench.ebm.model, config.replace(order="drift-noise"))
+            np.testing.assert_array_equal(device, other.sample(4))
+
+    @pytest.mark.parametrize(("sampler", "work"), WORK, ids=str)
+    def test_one_capture_the_kernels_and_no_copy_before_the_end(
+        self, opened: Open, sampler: dict[str, Any], work: list[str]
+    ) -> None:
+        config = SamplerConfig.from_dict({"steps": 3 * GRAPH_STEPS, "step_size": 0.02, **sampler})
+        with opened(config=config) as bench:
+            bench.both(4)
+            log = bench.gpu.log[bench.gpu.log.index("instantiate") + 1 :]
+            assert [name for name in log if "wait" not in name] == [
+                *["graph"] * 3,
+                *(f"to host {4 * 15 * 4}", f"to host {4 * 4}", "synchronize"),
+            ]
+            step = len(work)
+            assert [name for name in bench.gpu.launched if name != "draw"][-step - 1 :] == [*work, "advance"]
+            assert bench.gpu.launched.count("draw") == (0 if sampler["sampler"] == "optimize" else 1 + config.steps)
+
+    def test_their_graphs_are_kept_apart(self, opened: Open) -> None:
+        with opened(config=SamplerConfig(steps=GRAPH_STEPS, step_size=0.02)) as bench:
+            captured = []
+            for sampler in [{"sampler": "langevin"}, *SAMPLERS] * 2:
+                close(*bench.both(4, **sampler))
+                captured += [sampler["sampler"]] * bench.gpu.log.count("begin capture")
+                assert "graph" in bench.gpu.log
+            assert captured == ["langevin", *dict.fromkeys(sampler["sampler"] for sampler in SAMPLERS)]
+
+    @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+    def test_the_best_by_a_deadline_is_the_hosts(self, opened: Open, sampler: dict[str, Any]) -> None:
+        config = SamplerConfig.from_dict({"steps": 25, "step_size": 0.02, "order": "noise-drift", **sampler})
+        with opened(config=config) as bench:
+            bench.ebm.warm(7)
+            bench.gpu.log.clear()
+            device, host = TestDeadline.both(bench, 7, seed=3)
+            assert "graph" in bench.gpu.log and not {"cudaMalloc", "begin capture"} & set(bench.gpu.log)
+            close(device.x, host.x)
+            close(device.energy, host.energy)
+            assert (device.steps, device.complete) == (host.steps, host.complete) == (25, True)
+
+    @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+    def test_chains_that_diverge(self, opened: Open, sampler: dict[str, Any]) -> None:
+        rng = np.random.default_rng(0)
+        start = 0.1 * rng.standard_normal((9, *SHAPE))
+        start[::2, 0, 0] = rng.uniform(1.5, 1.9, 5)  # these may come over the cliff, which is at 2
+        config = SamplerConfig.from_dict({"steps": 2 * GRAPH_STEPS, "step_size": 0.02, **sampler})
+        with opened(pushed, config) as bench:
+            messages = []
+            for keywords in ({}, {"callback": ignored}):
+                with pytest.raises(DivergenceError) as error:
+                    bench.ebm.refine(start, **keywords)
+                messages.append(str(error.value))
+            assert messages[0] == messages[1] and "after step" in messages[0]
+            left = [bench.ebm.refine(start, diverged="drop", **keywords) for keywords in ({}, {"callback": ignored})]
+            assert 4 <= len(left[0]) < 9
+            close(*left)
+
+
 class TestWhatTheHostDoes:
     def test_one_capture_then_replays_and_no_copy_before_the_end(self, opened: Open) -> None:
         with opened(config=SamplerConfig(steps=5 * GRAPH_STEPS + 3, step_size=0.1), capturable=True) as bench:
@@ -190,18 +327,18 @@ class TestWhatTheHostDoes:
     @pytest.mark.parametrize(
         ("keywords", "why"),
         [
-            ({"sampler": "mala"}, 'the sampler "mala" has no loop there, "langevin" does'),
-            ({"sampler": "optimize"}, 'the sampler "optimize" has no loop there, "langevin" does'),
+            ({"sampler": "mala"}, 'the sampler "mala" has no loop there'),
+            ({"sampler": "hmc"}, 'the sampler "hmc" has no loop there'),
             ({"every": 4, "out": "states.npy"}, "states are written on the way"),
             ({"checkpoint": "run.npz"}, "a checkpoint takes states on the way"),
-            ({"sampler": "mala", "deadline_ms": 1e4}, 'the sampler "mala" has no loop there, "langevin" does'),
+            ({"sampler": "mala", "deadline_ms": 1e4}, 'the sampler "mala" has no loop there'),
             (
                 {"order": "noise-drift", "deadline_ms": 1e4},
                 'a deadline asks for energies that the order "noise-drift" does not keep there',
             ),
             ({"callback": ignored}, ""),
         ],
-        ids=["mala", "optimize", "every", "checkpoint", "deadline", "noise-drift by a deadline", "callback"],
+        ids=["mala", "hmc", "every", "checkpoint", "deadline", "noise-drift by a deadline", "callback"],
     )
     def test_what_the_host_keeps_is_said_once(
         self, opened: Open, keywords: dict[str, Any], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -269,7 +406,7 @@ class TestDeadline:
         """The best states of the loop on the GPU and of that on the host, with all the time there is."""
         bench.gpu.launched.clear()
         device = bench.ebm.sample(n, deadline_ms=1e6, **keywords)
-        assert bench.gpu.launched.count("move") == 1 + bench.ebm.sampler.steps
+        assert bench.gpu.launched.count("measure") == 1 + bench.ebm.sampler.steps
         bench.gpu.launched.clear()
         *_, host = bench.ebm.stream(n, **keywords)
         assert set(bench.gpu.launched) == {"engine"}

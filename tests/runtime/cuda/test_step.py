@@ -9,33 +9,17 @@ import numpy as np
 import pytest
 
 from ebm_export.runtime import SamplerConfig
-from ebm_export.runtime.cuda.settings import THREADS, Loop
+from ebm_export.runtime.cuda.settings import Loop
 from ebm_export.runtime.gradient_scale import next_scale
 from ebm_export.runtime.known_scales import HIGHEST_SCALE
 from ebm_export.runtime.samplers import langevin
 from ebm_export.runtime.samplers.boundary import reflect
 from ebm_export.runtime.samplers.clipping import clip_gradient
 
+from .batch import SETTINGS, batch, mask, measured
 from .emulator import FIRST, LAST, SHUFFLED, Emulator, Memory
 
 NOISE, DRIFT = 1, 2
-
-
-def batch(rows: int, size: int, seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    scale = np.exp(rng.uniform(-5, 5, rows)).astype(np.float32)
-    return {
-        "position": rng.standard_normal((rows, size)).astype(np.float32),
-        "noise": rng.standard_normal((rows, size)).astype(np.float32),
-        "grad": (rng.standard_normal((rows, size)) * scale[:, None] * 2).astype(np.float32),
-        "answer_scale": scale,
-        "energy": rng.standard_normal(rows).astype(np.float32),
-    }
-
-
-def measured(emulator: Emulator, memory: Memory, ahead: int = 0) -> None:
-    rows_of_a_block = THREADS // memory.loop.lanes
-    emulator.launch("measure", -(-memory.loop.rows // rows_of_a_block), memory.address, ahead)
 
 
 class TestLoop:
@@ -50,15 +34,6 @@ class TestLoop:
         assert memory.loop.lanes == lanes
 
 
-SETTINGS: list[dict[str, Any]] = [
-    {},
-    {"grad_clip": 1.5},
-    {"grad_clip": 3.0, "grad_clip_mode": "norm"},
-    {"bounds": (-0.7, 0.9)},
-    {"bounds": (-0.3, 0.2), "bounds_mode": "reflect", "grad_clip": 2.0},
-]
-
-
 class TestMove:
     @pytest.mark.parametrize("settings", SETTINGS, ids=str)
     @pytest.mark.parametrize("order", ["drift-noise", "noise-drift"])
@@ -70,9 +45,9 @@ class TestMove:
         config = SamplerConfig.from_dict({"steps": 4, "order": order, **settings})
         arrays = batch(rows, size)
         if masked:
-            arrays["free"] = (np.random.default_rng(1).uniform(size=(rows, size)) < 0.7).astype(np.float32)
-        mask = arrays.get("free", np.float32(1))
-        grad = arrays["grad"] / arrays["answer_scale"][:, None] * mask
+            arrays["free"] = mask(rows, size)
+        free = arrays.get("free", np.float32(1))
+        grad = arrays["grad"] / arrays["answer_scale"][:, None] * free
         memory = Memory(
             config,
             **arrays,
@@ -88,7 +63,7 @@ class TestMove:
             config.order, config.grad_clip, config.grad_clip_mode, config.bounds, config.bounds_mode
         )
         state = langevin.State(arrays["position"], arrays["energy"], grad)
-        expected, _ = kernel(arrays["noise"] * mask, state, lambda x: (arrays["energy"], grad), step_size, sigma)
+        expected, _ = kernel(arrays["noise"] * free, state, lambda x: (arrays["energy"], grad), step_size, sigma)
         if config.grad_clip_mode == "norm":  # the norm's sum is rounded in another order: a unit of the drift
             np.testing.assert_allclose(memory["position"], expected.position, rtol=1e-6, atol=1e-6)
         else:
@@ -185,16 +160,16 @@ class TestMeasure:
 
     def test_the_norm_is_that_of_the_gradient_that_may_move(self, emulator: Emulator) -> None:
         arrays = batch(4, 20)
-        mask = np.zeros((4, 20), np.float32)
-        mask[:, :10] = 1
+        free = np.zeros((4, 20), np.float32)
+        free[:, :10] = 1
         memory = Memory(
             SamplerConfig(grad_clip=0.5, grad_clip_mode="norm"),
             **arrays,
-            free=mask,
+            free=free,
             scale=arrays["answer_scale"].copy(),
         )
         measured(emulator, memory)
-        grad = arrays["grad"] / arrays["answer_scale"][:, None] * mask
+        grad = arrays["grad"] / arrays["answer_scale"][:, None] * free
         clipped, count = clip_gradient(grad, 0.5, "norm", np.empty_like(grad))
         assert count == 4
         np.testing.assert_allclose(grad * memory["factor"][:, None], clipped, rtol=1e-6)
