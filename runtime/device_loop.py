@@ -12,7 +12,7 @@ from .config import SamplerConfig
 
 __all__ = ["SAMPLERS", "BestOnDevice", "DeviceLoop", "Handover"]
 
-SAMPLERS = ("langevin", "optimize")
+SAMPLERS = ("langevin", "underdamped", "optimize")
 """What a device loop can run."""
 
 

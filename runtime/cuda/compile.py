@@ -12,7 +12,15 @@ __all__ = ["compile_kernels"]
 
 _FOLDER = Path(__file__).parent
 _SOURCE = "kernels.cu"
-_HEADERS = ("gradient.cuh", "langevin.cuh", "loop.cuh", "noise.cuh", "optimize.cuh", "update.cuh")
+_HEADERS = (
+    "gradient.cuh",
+    "langevin.cuh",
+    "loop.cuh",
+    "noise.cuh",
+    "optimize.cuh",
+    "underdamped.cuh",
+    "update.cuh",
+)
 # A product and a sum stay two roundings, as in numpy, so that a step gives the same bits as on the host.
 _OPTIONS = ("--std=c++17", "--fmad=false")
 _MISSING = (

@@ -4,6 +4,7 @@ Position, noise, gradient, scale and the schedules lie in device memory; the hos
 
     langevin, drift-noise:   move (noise and drift) -> engine -> measure
     langevin, noise-drift:   move (noise) -> engine -> measure -> move (drift)
+    underdamped:             glide -> engine -> measure -> kick
     optimize:                descend -> engine -> measure
 
 with the kernels of kernels.cu. While the engine works, a second stream draws the noise of the next step. Up to
@@ -47,7 +48,11 @@ _NOISE, _DRIFT = 1, 2  # enum Parts
 _MOVE_BLOCKS = 1024  # at most; a thread then takes several numbers
 
 
-_SERIES = {"momentum": "kept"}  # names of `fused_steps.Ports.series` whose field is called otherwise
+_SERIES = {
+    "momentum": "kept",
+    "half_step": "step_size",
+    "kick": "sigma",
+}  # names of `fused_steps.Ports.series` whose field is called otherwise
 
 
 class _Moves(NamedTuple):
@@ -332,6 +337,8 @@ class CudaLoop(DeviceLoop):
 def _moves(config: SamplerConfig) -> _Moves:
     if config.sampler == "optimize":
         return _Moves(("descend",), noise=False)
+    if config.sampler == "underdamped":
+        return _Moves(("glide",), ("kick",))
     if not knows_energies(config):
         return _Moves(("move", _NOISE), ("move", _DRIFT))
     return _Moves(("move", _NOISE | _DRIFT))

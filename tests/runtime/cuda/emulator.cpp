@@ -82,6 +82,8 @@ template <typename T> static T argument(void **all, int index) { return *static_
 static void run_draw(void **a) { draw(argument<const Loop *>(a, 0), argument<int>(a, 1)); }
 static void run_move(void **a) { move(argument<const Loop *>(a, 0), argument<int>(a, 1), argument<int>(a, 2)); }
 static void run_descend(void **a) { descend(argument<const Loop *>(a, 0), argument<int>(a, 1)); }
+static void run_glide(void **a) { glide(argument<const Loop *>(a, 0), argument<int>(a, 1)); }
+static void run_kick(void **a) { kick(argument<const Loop *>(a, 0), argument<int>(a, 1)); }
 static void run_measure(void **a) { measure(argument<const Loop *>(a, 0), argument<int>(a, 1)); }
 static void run_advance(void **a) { advance(argument<Loop *>(a, 0), argument<int>(a, 1)); }
 
@@ -92,6 +94,8 @@ extern "C" int emulate(const char *name, unsigned blocks, unsigned threads, void
     kernel = !strcmp(name, "draw")      ? run_draw
              : !strcmp(name, "move")    ? run_move
              : !strcmp(name, "descend") ? run_descend
+             : !strcmp(name, "glide")   ? run_glide
+             : !strcmp(name, "kick")    ? run_kick
              : !strcmp(name, "measure") ? run_measure
              : !strcmp(name, "advance") ? run_advance
                                         : nullptr;

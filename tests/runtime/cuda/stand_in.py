@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ebm_export.runtime.cuda.kernels import KERNELS
+
 from .emulator import Emulator
 
 
@@ -234,7 +236,7 @@ class Gpu:
 class Driver:
     """The calls of `cuda.bindings.driver` that launch kernels; they run in the emulator."""
 
-    NUMBERS: dict[str, int] = {"draw": 1, "move": 2, "descend": 1, "measure": 1, "advance": 1}  # noqa: RUF012
+    NUMBERS: dict[str, int] = dict.fromkeys(KERNELS, 1) | {"move": 2}
 
     def __init__(self, gpu: Gpu, emulator: Emulator, fails: str = "") -> None:
         self.gpu, self.emulator, self.fails = gpu, emulator, fails

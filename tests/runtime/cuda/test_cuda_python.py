@@ -81,7 +81,7 @@ class Typed:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"order": "noise-drift"}, {"sampler": "optimize"}],
+    [{}, {"order": "noise-drift"}, {"sampler": "optimize"}, {"sampler": "underdamped"}],
     ids=str,
 )
 def test_every_call(

@@ -82,7 +82,9 @@ def test_noise_has_numpys_bits(engine: TensorRtEngine) -> None:
     np.testing.assert_array_max_ulp(drawn[~inside], expected[~inside], maxulp=1)
 
 
-@pytest.mark.parametrize("how", [{}, {"order": "noise-drift"}, {"sampler": "optimize"}], ids=str)
+@pytest.mark.parametrize(
+    "how", [{}, {"order": "noise-drift"}, {"sampler": "optimize"}, {"sampler": "underdamped"}], ids=str
+)
 @pytest.mark.parametrize(
     "settings",
     [

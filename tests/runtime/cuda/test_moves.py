@@ -12,18 +12,22 @@ from ebm_export.runtime import SamplerConfig
 from ebm_export.runtime.cuda.loop import _SERIES, _moves
 from ebm_export.runtime.fused_steps import ports, series_of
 from ebm_export.runtime.method import build_method
-from ebm_export.runtime.samplers import optimize
+from ebm_export.runtime.samplers import optimize, underdamped
 from ebm_export.runtime.samplers.boundary import build_confine
 from ebm_export.runtime.schedule import spread
 
 from .batch import SETTINGS, batch, mask, measured
 from .emulator import Emulator, Memory
 
-STATES: dict[str, Any] = {"optimize": optimize.State}
+STATES: dict[str, Any] = {"optimize": optimize.State, "underdamped": underdamped.State}
 
 SAMPLERS: list[dict[str, Any]] = [
     {"sampler": "optimize", "momentum": 0.8, "step_size": (0.5, 0.1)},
     {"sampler": "optimize", "momentum": 0.0, "step_size": 0.4},
+    {"sampler": "underdamped", "friction": 0.7, "step_size": (0.5, 0.1), "temperature": (1.0, 0.2)},
+    {"sampler": "underdamped", "friction": 0.0, "step_size": 0.3},
+    {"sampler": "underdamped", "step_size": 0.3, "temperature": 0.0},
+    {"sampler": "underdamped", "step_size": 0.3, "noise": 0.2, "anneal": 4.0},
 ]
 
 CHAINS = (5, 130)  # rows, and numbers in one
@@ -72,8 +76,7 @@ class Step:
         numbers = series_of(self.config, ports(self.config.sampler, "drift-noise").series)
         memory = Memory(
             self.config,
-            **self.arrays,
-            **{name: array.copy() for name, array in self.carried.items()},
+            **{name: array.copy() for name, array in (self.arrays | self.carried).items()},
             **{_SERIES.get(name, name): array for name, array in numbers.items()},
             scale=self.arrays["answer_scale"].copy(),
         )
