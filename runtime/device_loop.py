@@ -10,10 +10,7 @@ import numpy as np
 
 from .config import SamplerConfig
 
-__all__ = ["SAMPLERS", "BestOnDevice", "DeviceLoop", "Handover"]
-
-SAMPLERS = ("langevin", "underdamped", "optimize")
-"""What a device loop can run."""
+__all__ = ["BestOnDevice", "DeviceLoop", "Handover"]
 
 
 class Handover(NamedTuple):
@@ -23,7 +20,7 @@ class Handover(NamedTuple):
     engine's memory: conditions and gradient scale are taken from there.
 
     Attributes:
-        config: the sampler's settings; `sampler` is one of `SAMPLERS`.
+        config: the sampler's settings; `sampler` is one of `fused_steps.FUSABLE`.
         position: [B, *S] float32, C-contiguous.
         carried: what else the sampler's `State` has beside energy and gradient, by its name there; [B, *S], C-contiguous.
         done: steps already taken.
@@ -66,7 +63,7 @@ class BestOnDevice(NamedTuple):
 
 
 class DeviceLoop(ABC):
-    """The `SAMPLERS` on the device of an engine, see `samplers/` for their steps.
+    """Samplers that do not reject, on the device of an engine; see `samplers/` for their steps.
 
     It gives the samples of the loop on the host, from the same noise, up to the rounding of sums over a sample.
     """

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from .config import SamplerConfig
-from .device_loop import SAMPLERS
 from .ebm import Ebm
 from .engine import Engine
 from .errors import DivergenceError
+from .fused_steps import FUSABLE
 from .manifest import ModelSpec
 from .progress import on_the_host
 
@@ -47,7 +47,7 @@ def check_device_loop(
     rows = slice(0, _CHAINS)
     start = golden["x"][0][rows]
     cond = {name.removeprefix("cond."): array[0][rows] for name, array in golden.items() if name.startswith("cond.")}
-    sampler = config.sampler if config.sampler in SAMPLERS else "langevin"
+    sampler = config.sampler if config.sampler in FUSABLE else "langevin"
     ebm = Ebm(engine, model, config.replace(sampler=sampler, steps=STEPS, warmup=None))
     try:
         host = ebm.refine(start, cond=cond, callback=on_the_host)

@@ -10,8 +10,9 @@ import numpy as np
 from .chain import rows_of
 from .chain_numbers import Chains, shifted
 from .config import SamplerConfig
-from .device_loop import SAMPLERS, DeviceLoop, Handover
+from .device_loop import DeviceLoop, Handover
 from .divergence import stop_if_diverged
+from .fused_steps import FUSABLE
 from .method import knows_energies
 from .progress import Callback, Progress
 
@@ -25,8 +26,8 @@ def hindrance(config: SamplerConfig, **asked: Any) -> str | None:
         config: the sampler's settings.
         **asked: arguments of `run_chains`.
     """
-    if config.sampler not in SAMPLERS:
-        return f'the sampler "{config.sampler}" has no loop there'
+    if config.sampler not in FUSABLE:
+        return f'the sampler "{config.sampler}" accepts and rejects, which the loop there does not'
     words = {
         "exact": "exact sampling asks two engines",
         "switches": "precisions change over the steps",

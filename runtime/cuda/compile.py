@@ -18,6 +18,7 @@ _HEADERS = (
     "loop.cuh",
     "noise.cuh",
     "optimize.cuh",
+    "preconditioned.cuh",
     "underdamped.cuh",
     "update.cuh",
 )

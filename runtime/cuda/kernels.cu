@@ -8,6 +8,7 @@
 #include "gradient.cuh"
 #include "langevin.cuh"
 #include "optimize.cuh"
+#include "preconditioned.cuh"
 #include "underdamped.cuh"
 
 // Fills `noise` for a step. One thread block for each block of chains.

@@ -13,7 +13,7 @@ from .settings import THREADS
 
 __all__ = ["KERNELS", "Kernels", "load_kernels"]
 
-KERNELS = ("draw", "move", "descend", "glide", "kick", "measure", "advance")
+KERNELS = ("draw", "move", "descend", "glide", "kick", "stride", "settle", "measure", "advance")
 
 
 class Kernels:

@@ -16,6 +16,8 @@ struct Loop {
     float *factor;                // [rows], by which clipping shortens the gradient
     float *noise;                 // [rows, size], for the step to come
     float *velocity;              // [rows, size]; null where the sampler has none
+    double *squares;              // [rows, size], sums of squared gradients; null where the sampler does not precondition
+    float *precondition;          // [rows, size], factors of the step size; null as well
     const float *free;            // [rows, size], 1 where a number may move, else 0; null where all may
     float *best;                  // [rows, size], position of lowest energy so far; null where nobody asks
     float *best_energy;           // [rows]
@@ -33,6 +35,7 @@ struct Loop {
     double lowest, highest;       // energy of a chain that is well
     double highest_scale;         // of the running scale; 0 where the scale stays
     int step, steps;
+    int learn_from, learn_to;     // the first step whose gradient is learned from, and the one after the last
     unsigned rows, size;          // chains here, and numbers in one
     unsigned block_chains;        // chains in a block of noise
     unsigned lanes;               // threads for one row in `measure`: a power of two, at most THREADS

@@ -4,10 +4,11 @@ Position, noise, gradient, scale and the schedules lie in device memory; the hos
 
     langevin, drift-noise:   move (noise and drift) -> engine -> measure
     langevin, noise-drift:   move (noise) -> engine -> measure -> move (drift)
+    preconditioned:          stride -> engine -> measure
     underdamped:             glide -> engine -> measure -> kick
     optimize:                descend -> engine -> measure
 
-with the kernels of kernels.cu. While the engine works, a second stream draws the noise of the next step. Up to
+with the kernels of kernels.cu, and once, where the warm-up of "preconditioned" ends, settle. While the engine works, a second stream draws the noise of the next step. Up to
 `GRAPH_STEPS` steps are captured into one CUDA graph that is launched again and again: it counts the steps itself, in device
 memory, and reads settings, seed and schedules from there, so that it also serves later calls with chains of the same number.
 
@@ -22,6 +23,7 @@ thread, under this loop and a stand-in for the CUDA runtime (tests/runtime/cuda)
 from __future__ import annotations
 
 import ctypes
+import itertools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -32,7 +34,7 @@ from ..config import SamplerConfig
 from ..device_loop import BestOnDevice, DeviceLoop, Handover
 from ..errors import EbmExportError
 from ..fused_steps import ports, series_of
-from ..method import knows_energies
+from ..method import knows_energies, warm_up_steps
 from ..ziggurat import ziggurat_tables
 from .kernels import Kernels
 from .settings import THREADS, Loop, loop_settings
@@ -118,25 +120,18 @@ class CudaLoop(DeviceLoop):
         self._graphs: dict[_Shape, Any] = {}  # None in the place of one that could not be had
 
     def run(self, start: Handover) -> tuple[np.ndarray, np.ndarray]:
-        rows = len(start.position)
         sent = self._send(start)  # what is copied from must live until the stream is waited for, below
         shape = _shape(start, sent[0])
-        remaining = start.config.steps - start.done
-        graph = self._begin(shape, remaining)
-        replays = 0 if graph is None else remaining // shape.steps
-        left = remaining - replays * shape.steps
-        for replay in range(replays):
-            if replay >= 2:
-                count = self._lost_by(f"graph{replay % 2}")
-                start.tell(start.done + (replay - 1) * shape.steps)
-                if count and start.stop:
-                    left = 0
-                    break
-            self._call("cudaGraphLaunch", graph, self._stream)
-            self._call("cudaEventRecord", self._events[f"graph{replay % 2}"], self._stream)
-        for ahead in range(left):
-            self._step(shape, ahead)
-        position, lost = np.empty_like(start.position), np.empty(rows, dtype=np.int32)
+        graph = self._begin(shape, start.config.steps - start.done)
+        done, settling = start.done, _settling(start.config)
+        replays: list[int] = []
+        for stop in _stops(start):
+            if not self._run_to(stop, done, start, shape, graph, replays):
+                break
+            done = stop
+            if stop == settling:
+                self._launch("settle", shape.measure_blocks, self._stream)
+        position, lost = np.empty_like(start.position), np.empty(shape.rows, dtype=np.int32)
         self._fetch((position, self._addresses["x"]), (lost, self._memory["lost"][0]))
         del sent
         start.tell(start.config.steps)
@@ -150,12 +145,14 @@ class CudaLoop(DeviceLoop):
         )  # the host waits for each step: whoever has a deadline looks at a clock
         graph = self._begin(shape, start.config.steps - start.done)
         lost = np.empty(len(best), dtype=np.int32)
-        done = start.done
+        done, settling = start.done, _settling(start.config)
         while True:
             self._call("cudaEventRecord", self._events["graph0"], self._stream)
             count = self._lost_by("graph0")
             if done == start.config.steps or not goes_on(done, count):
                 break
+            if done == settling:
+                self._launch("settle", shape.measure_blocks, self._stream)
             if graph is None:
                 self._step(shape, 0)
                 self._launch("advance", 1, self._stream, 1)
@@ -201,6 +198,37 @@ class CudaLoop(DeviceLoop):
             self._launch(name, 1, self._stream, remaining, *numbers)
         self._launch("advance", 1, self._stream, 0)
         return self._graph_of(shape)
+
+    def _run_to(self, stop: int, done: int, start: Handover, shape: _Shape, graph: Any, replays: list[int]) -> bool:
+        """Puts the steps from one to another into the stream.
+
+        Args:
+            stop: the number of steps that are done then.
+            done: of those that are done before.
+            start: what is run.
+            shape: of its steps.
+            graph: of `shape.steps` of them; None takes them one by one.
+            replays: steps done after each graph of the run so far; those launched here are added.
+
+        Returns:
+            False where a chain is lost that the run has to stop for.
+        """
+        while graph is not None and stop - done >= shape.steps:
+            event = f"graph{len(replays) % 2}"
+            if len(replays) >= 2:
+                count = self._lost_by(event)
+                start.tell(replays[-2])
+                if count and start.stop:
+                    return False
+            self._call("cudaGraphLaunch", graph, self._stream)
+            self._call("cudaEventRecord", self._events[event], self._stream)
+            done += shape.steps
+            replays.append(done)
+        for ahead in range(stop - done):
+            self._step(shape, ahead)
+        if done < stop < start.config.steps:
+            self._launch("advance", 1, self._stream, stop - done)
+        return True
 
     def _send(self, start: Handover, best_energy: np.ndarray | None = None) -> tuple[Loop, list[np.ndarray]]:
         """Copies a run's start and settings to the GPU, and returns what is being copied.
@@ -339,9 +367,22 @@ def _moves(config: SamplerConfig) -> _Moves:
         return _Moves(("descend",), noise=False)
     if config.sampler == "underdamped":
         return _Moves(("glide",), ("kick",))
+    if config.sampler == "preconditioned":
+        return _Moves(("stride",))
     if not knows_energies(config):
         return _Moves(("move", _NOISE), ("move", _DRIFT))
     return _Moves(("move", _NOISE | _DRIFT))
+
+
+def _settling(config: SamplerConfig) -> int:
+    """The number of the step before which what was learned is settled; -1 for none."""
+    return (warm_up_steps(config) or -1) if config.sampler == "preconditioned" else -1
+
+
+def _stops(start: Handover) -> list[int]:
+    """Numbers of steps done, from the start to the end, where the host has something to put between two steps."""
+    config = start.config
+    return sorted({start.done, max(_settling(config), start.done), config.steps})
 
 
 def _shape(start: Handover, loop: Loop) -> _Shape:
@@ -353,5 +394,6 @@ def _shape(start: Handover, loop: Loop) -> _Shape:
         draw_blocks=last_block - first_block + 1,
         measure_blocks=-(-loop.rows // (THREADS // loop.lanes)),
         moves=_moves(start.config),
-        steps=min(GRAPH_STEPS, start.config.steps - start.done),
+        # A graph longer than what lies between two stops would never be launched.
+        steps=min(GRAPH_STEPS, max(stop - last for last, stop in itertools.pairwise(_stops(start)))),
     )

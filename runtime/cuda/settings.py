@@ -6,6 +6,7 @@ import ctypes
 import math
 
 from ..config import SamplerConfig
+from ..method import warm_up_steps
 from ..noise import BLOCK_NUMBERS
 
 __all__ = ["THREADS", "Loop", "loop_settings"]
@@ -26,14 +27,15 @@ class Loop(ctypes.Structure):
         *(
             (name, ctypes.c_uint64)
             for name in (
-                *("position", "grad", "energy", "scale", "answer_scale", "factor", "noise", "velocity", "free"),
+                *("position", "grad", "energy", "scale", "answer_scale", "factor", "noise", "velocity"),
+                *("squares", "precondition", "free"),
                 *("best", "best_energy", "lost", "lost_count", "told", "step_size", "sigma", "kept", "tables"),
                 *("seed", "stream"),
             )
         ),
         ("first_chain", ctypes.c_int64),
         *((name, ctypes.c_double) for name in ("low", "high", "limit", "lowest", "highest", "highest_scale")),
-        *((name, ctypes.c_int32) for name in ("step", "steps")),
+        *((name, ctypes.c_int32) for name in ("step", "steps", "learn_from", "learn_to")),
         *((name, ctypes.c_uint32) for name in ("rows", "size", "block_chains", "lanes")),
         *((name, ctypes.c_int32) for name in ("clip", "bounds")),
     ]
@@ -51,6 +53,7 @@ def loop_settings(config: SamplerConfig, rows: int, size: int) -> Loop:
     lanes = 1
     while lanes < THREADS and lanes * _WORK < size:
         lanes *= 2
+    warm_up = warm_up_steps(config) if config.sampler == "preconditioned" else 0
     return Loop(
         low=low,
         high=high,
@@ -58,6 +61,8 @@ def loop_settings(config: SamplerConfig, rows: int, size: int) -> Loop:
         lowest=-math.inf,
         highest=math.inf,
         steps=config.steps,
+        learn_from=warm_up // 2,  # in the first half a chain still comes from its start
+        learn_to=warm_up,
         rows=rows,
         size=size,
         block_chains=max(1, BLOCK_NUMBERS // size),

@@ -40,5 +40,14 @@ def mask(rows: int, size: int) -> np.ndarray:
 
 def measured(emulator: Emulator, memory: Memory, ahead: int = 0) -> None:
     """Runs `measure` on all rows."""
+    emulator.launch("measure", _blocks(memory), memory.address, ahead)
+
+
+def settled(emulator: Emulator, memory: Memory) -> None:
+    """Runs `settle` on all rows."""
+    emulator.launch("settle", _blocks(memory), memory.address)
+
+
+def _blocks(memory: Memory) -> int:
     rows_of_a_block = THREADS // memory.loop.lanes
-    emulator.launch("measure", -(-memory.loop.rows // rows_of_a_block), memory.address, ahead)
+    return -(-memory.loop.rows // rows_of_a_block)

@@ -84,6 +84,8 @@ static void run_move(void **a) { move(argument<const Loop *>(a, 0), argument<int
 static void run_descend(void **a) { descend(argument<const Loop *>(a, 0), argument<int>(a, 1)); }
 static void run_glide(void **a) { glide(argument<const Loop *>(a, 0), argument<int>(a, 1)); }
 static void run_kick(void **a) { kick(argument<const Loop *>(a, 0), argument<int>(a, 1)); }
+static void run_stride(void **a) { stride(argument<const Loop *>(a, 0), argument<int>(a, 1)); }
+static void run_settle(void **a) { settle(argument<const Loop *>(a, 0)); }
 static void run_measure(void **a) { measure(argument<const Loop *>(a, 0), argument<int>(a, 1)); }
 static void run_advance(void **a) { advance(argument<Loop *>(a, 0), argument<int>(a, 1)); }
 
@@ -96,6 +98,8 @@ extern "C" int emulate(const char *name, unsigned blocks, unsigned threads, void
              : !strcmp(name, "descend") ? run_descend
              : !strcmp(name, "glide")   ? run_glide
              : !strcmp(name, "kick")    ? run_kick
+             : !strcmp(name, "stride")  ? run_stride
+             : !strcmp(name, "settle")  ? run_settle
              : !strcmp(name, "measure") ? run_measure
              : !strcmp(name, "advance") ? run_advance
                                         : nullptr;
@@ -145,9 +149,9 @@ extern "C" size_t offset_of(const char *field)
 #define FIELD(name)                \
     if (!strcmp(field, #name))     \
         return offsetof(Loop, name);
-    FIELD(position) FIELD(grad) FIELD(energy) FIELD(scale) FIELD(answer_scale) FIELD(factor) FIELD(noise) FIELD(velocity) FIELD(free)
+    FIELD(position) FIELD(grad) FIELD(energy) FIELD(scale) FIELD(answer_scale) FIELD(factor) FIELD(noise) FIELD(velocity) FIELD(squares) FIELD(precondition) FIELD(free)
     FIELD(best) FIELD(best_energy) FIELD(lost) FIELD(lost_count) FIELD(told) FIELD(step_size) FIELD(sigma) FIELD(kept) FIELD(tables) FIELD(seed) FIELD(stream)
-    FIELD(first_chain) FIELD(low) FIELD(high) FIELD(limit) FIELD(lowest) FIELD(highest) FIELD(highest_scale) FIELD(step) FIELD(steps) FIELD(rows) FIELD(size)
+    FIELD(first_chain) FIELD(low) FIELD(high) FIELD(limit) FIELD(lowest) FIELD(highest) FIELD(highest_scale) FIELD(step) FIELD(steps) FIELD(learn_from) FIELD(learn_to) FIELD(rows) FIELD(size)
     FIELD(block_chains) FIELD(lanes) FIELD(clip) FIELD(bounds)
     return sizeof(Loop);
 }

@@ -236,7 +236,7 @@ class Gpu:
 class Driver:
     """The calls of `cuda.bindings.driver` that launch kernels; they run in the emulator."""
 
-    NUMBERS: dict[str, int] = dict.fromkeys(KERNELS, 1) | {"move": 2}
+    NUMBERS: dict[str, int] = dict.fromkeys(KERNELS, 1) | {"move": 2, "settle": 0}
 
     def __init__(self, gpu: Gpu, emulator: Emulator, fails: str = "") -> None:
         self.gpu, self.emulator, self.fails = gpu, emulator, fails

@@ -81,7 +81,7 @@ class Typed:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"order": "noise-drift"}, {"sampler": "optimize"}, {"sampler": "underdamped"}],
+    [{}, {"order": "noise-drift"}, {"sampler": "optimize"}, {"sampler": "underdamped"}, {"sampler": "preconditioned"}],
     ids=str,
 )
 def test_every_call(

@@ -36,7 +36,9 @@ def test_a_right_loop(opened: Open, order: str) -> None:
         assert "graph" in bench.gpu.log
 
 
-@pytest.mark.parametrize(("sampler", "kernel"), [("optimize", "descend"), ("underdamped", "kick")])
+@pytest.mark.parametrize(
+    ("sampler", "kernel"), [("optimize", "descend"), ("underdamped", "kick"), ("preconditioned", "settle")]
+)
 def test_a_right_loop_of_another_sampler(opened: Open, sampler: str, kernel: str) -> None:
     with opened() as bench:
         found = gap(bench, CONFIG.replace(sampler=sampler, step_size=0.02))
@@ -44,7 +46,7 @@ def test_a_right_loop_of_another_sampler(opened: Open, sampler: str, kernel: str
         assert kernel in bench.gpu.launched
 
 
-@pytest.mark.parametrize("sampler", ["optimize", "underdamped"])
+@pytest.mark.parametrize("sampler", ["optimize", "underdamped", "preconditioned"])
 def test_a_wrong_loop_of_another_sampler(opened: Open, monkeypatch: pytest.MonkeyPatch, sampler: str) -> None:
     run = loop.CudaLoop.run
     wrong: Callable[[Handover], Handover] = lambda start: start._replace(config=start.config.replace(step_size=0.04))  # noqa: E731

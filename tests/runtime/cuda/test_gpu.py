@@ -83,7 +83,9 @@ def test_noise_has_numpys_bits(engine: TensorRtEngine) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"order": "noise-drift"}, {"sampler": "optimize"}, {"sampler": "underdamped"}], ids=str
+    "how",
+    [{}, {"order": "noise-drift"}, {"sampler": "optimize"}, {"sampler": "underdamped"}, {"sampler": "preconditioned"}],
+    ids=str,
 )
 @pytest.mark.parametrize(
     "settings",

@@ -64,11 +64,14 @@ SAMPLERS: list[dict[str, Any]] = [
     {"sampler": "optimize", "momentum": 0.5, "step_size": (0.05, 0.0)},
     {"sampler": "underdamped"},
     {"sampler": "underdamped", "friction": 0.1, "step_size": (0.02, 0.005), "temperature": (1.0, 0.0)},
+    {"sampler": "preconditioned", "warmup": 0},
+    {"sampler": "preconditioned", "step_size": (0.02, 0.005), "temperature": (1.0, 0.0)},
 ]
 
 WORK: list[tuple[dict[str, Any], list[str]]] = [
     ({"sampler": "optimize"}, ["descend", "engine", "measure"]),
     ({"sampler": "underdamped"}, ["glide", "engine", "measure", "kick"]),
+    ({"sampler": "preconditioned", "warmup": GRAPH_STEPS}, ["stride", "engine", "measure"]),
 ]
 """A step's kernels, without noise."""
 
@@ -224,6 +227,16 @@ class TestOtherSamplers:
             assert [name for name in bench.gpu.launched if name != "draw"][-step - 1 :] == [*work, "advance"]
             assert bench.gpu.launched.count("draw") == (0 if sampler["sampler"] == "optimize" else 1 + config.steps)
 
+    @pytest.mark.parametrize(
+        ("steps", "warmup", "graphs"), [(16, 4, 1), (40, 30, 1), (64, 32, 4), (2, 1, 2), (40, 39, 2)]
+    )
+    def test_a_warm_up_goes_by_graphs_too(self, opened: Open, steps: int, warmup: int, graphs: int) -> None:
+        config = SamplerConfig(sampler="preconditioned", steps=steps, warmup=warmup, step_size=0.02)
+        with opened(config=config) as bench:
+            close(*bench.both(4))
+            assert bench.gpu.log.count("graph") == graphs
+            assert bench.gpu.launched.count("stride") == 1 + steps and bench.gpu.launched.count("settle") == 1
+
     def test_their_graphs_are_kept_apart(self, opened: Open) -> None:
         with opened(config=SamplerConfig(steps=GRAPH_STEPS, step_size=0.02)) as bench:
             captured = []
@@ -231,7 +244,8 @@ class TestOtherSamplers:
                 close(*bench.both(4, **sampler))
                 captured += [sampler["sampler"]] * bench.gpu.log.count("begin capture")
                 assert "graph" in bench.gpu.log
-            assert captured == ["langevin", *dict.fromkeys(sampler["sampler"] for sampler in SAMPLERS)]
+            # A preconditioned chain's graph is as long as what follows its warm-up, where that is short.
+            assert captured == ["langevin", "optimize", "underdamped", "preconditioned", "preconditioned"]
 
     @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
     def test_the_best_by_a_deadline_is_the_hosts(self, opened: Open, sampler: dict[str, Any]) -> None:
@@ -330,11 +344,14 @@ class TestWhatTheHostDoes:
     @pytest.mark.parametrize(
         ("keywords", "why"),
         [
-            ({"sampler": "mala"}, 'the sampler "mala" has no loop there'),
-            ({"sampler": "hmc"}, 'the sampler "hmc" has no loop there'),
+            ({"sampler": "mala"}, 'the sampler "mala" accepts and rejects, which the loop there does not'),
+            ({"sampler": "hmc"}, 'the sampler "hmc" accepts and rejects, which the loop there does not'),
             ({"every": 4, "out": "states.npy"}, "states are written on the way"),
             ({"checkpoint": "run.npz"}, "a checkpoint takes states on the way"),
-            ({"sampler": "mala", "deadline_ms": 1e4}, 'the sampler "mala" has no loop there'),
+            (
+                {"sampler": "mala", "deadline_ms": 1e4},
+                'the sampler "mala" accepts and rejects, which the loop there does not',
+            ),
             (
                 {"order": "noise-drift", "deadline_ms": 1e4},
                 'a deadline asks for energies that the order "noise-drift" does not keep there',

@@ -9,17 +9,22 @@ import numpy as np
 import pytest
 
 from ebm_export.runtime import SamplerConfig
-from ebm_export.runtime.cuda.loop import _SERIES, _moves
+from ebm_export.runtime.cuda.loop import _SERIES, _moves, _settling
 from ebm_export.runtime.fused_steps import ports, series_of
 from ebm_export.runtime.method import build_method
-from ebm_export.runtime.samplers import optimize, underdamped
+from ebm_export.runtime.samplers import optimize, preconditioned, underdamped
 from ebm_export.runtime.samplers.boundary import build_confine
+from ebm_export.runtime.samplers.preconditioned import preconditioner
 from ebm_export.runtime.schedule import spread
 
-from .batch import SETTINGS, batch, mask, measured
-from .emulator import Emulator, Memory
+from .batch import SETTINGS, batch, mask, measured, settled
+from .emulator import FIRST, LAST, SHUFFLED, Emulator, Memory
 
-STATES: dict[str, Any] = {"optimize": optimize.State, "underdamped": underdamped.State}
+STATES: dict[str, Any] = {
+    "optimize": optimize.State,
+    "underdamped": underdamped.State,
+    "preconditioned": preconditioned.State,
+}
 
 SAMPLERS: list[dict[str, Any]] = [
     {"sampler": "optimize", "momentum": 0.8, "step_size": (0.5, 0.1)},
@@ -28,6 +33,9 @@ SAMPLERS: list[dict[str, Any]] = [
     {"sampler": "underdamped", "friction": 0.0, "step_size": 0.3},
     {"sampler": "underdamped", "step_size": 0.3, "temperature": 0.0},
     {"sampler": "underdamped", "step_size": 0.3, "noise": 0.2, "anneal": 4.0},
+    {"sampler": "preconditioned", "warmup": 3, "step_size": (0.5, 0.1), "temperature": (1.0, 0.2)},
+    {"sampler": "preconditioned", "warmup": 1, "step_size": 0.3, "temperature": 0.0},
+    {"sampler": "preconditioned", "warmup": 0, "step_size": 0.3, "noise": 0.2, "anneal": 4.0},
 ]
 
 CHAINS = (5, 130)  # rows, and numbers in one
@@ -67,9 +75,12 @@ class Step:
             self.arrays["free"] = mask(*CHAINS)
         self.free = self.arrays.get("free", np.float32(1))
         self.answer = batch(*CHAINS, seed=3)["grad"]  # of the evaluation in the step
-        self.carried = {}
+        self.carried: dict[str, np.ndarray] = {}
         if "velocity" in STATES[self.config.sampler]._fields:
             self.carried["velocity"] = (rng.standard_normal(CHAINS) * self.free).astype(np.float32)
+        if "squares" in STATES[self.config.sampler]._fields:
+            self.carried["squares"] = rng.exponential(size=CHAINS) * self.free
+            self.carried["precondition"] = rng.exponential(size=CHAINS).astype(np.float32)
 
     def on_device(self, emulator: Emulator) -> Memory:
         """What the kernels make of it."""
@@ -82,6 +93,8 @@ class Step:
         )
         moves = _moves(self.config)
         measured(emulator, memory)  # it works out how far to clip
+        if self.step == _settling(self.config):
+            settled(emulator, memory)
         # In two blocks: each thread takes more than one number.
         emulator.launch(moves.before[0], 2, memory.address, self.step, *moves.before[1:])
         if moves.after is not None:
@@ -142,6 +155,32 @@ class TestStep:
         step = Step({**settings, **sampler}, position=position)
         memory = step.on_device(emulator)
         np.testing.assert_array_equal(np.isnan(memory["position"]), np.isnan(position))
+
+
+class TestSettle:
+    # One lane for a row, several rows in a block, one row in a block; a last block that is not full.
+    @pytest.mark.parametrize(("rows", "size"), [(300, 3), (7, 50), (2, 3000)])
+    @pytest.mark.parametrize("order", [FIRST, LAST, SHUFFLED])
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_factors_are_the_hosts(self, emulator: Emulator, rows: int, size: int, order: int, masked: bool) -> None:
+        emulator.order = order
+        free = mask(rows, size) if masked else np.ones((rows, size), np.float32)
+        free[0] = 0 if masked else 1
+        squares = np.exp(np.random.default_rng(0).normal(size=(rows, size), scale=4)) * free
+        squares[1] = 0  # nothing was learned
+        arrays = {"squares": squares, "precondition": np.full((rows, size), 7, np.float32)}
+        memory = Memory(
+            SamplerConfig(sampler="preconditioned"),
+            np.zeros((rows, size), np.float32),
+            **arrays,
+            **({"free": free} if masked else {}),
+        )
+        settled(emulator, memory)
+        moves = free.any(axis=1)
+        expected = np.ones((rows, size), np.float32)
+        expected[moves] = preconditioner(squares[moves], free[moves] if masked else None)
+        # Sums in float64, in another order: float32 may round a few of them otherwise.
+        np.testing.assert_array_max_ulp(memory["precondition"], expected, maxulp=1)
 
 
 @pytest.mark.parametrize("mode", ["project", "reflect"])
