@@ -31,6 +31,8 @@ class Handover(NamedTuple):
         stop: whether the loop may end once a chain is no longer well.
         energy_range: (lowest, highest) energy of a chain that is well; None where any finite one is.
         tell: called now and then with the number of steps that are done, and at the end.
+        every: number of steps, counted from the chain's start, of which every multiple before the end is looked at; None for none.
+        look: called there with the number of steps done and the positions [B, *S], which are overwritten afterwards.
     """
 
     config: SamplerConfig
@@ -44,6 +46,8 @@ class Handover(NamedTuple):
     stop: bool
     energy_range: tuple[float, float] | None
     tell: Callable[[int], None]
+    every: int | None = None
+    look: Callable[[int, np.ndarray], None] = lambda done, position: None
 
 
 class BestOnDevice(NamedTuple):

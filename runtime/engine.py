@@ -97,7 +97,7 @@ class Engine(ABC):
         """Frees the session; safe to call twice."""
 
     def device_loop(self) -> DeviceLoop | None:
-        """Returns what runs Langevin chains on the engine's device, going on from its last `run`; None if nothing does."""
+        """Returns what runs chains on the engine's device, going on from its last `run`; None if nothing does."""
         return None
 
     def stays_on_host(self, why: str) -> None:

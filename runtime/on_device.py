@@ -15,6 +15,7 @@ from .divergence import stop_if_diverged
 from .fused_steps import FUSABLE
 from .method import knows_energies
 from .progress import Callback, Progress
+from .sample_file import SampleFile
 
 __all__ = ["finish_on_device", "hand_over", "hindrance"]
 
@@ -32,7 +33,6 @@ def hindrance(config: SamplerConfig, **asked: Any) -> str | None:
         "exact": "exact sampling asks two engines",
         "switches": "precisions change over the steps",
         "checkpoint": "a checkpoint takes states on the way",
-        "samples": "states are written on the way",
     }
     return next((words[name] for name, value in asked.items() if value), None)
 
@@ -70,9 +70,12 @@ def finish_on_device(
     stop: bool,
     energy_range: tuple[float, float] | None,
     callback: Callback | None,
+    samples: SampleFile | None = None,
     first: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Takes the first evaluation from `chain_steps`, since it looks for the gradient's scale, and all else from the device.
+
+    The arguments are those of `run_chains`, and `key` of the noise.
 
     Returns:
         Final positions [B, *S] float32, and [B] int, the steps after which a chain's numbers were seen to be no longer finite, -1
@@ -90,19 +93,24 @@ def finish_on_device(
         if callback is not None:
             callback(now._replace(done=done))
 
+    def look(done: int, position: np.ndarray) -> None:
+        if samples is not None and done % samples.every == 0 < done:
+            samples.write(done // samples.every - 1, chains, position)
+
     tell(now.done)
+    look(now.done, position)
     if now.done < config.steps:
-        position, hit = loop.run(
-            hand_over(
-                now, config, key, free, highest_scale, stop=stop, energy_range=energy_range, tell=tell, first=first
-            )
+        start = hand_over(
+            now, config, key, free, highest_scale, stop=stop, energy_range=energy_range, tell=tell, first=first
         )
+        position, hit = loop.run(start._replace(every=None if samples is None else samples.every, look=look))
         if stop and (hit >= 0).any():
             step = int(hit[hit >= 0].min())
             stop_if_diverged(int(np.count_nonzero(hit == step)), step, len(chains), energy_range)
         finite = np.isfinite(position).reshape(len(chains), -1).all(axis=1)
         if stop:
             stop_if_diverged(int(np.count_nonzero(~finite)), config.steps, len(chains), energy_range)
+        look(config.steps, position)
         seen = np.where(seen < 0, hit, seen)
         seen[(seen < 0) & ~finite] = config.steps
     return position, seen

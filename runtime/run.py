@@ -92,7 +92,7 @@ def run_chains(
     batch = largest_batch(config, n, max_batch)
     on_device = False
     if isinstance(callback, ProgressOnly | None):  # another one is promised every state
-        why = hindrance(config, exact=exact, switches=switches, checkpoint=checkpoint, samples=samples)
+        why = hindrance(config, exact=exact, switches=switches, checkpoint=checkpoint)
         on_device = why is None
         if why is not None:
             engine.stays_on_host(why)
@@ -138,7 +138,18 @@ def run_chains(
             if loop is not None:
                 key = NoiseSource(seed, attempt=attempt).key
                 ended, seen = finish_on_device(
-                    loop, steps, config, chains, key, free, engine.highest_scale, stop, energy_range, callback, first
+                    loop,
+                    steps,
+                    config,
+                    chains,
+                    key,
+                    free,
+                    engine.highest_scale,
+                    stop,
+                    energy_range,
+                    callback,
+                    samples,
+                    first,
                 )
                 if runaways is not None and not runaways.near(ended):
                     rows = {name: rows_of(array, chains, 1) for name, array in (cond or {}).items()}

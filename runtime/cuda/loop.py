@@ -23,7 +23,6 @@ thread, under this loop and a stand-in for the CUDA runtime (tests/runtime/cuda)
 from __future__ import annotations
 
 import ctypes
-import itertools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -125,13 +124,17 @@ class CudaLoop(DeviceLoop):
         graph = self._begin(shape, start.config.steps - start.done)
         done, settling = start.done, _settling(start.config)
         replays: list[int] = []
-        for stop in _stops(start):
+        position, lost = np.empty_like(start.position), np.empty(shape.rows, dtype=np.int32)
+        while done < start.config.steps:
+            if done == settling:
+                self._launch("settle", shape.measure_blocks, self._stream)
+            stop = _next_stop(start, done)
             if not self._run_to(stop, done, start, shape, graph, replays):
                 break
             done = stop
-            if stop == settling:
-                self._launch("settle", shape.measure_blocks, self._stream)
-        position, lost = np.empty_like(start.position), np.empty(shape.rows, dtype=np.int32)
+            if start.every and done % start.every == 0 and done < start.config.steps:
+                self._fetch((position, self._addresses["x"]))
+                start.look(done, position)
         self._fetch((position, self._addresses["x"]), (lost, self._memory["lost"][0]))
         del sent
         start.tell(start.config.steps)
@@ -379,10 +382,22 @@ def _settling(config: SamplerConfig) -> int:
     return (warm_up_steps(config) or -1) if config.sampler == "preconditioned" else -1
 
 
-def _stops(start: Handover) -> list[int]:
-    """Numbers of steps done, from the start to the end, where the host has something to put between two steps."""
-    config = start.config
-    return sorted({start.done, max(_settling(config), start.done), config.steps})
+def _next_stop(start: Handover, done: int) -> int:
+    """The number of steps done when the host next has something to do between two of them; the last of all if it has not."""
+    stops = [start.config.steps, _settling(start.config)]
+    if start.every:
+        stops.append((done // start.every + 1) * start.every)
+    return min(stop for stop in stops if stop > done)
+
+
+def _graph_steps(start: Handover) -> int:
+    """Steps in one graph, at most `GRAPH_STEPS` and no more than there are between stops, so that few are left to go one by one."""
+    stop, steps = _next_stop(start, start.done), start.config.steps
+    stretches = [stop - start.done] if stop == steps else [start.every or steps - stop, stop - start.done]
+    longest = min(GRAPH_STEPS, max(stretches))
+    if stop == steps:
+        return longest
+    return min(range(longest, longest // 2, -1), key=lambda count: sum(stretch % count for stretch in stretches))
 
 
 def _shape(start: Handover, loop: Loop) -> _Shape:
@@ -394,6 +409,5 @@ def _shape(start: Handover, loop: Loop) -> _Shape:
         draw_blocks=last_block - first_block + 1,
         measure_blocks=-(-loop.rows // (THREADS // loop.lanes)),
         moves=_moves(start.config),
-        # A graph longer than what lies between two stops would never be launched.
-        steps=min(GRAPH_STEPS, max(stop - last for last, stop in itertools.pairwise(_stops(start)))),
+        steps=_graph_steps(start),
     )

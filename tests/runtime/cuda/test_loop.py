@@ -228,7 +228,7 @@ class TestOtherSamplers:
             assert bench.gpu.launched.count("draw") == (0 if sampler["sampler"] == "optimize" else 1 + config.steps)
 
     @pytest.mark.parametrize(
-        ("steps", "warmup", "graphs"), [(16, 4, 1), (40, 30, 1), (64, 32, 4), (2, 1, 2), (40, 39, 2)]
+        ("steps", "warmup", "graphs"), [(16, 4, 1), (40, 30, 4), (64, 32, 4), (2, 1, 2), (40, 39, 3)]
     )
     def test_a_warm_up_goes_by_graphs_too(self, opened: Open, steps: int, warmup: int, graphs: int) -> None:
         config = SamplerConfig(sampler="preconditioned", steps=steps, warmup=warmup, step_size=0.02)
@@ -346,7 +346,6 @@ class TestWhatTheHostDoes:
         [
             ({"sampler": "mala"}, 'the sampler "mala" accepts and rejects, which the loop there does not'),
             ({"sampler": "hmc"}, 'the sampler "hmc" accepts and rejects, which the loop there does not'),
-            ({"every": 4, "out": "states.npy"}, "states are written on the way"),
             ({"checkpoint": "run.npz"}, "a checkpoint takes states on the way"),
             (
                 {"sampler": "mala", "deadline_ms": 1e4},
@@ -358,7 +357,7 @@ class TestWhatTheHostDoes:
             ),
             ({"callback": ignored}, ""),
         ],
-        ids=["mala", "hmc", "every", "checkpoint", "deadline", "noise-drift by a deadline", "callback"],
+        ids=["mala", "hmc", "checkpoint", "deadline", "noise-drift by a deadline", "callback"],
     )
     def test_what_the_host_keeps_is_said_once(
         self, opened: Open, keywords: dict[str, Any], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -395,6 +394,57 @@ class TestWhatTheHostDoes:
             device = run_chains(bench.ebm.engine, config, lambda chains: start, 3, fused=fused)
             assert "move" in bench.gpu.launched
             close(device, run_chains(bench.ebm.engine, config, lambda chains: start, 3, callback=ignored))
+
+
+class TestStatesOnTheWay:
+    @staticmethod
+    def both(bench: Bench, folder: Path, n: int, every: int, **keywords: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The files of the loop on the GPU and of that on the host."""
+        device, host = folder / "device.npy", folder / "host.npy"
+        close(
+            bench.ebm.sample(n, every=every, out=device, **keywords),
+            bench.ebm.sample(n, every=every, out=host, callback=ignored, **keywords),
+        )
+        assert "measure" in bench.gpu.launched
+        return np.load(device), np.load(host)
+
+    @pytest.mark.parametrize("every", [1, 5, GRAPH_STEPS, 20, 37])
+    @pytest.mark.parametrize(
+        "settings",
+        [{}, {"order": "noise-drift"}, {"sampler": "underdamped"}, {"sampler": "preconditioned"}],
+        ids=str,
+    )
+    def test_they_are_the_hosts(self, opened: Open, tmp_path: Path, settings: dict[str, Any], every: int) -> None:
+        config = SamplerConfig.from_dict({"steps": 37, "step_size": 0.02, **settings})
+        with opened(config=config) as bench:
+            device, host = self.both(bench, tmp_path, 5, every, max_batch=3)
+            assert len(host) == 37 // every and np.isfinite(host).all()
+            close(device, host)
+
+    def test_only_they_are_copied(self, opened: Open, tmp_path: Path) -> None:
+        with opened(config=SamplerConfig(steps=50, step_size=0.02)) as bench:
+            bench.ebm.sample(4, every=10, out=tmp_path / "states.npy")
+            log = bench.gpu.log[bench.gpu.log.index("instantiate") + 1 :]
+            state, words = f"to host {4 * 15 * 4}", f"to host {4 * 4}"
+            assert [name for name in log if name != "wait for event"] == [
+                *["graph", state, "synchronize"] * 4,
+                *("graph", state, words, "synchronize"),
+            ]
+
+    @pytest.mark.parametrize("every, graph", [(16, 16), (20, 10), (37, 12), (7, 7), (1, 1)])
+    def test_a_graph_fits_between_them(self, opened: Open, tmp_path: Path, every: int, graph: int) -> None:
+        with opened(config=SamplerConfig(steps=3 * every, step_size=0.02)) as bench:
+            bench.ebm.sample(2, every=every, out=tmp_path / "states.npy")
+            begin = bench.gpu.log.index("instantiate")
+            assert bench.gpu.log[begin:].count("graph") == 3 * (every // graph)
+
+    @pytest.mark.parametrize("diverged", ["drop", "restart"])
+    def test_of_chains_that_diverge(self, opened: Open, tmp_path: Path, diverged: str) -> None:
+        with opened(cliff, SamplerConfig(steps=20, step_size=0.1, noise=0.3)) as bench:
+            device, host = self.both(bench, tmp_path, 9, 5, seed=6, diverged=diverged)
+            np.testing.assert_array_equal(np.isnan(device), np.isnan(host))
+            assert np.isnan(host).any() == (diverged == "drop")
+            close(device, host)
 
 
 class TestProgress:
