@@ -49,6 +49,7 @@ def chain_steps(
     energy_range: tuple[float, float] | None = None,
     runaways: Runaways | None = None,
     resume: Snapshot | None = None,
+    ask_again: bool = False,
     draw_ahead: bool = True,
     evenly: bool = False,
     shared: bool = False,
@@ -77,6 +78,8 @@ def chain_steps(
         energy_range: energies of a chain that is well.
         runaways: looks for chains that ran away, at the end and after every `every` steps; None where nobody does.
         resume: what the chains go on from, in place of their start.
+        ask_again: whether the engine is asked where chains go on from a snapshot, which needs no answer, so that it holds their
+            conditions and the scale of the next step.
         draw_ahead: whether noise may be drawn before it is asked for; not worth it for chains that go on elsewhere.
         evenly: whether the steps should take equally long, so that none does the work of a thousand others.
         shared: whether whoever listens may ask the engine too, which then overwrites what the next step would read.
@@ -171,6 +174,9 @@ def chain_steps(
             if turn < resume.done:
                 score.switch(switches[turn])
         done, state, lost = resume.done, resume.state, resume.lost
+        if ask_again:
+            score.state = resume.scale
+            score(np.ascontiguousarray(state.position, dtype=np.float32))
         score.state, warm_up.state, score.calls = resume.scale, resume.warm_up, resume.calls
 
     def advance() -> Any:

@@ -10,7 +10,29 @@ import numpy as np
 
 from .config import SamplerConfig
 
-__all__ = ["BestOnDevice", "DeviceLoop", "Handover"]
+__all__ = ["BestOnDevice", "DeviceLoop", "DeviceState", "Handover"]
+
+
+class DeviceState(NamedTuple):
+    """All that chains go on from after a step, copied from a device; new arrays.
+
+    Attributes:
+        position: [B, *S] float32.
+        energy: [B] float32, the engine's last answer.
+        grad: [B, *S] float32, the same, times its scale.
+        answer_scale: [B] float32, that scale.
+        scale: [B] float32, the scale of the next answer.
+        carried: as in `Handover`.
+        lost: [B] int32, as `DeviceLoop.run` returns it.
+    """
+
+    position: np.ndarray
+    energy: np.ndarray
+    grad: np.ndarray
+    answer_scale: np.ndarray
+    scale: np.ndarray
+    carried: Mapping[str, np.ndarray]
+    lost: np.ndarray
 
 
 class Handover(NamedTuple):
@@ -33,6 +55,10 @@ class Handover(NamedTuple):
         tell: called now and then with the number of steps that are done, and at the end.
         every: number of steps, counted from the chain's start, of which every multiple before the end is looked at; None for none.
         look: called there with the number of steps done and the positions [B, *S], which are overwritten afterwards.
+        answer: energy [B] and dE/dx [B, *S], float32, C-contiguous, to go on from in place of the engine's last answer, whose
+            energy and gradient are then not used; None where that one is gone on from.
+        due: asked between two steps, now and then, whether `save` is to be called there.
+        save: called with the number of steps done and everything after them.
     """
 
     config: SamplerConfig
@@ -48,6 +74,9 @@ class Handover(NamedTuple):
     tell: Callable[[int], None]
     every: int | None = None
     look: Callable[[int, np.ndarray], None] = lambda done, position: None
+    answer: tuple[np.ndarray, np.ndarray] | None = None
+    due: Callable[[], bool] = lambda: False
+    save: Callable[[int, DeviceState], None] = lambda done, state: None
 
 
 class BestOnDevice(NamedTuple):

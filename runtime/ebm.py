@@ -39,6 +39,7 @@ from .kept import check_kept
 from .manifest import ModelSpec
 from .method import replicas
 from .noise import normal
+from .on_device import loop_for
 from .precision_schedule import Span
 from .progress import Callback
 from .request import Request
@@ -326,6 +327,10 @@ class Ebm:
                     energy_range=energy_range,
                     every=every,
                     out=None if out is None else Path(out).name,
+                    on_device=loop_for(
+                        request.engine, request.config, callback, exact=request.exact, switches=request.switches
+                    )
+                    is not None,
                 )
                 kept = Checkpoint(checkpoint, identity, seconds=checkpoint_seconds)
             with (

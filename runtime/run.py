@@ -19,8 +19,8 @@ from .fused_steps import Fused
 from .gradient_scale import ScaledScore
 from .method import replicas
 from .noise import NoiseSource
-from .on_device import finish_on_device, hindrance
-from .progress import Callback, ProgressOnly
+from .on_device import finish_on_device, loop_for
+from .progress import Callback
 from .runaway import Runaways
 from .sample_file import SampleFile
 
@@ -77,7 +77,8 @@ def run_chains(
         fused: takes several steps in one call, open and with the settings of `config`. It is left alone where engines switch,
             where there is an exact one, where numbers stay, and with an `energy_range`.
         energy_range: (lowest, highest) energy of a chain that is well; one outside has diverged. Looked at after each step.
-        runaways: looks for chains that ran away, which have diverged too: at the end, and where states are written; None where nobody does.
+        runaways: looks for chains that ran away, which have diverged too: at the end, and on the host where states are written; None where
+            nobody does.
         checkpoint: where the run's state is saved now and then, and once at the end; one that is there already is gone on from.
         samples: takes the states after every so many steps. Those of chains that are dropped become NaN.
 
@@ -90,19 +91,16 @@ def run_chains(
         UsageError: the settings leave the sampler nothing that it can sample.
     """
     batch = largest_batch(config, n, max_batch)
-    on_device = False
-    if isinstance(callback, ProgressOnly | None):  # another one is promised every state
-        why = hindrance(config, exact=exact, switches=switches, checkpoint=checkpoint)
-        on_device = why is None
-        if why is not None:
-            engine.stays_on_host(why)
     saved = None if checkpoint is None else checkpoint.load()
     at = Saved.beginning(n, start(range(1)).shape[1:]) if saved is None else saved
-    loop = engine.device_loop() if on_device else None
+    loop = loop_for(engine, config, callback, exact=exact, switches=switches)
     past, again = at.first, 0  # runs of chains that are done, and how many of all are done anew
 
-    def run(chains: Chains, attempt: int) -> tuple[np.ndarray, np.ndarray]:
-        """Runs these chains to their end; returns their positions, and after which step each was seen to diverge, -1 for none."""
+    def run(chains: Chains, attempt: int, alone: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Runs these chains to their end; returns their positions, and after which step each was seen to diverge, -1 for none.
+
+        `alone` says whether they are all that run at this attempt: a snapshot does not know of which part it is.
+        """
         nonlocal at
         resume, at = at.snapshot, at._replace(snapshot=None)
         if attempt and restart is not None:
@@ -129,6 +127,7 @@ def run_chains(
             energy_range=energy_range,
             runaways=runaways,
             resume=resume,
+            ask_again=loop is not None,
             draw_ahead=loop is None,
             shared=callback is not None,
             every=None if samples is None else samples.every,
@@ -149,6 +148,9 @@ def run_chains(
                     energy_range,
                     callback,
                     samples,
+                    checkpoint if alone else None,
+                    lambda snapshot: at._replace(snapshot=snapshot),
+                    resume is not None,
                     first,
                 )
                 if runaways is not None and not runaways.near(ended):
@@ -189,9 +191,11 @@ def run_chains(
                 again += len(left)
                 seen = np.full(len(chains), -1)
                 # A device loop counts its chains from the first.
-                for together in [left] if loop is None else stretches(left):
-                    at.result[list(together)], seen[np.asarray(together) - chains.start] = run(together, at.attempt)
-                    past += len(together)
+                parts = [left] if loop is None else list(stretches(left))
+                for part in parts:
+                    found = run(part, at.attempt, alone=len(parts) == 1)
+                    at.result[list(part)], seen[np.asarray(part) - chains.start] = found
+                    past += len(part)
                 at = at._replace(lost=seen != -1, attempt=at.attempt + 1)
         at = at.after(chains.stop)
         if checkpoint is not None and (checkpoint.due or at.first == n):  # a saving writes all results so far

@@ -29,6 +29,7 @@ def identity_of(
     energy_range: tuple[float, float] | None,
     every: int | None,
     out: str | None,
+    on_device: bool,
 ) -> dict[str, Any]:
     """Returns what decides the numbers of a run, as JSON values by the names that a caller knows.
 
@@ -42,6 +43,7 @@ def identity_of(
         energy_range: energies of a chain that is well.
         every: steps between two rows of the file of states; None where there is none.
         out: that file's name.
+        on_device: whether the chains stay on the engine's device, where some sums are rounded otherwise.
     """
     engines = tuple(engines)
     start = request.start
@@ -67,6 +69,7 @@ def identity_of(
         "cond": {name: _digest(array) for name, array in request.cond.items()},
         "keep": None if start.free is None else _digest(start.free),
         "out": out,
+        "loop": "on the device" if on_device else None,
     }
 
 

@@ -8,13 +8,15 @@ Position, noise, gradient, scale and the schedules lie in device memory; the hos
     underdamped:             glide -> engine -> measure -> kick
     optimize:                descend -> engine -> measure
 
-with the kernels of kernels.cu, and once, where the warm-up of "preconditioned" ends, settle. While the engine works, a second stream draws the noise of the next step. Up to
-`GRAPH_STEPS` steps are captured into one CUDA graph that is launched again and again: it counts the steps itself, in device
-memory, and reads settings, seed and schedules from there, so that it also serves later calls with chains of the same number.
+with the kernels of kernels.cu, and once, where the warm-up of "preconditioned" ends, settle. While the engine works, a second
+stream draws the noise of the next step. Up to `GRAPH_STEPS` steps are captured into one CUDA graph that is launched again and
+again: it counts the steps itself, in device memory, and reads settings, seed and schedules from there, so that it also serves
+later calls with chains of the same number.
 
-Nothing is copied to the host before the end. Each graph writes one number into the host's memory, how many chains are no
-longer well, and the host looks at it two graphs later, so that the GPU never waits for it. What the kernels compute is what runtime/noise.py, runtime/gradient_scale.py
-and runtime/samplers do.
+Nothing is copied to the host before the end but what is asked for on the way, between two graphs: positions for a file of states,
+and everything that chains go on from for a checkpoint. Each graph writes one number into the host's memory, how many chains are
+no longer well, and the host looks at it two graphs later, so that the GPU never waits for it. What the kernels compute is what
+runtime/noise.py, runtime/gradient_scale.py and runtime/samplers do.
 
 This has not run on a GPU yet. The kernels have been compiled for sm_87, sm_90 and sm_110 and have run on a CPU, thread by
 thread, under this loop and a stand-in for the CUDA runtime (tests/runtime/cuda).
@@ -30,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..config import SamplerConfig
-from ..device_loop import BestOnDevice, DeviceLoop, Handover
+from ..device_loop import BestOnDevice, DeviceLoop, DeviceState, Handover
 from ..errors import EbmExportError
 from ..fused_steps import ports, series_of
 from ..method import knows_energies, warm_up_steps
@@ -121,20 +123,27 @@ class CudaLoop(DeviceLoop):
     def run(self, start: Handover) -> tuple[np.ndarray, np.ndarray]:
         sent = self._send(start)  # what is copied from must live until the stream is waited for, below
         shape = _shape(start, sent[0])
-        graph = self._begin(shape, start.config.steps - start.done)
+        graph = self._begin(shape, start, sent)
         done, settling = start.done, _settling(start.config)
         replays: list[int] = []
         position, lost = np.empty_like(start.position), np.empty(shape.rows, dtype=np.int32)
         while done < start.config.steps:
             if done == settling:
                 self._launch("settle", shape.measure_blocks, self._stream)
-            stop = _next_stop(start, done)
-            if not self._run_to(stop, done, start, shape, graph, replays):
+            reached = self._run_to(_next_stop(start, done), done, start, shape, graph, replays)
+            if reached is None:
                 break
-            done = stop
-            if start.every and done % start.every == 0 and done < start.config.steps:
+            done = reached
+            if done == start.config.steps:
+                break
+            if start.every and done % start.every == 0:
                 self._fetch((position, self._addresses["x"]))
                 start.look(done, position)
+            if start.due():
+                state = self._everything(start)
+                if start.stop and (state.lost >= 0).any():
+                    break
+                start.save(done, state)
         self._fetch((position, self._addresses["x"]), (lost, self._memory["lost"][0]))
         del sent
         start.tell(start.config.steps)
@@ -146,7 +155,7 @@ class CudaLoop(DeviceLoop):
         shape = _shape(start, sent[0])._replace(
             steps=1
         )  # the host waits for each step: whoever has a deadline looks at a clock
-        graph = self._begin(shape, start.config.steps - start.done)
+        graph = self._begin(shape, start, sent)
         lost = np.empty(len(best), dtype=np.int32)
         done, settling = start.done, _settling(start.config)
         while True:
@@ -191,22 +200,34 @@ class CudaLoop(DeviceLoop):
             self._side = None
         self._kernels.close()
 
-    def _begin(self, shape: _Shape, remaining: int) -> Any:
-        """Draws the first of the remaining steps' noise and looks at the start; returns the graph, as `_graph_of` does."""
+    def _begin(self, shape: _Shape, start: Handover, sent: tuple[Loop, list[Any]]) -> Any:
+        """Draws the first step's noise and looks at the start; returns the graph, as `_graph_of` does; `sent` is of `_send`."""
+        loop, kept = sent
+        if start.answer is not None:  # it comes without a scale, so it is looked at as one whose scale is one
+            ones = np.ones(loop.rows, dtype=np.float32)
+            plain = Loop.from_buffer_copy(loop)
+            plain.scale = self._reserve("ones", ones.nbytes)
+            self._copy(plain.scale, ones.ctypes.data, ones.nbytes)
+            self._send_loop(plain)
+            kept += [ones, plain]
         if shape.moves.noise:
             self._launch("draw", shape.draw_blocks, self._stream, 0)
         self._launch("measure", shape.measure_blocks, self._stream, 0)
+        if start.answer is not None:
+            self._send_loop(loop)
         # These do nothing: CUDA loads a kernel at its first launch, which it may not do while it captures.
         for name, *numbers in filter(None, (shape.moves.before, shape.moves.after)):
-            self._launch(name, 1, self._stream, remaining, *numbers)
+            self._launch(name, 1, self._stream, start.config.steps - start.done, *numbers)
         self._launch("advance", 1, self._stream, 0)
         return self._graph_of(shape)
 
-    def _run_to(self, stop: int, done: int, start: Handover, shape: _Shape, graph: Any, replays: list[int]) -> bool:
-        """Puts the steps from one to another into the stream.
+    def _run_to(
+        self, stop: int, done: int, start: Handover, shape: _Shape, graph: Any, replays: list[int]
+    ) -> int | None:
+        """Puts the steps from one to another into the stream, as far as nobody wants to see the chains before.
 
         Args:
-            stop: the number of steps that are done then.
+            stop: the number of steps that are done at the most.
             done: of those that are done before.
             start: what is run.
             shape: of its steps.
@@ -214,26 +235,30 @@ class CudaLoop(DeviceLoop):
             replays: steps done after each graph of the run so far; those launched here are added.
 
         Returns:
-            False where a chain is lost that the run has to stop for.
+            How many steps are done then; None where a chain is lost that the run has to stop for.
         """
+        if graph is None:
+            stop = min(stop, done + shape.steps)
         while graph is not None and stop - done >= shape.steps:
             event = f"graph{len(replays) % 2}"
             if len(replays) >= 2:
                 count = self._lost_by(event)
                 start.tell(replays[-2])
                 if count and start.stop:
-                    return False
+                    return None
             self._call("cudaGraphLaunch", graph, self._stream)
             self._call("cudaEventRecord", self._events[event], self._stream)
             done += shape.steps
             replays.append(done)
+            if start.due():
+                return done
         for ahead in range(stop - done):
             self._step(shape, ahead)
         if done < stop < start.config.steps:
             self._launch("advance", 1, self._stream, stop - done)
-        return True
+        return stop
 
-    def _send(self, start: Handover, best_energy: np.ndarray | None = None) -> tuple[Loop, list[np.ndarray]]:
+    def _send(self, start: Handover, best_energy: np.ndarray | None = None) -> tuple[Loop, list[Any]]:
         """Copies a run's start and settings to the GPU, and returns what is being copied.
 
         Args:
@@ -277,9 +302,38 @@ class CudaLoop(DeviceLoop):
             setattr(loop, name, self._reserve(name, array.nbytes))
             self._copy(getattr(loop, name), array.ctypes.data, array.nbytes)
         self._copy(self._addresses["x"], position.ctypes.data, position.nbytes)
+        for name, array in zip(("energy", "grad"), start.answer or (), strict=False):
+            self._copy(self._addresses[name], array.ctypes.data, array.nbytes)
+        self._send_loop(loop)
+        return loop, [position, *copies.values()]
+
+    def _send_loop(self, loop: Loop) -> None:
         size = ctypes.sizeof(loop)
         self._copy(self._reserve("loop", size), ctypes.addressof(loop), size)
-        return loop, [position, *copies.values()]
+
+    def _everything(self, start: Handover) -> DeviceState:
+        """Copies all that the chains go on from, once all work is done."""
+        position, rows = start.position, len(start.position)
+        state = DeviceState(
+            position=np.empty_like(position),
+            energy=np.empty(rows, dtype=np.float32),
+            grad=np.empty_like(position),
+            answer_scale=np.empty(rows, dtype=np.float32),
+            scale=np.empty(rows, dtype=np.float32),
+            carried={name: np.empty_like(array) for name, array in start.carried.items()},
+            lost=np.empty(rows, dtype=np.int32),
+        )
+        mine = {name: address for name, (address, _) in self._memory.items()}
+        self._fetch(
+            (state.position, self._addresses["x"]),
+            (state.energy, self._addresses["energy"]),
+            (state.grad, self._addresses["grad"]),
+            (state.answer_scale, mine["answer_scale"]),
+            (state.scale, self._addresses["grad_scale"]),
+            *((array, mine[name]) for name, array in state.carried.items()),
+            (state.lost, mine["lost"]),
+        )
+        return state
 
     def _graph_of(self, shape: _Shape) -> Any:
         """A graph of `shape.steps` steps; None where the engine's work cannot be captured."""

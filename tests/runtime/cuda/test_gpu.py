@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +20,7 @@ from ebm_export.runtime.backends.tensorrt import TensorRtEngine, available
 from ebm_export.runtime.device_loop_check import check_device_loop
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.noise import normal
+from ebm_export.runtime.progress import ProgressOnly
 from ebm_export.runtime.tensorrt_library import build_plan
 
 REASON = available()
@@ -114,6 +117,22 @@ def test_the_best_by_a_deadline_is_the_hosts(engine: TensorRtEngine) -> None:
     assert device.steps == host.steps == 60
     np.testing.assert_allclose(device.energy, host.energy, rtol=1e-4)
     np.testing.assert_allclose(device.x, host.x, atol=1e-2)
+
+
+@pytest.mark.parametrize("sampler", ["langevin", "preconditioned", "underdamped", "optimize"])
+def test_a_run_that_was_cut_ends_with_the_same_bits(engine: TensorRtEngine, tmp_path: Path, sampler: str) -> None:
+    ebm = Ebm(engine, MODEL, SamplerConfig.from_dict({"steps": 100, "step_size": 0.02, "sampler": sampler}))
+    whole = ebm.sample(8, seed=1, every=20, out=tmp_path / "whole.npy")
+
+    def cut(done: int, total: int) -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    run: dict[str, Any] = {"checkpoint": tmp_path / "run", "checkpoint_seconds": 0, "every": 20}
+    with pytest.raises(KeyboardInterrupt):
+        ebm.sample(8, seed=1, callback=ProgressOnly(cut), out=tmp_path / "cut.npy", **run)
+    np.testing.assert_array_equal(ebm.sample(8, seed=1, out=tmp_path / "cut.npy", **run), whole)
+    np.testing.assert_array_equal(np.load(tmp_path / "cut.npy"), np.load(tmp_path / "whole.npy"))
 
 
 def test_steps_are_captured(engine: TensorRtEngine, caplog: pytest.LogCaptureFixture) -> None:

@@ -346,7 +346,6 @@ class TestWhatTheHostDoes:
         [
             ({"sampler": "mala"}, 'the sampler "mala" accepts and rejects, which the loop there does not'),
             ({"sampler": "hmc"}, 'the sampler "hmc" accepts and rejects, which the loop there does not'),
-            ({"checkpoint": "run.npz"}, "a checkpoint takes states on the way"),
             (
                 {"sampler": "mala", "deadline_ms": 1e4},
                 'the sampler "mala" accepts and rejects, which the loop there does not',
@@ -357,7 +356,7 @@ class TestWhatTheHostDoes:
             ),
             ({"callback": ignored}, ""),
         ],
-        ids=["mala", "hmc", "checkpoint", "deadline", "noise-drift by a deadline", "callback"],
+        ids=["mala", "hmc", "deadline", "noise-drift by a deadline", "callback"],
     )
     def test_what_the_host_keeps_is_said_once(
         self, opened: Open, keywords: dict[str, Any], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
