@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..runtime.config import SamplerConfig
 from ..runtime.errors import ContractError, LoadError, UsageError
 from .archive_guard import check_archive, restricted_unpickling
 from .archived_graph import example_inputs
-from .contract import check_contract, rows_like
+from .contract import check_contract, conditions_like, rows_like
 from .energy import Energy, EnergyMode, make_energy
 from .full_precision import FullPrecision
 from .module_copy import copy_module
@@ -82,7 +82,7 @@ def save_energy(
         described.observations.get(name, value) for name, value in zip(described.inputs, described.example, strict=True)
     ]
     count = max(2, *(len(value) for value in given))
-    inputs = tuple(rows_like(_plain(value), count, 0) for value in given)
+    inputs = _filled_up([_plain(value) for value in given], count, described.position)
     with FullPrecision():
         program = _export(module, inputs)
     settings = {
@@ -152,6 +152,14 @@ def _export(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> ExportedProg
                 ) from dynamic
 
 
+def _filled_up(values: Sequence[torch.Tensor], count: int, refined: int) -> tuple[torch.Tensor, ...]:
+    """`count` rows of every input, of which that at the place `refined` is no condition."""
+    return tuple(
+        (rows_like if place == refined else conditions_like)(value.detach(), count, place)
+        for place, value in enumerate(values)
+    )
+
+
 def _parameters(module: nn.Module) -> list[Any]:
     return list(inspect.signature(module.forward).parameters.values())
 
@@ -159,7 +167,7 @@ def _parameters(module: nn.Module) -> list[Any]:
 def _compare(model: Energy, archive: Energy) -> None:
     """Compares energies and gradients at a batch size that the export did not see."""
     size = model.x.shape[0] + 3
-    inputs = [rows_like(_plain(value), size, seed=7 + i) for i, value in enumerate(model.example)]
+    inputs = _filled_up([_plain(value) for value in model.example], size, model.position)
     answers = []
     for energy in (model, archive):
         runner = copy_module(energy.module)
@@ -202,16 +210,17 @@ def read_archive(
     if values is None:
         values = tuple(_example(node) for node in module.graph.nodes if node.op == "placeholder")
     batch = max(2, *(value.shape[0] for value in values))
-    values = tuple(rows_like(value.detach(), batch, seed) for seed, value in enumerate(values))
     given = settings.get("inputs")
     if isinstance(given, list) and len(given) == len(names):
         names = tuple(str(name) for name in given)
+    wrt = wrt or settings.get("wrt") or names[0]
+    values = _filled_up(values, batch, names.index(wrt) if wrt in names else 0)
     sampler = settings.get("sampler")
     made = Energy(
         module,
         names,
         tuple(value[:_ROWS] for value in values),
-        wrt or settings.get("wrt") or names[0],
+        wrt,
         energy or settings.get("energy") or "energy",
         settings.get("name") or path.stem,
         SamplerConfig.from_dict(sampler) if sampler is not None else None,
@@ -221,7 +230,7 @@ def read_archive(
     rows = settings.get("given_rows", max(own, default=0))
     if isinstance(rows, int) and 0 < rows <= made.given_rows:
         made.given_rows = rows
-    # What save_energy, or `rows_like` above, put behind the given rows is made up.
+    # What save_energy, or `_filled_up` above, put behind the given rows is made up.
     made.real_rows = {
         name: min(count, made.given_rows) for name, count in zip(names, counts, strict=False) if name in made.cond
     }

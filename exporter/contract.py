@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from .sparse import is_sparse, warn_of_dense
 if TYPE_CHECKING:
     from .energy import Energy
 
-__all__ = ["check_contract", "check_independence", "check_repeatability", "rows_like"]
+__all__ = ["check_contract", "check_independence", "check_repeatability", "conditions_like", "rows_like"]
 
 _LOG = logging.getLogger("ebm_export")
 
@@ -163,6 +164,35 @@ def rows_like(example: torch.Tensor, size: int, seed: int) -> torch.Tensor:
     return rows
 
 
+def conditions_like(rows: torch.Tensor, size: int, seed: int) -> torch.Tensor:
+    """More rows of a conditioning input: as `rows_like`, and no number leaves the range of those that are there.
+
+    A noise level, a mass or a length is positive, and a model may take its logarithm: noise of a fixed size around a single one of 0.25
+    would make up what no real row holds. Where all numbers are the same, and not 0, copies are off by half of it at most.
+
+    Args:
+        rows: [R, ...]; may hold infinities, as masks do, which stay.
+        size: rows wanted, at least R.
+        seed: of the noise.
+
+    Returns:
+        [size, ...]; whole numbers and booleans are repeated, in turn.
+    """
+    known = rows.detach()[rows.detach().isfinite()] if rows.is_floating_point() else rows[:0]
+    if size <= len(rows) or not known.numel():
+        return rows.detach()[torch.arange(size) % len(rows)].clone()
+    low, high = float(known.min()), float(known.max())
+    spread = float(known.float().std(correction=0))
+    if low == high:
+        spread = abs(low) or 1.0
+        low, high = (low - spread / 2, low + spread / 2) if low else (-math.inf, math.inf)
+    copies = rows.detach()[torch.arange(size) % len(rows)].clone()
+    noise = torch.randn(copies[len(rows) :].shape, generator=torch.Generator().manual_seed(seed))
+    moved = (copies[len(rows) :] + (0.3 * spread * noise).to(rows.dtype)).clamp(low, high)
+    copies[len(rows) :] = torch.where(copies[len(rows) :].isfinite(), moved, copies[len(rows) :])
+    return copies
+
+
 # --- the parts
 
 _WANTED_TYPES = (
@@ -277,7 +307,10 @@ def _check_output(energy: Energy, output: Any, batch: int) -> None:
 def _start_rows(
     energy: Energy, example: tuple[torch.Tensor, ...], start: torch.Tensor | None
 ) -> tuple[torch.Tensor, ...]:
-    rows = [rows_like(v, max(_BATCH, v.shape[0]), 11 + i)[:_BATCH] for i, v in enumerate(example)]
+    rows = [
+        (rows_like if i == energy.position else conditions_like)(v, max(_BATCH, v.shape[0]), 11 + i)[:_BATCH]
+        for i, v in enumerate(example)
+    ]
     shape = tuple(energy.x.shape[1:])
     if start is not None:
         rows[energy.position] = rows_like(_plain(start), max(_BATCH, start.shape[0]), 17)[:_BATCH]
@@ -301,7 +334,7 @@ def _check_gradient(energy: Energy, module: nn.Module, rows: Sequence[torch.Tens
         came = value.detach()[~finite][0].item()
         raise ContractError(
             f"{int((~finite).sum())} of {_BATCH} energies are not finite ({came}) where chains start ({start}); "
-            "expected finite numbers there: check the range of the inputs (bounds, init) and the weights"
+            f"expected finite numbers there: check the range of the inputs (bounds, init) and the weights{energy.made_up}"
         )
     unrelated = (
         f"the energy has no gradient in {energy.wrt!r}; expected it to depend on it through differentiable "
@@ -319,7 +352,7 @@ def _check_gradient(energy: Energy, module: nn.Module, rows: Sequence[torch.Tens
     if bool(broken.any()):
         raise ContractError(
             f"the gradient of {int(broken.sum())} of {_BATCH} samples is not finite where chains start ({start}), "
-            "though their energies are; look for sqrt, norm or a division at zero in forward"
+            f"though their energies are; look for sqrt, norm or a division at zero in forward{energy.made_up}"
         )
     if not bool(grad.any()):
         raise ContractError(

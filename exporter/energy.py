@@ -114,6 +114,18 @@ class Energy:
         """Example batches of the other inputs by name, each [B, ...]."""
         return {name: value for name, value in zip(self.inputs, self.example, strict=True) if name != self.wrt}
 
+    @property
+    def made_up(self) -> str:
+        """What to say behind an error that made-up conditions may be to blame for; empty where somebody gave rows of each."""
+        names = [name for name in self.cond if name not in self.real_rows]
+        if not names:
+            return ""
+        options = " ".join(f"--cond {name}=FILE.npy" for name in names)
+        return (
+            f"; or it is {' and '.join(map(repr, names))}, made up of a shape alone (normal numbers of both signs, zeros for whole "
+            f"ones): give rows as they come in use, {options}"
+        )
+
     def reduce(self, output: torch.Tensor) -> torch.Tensor:
         """Turns the model's output into an energy.
 
@@ -262,13 +274,15 @@ def _call_order(signature: inspect.Signature, cond: dict[str, Any], wrt: str) ->
             hint = "it takes *args, which have no names: wrap it in a function that names its parameters"
         raise UsageError(f"cond: {extra[0]!r} is no parameter of the model; {hint}")
     given = {wrt, *cond}
-    for parameter in named:
-        if parameter.name not in given and parameter.default is parameter.empty:
-            raise UsageError(
-                f"the model also takes {parameter.name!r}, which has no default: pass a batch of it, "
-                f"cond={{{parameter.name!r}: ...}} (on the command line --cond {parameter.name}=SHAPE, or "
-                f"--cond {parameter.name}:int64= for a label)"
-            )
+    missing = [p.name for p in named if p.name not in given and p.default is p.empty]
+    if missing:
+        first, *others = missing
+        also = " and ".join(map(repr, missing))
+        raise UsageError(
+            f"the model also takes {also}, which {'have' if others else 'has'} no default: pass a batch of {'each' if others else 'it'}, "
+            f"cond={{{', '.join(f'{name!r}: ...' for name in missing)}}} (on the command line --cond {first}=FILE.npy with rows of it, "
+            f"--cond {first}=SHAPE, or --cond {first}:int64= for a label{', and so on' if others else ''})"
+        )
     order = tuple([p.name for p in named if p.name in given] + extra) or (wrt,)
     prefix = [p.name for p in named if p.kind is not p.KEYWORD_ONLY][: len(order)]
     return order, bool(named) and list(order) != prefix

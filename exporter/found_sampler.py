@@ -57,7 +57,7 @@ def find_sampler(
     if lost:
         raise UsageError(
             f"no sampler settings were given, and {lost} of {CHAINS} energies are not finite at states from N(0, I), where chains start "
-            f"without any; {_GIVE}"
+            f"without any; {_GIVE}{energy.made_up}"
         )
     size = float(np.sqrt(np.mean(np.square(grad, dtype=np.float64))))
     for trial in range(_TRIALS):
@@ -72,5 +72,5 @@ def find_sampler(
             return config, trajectory
     raise UsageError(
         "no sampler settings were given and none were found: from N(0, I) the energy rises or diverges with every "
-        f"step size down to {config.step_size:g}; {_GIVE}"
+        f"step size down to {config.step_size:g}; {_GIVE}{energy.made_up}"
     )

@@ -13,7 +13,8 @@ from ..calibration.temperature import comes_to_rest
 from ..runtime.backends.function import FunctionEngine
 from ..runtime.config import SamplerConfig
 from ..runtime.distinct_rows import distinct_rows
-from .contract import rows_like
+from ..runtime.errors import DivergenceError
+from .contract import conditions_like
 from .energy import Energy
 from .reference import Reference
 from .scales import scales_of
@@ -105,8 +106,13 @@ def run_in_pytorch(
         DivergenceError: the chains diverge.
     """
     shape, cond = tuple(energy.x.shape[1:]), fresh_conditions(energy, CHAINS, seed)
-    with FunctionEngine(Reference(energy, torch.float32)) as engine:
-        return record_trajectory(engine, config, shape, CHAINS, seed=seed, cond=cond, data=data, progress=progress)
+    try:
+        with FunctionEngine(Reference(energy, torch.float32)) as engine:
+            return record_trajectory(engine, config, shape, CHAINS, seed=seed, cond=cond, data=data, progress=progress)
+    except DivergenceError as error:
+        if not energy.made_up:
+            raise
+        raise DivergenceError(f"{error}{energy.made_up}") from error
 
 
 def fresh_conditions(energy: Energy, count: int, seed: int) -> dict[str, np.ndarray]:
@@ -117,7 +123,7 @@ def fresh_conditions(energy: Energy, count: int, seed: int) -> dict[str, np.ndar
     found = {}
     for index, (name, values) in enumerate(energy.observations.items()):
         taken = values[torch.as_tensor(chosen)]
-        found[names[name]] = _plain(taken if len(taken) == count else rows_like(taken, count, seed + index))
+        found[names[name]] = _plain(taken if len(taken) == count else conditions_like(taken, count, seed + index))
     return found
 
 

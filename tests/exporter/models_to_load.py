@@ -6,7 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["ConditionalEnergy", "ConvEnergy", "MlpEnergy", "energy_and_gradient", "make_classifier", "make_conv"]
+__all__ = [
+    "ConditionalEnergy",
+    "ConvEnergy",
+    "LevelEnergy",
+    "MlpEnergy",
+    "energy_and_gradient",
+    "make_classifier",
+    "make_conv",
+]
 
 
 class ConvEnergy(nn.Module):
@@ -62,6 +70,19 @@ class ConditionalEnergy(nn.Module):
 
     def forward(self, obs: torch.Tensor, action: torch.Tensor, scale: float = 2.0) -> torch.Tensor:
         return scale * self.join(torch.tanh(torch.cat([self.encode(obs), action], dim=1)))
+
+
+class LevelEnergy(nn.Module):
+    """E(x, sigma): of noise levels, [B] or [B, L], it takes the logarithm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(1, 4)
+        self.out = nn.Linear(6, 1)
+
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        joined = torch.cat([x, self.embed(sigma.reshape(len(sigma), -1).log().sum(1, keepdim=True))], dim=1)
+        return torch.tanh(self.out(joined)) + 0.5 * x.square().sum(1, keepdim=True)
 
 
 def make_conv(width: int = 4) -> ConvEnergy:

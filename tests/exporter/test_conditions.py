@@ -25,7 +25,7 @@ from ebm_export.runtime import SamplerConfig
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.errors import EbmExportError
 
-from .models_to_load import ConditionalEnergy, MlpEnergy
+from .models_to_load import ConditionalEnergy, LevelEnergy, MlpEnergy
 
 X = torch.zeros(4, 2)
 
@@ -60,6 +60,49 @@ def test_equal_rows_count_once() -> None:
         found = split_conditions(make_energy(ConditionalEnergy(), torch.zeros(8, 2), cond={"obs": obs}))
         assert len(np.unique(found.judged["obs"], axis=0)) == CHAINS
         np.testing.assert_array_equal(found.judged["obs"][0], obs[0])
+
+
+@pytest.mark.parametrize("given", [[0.25], [0.1, 0.9], [-0.25]])
+def test_others_like_them_stay_in_their_range(given: list[float]) -> None:
+    """Noise of a fixed size made a noise level of 0.25 negative at every second copy, where the model took its logarithm."""
+    found = split_conditions(make_energy(labelled, torch.zeros(8, 2), cond={"label": torch.tensor(given)})).judged
+    sizes = found["label"] / np.sign(given[0])
+    low, high = (0.125, 0.375) if len(given) == 1 else (np.float32(0.1), np.float32(0.9))
+    assert ((sizes >= low) & (sizes <= high)).all()
+    assert len(np.unique(sizes)) > len(given), "engines compared at one condition alone could ignore it"
+
+
+def test_others_like_a_mask_have_its_infinities() -> None:
+    """They were NaN throughout."""
+    mask = torch.tensor([[0.0, -torch.inf, 1.0]])
+    found = fresh_conditions(make_energy(pulled, torch.zeros(8, 2), cond={"obs": mask}), CHAINS, 0)["obs"]
+    np.testing.assert_array_equal(found[:, 1], -np.inf)
+    assert np.isfinite(found[:, [0, 2]]).all()
+
+
+def test_a_single_noise_level_is_exported(tmp_path: Path) -> None:
+    energy = make_energy(
+        LevelEnergy(), X, cond={"sigma": torch.tensor([0.25])}, sampler=SamplerConfig(steps=4, step_size=0.01)
+    )
+    save_energy(energy.module, tmp_path / "m.pt2", X, cond={"sigma": torch.tensor([0.25])})
+    for model in (energy, read_archive(tmp_path / "m.pt2")):
+        out = tmp_path / f"{model.sampler is None}.ebm"
+        assert export_energy(model, out=out, targets=["onnxruntime"], precisions=["fp32"]).failure is None
+
+
+@pytest.mark.parametrize("sampler", [None, SamplerConfig(steps=4, step_size=0.01)])
+def test_what_is_made_up_is_named_where_energies_are_not_finite(tmp_path: Path, sampler: SamplerConfig | None) -> None:
+    """The sampler's settings, and the start, were blamed for it."""
+    torch.save(LevelEnergy().state_dict(), tmp_path / "m.pt")
+    options: dict[str, Any] = {"factory": f"{LevelEnergy.__module__}:LevelEnergy", "shape": (2,)}
+    made_up = load_model(tmp_path / "m.pt", cond={"sigma": InputSpec((4,))}, **options)
+    made_up.sampler = sampler
+    with pytest.raises(EbmExportError, match=r"it is 'sigma', made up of a shape alone .* --cond sigma=FILE\.npy"):
+        export_energy(made_up, out=tmp_path / "m.ebm", targets=["onnxruntime"], precisions=["fp32"])
+    real = load_model(tmp_path / "m.pt", cond={"sigma": torch.tensor([[-0.5], [0.5]])}, **options)
+    with pytest.raises(EbmExportError, match="not finite") as refused:
+        export_energy(real, out=tmp_path / "m.ebm", targets=["onnxruntime"], precisions=["fp32"])
+    assert "made up" not in str(refused.value)
 
 
 def labelled(x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
