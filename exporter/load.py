@@ -195,11 +195,13 @@ _LAYOUT = {3: "L", 4: "H,W", 5: "D,H,W"}
 def _shape_hint(module: nn.Module, wrt: str | None, cond: Collection[str]) -> str:
     """What --shape may look like, told from the first weight that is applied to an input.
 
-    With several inputs nobody knows which of them that is, or whether they are joined before; then they are named.
+    With several inputs nobody knows which of them that is, or whether they are joined before; then they are named. Of one input it may
+    be a layer that reads distances, or the last dimension of a sequence: a shape that can be tried is.
     """
     signature = getattr(module, "signature", None) or inspect.signature(module.forward)
     inputs = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     needed = [p for p in inputs if p.default is p.empty]
+    known = ""
     for name, weight in module.named_parameters() if len(needed) <= 1 else ():
         if "weight" not in name.rpartition(".")[2] and "original" not in name.rpartition(".")[2]:
             continue
@@ -207,20 +209,31 @@ def _shape_hint(module: nn.Module, wrt: str | None, cond: Collection[str]) -> st
         if isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) or weight.dim() < 2:
             continue
         entries = int(getattr(owner, "in_channels", 0)) or int(weight.shape[1])
+        layer = name.rpartition(".")[0] or name
         if weight.dim() == 2:
-            return f"--shape {entries} (the first layer, {name.rpartition('.')[0] or name}, takes {entries} numbers)"
+            if _runs_on(module, torch.zeros(_BATCH, entries, dtype=weight.dtype)):
+                return f"--shape {entries} (the first layer, {layer}, takes {entries} numbers)"
+            known = f" (the first layer, {layer}, takes {entries} numbers, and the model does not run on samples of that shape)"
+            break
         if weight.dim() in _LAYOUT:
-            return (
-                f"--shape {entries},{_LAYOUT[weight.dim()]} (the first layer, {name.rpartition('.')[0] or name}, "
-                f"takes {entries} channels)"
-            )
+            return f"--shape {entries},{_LAYOUT[weight.dim()]} (the first layer, {layer}, takes {entries} channels)"
     said = "such as --shape 3,32,32 for an image of 3 channels or --shape 2 for two numbers"
     refined = wrt or next((p.name for p in inputs), None)
     others = [p.name for p in needed if p.name != refined and p.name not in cond]
     if refined is None or not others:
-        return said
+        return said + known
     option = "" if wrt else ", the first input (--wrt names another)"
     return f"{said}; it is that of {refined!r}{option}, and beside it {' '.join(f'--cond {name}=SHAPE' for name in others)}"
+
+
+def _runs_on(module: nn.Module, batch: torch.Tensor) -> bool:
+    """Whether a model has one row of output for each sample of a batch, [B, ...]."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            output = module(batch.requires_grad_())  # some take a gradient by x inside
+        except Exception:  # the model's own error, whatever it is
+            return False
+    return isinstance(output, torch.Tensor) and output.dim() > 0 and len(output) == len(batch)
 
 
 def _text(shape: tuple[int, ...]) -> str:

@@ -139,12 +139,32 @@ class Labelled(nn.Module):
         return (x - self.table(y)).square().sum(1)
 
 
+class Pairs(nn.Module):
+    """E(positions [B, N, 3]) of all pairs' distances, by three functions of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_distance = nn.Linear(3, 1)
+
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        apart = (positions[:, :, None] - positions[:, None]).square().sum(3, keepdim=True)
+        return self.of_distance(torch.cat([apart, apart.exp(), -apart], dim=3)).sum((1, 2, 3))
+
+
 class TestMissingOptions:
     def test_the_shape_is_told_from_a_convolution(self, tmp_path: Path) -> None:
         path = tmp_path / "m.pt"
         options = write(path, "scripted") | {"shape": None}
         with pytest.raises(UsageError, match=r"without the batch, --shape 1,H,W \(the first layer, conv, takes 1 cha"):
             load_model(path, **options)  # type: ignore[arg-type]
+
+    def test_a_layer_that_reads_something_else_is_no_shape(self, tmp_path: Path) -> None:
+        """--shape 3 was the advice for particles, of which the first layer sees pairwise distances."""
+        torch.save(Pairs().state_dict(), tmp_path / "m.pt")
+        with pytest.raises(
+            UsageError, match=r"such as --shape 3,32,32 .*layer, of_distance, takes 3 numbers, and the model does"
+        ):
+            load_model(tmp_path / "m.pt", factory=f"{__name__}:Pairs")
 
     def test_the_shape_is_told_from_a_linear_layer(self, tmp_path: Path) -> None:
         torch.save(MlpEnergy().state_dict(), tmp_path / "m.pt")
