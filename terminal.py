@@ -96,4 +96,6 @@ def _rate(done: int, total: int, seconds: float, there: int) -> str:
     if not made > 0 or not done < total or seconds < 1:
         return ""
     left = round(seconds * (total - done) / made)
-    return f"{made / seconds:,.0f}/s, {left // 60}:{left % 60:02d} left"
+    speed = made / seconds
+    said = f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
+    return f"{said}, {left // 60}:{left % 60:02d} left"

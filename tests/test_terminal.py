@@ -19,3 +19,20 @@ def test_what_a_run_that_goes_on_found_is_not_its_own_speed(
         tell("sampling", there, 900_000)
         tell("sampling", 450_000, 900_000)
     assert capsys.readouterr().err.splitlines() == ["sampling", said]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(10.0, "1.6/s, 1:30 left"), (64.0, "4.0 s each, 9:36 left"), (0.5, None), (1.0, "16/s, 0:09 left")],
+)
+def test_slow_work_has_a_rate_too(
+    seconds: float, said: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was 0/s."""
+    clock = iter([1000.0, 1000.0 + seconds])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(terminal, "_TELL_SECONDS", 0.0)
+    with terminal.progress() as tell:
+        tell("a trajectory", 0, 160)
+        tell("a trajectory", 16, 160)
+    assert capsys.readouterr().err.splitlines()[1:] == ([] if said is None else [f"a trajectory: 10%, {said}"])
