@@ -60,6 +60,8 @@ def typed(model: ir.Model, precision: str) -> ir.Model:
     3. What is computed from float32 values alone (the state before the first layer, the statistics of a norm, the
        gradient scale before the last layer's weights) stays float32; nothing is rounded before it meets a layer.
     4. The last additions before `grad` run in float32, and so do nodes that `keep_in_float32` marked.
+    5. g u / (1 + u) of an exponential u, as PyTorch writes the gradient of softplus, runs in float32: rounded at each of its four
+       operations it is off by twice as much as at its end alone, and in FP16 it is infinity / infinity from u = 65504 on.
 
     The graph is strongly typed: every change of type is a Cast, as TensorRT wants it.
 
@@ -104,6 +106,7 @@ def _float32_nodes(graph: ir.Graph) -> set[ir.Node]:
         if node.op_type in _TAIL and last:
             wide.add(node)
             tail.add(node)
+        wide |= _logistic(node)
     for node in nodes:
         if node in wide or node.op_type in _COMPUTE or not _is_data(node):
             continue
@@ -112,6 +115,20 @@ def _float32_nodes(graph: ir.Graph) -> set[ir.Node]:
         if all(value.producer() is None or value.producer() in wide for value in computed):
             wide.add(node)
     return wide
+
+
+def _logistic(node: ir.Node) -> set[ir.Node]:
+    """The nodes of g u / (1 + u) or g / (1 + u), u an exponential, where this one is its division; else none."""
+    below = node.inputs[1].producer() if node.op_type == "Div" and node.inputs[1] is not None else None
+    if below is None or below.op_type != "Add":
+        return set()
+    terms = [value.producer() for value in below.inputs if value is not None]
+    powers = [term for term in terms if term is not None and term.op_type == "Exp"]
+    above = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if not powers:
+        return set()
+    has_power = above is not None and above.op_type == "Mul" and powers[0].outputs[0] in above.inputs
+    return {node, below, powers[0], *([above] if above is not None and has_power else [])}
 
 
 def _is_kept(node: ir.Node) -> bool:

@@ -27,8 +27,9 @@ def _gelu_backward(grad: torch.Tensor, x: torch.Tensor, *, approximate: str = "n
     """Grad * (Phi(x) + x Phi'(x)); Phi is the node that the value uses."""
     cdf = _gelu_cdf(x, approximate)
     if approximate == "tanh":
-        # Phi = (1 + t) / 2, so Phi' = 2 Phi (1 - Phi) u' for the argument u of the tanh.
-        slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * (x * x))
+        # Phi = (1 + t) / 2, so Phi' = 2 Phi (1 - Phi) u' for the argument u of the tanh. Phi' is zero long before x * x is infinite,
+        # which it is from 256 on in FP16.
+        slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * (x * x)).clamp(max=1e4)
         density = 2 * cdf * (1 - cdf) * slope
     else:
         density = torch.exp(-0.5 * (x * x)) * (1 / math.sqrt(2 * math.pi))
