@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -241,7 +242,11 @@ First = Annotated[
     ),
 ]
 CondFiles = Annotated[
-    list[str] | None, typer.Option("--cond", help="NAME=FILE.npy, a conditioning input [B, ..] or [1, ..].")
+    list[str] | None,
+    typer.Option(
+        "--cond",
+        help="NAME=FILE.npy, a conditioning input [B, ..] or [1, ..]; NAME=3 or NAME=0.2 is one of one number, the same for all.",
+    ),
 ]
 
 
@@ -314,15 +319,30 @@ def array_or_none(path: Path | None) -> np.ndarray | None:
 
 
 def conditions_of(texts: list[str] | None) -> dict[str, np.ndarray]:
-    """Reads the arrays of NAME=FILE.npy, by name."""
+    """Reads the arrays of NAME=FILE.npy, by name; of NAME=NUMBER a single row, as a label or a noise level is."""
     found = {}
     for text in texts or []:
         name, _, path = text.partition("=")
         if not path.strip():
-            raise UsageError(f"--cond: expected NAME=FILE.npy, got {text!r}")
-        if re.fullmatch(r"[\d, ]+", path) and not Path(path).exists():  # as ebm-export takes it
+            raise UsageError(f"--cond: expected NAME=FILE.npy or NAME=NUMBER, got {text!r}")
+        is_file = Path(path).exists()
+        number = None if is_file else _number(path)
+        if number is None and re.fullmatch(r"[\d, ]+", path) and not is_file:  # as ebm-export takes it
             raise UsageError(f"--cond: a shape says nothing about values: expected {name}=FILE.npy, got {text!r}")
         if name in found:
             raise UsageError(f"--cond: {name!r} is given twice")
-        found[name] = array_of(Path(path))
+        found[name] = array_of(Path(path)) if number is None else np.array([number])
     return found
+
+
+def _number(text: str) -> int | float | None:
+    """What a text says where it is a finite number, whole where it has neither point nor exponent."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -25,9 +25,9 @@ everywhere, and a deadline does not wait for the rest of a batch of images."""
 
 
 class SeenRanges:
-    """Says once for each conditioning input that its numbers are far larger than any that the export saw.
+    """Says once for each conditioning input that its numbers are far larger than any that the export saw, or negative where all were above 0.
 
-    Nothing is said of inputs whose numbers the export made up, or which were all 0.
+    A noise level, a mass or a length is positive, and the model may take its logarithm. Nothing is said of inputs whose numbers the export made up, or which were all 0.
 
     Args:
         specs: the model's conditioning inputs.
@@ -41,14 +41,16 @@ class SeenRanges:
         for name, spec in list(self._silent.items()):
             array = conditions[name].reshape(-1)[:_LOOKED_AT]
             found = float(array.min()), float(array.max())
+            seen = spec.range or (0.0, 0.0)
+            strange = largest_size(found) > _FACTOR * largest_size(seen) or found[0] < 0 < seen[0]
             # Of two threads that found this, one says it.
-            if largest_size(found) > _FACTOR * largest_size(spec.range) and self._silent.pop(name, None) is not None:
+            if strange and self._silent.pop(name, None) is not None:
                 _LOG.warning(
                     "%s: got numbers from %.3g to %.3g, and the export saw %.3g to %.3g: the answers may be worth nothing; scale them as in "
                     "training, or, if they are, export the model again with rows as they come in use (--cond %s=FILE.npy)",
                     spec.called,
                     *found,
-                    *(spec.range or ()),
+                    *seen,
                     spec.called,
                 )
 

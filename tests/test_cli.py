@@ -352,7 +352,7 @@ class TestRun:
             (("score", "model.ebm", "nosuch.npy"), "there is no file nosuch.npy"),
             (("sample", "model.ebm", "--keep", "."), ". is a folder; expected a .npy file"),
             (("sample", "model.ebm", "--cond", "k=nosuch.npy"), "there is no file nosuch.npy"),
-            (("sample", "model.ebm", "--cond", "k="), "--cond: expected NAME=FILE.npy, got 'k='"),
+            (("sample", "model.ebm", "--cond", "k="), "--cond: expected NAME=FILE.npy or NAME=NUMBER, got 'k='"),
             (
                 ("sample", "model.ebm", "--cond", "k=3,16,16"),
                 "--cond: a shape says nothing about values: expected k=FILE.npy, got 'k=3,16,16'",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
@@ -14,7 +17,8 @@ from ebm_export.commands.export import export_command
 from ebm_export.commands.refine import refine
 from ebm_export.commands.sample import sample
 from ebm_export.commands.score import score
-from ebm_export.options import as_typed
+from ebm_export.options import as_typed, conditions_of
+from ebm_export.runtime.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -51,3 +55,41 @@ def test_every_option_is_known_by_the_name_of_its_argument(command: Callable[...
             assert (said, parameter.opts[0]) == (f"{parameter.name}: expected", others[parameter.name])
         else:
             assert said == f"{parameter.opts[0]}: expected"
+
+
+class TestConditions:
+    @pytest.mark.parametrize(
+        ("text", "row"),
+        [
+            ("label=3", np.array([3])),
+            ("sigma=0.3", np.array([0.3])),
+            ("sigma=-2e-1", np.array([-0.2])),
+            ("k= 7", np.array([7])),
+        ],
+    )
+    def test_a_number_is_a_row_that_all_chains_share(self, text: str, row: np.ndarray) -> None:
+        found = conditions_of([text])
+        (array,) = found.values()
+        np.testing.assert_array_equal(array, row)
+        assert array.dtype == row.dtype
+
+    @pytest.mark.parametrize("name", ["3", "0.3"])
+    def test_a_file_with_a_number_for_a_name_is_read(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        np.save("rows.npy", np.arange(4))
+        Path("rows.npy").rename(name)
+        np.testing.assert_array_equal(conditions_of([f"label={name}"])["label"], np.arange(4))
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("label", "expected NAME=FILE.npy or NAME=NUMBER, got 'label'"),
+            ("obs=3,16", "a shape says nothing about values: expected obs=FILE.npy, got 'obs=3,16'"),
+            ("sigma=nan", "there is no file nan"),
+        ],
+    )
+    def test_what_is_no_condition_is_refused(self, text: str, said: str) -> None:
+        with pytest.raises(UsageError, match=re.escape(said)):
+            conditions_of([text])

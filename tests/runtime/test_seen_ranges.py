@@ -55,6 +55,16 @@ def test_pixels_that_are_not_scaled_are_told_of_once(call: str, caplog: pytest.L
     ]
 
 
+@pytest.mark.parametrize(("seen", "told"), [((0.1, 1.2), True), ((0.0, 1.2), False), ((-0.1, 1.2), False)])
+def test_a_sign_that_was_never_seen_is_told_of(
+    seen: tuple[float, float], told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An energy that takes the logarithm of a noise level is not finite there, and the step size was blamed."""
+    with ebm_of(seen) as ebm:
+        ebm.score(START, image=np.full((1, 3, 4), -0.5, np.float32))
+    assert [message.startswith("image: got numbers from -0.5 to -0.5") for message in caplog.messages] == [True] * told
+
+
 def test_each_input_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     with ebm_of((0.0, 1.0), (-1.0, 1.0)) as ebm:
         ebm.score(START, image=PIXELS, depth=PIXELS / 255)
