@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,14 @@ from typing import Any
 from ..runtime.bench import time_bundle
 from ..runtime.verify import is_judged, tolerance
 from .export import ExportReport
+from .hardly_faster import hardly_faster
 from .targets import Progress
 from .targets.score import engine_files_of, files_of
 
-__all__ = ["closing_table", "hardly_faster"]
+__all__ = ["closing_table"]
 
 _LOOKS_WRONG = 0.05
 """Relative error of a gradient from which an INT8 engine gets a word about it: what FP16 and BF16 may be off by."""
-_GAIN = 0.1
-"""Share of its steps a second by which an engine of low precision beats float32 from which it gets no word: less may be the machine's
-noise, and hardly pays for other samples."""
 _LOG = logging.getLogger("ebm_export")
 
 
@@ -128,26 +125,6 @@ def _why_so_far_off(precision: str, worst: float, gated: bool) -> str:
 def _size(folder: Path, names: Sequence[str]) -> float:
     """MiB of these files."""
     return sum((folder / name).stat().st_size for name in names) / 2**20
-
-
-def hardly_faster(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Says which engines of low precision gain nothing on float32 of the same backend, or hardly, as on a CPU without instructions for them.
-
-    Args:
-        rows: as `time_bundle` returns them, of one batch size.
-    """
-    exact = {row["backend"]: row["median ms"] for row in rows if row["precision"] == "fp32"}
-    said = []
-    for row in rows:
-        gain = exact.get(row["backend"], math.inf) / row["median ms"] - 1
-        if row["precision"] == "fp32" or gain >= _GAIN:
-            continue
-        percent = max(0, round(100 * gain))
-        said.append(
-            f"{row['file']} is {f'only {percent} %' if percent else 'no'} faster than fp32 on this machine: {row['median ms']:.3g} against "
-            f"{exact[row['backend']]:.3g} ms a step at a batch of {row['batch']}"
-        )
-    return said
 
 
 def _worst(gate: Any) -> float:

@@ -10,9 +10,12 @@ from ..calibration.quantization.calibrate import Scheme
 from ..calibration.search_log import SearchLog
 from ..runtime.errors import QualityGateError
 from .calibrated import Calibrated, CalibratedArtifacts
+from .hardly_faster import warn_before_samples
 from .search_subject import search_log
 from .target_scheme import LEAST_SHARE
+from .targets import Artifact
 from .targets.score import files_of
+from .written_engine import steps_of
 
 __all__ = ["write_int8"]
 
@@ -43,6 +46,8 @@ def write_int8(artifacts: CalibratedArtifacts, name: str, folder: Path, log: Pat
     while True:
         int8 = [layer for layer in default if layer not in kept]
         artifact = artifacts.write(name, folder, int8, "int8", "fp32")
+        if artifacts.rules is not None and not kept:
+            _warn_if_slow(artifacts, artifact, folder)
         known = None if kept else artifacts.fidelity_of_all(name)
         if artifacts.rules is not None and known is None:
             artifacts.tell(f"judging the score of {artifact['path']}", 0, 0)
@@ -63,6 +68,14 @@ def write_int8(artifacts: CalibratedArtifacts, name: str, folder: Path, log: Pat
             )
         kept |= {layer: f"{why}; with it in INT8: {refused}" for layer, why in more.items()}
         artifacts.tell(f"{refused}: keeping {len(kept)} of {len(default)} layers in float32", 0, 0)
+
+
+def _warn_if_slow(artifacts: CalibratedArtifacts, artifact: Artifact, folder: Path) -> None:
+    """Of an engine with all layers in INT8 that gain from it; with fewer it is no faster."""
+    artifacts.tell(f"timing {artifact['path']}", 0, 0)
+    inputs = artifacts.states.inputs(slice(0, artifacts.batch[1]))
+    with artifacts.open(artifact, folder) as engine:
+        warn_before_samples(artifact["path"], "int8", steps_of(engine), steps_of(artifacts.fp32), inputs)
 
 
 def _most_harmful(

@@ -4,33 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ebm_export.exporter.closing_table import _gate_said, _how_to_judge, _limit, _why_so_far_off, hardly_faster
-
-
-def test_low_precisions_that_gain_nothing_or_little_are_named() -> None:
-    times = [
-        ("openvino", "fp32", 2.0),
-        ("openvino", "int8", 2.5),
-        ("openvino", "bf16", 1.93),
-        ("openvino", "fp16", 1.996),
-        ("openvino", "mixed", 1.81),
-        ("onnxruntime", "int8", 9.0),
-    ]
-    rows = [
-        {
-            "file": f"score.{precision}.{backend}",
-            "backend": backend,
-            "precision": precision,
-            "batch": 8,
-            "median ms": time,
-        }
-        for backend, precision, time in times
-    ]
-    assert hardly_faster(rows) == [
-        "score.int8.openvino is no faster than fp32 on this machine: 2.5 against 2 ms a step at a batch of 8",
-        "score.bf16.openvino is only 4 % faster than fp32 on this machine: 1.93 against 2 ms a step at a batch of 8",
-        "score.fp16.openvino is no faster than fp32 on this machine: 2 against 2 ms a step at a batch of 8",
-    ]
+from ebm_export.exporter.closing_table import _gate_said, _how_to_judge, _limit, _why_so_far_off
 
 
 @pytest.mark.parametrize(
