@@ -144,8 +144,8 @@ def find_sensors(root: str | Path = "/sys") -> tuple[list[Sensor], str]:
         if found:
             return found, "energy from " + ", ".join(sensor.name for sensor in found)
     if locked:
-        return [], f"no energy was measured: {', '.join(locked)} can be read by root alone"
-    return [], "no energy was measured: this device has neither RAPL counters nor INA power rails"
+        return [], f"no electric energy was measured: {', '.join(locked)} can be read by root alone"
+    return [], "no electric energy was measured: this device has neither RAPL counters nor INA power rails"
 
 
 class PowerMeter:

@@ -78,7 +78,9 @@ def _with_failures(said: str, use: Mapping[str, EnergyUse], failures: Mapping[st
     if not failures:
         return said
     reason = next(iter(failures.values()))
-    return f"{said}, but not of {', '.join(failures)}: {reason}" if use else f"no energy was measured: {reason}"
+    return (
+        f"{said}, but not of {', '.join(failures)}: {reason}" if use else f"no electric energy was measured: {reason}"
+    )
 
 
 def with_front(results: Sequence[EngineResult], batch: int) -> tuple[EngineResult, ...]:

@@ -39,7 +39,7 @@ def test_writes_a_report_and_prints_a_table(folder: Path) -> None:
     report = json.loads((folder / "ok/report.json").read_text())
     assert report["schema_version"] == 1
     assert lines.count(report["power"]) == 1  # where the energy is from, or why there is none
-    assert report["power"].startswith(("no energy was measured: ", "energy from "))
+    assert report["power"].startswith(("no electric energy was measured: ", "energy from "))
     assert [engine["name"] for engine in report["engines"]] == ["fp32 onnxruntime", "fp16 onnxruntime", "same"]
     assert (folder / "ok/report.html").read_text().startswith("<!doctype html>")
     kept = sorted(path.suffix for path in (folder / "ok/samples").iterdir())

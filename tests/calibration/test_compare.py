@@ -145,7 +145,7 @@ class TestWhole:
         assert mixing["bent"] is not None and mixing["wild"] is None
 
     def test_says_why_there_is_no_energy(self, whole: tuple[Comparison, CompareOptions]) -> None:
-        assert whole[0].power.startswith("no energy was measured: this device has neither")
+        assert whole[0].power.startswith("no electric energy was measured: this device has neither")
         assert all(one.energy is None for one in whole[0].engines)
 
     def test_histograms_are_of_all_that_could_be_drawn(self, whole: tuple[Comparison, CompareOptions]) -> None:

@@ -62,7 +62,7 @@ class TestRapl:
         monkeypatch.setattr(Path, "read_text", refuse)
         sensors, said = find_sensors(tmp_path)
         assert not sensors
-        assert said == "no energy was measured: RAPL package-0 can be read by root alone"
+        assert said == "no electric energy was measured: RAPL package-0 can be read by root alone"
 
     def test_a_counter_whose_range_is_no_number_is_none(self, tmp_path: Path) -> None:
         rapl(tmp_path, "intel-rapl:0", "package-0", 0)
@@ -120,7 +120,7 @@ class TestRails:
 def test_a_device_without_sensors_says_so(tmp_path: Path) -> None:
     sensors, said = find_sensors(tmp_path)
     assert not sensors
-    assert said == "no energy was measured: this device has neither RAPL counters nor INA power rails"
+    assert said == "no electric energy was measured: this device has neither RAPL counters nor INA power rails"
 
 
 class TestMeter:

@@ -67,4 +67,4 @@ def test_an_engine_whose_energy_is_not_known_is_named_with_the_reason(
 def test_no_energy_without_the_power_of_the_waiting_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     timed, use, said = measured(tmp_path / "a.ebm", {1}, monkeypatch)
     assert (timed, use) == (BOTH, set())
-    assert said == "no energy was measured: fitful could not be read: expected a whole number, got ''"
+    assert said == "no electric energy was measured: fitful could not be read: expected a whole number, got ''"
