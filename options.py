@@ -331,6 +331,11 @@ def conditions_of(texts: list[str] | None) -> dict[str, np.ndarray]:
             raise UsageError(f"--cond: a shape says nothing about values: expected {name}=FILE.npy, got {text!r}")
         if name in found:
             raise UsageError(f"--cond: {name!r} is given twice")
+        if not is_file and "," in path and all(_number(entry) is not None for entry in path.split(",")):
+            raise UsageError(
+                f"--cond: several numbers are given in a file, {name}=FILE.npy, with a row of them for each sample or one for all: "
+                f"numpy.save('{name}.npy', [[{path}]]) makes one of these; got {text!r}"
+            )
         found[name] = array_of(Path(path)) if number is None else np.array([number])
     return found
 

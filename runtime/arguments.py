@@ -204,10 +204,15 @@ def check_conditions(values: Mapping[str, Any], specs: Sequence[TensorSpec], cou
     for spec in specs:
         given = [name for name in spec.names if name in values]
         if not given:
+            others = [other for other in specs if other is not spec and not set(other.names).intersection(values)]
+            beside = "".join(
+                f"; and so for {other.called!r}, {other.dtype} {_batched('B', other.shape)}" for other in others
+            )
+            number = "" if spec.shape else f", or --cond {spec.called}=NUMBER"
             raise UsageError(
                 f"the model needs the conditioning input {spec.called!r}: pass {spec.called}= an array of {spec.dtype} "
                 f"{_batched('B', spec.shape)}, B being {count}, or 1 where all samples share it (on the command line "
-                f"--cond {spec.called}=FILE.npy)"
+                f"--cond {spec.called}=FILE.npy{number}){beside}"
             )
         if len(given) > 1:
             raise UsageError(f"{given[0]!r} and {given[1]!r} are one input, by two names: pass one of them")

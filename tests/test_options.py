@@ -87,6 +87,10 @@ class TestConditions:
         [
             ("label", "expected NAME=FILE.npy or NAME=NUMBER, got 'label'"),
             ("obs=3,16", "a shape says nothing about values: expected obs=FILE.npy, got 'obs=3,16'"),
+            (
+                "goal=-1.1,0.2",
+                "goal=FILE.npy, with a row of them for each sample or one for all: numpy.save('goal.npy', [[-1.1,0.2]])",
+            ),
             ("sigma=nan", "there is no file nan"),
         ],
     )

@@ -286,6 +286,20 @@ class TestNames:
         np.testing.assert_allclose(ebm.sample(5, cond={name: CENTRE}), CENTRE, atol=1e-4)
         np.testing.assert_allclose(ebm.score(X, **{name: CENTRE})[1], X - CENTRE, rtol=1e-5, atol=1e-6)
 
+    def test_all_conditions_that_are_missing_are_named_at_once(self) -> None:
+        engine = FunctionEngine(lambda x, **cond: ((x * x).sum(axis=1), 2 * x))
+        specs = (
+            TensorSpec("sigma", (), "float32"),
+            TensorSpec("goal", (2,), "float32"),
+            TensorSpec("label", (), "int64"),
+        )
+        ebm = Ebm(engine, ModelSpec("m", TensorSpec("x", (3,), "float32"), cond=specs), SamplerConfig(steps=2))
+        said = r"--cond sigma=FILE\.npy, or --cond sigma=NUMBER\); and so for 'goal', float32 \[B, 2\]; and so for 'label', int64 \[B\]$"
+        with pytest.raises(UsageError, match=said):
+            ebm.score(X)
+        with pytest.raises(UsageError, match=r"'goal': .* --cond goal=FILE\.npy\)$"):
+            ebm.score(X, sigma=np.ones(1), label=np.ones(1, np.int64))
+
     @pytest.mark.parametrize("parameter", ["energy", "grad", "grad_scale", "x"])
     def test_a_condition_goes_by_its_name_in_the_model_and_in_the_graph(self, parameter: str) -> None:
         name = f"{parameter}_"
