@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 
@@ -79,7 +80,7 @@ class QualityGate:
 
     def fidelity(self, engine: Engine | Callable[[int], Engine]) -> tuple[StageFidelity, ...]:
         """Compares an open engine's gradients with FP32's along the trajectory, or those of an engine for each step."""
-        return self._score.fidelity(engine)
+        return self._score.fidelity(engine, partial(self._tell, "comparing gradients with FP32's"))
 
     def score_verdicts(self, fidelity: Sequence[StageFidelity]) -> list[MetricVerdict]:
         """The part of the verdict that needs no samples: gain and bias."""

@@ -81,6 +81,18 @@ def test_what_is_being_done_is_said_of_each_part(monkeypatch: pytest.MonkeyPatch
     ]
 
 
+def test_comparing_gradients_shows_how_far_it_is() -> None:
+    """Of a network over particles it took minutes below the line of what was done before."""
+    told: list[tuple[str, int, int]] = []
+    gate = QualityGate(
+        wells(), MODEL, CONFIG, GateRules(smallest_difference=0.5), progress=lambda *now: told.append(now)
+    )
+    told.clear()
+    stages = len(gate.fidelity(wells()))
+    assert stages > 1
+    assert told[:stages] == [("comparing gradients with FP32's", done, stages) for done in range(1, stages + 1)]
+
+
 @pytest.mark.parametrize("change", [None, noisy])
 def test_an_engine_without_fault_passes(gate: QualityGate, change: Change | None) -> None:
     result = gate.judge("engine", wells(change=change))
