@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -306,3 +307,45 @@ def test_long_names_and_numbers_on_a_phone(width: int, browser: Browser, tmp_pat
     page.write_text(render_report(long), encoding="utf-8")
     show(browser, page, width, "light")
     browser.picture(tmp_path / "report.png")
+
+
+@pytest.mark.parametrize("width", [390, 721, 1280])
+def test_headings_of_tables_do_not_break_within_a_word(width: int, browser: Browser, tmp_path: Path) -> None:
+    """Notes and reasons that take all the room there is, and an engine in a heading whose name has to break."""
+    found = made_comparison()
+    told = " ".join(["a reason as long as some are"] * 8)
+    renamed, long = found.engines[1].name, "a_policy_whose_name_has_no_space.seed3"
+
+    def named(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {long if name == renamed else name: value for name, value in values.items()}
+
+    engines = []
+    for engine in found.engines:
+        verdicts = [dataclasses.replace(verdict, note=told) for verdict in engine.gate.verdicts] if engine.gate else []
+        gate = engine.gate and dataclasses.replace(engine.gate, verdicts=tuple(verdicts))
+        name = long if engine.name == renamed else engine.name
+        engines.append(dataclasses.replace(engine, name=name, gate=gate))
+    assert found.modes is not None
+    share, chances, lost = (named(part) for part in (found.modes.share, found.modes.loss_p_value, found.modes.lost))
+    modes = dataclasses.replace(found.modes, share=share, loss_p_value=chances, lost=lost)
+    nodes = tuple(dataclasses.replace(node, reason=told) for node in found.layers[0].nodes)
+    layers = (dataclasses.replace(found.layers[0], nodes=nodes),)
+    pictures = named(found.pictures)
+    page = tmp_path / "report.html"
+    page.write_text(
+        render_report(
+            dataclasses.replace(found, engines=tuple(engines), modes=modes, layers=layers, pictures=pictures)
+        ),
+        encoding="utf-8",
+    )
+    show(browser, page, width, "light")
+    heads = "[...document.querySelectorAll('thead tr')].filter(row => row.offsetHeight > 0)"  # a phone shows none
+    assert (browser.ask(f"{heads}.length") > 0) == (width > 720)
+    # In a text of more lines than words one word is on two lines.
+    text = "(part => { const text = new Range(); text.selectNodeContents(part); return text.getClientRects().length })"
+    broken = f"part => {text}(part) > part.textContent.trim().split(/[ -]/).length"
+    found_broken = browser.ask(f"{heads}.flatMap(row => [...row.cells].filter({broken})).map(part => part.textContent)")
+    assert found_broken == ([long] if width == 721 else [])
+    if width == 1280:  # a line of text of 0.8rem, padding and border
+        gate = f"{heads}.filter(row => row.textContent.startsWith('metric')).map(row => row.offsetHeight)"
+        assert max(browser.ask(gate)) < 2 * 1.5 * 0.8 * 16
