@@ -161,27 +161,46 @@ def headline(comparison: Comparison) -> tuple[str, list[str]]:
 
 
 def _fastest(passed: list[EngineResult], comparison: Comparison) -> list[str]:
-    """A sentence on the fastest that passes; no number where the spreads of the times, 10th to 90th percentile, overlap."""
+    """Sentences on the fastest that passes, and on those whose times overlap its own.
+
+    Times overlap where their spreads do, 10th to 90th percentile; no speed is named of engines that overlap the reference.
+    """
     batch, reference = comparison.batches[-1], comparison.reference
     timed = [(own, engine) for engine in passed if (own := engine.step_time(batch)) is not None]
     fp32 = comparison.first.step_time(batch)
     if not timed or fp32 is None:
         return []
+    timed.sort(key=lambda pair: pair[0].median)
     sure = [(own, engine) for own, engine in timed if own.high < fp32.low]
-    own, engine = min(sure or timed, key=lambda pair: pair[0].median)
-    speed = fp32.median / own.median
-    if speed <= 1.03:  # less is nothing to choose an engine for
+    if fp32.median / (sure or timed)[0][0].median <= 1.03:  # less is nothing to choose an engine for
         return [f"None of those that pass is faster per step than {reference} on this machine."]
-    size = format_number(engine.bytes / max(comparison.first.bytes, 1), 2)
-    if sure:
+    # Whoever begins above the lowest end is slower than one of the others; any two of the rest overlap.
+    end = min(own.high for own, _ in sure or timed)
+    even = [(own, engine) for own, engine in sure or timed if own.low <= end]
+    names = [engine.name for _, engine in even]
+    size = _listed([format_number(engine.bytes / max(comparison.first.bytes, 1), 2) for _, engine in even])
+    if not sure:
         return [
-            f"The fastest that passes is {engine.name}: {format_number(speed, 2)} times as fast per step as {reference}, at {size} "
-            "times its size."
+            f"The fastest that passes may be {_listed(names, 'or')}, at {size} times the size of {reference}: their times per step "
+            "overlap, and only a quieter machine can tell which is faster."
         ]
-    return [
-        f"The fastest that passes may be {engine.name}, at {size} times the size of {reference}: their times per step overlap, and "
-        "only a quieter machine can tell which is faster."
-    ]
+    speed = _listed([format_number(fp32.median / own.median, 2) for own, _ in even])
+    gain = f"{speed} times as fast per step as {reference}, at {size} times its size."
+    if len(even) == 1:
+        said = [f"The fastest that passes is {names[0]}: {gain}"]
+    else:
+        said = [f"The fastest that pass are {_listed(names)}, as fast as one another, as their times overlap: {gain}"]
+    open_cases = [engine.name for own, engine in timed if own.high >= fp32.low and own.low <= end]
+    if open_cases:
+        said.append(f"{_listed(open_cases)} may be as fast: the times per step vary too much to tell.")
+    return said
+
+
+def _listed(words: list[str], last: str = "and") -> str:
+    """Words as a sentence has them; where all are the same, as numbers may be, one of them."""
+    if len(set(words)) == 1:
+        return words[0]
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
 def percent(share: float) -> str:

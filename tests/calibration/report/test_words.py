@@ -152,6 +152,65 @@ class TestHeadline:
         slower = dataclasses.replace(candidate, name="sure", latency=(Latency(8, 0.1, 0.09, 0.1035, 9, 40),))
         lines = headline(dataclasses.replace(found, engines=(first, candidate, slower)))[1]
         assert lines[1].startswith("The fastest that passes is sure: 8.8 times as fast per step as fp32 openvino")
+        assert len(lines) == 2  # the other's begin above its own
+
+    @pytest.mark.parametrize(
+        ("spreads", "said"),
+        [  # 10th percentile, median and 90th; FP32's are 1.9 to 2.4
+            (
+                [(1.33, 1.38, 1.52), (1.41, 1.46, 1.54)],
+                [
+                    "The fastest that pass are a and b, as fast as one another, as their times overlap: 1.4 times as fast per step as "
+                    "fp32 openvino, at 0.5 and 0.25 times its size."
+                ],
+            ),
+            (
+                [(1.41, 1.46, 1.54), (1.0, 1.25, 1.45), (1.42, 1.43, 1.44)],
+                [
+                    "The fastest that pass are b, c and a, as fast as one another, as their times overlap: 1.6, 1.4 and 1.4 times as "
+                    "fast per step as fp32 openvino, at 0.25, 0.12 and 0.5 times its size."
+                ],
+            ),
+            (  # a's overlap both of the others', and c is slower than b
+                [(1.0, 1.1, 1.6), (1.15, 1.2, 1.3), (1.4, 1.5, 1.55)],
+                [
+                    "The fastest that pass are a and b, as fast as one another, as their times overlap: 1.8 and 1.7 times as fast per "
+                    "step as fp32 openvino, at 0.5 and 0.25 times its size."
+                ],
+            ),
+            (
+                [(1.33, 1.38, 1.4), (1.41, 1.46, 1.54)],
+                ["The fastest that passes is a: 1.4 times as fast per step as fp32 openvino, at 0.5 times its size."],
+            ),
+            (  # b's overlap FP32's too
+                [(1.33, 1.38, 1.52), (1.41, 1.46, 2.0)],
+                [
+                    "The fastest that passes is a: 1.4 times as fast per step as fp32 openvino, at 0.5 times its size.",
+                    "b may be as fast: the times per step vary too much to tell.",
+                ],
+            ),
+            (
+                [(1.33, 1.38, 1.95), (1.41, 1.46, 2.0)],
+                [
+                    "The fastest that passes may be a or b, at 0.5 and 0.25 times the size of fp32 openvino: their times per step "
+                    "overlap, and only a quieter machine can tell which is faster."
+                ],
+            ),
+        ],
+    )
+    def test_candidates_whose_times_overlap(self, spreads: list[tuple[float, float, float]], said: list[str]) -> None:
+        found = with_engines("int8 openvino")
+        candidates = [
+            dataclasses.replace(
+                found.engines[1],
+                name=name,
+                bytes=found.first.bytes // parts,
+                latency=(Latency(8, median, low, high, 9, 40),),
+            )
+            for name, parts, (low, median, high) in zip("abc", (2, 4, 8), spreads, strict=False)
+        ]
+        lines = headline(dataclasses.replace(found, engines=(found.first, *candidates)))[1]
+        assert lines[1:] == said
 
 
 class TestOwnLimit:
