@@ -23,8 +23,8 @@ _TELL_SECONDS = 20.0
 """Time between two lines about the same work, where stderr is no terminal."""
 
 
-def table(title: str, rows: list[dict[str, Any]], notes: str | None = None) -> None:
-    """Prints rows as a table; the column `notes`, whose text is long, is printed below it instead."""
+def table(title: str, rows: list[dict[str, Any]], notes: str | None = None, below: str = "") -> None:
+    """Prints rows as a table; the column `notes`, whose text is long, is printed below it instead, and `below` before that."""
     made = Table(title=escape(title), title_justify="left")
     columns = [column for column in (rows[0] if rows else {}) if column != notes]
     for column in columns:
@@ -34,6 +34,8 @@ def table(title: str, rows: list[dict[str, Any]], notes: str | None = None) -> N
     # A terminal cuts what is too wide for it; a file or a pipe takes any width.
     console = OUT if OUT.is_terminal else Console(highlight=False, width=200)
     console.print(made)
+    if below:
+        console.print(below, markup=False, soft_wrap=True)
     by_text: dict[str, list[str]] = {}
     for row in rows:
         if notes is not None and row[notes]:

@@ -187,6 +187,7 @@ def export_command(
     """
     settings = sampler_settings({**locals(), "sampler": None})  # --sampler is a file here
     targets, precisions = chosen("--target", target, Target), chosen("--precision", precision, Precision)
+    from ..exporter.closing_table import how_judged
     from ..exporter.command import run_export
     from ..exporter.export_options import ExportOptions
 
@@ -225,10 +226,12 @@ def export_command(
     )
     with progress() as tell:
         report, rows = run_export(options.with_files(config), tell)
+    judged = how_judged(report.gates.values())
     if as_json:
-        print_json({"path": str(report.path), "sampler": report.sampler.to_dict(), "artifacts": rows})
+        found = {"path": str(report.path), "sampler": report.sampler.to_dict(), "artifacts": rows}
+        print_json(found | ({"judged": judged} if judged else {}))
     else:
-        table(f"{report.path}  ({report.seconds:.0f} s)", rows, "note")
+        table(f"{report.path}  ({report.seconds:.0f} s)", rows, "note", judged)
     if report.failure is not None:  # after what was written all the same
         raise report.failure
     if report.found_sampler:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..calibration.chain_plan import fitted_plan
+from ..calibration.verdict import GateResult
 from ..runtime.bench import time_bundle
 from ..runtime.verify import is_judged, tolerance
 from .export import ExportReport
@@ -14,7 +16,7 @@ from .hardly_faster import hardly_faster
 from .targets import Progress
 from .targets.score import engine_files_of, files_of
 
-__all__ = ["closing_table"]
+__all__ = ["closing_table", "how_judged"]
 
 _LOOKS_WRONG = 0.05
 """Relative error of a gradient from which an INT8 engine gets a word about it: what FP16 and BF16 may be off by."""
@@ -83,6 +85,25 @@ def _gate_said(artifact: Any, gate: Any) -> str | None:
     if gate is not None:
         return f"{'passed' if gate.passed else 'failed'}, {_worst(gate):.2f}"
     return None if artifact["precision"] == "fp32" or artifact["target"] == "tensorrt" else "not judged"
+
+
+def how_judged(gates: Iterable[GateResult]) -> str:
+    """What the verdicts in the column `gate` rest on, for a line below the table; "" where nothing was judged.
+
+    Args:
+        gates: what the gate found of each engine. Some may have more chains than others: an open case has more drawn.
+    """
+    found = sorted(gates, key=lambda gate: gate.chains)
+    if not found:
+        return ""
+    few, most = found[0], found[-1]
+    chains = f"{few.chains}" if few.chains == most.chains else f"{few.chains} to {most.chains}"
+    sure = fitted_plan(few.gate, few.smallest_difference, few.chains).sure_difference
+    return (
+        f"the gate compared {chains} chains of each engine with as many of FP32's; a ratio above {few.gate:g} fails. It sees a shift of "
+        f"the energy by {few.smallest_difference:.2g} of its standard deviations half of the time, by {sure:.2g} 95 times in 100, and "
+        "may miss a smaller one; manifest.json has every metric"
+    )
 
 
 def _how_to_judge(artifact: Any, precisions: Collection[str]) -> str:

@@ -97,6 +97,16 @@ class TestExport:
         if as_json:
             assert [row["precision"] for row in json.loads(run.stdout)["artifacts"]] == ["fp32"]
 
+    @pytest.mark.parametrize("as_json", [True, False])
+    def test_what_the_verdicts_rest_on_is_said_once(self, tmp_path: Path, as_json: bool) -> None:
+        config = SamplerConfig(steps=3, step_size=0.1)
+        save_energy(lambda x: x.square().sum(1), tmp_path / "n.pt", torch.zeros(2, 2), sampler=config)
+        wanted = ("--precision", "fp32", "--precision", "fp16", "--gate", 1.25, "--smallest-difference", 1)
+        run = command("ebm-export", "n.pt", *wanted, *(["--json"] if as_json else []), cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        said = json.loads(run.stdout)["judged"] if as_json else run.stdout
+        assert said.count("the gate compared 128 chains of each engine with as many of FP32's") == 1
+
     def test_a_file_that_is_missing_does_not_run_here(self, tmp_path: Path) -> None:
         write_bundle(tmp_path / "m.ebm")
         (tmp_path / "m.ebm" / "score.fp32.onnxruntime.onnx").unlink()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ebm_export.exporter.closing_table import _gate_said, _how_to_judge, _limit, _why_so_far_off
+from ebm_export.calibration.chain_plan import plan_chains
+from ebm_export.calibration.verdict import GateResult
+from ebm_export.exporter.closing_table import _gate_said, _how_to_judge, _limit, _why_so_far_off, how_judged
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,23 @@ def test_what_came_with_mixed_is_judged_where_its_precision_is_asked_for() -> No
     found = _how_to_judge(low, {"fp32", "fp16", "mixed"})
     assert found.startswith("--precision fp16 has the export judge") and "--gate" not in found
     assert _how_to_judge(plan, {"fp32", "fp16", "mixed"}) == ""
+
+
+def judged_by(chains: int, subset: int, difference: float) -> GateResult:
+    return GateResult(True, True, (), (), chains, subset, difference, 1.25, "")
+
+
+def test_what_the_verdicts_rest_on() -> None:
+    plan = plan_chains(1.25, 0.15)
+    usual = judged_by(plan.pool, plan.subset, plan.smallest_difference)
+    said = how_judged([usual, usual])
+    assert said.startswith(
+        f"the gate compared {plan.pool} chains of each engine with as many of FP32's; a ratio above 1.25 fails. It sees a shift of "
+        f"the energy by 0.15 of its standard deviations half of the time, by {plan.sure_difference:.2g} 95 times in 100"
+    )
+    assert plan.sure_difference > 0.2 and plan.pool == 800
+    more = judged_by(3 * plan.pool, plan.subset, plan.smallest_difference)
+    assert how_judged([more, usual]) == said.replace(
+        "800 chains", "800 to 2400 chains"
+    )  # the shift is that of the fewest
+    assert how_judged([]) == ""
