@@ -104,6 +104,7 @@ def record_states(
     cond: Mapping[str, np.ndarray] | None = None,
     start: np.ndarray | None = None,
     data: np.ndarray | None = None,
+    data_rows: np.ndarray | None = None,
     data_cond: Mapping[str, np.ndarray] | None = None,
     max_batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -125,8 +126,10 @@ def record_states(
         seed: same seed, same states.
         cond: conditioning arrays by graph name, [R, ...]; chain i takes row i modulo R.
         start: states that chains start from, for init="data".
-        data: [D, *S] real data; a quarter as many states as `count`, or all of them, are added behind the others.
-        data_cond: the conditions of these, [D, ...] by the same names as `cond`. Where left out, the data go on with the rows of
+        data: [D, *S] real data, which may be a file that is mapped; a quarter as many states as `count`, or all of them, are added
+            behind the others.
+        data_rows: [P] int64, numbers of the data that may be taken; all where left out.
+        data_cond: the conditions of these, [P, ...] by the same names as `cond`. Where left out, the data go on with the rows of
             `cond` where the chains stopped.
         max_batch: most chains in one engine call.
         progress: called with (chain steps done, in all).
@@ -145,12 +148,12 @@ def record_states(
     steepest: dict[int, list[tuple[float, int, np.ndarray, float]]] = {done: [] for done in wanted}
     conditions = dict(cond or {})
     given = max(map(len, conditions.values()), default=1)
-    chosen = np.empty(0, np.int64) if data is None else _spread(len(data), max(1, count // 4))
-    extra = np.empty((0, *shape), np.float32) if data is None else data[chosen]
+    usable = np.arange(0 if data is None else len(data)) if data_rows is None else data_rows
+    chosen = _spread(len(usable), max(1, count // 4))
     if data_cond:
         conditions = {name: np.concatenate([array, data_cond[name][chosen]]) for name, array in conditions.items()}
     along = each * len(wanted)
-    total = along + len(extra)
+    total = along + len(chosen)
 
     def made(name: str, each_shape: tuple[int, ...], dtype: np.dtype[np.generic] | type[np.generic]) -> np.ndarray:
         return np.lib.format.open_memmap(  # type: ignore[no-any-return, no-untyped-call]
@@ -199,12 +202,14 @@ def record_states(
             slot = (g + 1) * each - largest + place
             put(slot, done, chain, state, its_scale)
             large[slot] = True
-    number[along:] = chains + np.arange(len(extra))
-    taken[along:] = given + np.arange(len(extra)) if data_cond else number[along:] % given
+    number[along:] = chains + np.arange(len(chosen))
+    taken[along:] = given + np.arange(len(chosen)) if data_cond else number[along:] % given
     states = States(x, scale, step, number, taken, large, conditions)
     size = max_batch or _CALL
-    for first in range(along, total, size):
-        _add_data(engine, states, extra, along, first, min(first + size, total))
+    if data is not None:
+        for first in range(0, len(chosen), size):
+            rows = usable[chosen[first : first + size]]
+            _add_data(engine, states, data[rows], slice(along + first, along + first + len(rows)))
     return states
 
 
@@ -213,17 +218,9 @@ def _spread(length: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, length - 1, min(length, count)).round().astype(np.int64))
 
 
-def _add_data(
-    engine: Engine,
-    states: States,
-    data: np.ndarray,
-    before: int,
-    first: int,
-    stop: int,
-) -> None:
-    """Writes rows first to stop; `before` states of chains stand in front of the data."""
-    rows = slice(first, stop)
-    x = np.ascontiguousarray(data[first - before : stop - before], dtype=np.float32)
+def _add_data(engine: Engine, states: States, data: np.ndarray, rows: slice) -> None:
+    """Writes a batch of real data [B, *S] into these rows."""
+    x = np.ascontiguousarray(data, dtype=np.float32)
     cond = states.inputs(rows)
     score = ScaledScore(engine, {name: cond[name] for name in states.conditions}, scaled=True)
     score(x)

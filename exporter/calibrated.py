@@ -206,6 +206,7 @@ class CalibratedArtifacts:
                 cond=self.conditions.calibration,
                 start=self.data,
                 data=None if real is None else real.x,
+                data_rows=None if real is None else real.rows,
                 data_cond=None if real is None else real.conditions,
                 max_batch=max(1, 2**18 // numbers),
                 progress=lambda done, total: self.tell("recording states along chains", done, total),

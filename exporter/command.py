@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..runtime.array_file import read_given_array
+from ..runtime.array_file import map_given_array
 from ..runtime.batch_range import parse_batch_range
 from ..runtime.errors import UsageError
 from .closing_table import closing_table
@@ -56,9 +56,8 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[ExportReport
         weight_bits=options.weight_bits,
         ranges=options.ranges,
     )
-    data = (
-        None if options.calibration_data is None else read_given_array(options.calibration_data, "--calibration-data")
-    )
+    given = options.calibration_data
+    data = None if given is None else map_given_array(given, "--calibration-data")
     progress(f"loading {options.model.name or options.model}", 0, 0)
     energy = load_model(
         options.model,

@@ -24,10 +24,17 @@ _SIDES, _CALIBRATION = 2, 0
 
 
 class RealData(NamedTuple):
-    """States of real data, [D, *S], and by graph name the condition of each, [D, ...]; none where nobody said which."""
+    """Real data to calibrate on.
+
+    Attributes:
+        x: states [D, *S], as they were given: they may be a file that is mapped.
+        rows: [P] int64, numbers of those that the calibration sees; all where None.
+        conditions: by graph name the condition of each of these, [P, ...]; none where nobody said which.
+    """
 
     x: np.ndarray
     conditions: dict[str, np.ndarray]
+    rows: np.ndarray | None = None
 
 
 class Conditions(NamedTuple):
@@ -113,7 +120,7 @@ def _real(energy: Energy, data: np.ndarray | None) -> RealData | None:
     pairs = {name: rows[given] for name, rows in all_conditions(energy).items()}
     if _are_shared_out(energy):
         ours = distinct_rows(pairs.values(), len(data))[1] % _SIDES == _CALIBRATION
-        data, pairs = data[ours], {name: rows[ours] for name, rows in pairs.items()}
+        return RealData(data, {name: rows[ours] for name, rows in pairs.items()}, np.flatnonzero(ours))
     return RealData(data, pairs)
 
 

@@ -313,7 +313,7 @@ def _start_rows(
     ]
     shape = tuple(energy.x.shape[1:])
     if start is not None:
-        rows[energy.position] = rows_like(_plain(start), max(_BATCH, start.shape[0]), 17)[:_BATCH]
+        rows[energy.position] = rows_like(_plain(start[:_BATCH]), _BATCH, 17)
     elif energy.sampler is None or energy.sampler.init == "normal":
         numbers = np.random.default_rng(0).standard_normal((_BATCH, *shape), dtype=np.float32)
         if energy.sampler is not None and energy.sampler.bounds is not None:

@@ -55,7 +55,9 @@ def search_subject(
     scheme = artifacts.scheme(name)
     arrays = {"data": artifacts.data}
     conditions, real = artifacts.conditions, artifacts.conditions.data
-    paired = {} if real is None else {"real data": real.x} | real.conditions
+    paired: dict[str, np.ndarray | None] = {}
+    if real is not None:
+        paired = {"real data": real.x, "real rows": real.rows, **real.conditions}
     for use, rows in (("calibration", conditions.calibration), ("judged", conditions.judged), ("paired", paired)):
         arrays |= {f"{use} {name}": array for name, array in rows.items()}
     return {
@@ -77,7 +79,7 @@ def search_subject(
 
 
 def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def _digest_of(model: ir.Model) -> str:

@@ -8,11 +8,16 @@ import numpy as np
 
 from .errors import UsageError
 
-__all__ = ["read_array", "read_given_array", "read_given_energies"]
+__all__ = ["map_given_array", "read_array", "read_given_array", "read_given_energies"]
 
 
-def read_array(path: str | Path) -> np.ndarray:
+def read_array(path: str | Path, *, mapped: bool = False) -> np.ndarray:
     """Reads a .npy file, which is never unpickled.
+
+    Args:
+        path: the file.
+        mapped: the array is the file, of which no more comes into memory than is asked for; what is written to the array stays in
+            memory.
 
     Raises:
         OSError: it cannot be opened or read.
@@ -20,6 +25,9 @@ def read_array(path: str | Path) -> np.ndarray:
     """
     with Path(path).open("rb") as file:
         try:
+            if mapped:
+                # Not "r": torch warns of arrays that cannot be written to.
+                return np.asarray(np.lib.format.open_memmap(path, mode="c"))  # type: ignore[no-untyped-call]
             array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[no-untyped-call]
         except (OSError, MemoryError):
             raise
@@ -28,19 +36,25 @@ def read_array(path: str | Path) -> np.ndarray:
     return array
 
 
-def read_given_array(path: str | Path, option: str = "") -> np.ndarray:
+def map_given_array(path: str | Path, option: str = "") -> np.ndarray:
+    """As `read_given_array`, for a file that may be larger than the memory; see `read_array`."""
+    return read_given_array(path, option, mapped=True)
+
+
+def read_given_array(path: str | Path, option: str = "", *, mapped: bool = False) -> np.ndarray:
     """As `read_array`, for a file that a user named.
 
     Args:
         path: the file.
         option: that named it, for the error; "" where the name alone says enough.
+        mapped: as there.
 
     Raises:
         UsageError: there is no such file, or it cannot be read.
     """
     where = f"{option}: " if option else ""
     try:
-        return read_array(path)
+        return read_array(path, mapped=mapped)
     except FileNotFoundError as error:
         raise UsageError(f"{where}there is no file {path}") from error
     except OSError as error:

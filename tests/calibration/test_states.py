@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,36 @@ class TestData:
     def test_leaves_the_chains_alone(self, tmp_path: Path) -> None:
         alone = record(tmp_path / "a")
         assert_same(record(tmp_path / "b", data=self.DATA).part(np.arange(60)), alone)
+
+    def test_only_the_rows_that_were_named_are_taken(self, tmp_path: Path) -> None:
+        rows, centres = np.arange(1, 100, 2), np.zeros((1, 3), np.float32)
+        owned = self.DATA.astype(np.float32)[rows]
+        states = record(
+            tmp_path / "s", data=self.DATA, data_rows=rows, cond={"centre": centres}, data_cond={"centre": owned}
+        )
+        assert states.x[60].tolist() == self.DATA[1].astype(np.float32).tolist()
+        np.testing.assert_array_equal(states.inputs(slice(60, None))["centre"], states.x[60:])
+
+    def test_memory_does_not_grow_with_its_rows(self, tmp_path: Path) -> None:
+        """A file that is mapped is read a batch at a time."""
+        shape = (64, 64)
+        used = {}
+        for length in (8, 200):
+            folder = tmp_path / str(length)
+            folder.mkdir()
+            np.save(folder / "data.npy", np.ones((length, *shape), np.float32))
+            data = np.load(folder / "data.npy", mmap_mode="r")
+            engine = FunctionEngine(lambda x: (x.sum((1, 2)), x))
+            tracemalloc.start()
+            try:
+                states = record_states(
+                    engine, CONFIG.replace(steps=2), shape, folder, count=800, chains=8, seed=0, max_batch=4, data=data
+                )
+                used[length] = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+            assert np.count_nonzero(states.step == DATA_STEP) == length
+        assert used[200] < used[8] + 10 * data[0].nbytes
 
     def test_few_are_taken_once(self, tmp_path: Path) -> None:
         states = record(tmp_path / "s", data=self.DATA[:4])

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ebm_export.runtime.array_file import read_array, read_given_array
+from ebm_export.runtime.array_file import map_given_array, read_array, read_given_array
 from ebm_export.runtime.errors import UsageError
 
 
 @pytest.mark.parametrize("array", [np.arange(6.0).reshape(2, 3).T, np.zeros((0, 3), np.float32), np.bool_(True)])
 def test_reads_what_numpy_writes(tmp_path: Path, array: np.ndarray) -> None:
     np.save(tmp_path / "a.npy", array)
-    read = read_array(tmp_path / "a.npy")
-    np.testing.assert_array_equal(read, array)
-    assert read.dtype == array.dtype
+    for mapped in (False, True):
+        read = read_array(tmp_path / "a.npy", mapped=mapped)
+        np.testing.assert_array_equal(read, array)
+        assert read.dtype == array.dtype
+
+
+def test_a_file_that_is_mapped_is_not_in_memory_and_stays_as_it_is(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((1000, 1000), np.float32))
+    tracemalloc.start()
+    try:
+        read = map_given_array(tmp_path / "a.npy")
+        used = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert used < 100_000
+    read[0] = 2
+    assert (read_array(tmp_path / "a.npy") == 1).all()
 
 
 def damaged(path: Path, how: str) -> None:
@@ -50,8 +65,9 @@ def damaged(path: Path, how: str) -> None:
 )
 def test_what_cannot_be_read_is_a_value_error(tmp_path: Path, how: str) -> None:
     damaged(tmp_path / "a.npy", how)
-    with pytest.raises(ValueError, match="."):
-        read_array(tmp_path / "a.npy")
+    for mapped in (False, True):
+        with pytest.raises(ValueError, match="."):
+            read_array(tmp_path / "a.npy", mapped=mapped)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
