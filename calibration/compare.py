@@ -17,12 +17,14 @@ from ..runtime.device import describe_device, toolchain
 from ..runtime.ebm import Ebm
 from ..runtime.errors import DivergenceError, EbmExportError, UsageError
 from ..runtime.int8_said import int8_said
+from ..runtime.precision_schedule import is_schedule
 from .candidate import Candidate, precision_at, precisions_in
 from .chain_mixing import chain_mixing
 from .chain_plan import ChainPlan, fitted_plan, plan_chains
 from .compare_options import CompareOptions, Tell
 from .comparison import Comparison, EngineResult, ModelSummary
 from .conditions import conditions_for
+from .exact_acceptance import exact_acceptance
 from .executed_layers import executed_layers
 from .gate_rules import GateRules
 from .histogram import histograms
@@ -99,6 +101,12 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
                     gate, sets[candidate.name] = sampling.judged(candidate, ebm, result.fidelity)
                     if candidate is not reference:
                         pictures[candidate.name] = sampling.same_noise(candidate, ebm, len(shown))
+                    if candidate is not reference and options.exact:
+                        if same[bundles.index(candidate.bundle)]:
+                            cond = conditions_for(bundles[0], len(base), options.cond)
+                            result = _with_exact(result, ebm, fp32, base, cond, rules.trajectory_seed(), tell)
+                        else:
+                            result = dataclasses.replace(result, not_exact="it holds another model")
                     tell(f"figures of {candidate.name}", 0, 0)
                     results.append(dataclasses.replace(
                         result,
@@ -211,6 +219,19 @@ def _fidelity(
             return fidelity, None
         said = f"{candidate.name}, {candidate.file.name}"
         return fidelity, executed_layers(engines[candidate.precision], candidate.bundle.path.stem, said)
+
+
+def _with_exact(
+    result: EngineResult, ebm: Ebm, fp32: Ebm, base: SampleSet, cond: Mapping[str, np.ndarray], seed: int, tell: Tell
+) -> EngineResult:
+    """The result with the acceptance of exact sampling, or with the reason why there is none."""
+    if is_schedule(result.precision):
+        return dataclasses.replace(result, not_exact="exact sampling corrects one precision, not several by steps")
+    told = partial(tell, f"exact sampling from {result.name}")
+    try:
+        return dataclasses.replace(result, exact=exact_acceptance(ebm, fp32, base.x, cond, seed=seed, progress=told))
+    except (UsageError, DivergenceError) as error:
+        return dataclasses.replace(result, not_exact=str(error))
 
 
 def _plan(options: CompareOptions) -> ChainPlan:

@@ -35,6 +35,7 @@ class CompareOptions:
         ood: [M, *S] other data.
         likelihood: temperatures of annealed importance sampling, at least 2, which gives bounds of log-likelihoods; None leaves them
             out.
+        exact: whether each engine runs a few chains that FP32 corrects, for the acceptance of exact sampling.
         cond: conditioning inputs by name, in place of those in the bundle.
         seed: of the reference's samples; the candidates' is the next one, the trajectory's the one after.
         threads: threads of one engine call.
@@ -57,6 +58,7 @@ class CompareOptions:
     data: np.ndarray | None = None
     ood: np.ndarray | None = None
     likelihood: int | None = None
+    exact: bool = False
     cond: Mapping[str, np.ndarray] = field(default_factory=dict)
     seed: int = 0
     threads: int | None = None

@@ -13,6 +13,7 @@ from .candidate import NotRun
 from .chain_mixing import ChainMixing
 from .chain_plan import ChainPlan
 from .energy_use import EnergyUse
+from .exact_acceptance import ExactAcceptance
 from .histogram import Histograms
 from .latency import Latency
 from .layer_precisions import Layers
@@ -75,6 +76,8 @@ class EngineResult:
         figures: of its samples, which the gate does not judge by; None where they are not finite. The reference's compare
             FP32 with itself.
         mixing: R-hat and effective sample size of the FP32 energy along a few chains; None where that says nothing.
+        exact: how often exact sampling accepts what its chains propose; None where that was not asked for, or cannot be had.
+        not_exact: why it cannot be had; empty where it can, or was not asked for.
         auroc: how well its energy tells given data from given outliers; None without such data.
         front: whether no other engine is both closer to FP32 and faster.
         failure: why it could not be run to the end; empty where it was.
@@ -94,6 +97,8 @@ class EngineResult:
     same_noise_distance: float | None = None
     figures: SampleFigures | None = None
     mixing: ChainMixing | None = None
+    exact: ExactAcceptance | None = None
+    not_exact: str = ""
     auroc: float | None = None
     front: bool = False
     failure: str = ""
@@ -197,6 +202,15 @@ class Comparison:
         ]
 
     @property
+    def not_exact(self) -> list[str]:
+        """One line for each reason why engines have no acceptance of exact sampling, with their names."""
+        names: dict[str, list[str]] = {}
+        for engine in self.engines:
+            if engine.not_exact:
+                names.setdefault(engine.not_exact, []).append(engine.name)
+        return [f"{', '.join(those)}: {why}" for why, those in names.items()]
+
+    @property
     def first(self) -> EngineResult:
         """The reference."""
         return next(engine for engine in self.engines if engine.name == self.reference)
@@ -227,6 +241,7 @@ class Comparison:
             ],
         }
         said["failures"] = self.failures
+        said["not_exact"] = self.not_exact
         plain: dict[str, Any] = json_values(said)
         return plain
 

@@ -63,6 +63,14 @@ def compare_command(
             min=2,
         ),
     ] = None,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="Run 64 chains of each candidate that FP32 corrects, as ebm-run sample --exact does, and say how many blocks are accepted. "
+            "Judges nothing.",
+        ),
+    ] = False,
     cond: CondFiles = None,
     batch: Annotated[list[int] | None, typer.Option(help="Batch to time; repeat; 1 and 8 if left out.", min=1)] = None,
     seed: Seed = 0,
@@ -101,6 +109,7 @@ def compare_command(
         data=None if data is None else array_of(data),
         ood=None if ood is None else array_of(ood),
         likelihood=likelihood,
+        exact=exact,
         cond=conditions_of(cond),
         seed=seed,
         threads=threads,
@@ -115,6 +124,8 @@ def compare_command(
         LOG.print(report["power"], markup=False, soft_wrap=True)  # or why the table has no energy per sample
         for entry in report["not_run"]:
             LOG.print(f"not run: {entry['name']}: {entry['reason']}", markup=False, soft_wrap=True)
+        for line in report["not_exact"]:
+            LOG.print(f"no acceptance of exact sampling: {line}", markup=False, soft_wrap=True)
         for line in report["failures"]:
             print(line)
     if require_pass and report["failures"]:

@@ -76,6 +76,21 @@ def test_bounds_of_the_log_likelihood(folder: Path) -> None:
     assert "Log-likelihood" in (folder / "likely/report.html").read_text()
 
 
+def test_acceptance_of_exact_sampling(folder: Path) -> None:
+    schedule = "fp16:0-20,fp32:20-30"
+    asked = ("--precision", "fp16", "--precision", schedule, "--exact", "--out", "exact")
+    run = command("ebm-compare", "model.ebm", *QUICK, *asked, cwd=folder)
+    assert run.returncode == 0, run.stderr
+    assert "blocks accepted" in run.stdout
+    assert (
+        f"no acceptance of exact sampling: {schedule} onnxruntime: exact sampling corrects one precision" in run.stderr
+    )
+    found = json.loads((folder / "exact/report.json").read_text())["engines"][1]["exact"]
+    assert found["block_acceptance"] == pytest.approx(1, abs=1e-5)
+    assert 0.999 < found["low"] <= found["high"] <= 1
+    assert '<th class="number">blocks accepted</th>' in (folder / "exact/report.html").read_text()
+
+
 @pytest.mark.parametrize(
     "arguments,code,said",
     [

@@ -92,6 +92,8 @@ def _card(engine: EngineResult, comparison: Comparison, css: dict[str, str]) -> 
         figures.append(("energy", format_number(1e3 * engine.energy.joules_per_sample), "mJ/sample"))
     if engine.same_noise_distance is not None:
         figures.append(("off under same noise", percent(engine.same_noise_distance), ""))
+    if engine.exact is not None:
+        figures.append(("blocks accepted", format_number(engine.exact.block_acceptance), ""))
     return {
         "name": engine.name,
         "css": css[engine.name],

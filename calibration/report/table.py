@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..comparison import Comparison
+from .beside import blocks_accepted
 from .scale import format_number
 from .words import metric_name
 
@@ -12,7 +13,7 @@ __all__ = ["table"]
 
 
 def table(comparison: Comparison) -> list[dict[str, Any]]:
-    """Returns a row for each engine: verdict, worst ratio and its metric, time of a step, speed, size."""
+    """Returns a row for each engine: verdict, worst ratio and its metric, time of a step, speed, size, and what else was measured."""
     rows = []
     batch = comparison.batches[-1]
     for engine in comparison.engines:
@@ -40,6 +41,8 @@ def table(comparison: Comparison) -> list[dict[str, Any]]:
             rows[-1]["mJ per sample"] = format_number(1e3 * engine.energy.joules_per_sample)
         elif any(other.energy for other in comparison.engines):
             rows[-1]["mJ per sample"] = "-"
+        if any(other.exact for other in comparison.engines):
+            rows[-1]["blocks accepted"] = "-" if engine.exact is None else blocks_accepted(engine.exact)
     return rows
 
 

@@ -11,6 +11,7 @@ from ebm_export.calibration.chain_mixing import ChainMixing
 from ebm_export.calibration.chain_plan import fitted_plan
 from ebm_export.calibration.comparison import Comparison, EngineResult, ModelSummary
 from ebm_export.calibration.energy_use import EnergyUse
+from ebm_export.calibration.exact_acceptance import ExactAcceptance
 from ebm_export.calibration.histogram import histograms
 from ebm_export.calibration.latency import Latency
 from ebm_export.calibration.layer_precisions import LayerPrecision, Layers
@@ -107,6 +108,7 @@ def made_comparison(shape: tuple[int, ...] = (1, 8, 8), bounds: list[float] | No
         engine("int8 openvino", "openvino", "int8", 800_000, gate=gate(*fine, rare(0.1, 0.5), *good_score),
                fidelity=fidelity(0.05), latency=latency(0.6), same_noise_distance=0.21, front=True, auroc=0.98,
                figures=SampleFigures(400, 5, 0.946, 0.93, 0.99, 0.96, 2.31, 2048), mixing=ChainMixing(1.04, 498.0, 16, 64, 150, 300),
+               exact=ExactAcceptance(0.934, 0.921, 0.946, 0.57, 0.5, 64, 45, 5),
                energy=EnergyUse(0.2, 19.0, 9.0, 2.0, 8)),
         engine("ort static", "onnxruntime", "external", 900_000,
                gate=gate(*poor, rare(0.8, 1e-6), score("score gain", 0.2), score("score bias", 0.3),
@@ -118,6 +120,7 @@ def made_comparison(shape: tuple[int, ...] = (1, 8, 8), bounds: list[float] | No
                fidelity=fidelity(0.1), latency=latency(1.0), same_noise_distance=0.3),
         engine("fp16 onnxruntime", "onnxruntime", "fp16", 1_500_000, failure="Its chains diverge: 3 of 400 chains"),
         engine("other: fp32 openvino", "openvino", "fp32", 2_900_000, model="other", gate=gate(*poor, rare(0.1, 0.5)),
+               not_exact="it holds another model",
                latency=latency(2.1)),
     )  # fmt: skip
     drawn = [entry.name for entry in engines if not entry.failure]

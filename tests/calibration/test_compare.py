@@ -265,6 +265,52 @@ def test_energy_is_measured_where_there_are_sensors(tmp_path: Path, monkeypatch:
     ] * 2
 
 
+class TestExact:
+    SCHEDULE = "fp16:0-20,fp32:20-30"
+
+    def test_acceptance_of_blocks_or_why_there_is_none(self, tmp_path: Path) -> None:
+        wide = tmp_path / "wide.onnx"
+        onnx.save(quadratic_graph(curvature=0.5), wide)
+        bent(tmp_path / "bent.onnx", 1.2)
+        texts = [f"{name}={tmp_path / f'{name}.onnx'}" for name in ("wide", "bent")]
+        bundle = two_engines(tmp_path / "a.ebm")
+        told: set[str] = set()
+        asked = options(bundle, precisions=["fp16", self.SCHEDULE], candidates=texts, exact=True)
+        found = compare(asked, lambda what, done, total: told.add(what))
+        exact = {one.name: one.exact for one in found.engines}
+        same, broad, crooked = (exact[name] for name in ("fp16 onnxruntime", "wide", "bent"))
+        assert same is not None and broad is not None and crooked is not None
+        assert same.block_acceptance == pytest.approx(1, abs=1e-5)
+        assert (same.chains, same.blocks, same.block, same.temperature) == (64, 5, 5, 1.0)  # of 30 steps, 7 warm up
+        assert 0.5 < broad.low < broad.block_acceptance < broad.high < 0.97
+        assert crooked.block_acceptance == pytest.approx(1, abs=1e-5)  # its energy is right
+        assert found.not_exact == [
+            f"{self.SCHEDULE} onnxruntime: exact sampling corrects one precision, not several by steps"
+        ]
+        assert found.first.exact is None and exact[f"{self.SCHEDULE} onnxruntime"] is None
+        assert "exact sampling from wide" in told
+        entries = found.to_dict()
+        assert entries["engines"][1]["exact"]["block_acceptance"] == same.block_acceptance
+        assert entries["not_exact"] == found.not_exact
+
+    def test_chains_without_noise_and_another_model(self, tmp_path: Path) -> None:
+        first = two_engines(tmp_path / "first.ebm", sampler={**WARM, "noise": [0.4, 0.0]})
+        with writing_bundle(tmp_path / "second.ebm") as folder:
+            bent(folder / "score.onnx", 3.0)
+            golden = golden_data()
+            np.savez(folder / "golden.npz", allow_pickle=False, **{**golden, "grad": 3 * golden["grad"]})
+            write_manifest(folder, manifest_entries([artifact_entry(folder, "score.onnx")], sampler=WARM))
+        found = compare(options(first, tmp_path / "second.ebm", exact=True))
+        assert found.not_exact == [
+            "first: fp16 onnxruntime: the last step of the bundle's chains has no noise, so they end in samples of no density",
+            "second: fp32 onnxruntime: it holds another model",
+        ]
+        assert not any(one.exact for one in found.engines)
+
+    def test_left_out_unless_asked_for(self, whole: tuple[Comparison, CompareOptions]) -> None:
+        assert whole[0].not_exact == [] and not any(one.exact for one in whole[0].engines)
+
+
 class TestErrors:
     def test_nothing_to_compare_with(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="there is nothing to compare with fp32 onnxruntime: give a bundle with"):
