@@ -168,7 +168,10 @@ def _said(verdict: MetricVerdict) -> str:
     if verdict.metric == "finite":
         return f"not finite or far out: {verdict.note}"
     if verdict.metric == "rare modes":
-        return f"rare modes: one has lost {verdict.value:.0%} of its mass ({verdict.note}), {verdict.limit:.0%} passes"
+        lost = f"one has lost {verdict.value:.0%} of its mass"
+        if verdict.passed:
+            lost = f"none has surely lost more than {verdict.value:.0%} of its mass, p {verdict.p_value:.2g}"
+        return f"rare modes: {lost} ({verdict.note}), {verdict.limit:.0%} passes"
     if verdict.metric.startswith("score"):
         return f"{verdict.metric} {verdict.value:.4f}, {verdict.floor:g} passes"
     if math.isinf(verdict.ratio):

@@ -13,7 +13,7 @@ from .check import as_rows, check_width
 from .permutation import permutation_p_value
 from .scientific import ConvergenceWarning, KMeans, beta, hypergeom
 
-__all__ = ["ModeMasses", "Modes", "find_modes", "loss_interval", "mode_masses"]
+__all__ = ["ModeMasses", "Modes", "find_modes", "loss_interval", "loss_p_values", "mode_masses"]
 
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32)
 """Numbers of modes that are tried: steps of a third at most, up to what a report can show."""
@@ -62,7 +62,7 @@ class ModeMasses:
     """Of the permutation test of `distance`."""
 
 
-def find_modes(features: Any, *, count: int | None = None, seed: int = 0) -> Modes:
+def find_modes(features: Any, *, count: int | None = None, starts: int = 3, seed: int = 0) -> Modes:
     """Clusters samples by k-means (scikit-learn's).
 
     Where the number is not given, it is the one of 1, 2, 3, 4, 6, .. 32 with the largest Bayesian information
@@ -78,7 +78,8 @@ def find_modes(features: Any, *, count: int | None = None, seed: int = 0) -> Mod
     Args:
         features: [N, *S], N at least 2.
         count: number of modes, from 1 to N.
-        seed: of k-means' starts.
+        starts: times that k-means begins anew; the best is taken.
+        seed: of these starts.
 
     Returns:
         The modes. Constant features have one.
@@ -98,7 +99,7 @@ def find_modes(features: Any, *, count: int | None = None, seed: int = 0) -> Mod
         with warnings.catch_warnings():
             # Samples that differ by rounding alone leave clusters empty; those are seen below.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            fit = KMeans(k, n_init=3 if k > 1 else 1, random_state=seed, max_iter=50).fit(rows)
+            fit = KMeans(k, n_init=starts if k > 1 else 1, random_state=seed, max_iter=50).fit(rows)
         sizes = np.bincount(fit.labels_, minlength=k)
         if sizes.min() == 0 and count is None:
             continue
@@ -124,11 +125,6 @@ def mode_masses(
     reference: Any, candidate: Any, count: int | None = None, *, permutations: int = 199, seed: int = 0
 ) -> ModeMasses:
     """Counts samples by mode, whoever gave the labels: `Modes.assign` or a classifier.
-
-    Mode k with a of N reference and b of M candidate samples: were its mass the same in both, b would be hypergeometric
-    given a + b. `loss_p_value` is P(B <= b) under that, Fisher's exact test to one side. It does not need large
-    counts, so it holds for rare modes: of 12 samples in one set and none in the other it says 0.0002. Of K modes
-    the smallest should be held against alpha / K.
 
     Args:
         reference: [N] labels from 0 to K - 1, whole numbers.
@@ -159,11 +155,27 @@ def mode_masses(
     return ModeMasses(
         reference=a / n,
         candidate=b / m,
-        loss_p_value=np.asarray(hypergeom.cdf(b, n + m, pooled, m)),
+        loss_p_value=loss_p_values(a, b),
         coverage=float((b[a > 0] > 0).mean()),
         distance=float(distances[0]),
         p_value=permutation_p_value(distances),
     )
+
+
+def loss_p_values(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """Returns [K] p-values that a mode has less mass in the candidate, one mode at a time.
+
+    Mode k with a of N reference and b of M candidate samples: were its mass the same in both, b would be hypergeometric
+    given a + b. The p-value is P(B <= b) under that, Fisher's exact test to one side. It does not need large
+    counts, so it holds for rare modes: of 12 samples in one set and none in the other it says 0.0002. Of K modes
+    the smallest should be held against alpha / K.
+
+    Args:
+        reference: [K] samples of the reference in each mode, N in all.
+        candidate: [K] samples of the candidate, M in all.
+    """
+    total = int(reference.sum() + candidate.sum())
+    return np.asarray(hypergeom.cdf(candidate, total, reference + candidate, int(candidate.sum())))
 
 
 def loss_interval(

@@ -138,9 +138,9 @@ def own_limit(entry: MetricVerdict) -> str:
     if entry.metric in _OF_SCORE:
         return f"{name} {percent(entry.value)}, {percent(entry.floor)} is allowed"
     if entry.metric == "rare modes":
-        chance = "" if entry.passed and entry.value <= entry.limit else f", p {format_number(entry.p_value, 2)}"
         counts = entry.note.partition(": ")[2]  # the gate's modes are those of both pools, numbered otherwise
-        return f"largest loss of a mode {percent(entry.value)} ({counts}{chance})"
+        chance = f"p {format_number(entry.p_value, 2)}"
+        return f"largest sure loss of a mode {percent(entry.value)} (the worst: {counts}, {chance})"
     if entry.metric == "finite":
         return f"{entry.note} left the numbers a float can hold, or went far out"
     return f"{name} {format_number(entry.ratio)}, {format_number(entry.limit)} is allowed"

@@ -23,7 +23,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.svm import SVC
 
-__all__ = ["judge", "reference_figures"]
+__all__ = ["judge", "label", "reference_figures"]
 
 CONFIDENT = 0.8  # a sample counts when the probability of its most likely digit is above this
 DECOYS = 1000  # images of each kind that are no digits
@@ -112,6 +112,11 @@ def reference_figures() -> dict[str, Any]:
         "confident": {kind: {name: _confident(p) for name, p in found.items()} for kind, found in by_kind.items()},
         "nearest": _nearest(kinds["real"], _flat(train_x)),
     }
+
+
+def label(samples: np.ndarray) -> np.ndarray:
+    """Returns [N] int, the likeliest digit of each sample [N, 1, 8, 8], by the mean of both classifiers."""
+    return np.asarray(_probabilities(_flat(samples))["judge"].argmax(1))
 
 
 def judge(samples: np.ndarray) -> dict[str, Any]:

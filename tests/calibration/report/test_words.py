@@ -219,7 +219,7 @@ class TestOwnLimit:
 
     def test_rare_modes(self) -> None:
         assert own_limit(rare(0.1, 0.5)) == (
-            "largest loss of a mode 10 % (40 of 400 FP32 chains, 9 of 400 of the candidate's)"
+            "largest sure loss of a mode 10 % (the worst: 40 of 400 FP32 chains, 9 of 400 of the candidate's, p 0.5)"
         )
         assert own_limit(rare(0.8, 1e-6)).endswith("9 of 400 of the candidate's, p 1e−6)")
 
