@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..runtime.array_file import map_given_array
+from ..runtime.array_file import read_given_array
 from ..runtime.batch_range import parse_batch_range
 from ..runtime.errors import UsageError
 from .closing_table import closing_table
@@ -57,7 +57,7 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[ExportReport
         ranges=options.ranges,
     )
     given = options.calibration_data
-    data = None if given is None else map_given_array(given, "--calibration-data")
+    data = None if given is None else read_given_array(given, "--calibration-data", mapped=True)
     progress(f"loading {options.model.name or options.model}", 0, 0)
     energy = load_model(
         options.model,

@@ -8,7 +8,7 @@ import numpy as np
 
 from .errors import UsageError
 
-__all__ = ["map_given_array", "read_array", "read_given_array", "read_given_energies"]
+__all__ = ["read_array", "read_given_array", "read_given_energies"]
 
 
 def read_array(path: str | Path, *, mapped: bool = False) -> np.ndarray:
@@ -23,22 +23,18 @@ def read_array(path: str | Path, *, mapped: bool = False) -> np.ndarray:
         OSError: it cannot be opened or read.
         ValueError: it is no .npy file, or a damaged one. np.load raises errors of many kinds there, as it looks for archives too.
     """
-    with Path(path).open("rb") as file:
-        try:
-            if mapped:
-                # Not "r": torch warns of arrays that cannot be written to.
-                return np.asarray(np.lib.format.open_memmap(path, mode="c"))  # type: ignore[no-untyped-call]
-            array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[no-untyped-call]
-        except (OSError, MemoryError):
-            raise
-        except Exception as error:  # a header can be damaged in every way that a Python literal can
-            raise ValueError(str(error) or type(error).__name__) from error
+    array: np.ndarray
+    try:
+        if mapped:
+            # Not "r": torch warns of arrays that cannot be written to.
+            return np.asarray(np.lib.format.open_memmap(path, mode="c"))  # type: ignore[no-untyped-call]
+        with Path(path).open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[no-untyped-call]
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a header can be damaged in every way that a Python literal can
+        raise ValueError(str(error) or type(error).__name__) from error
     return array
-
-
-def map_given_array(path: str | Path, option: str = "") -> np.ndarray:
-    """As `read_given_array`, for a file that may be larger than the memory; see `read_array`."""
-    return read_given_array(path, option, mapped=True)
 
 
 def read_given_array(path: str | Path, option: str = "", *, mapped: bool = False) -> np.ndarray:
@@ -47,7 +43,7 @@ def read_given_array(path: str | Path, option: str = "", *, mapped: bool = False
     Args:
         path: the file.
         option: that named it, for the error; "" where the name alone says enough.
-        mapped: as there.
+        mapped: as there, for a file that may be larger than the memory.
 
     Raises:
         UsageError: there is no such file, or it cannot be read.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebm_export.runtime.array_file import map_given_array, read_array, read_given_array
+from ebm_export.runtime.array_file import read_array, read_given_array
 from ebm_export.runtime.errors import UsageError
 
 
@@ -25,7 +25,7 @@ def test_a_file_that_is_mapped_is_not_in_memory_and_stays_as_it_is(tmp_path: Pat
     np.save(tmp_path / "a.npy", np.ones((1000, 1000), np.float32))
     tracemalloc.start()
     try:
-        read = map_given_array(tmp_path / "a.npy")
+        read = read_given_array(tmp_path / "a.npy", mapped=True)
         used = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -59,9 +59,6 @@ class Run:
                 with pytest.raises(Cut):
                     self._sampled(bench, n, checkpoint=checkpoint, checkpoint_seconds=0, **keywords)
                 assert seen[-1].snapshot is not None  # there is something to go on with
-                print(
-                    "SNAP", keywords.get("diverged"), seen[-1].attempt, seen[-1].snapshot.done, seen[-1].snapshot.lost
-                )
         return self.whole(n, checkpoint=checkpoint, checkpoint_seconds=0, **keywords)
 
     @staticmethod
