@@ -208,7 +208,7 @@ def check_conditions(values: Mapping[str, Any], specs: Sequence[TensorSpec], cou
             beside = "".join(
                 f"; and so for {other.called!r}, {other.dtype} {_batched('B', other.shape)}" for other in others
             )
-            number = "" if spec.shape else f", or --cond {spec.called}=NUMBER"
+            number = "" if math.prod(spec.shape) != 1 else f", or --cond {spec.called}=NUMBER"
             raise UsageError(
                 f"the model needs the conditioning input {spec.called!r}: pass {spec.called}= an array of {spec.dtype} "
                 f"{_batched('B', spec.shape)}, B being {count}, or 1 where all samples share it (on the command line "
@@ -217,6 +217,8 @@ def check_conditions(values: Mapping[str, Any], specs: Sequence[TensorSpec], cou
         if len(given) > 1:
             raise UsageError(f"{given[0]!r} and {given[1]!r} are one input, by two names: pass one of them")
         array = _typed(given[0], values[given[0]], spec.dtype)
+        if array.shape == (1,) and math.prod(spec.shape) == 1:  # one number, as --cond NAME=NUMBER gives it
+            array = array.reshape(1, *spec.shape)
         if array.shape[1:] != spec.shape or array.ndim != len(spec.shape) + 1 or len(array) not in (1, count):
             rows = str(count) if count == 1 else f"{count} or 1"
             raise UsageError(f"{given[0]}: expected shape {_batched(rows, spec.shape)}, got {_plain(array.shape)}")

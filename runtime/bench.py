@@ -158,7 +158,10 @@ def _begun(bundle: Bundle, entry: _Entry, batch: int) -> Generator[Progress, Non
 
 
 def _turn(entry: _Entry, chain: Iterator[Progress], seconds: float) -> bool:
-    """Takes steps for so long, and whether the chain has as many again."""
+    """Takes steps for so long, and whether it is of use for as many again.
+
+    After a divergence it is not: steps are other work then, and fused ones come to it sooner.
+    """
     calls, passed, begun = 0, 0.0, time.perf_counter()
     now = None
     while passed < seconds:
@@ -168,10 +171,12 @@ def _turn(entry: _Entry, chain: Iterator[Progress], seconds: float) -> bool:
         now = told
         calls += 1
         passed = time.perf_counter() - begun
+        if told.diverged is not None:
+            break
     entry.spent += passed
     if calls:
         entry.times.append(passed / (calls * entry.count))
-    return now is not None and 2 * now.done < now.steps
+    return now is not None and now.diverged is None and 2 * now.done < now.steps
 
 
 def _chain(bundle: Bundle, entry: _Entry, batch: int) -> Generator[Progress, None, None]:

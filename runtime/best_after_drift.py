@@ -74,21 +74,29 @@ class BestAfterDrift(Best):
             return
         likely = self._likely.copy()
         put(likely, self._newest, self._is_new)
-        unknown = self._is_new & ~np.isfinite(self._offer(likely, now.energies, pace))
-        others = ~self._is_new if now.diverged is None else ~(self._is_new | now.diverged)
-        for states, worth in ((self._likely, unknown), (now.state.position, others)):
+        everyone = np.ones(len(likely), dtype=bool)
+        well = everyone if now.diverged is None else ~now.diverged
+        unknown = self._is_new & ~np.isfinite(self._offer(likely, everyone, now.energies, pace))
+        # The likely states of chains that are lost are from before; their last ones are worth nothing.
+        for states, which, worth in (
+            (self._likely, everyone, unknown),
+            (now.state.position, well, well & ~self._is_new),
+        ):
             if worth.any() and pace.has_time(last=True):
-                self._offer(states, now.energies, pace)
+                self._offer(states, which, now.energies, pace)
 
     def _count(self, position: np.ndarray, chains: np.ndarray) -> None:
         if chains.any():
             put(self._likely, position, chains)
 
-    def _offer(self, states: np.ndarray, energies: Callable[[np.ndarray], np.ndarray], pace: Pace) -> np.ndarray:
-        """Evaluates states and keeps those that are better; returns their energies."""
-        energy = energies(states)
+    def _offer(
+        self, states: np.ndarray, which: np.ndarray, energies: Callable[[np.ndarray], np.ndarray], pace: Pace
+    ) -> np.ndarray:
+        """Evaluates states and keeps those that are better, of the chains `which`; returns their energies, NaN where one counts for nothing."""
+        energy = _of_states(states, energies(states))
         pace.took()
-        better = energy < self._energy
+        energy[~which] = np.nan
+        better = energy < self._energy  # false for NaN
         put(self._x, states, better)
         np.copyto(self._energy, energy, where=better)
         return energy
@@ -119,5 +127,11 @@ def with_energies(steps: Steps, switches: Collection[int] = ()) -> Steps:
                 position, told = lowest_of(each.position, each.energy, block)
             worth = bool((told < lowest).any()) or now.done == now.steps
             np.fmin(lowest, told, out=lowest)
-            energy = now.energies(position) if worth else np.full_like(lowest, np.nan)
+            energy = _of_states(position, now.energies(position)) if worth else np.full_like(lowest, np.nan)
             yield now._replace(state=now.state._replace(position=position, energy=energy), info=None)
+
+
+def _of_states(states: np.ndarray, energy: np.ndarray) -> np.ndarray:
+    """A new array of these energies [B], NaN where the state [B, *S] or its energy is not finite: lower than any other may be -inf."""
+    finite = np.isfinite(energy) & np.isfinite(states.reshape(len(states), -1)).all(axis=1)
+    return np.where(finite, energy, np.float32(np.nan))

@@ -63,7 +63,15 @@ class BestRuns:
         if loop is None:
             fused = self._telling.open_for(config, n, worth=False, why=request.why_one_by_one())
         pace = Pace(deadline, self._block_times.setdefault(n, {}), after=0 if known else ASKED_AT_THE_END)
-        steps = _in_one_batch(request, "deadline_ms", draw_ahead=loop is None, evenly=True, fused=fused, pace=pace)
+        # Whoever looks for runaways among the steps asks the engine when time is over; `_told_of_runaways` does not.
+        steps = _in_one_batch(
+            request._replace(runaways=None),
+            "deadline_ms",
+            draw_ahead=loop is None,
+            evenly=True,
+            fused=fused,
+            pace=pace,
+        )
         if loop is not None:
             best = until_on_device(
                 loop, request.engine, steps, config, request.seed, request.start.free, pace, request.first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -131,6 +132,7 @@ class Ebm:
         self.fingerprint = fingerprint
         self._judged = Judged(judged, energy_rounding)
         self._seen = SeenRanges(model.cond)
+        self._told_of_far = threading.Event()
         self._parts = tuple(parts)
         self._turns = Turns(self._engines)
         self.data = None if data is None else check_states("data", data, model.x.shape)
@@ -271,7 +273,7 @@ class Ebm:
             max_batch: most samples in one engine call; never more than the engine takes.
             callback: told about the start and every step, see `progress.Progress`; about blocks of steps where `load` was asked to
                 fuse them.
-            diverged: what happens to a chain whose numbers are no longer finite: "stop" raises, "restart" runs it again
+            diverged: what happens to a chain whose numbers are no longer finite, or which ran away: "stop" raises, "restart" runs it again
                 with other noise (and another start, where it was drawn), "drop" leaves it out of the result.
             energy_range: (lowest, highest) energy of a chain that is well; one outside counts as diverged.
             deadline_ms: return this many milliseconds after the call, or a little earlier, with each chain's best state so
@@ -290,7 +292,8 @@ class Ebm:
 
         Raises:
             UsageError: an argument has a wrong name, type, shape or value.
-            DivergenceError: an energy or gradient is no longer finite.
+            DivergenceError: numbers of a chain are no longer finite, it ran away, or its energy is out of range; with a deadline no
+                chain ever had a finite energy.
         """
         called = perf_counter()
         request = self._prepare(n, seed, first, x0, data, keep, known, config, cond, max_batch, keywords)
@@ -415,7 +418,7 @@ class Ebm:
 
         Raises:
             UsageError: an argument has a wrong name, type, shape or value.
-            DivergenceError: an energy or gradient is no longer finite.
+            DivergenceError: as in `sample`.
         """
         states = check_states("x0", x0, self.model.x.shape)
         drawn: np.ndarray | BestSoFar = self.sample(len(states), seed, x0=states, **keywords)
@@ -464,7 +467,7 @@ class Ebm:
             engine=engines.pop(0, self._engine),
             switches=engines,
             exact=self._exact,
-            runaways=Runaways(self.model, settings),
+            runaways=Runaways(self.model, settings, self._told_of_far),
         )
 
     def _is_faster(self, fused: Fused, config: SamplerConfig, batch: int) -> bool:

@@ -83,4 +83,4 @@ class MissingBackend(EbmExportError, ImportError):
 
 
 class DivergenceError(EbmExportError, ArithmeticError):
-    """A chain's energy or gradient is no longer finite and the sampler cannot reject the step."""
+    """A chain's numbers are no longer finite, its energy left the range that was given, or it ran away."""

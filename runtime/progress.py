@@ -27,7 +27,7 @@ class Progress(NamedTuple):
         info: what the step reports, the sampler's `Info`; None at the start.
         grad_scale: [B] float32, the scale that energy and gradient were computed with; None where nothing has been.
         warming_up: whether the step was one of the warm-up.
-        diverged: [B] bool, chains whose numbers are no longer finite; None where there are none.
+        diverged: [B] bool, chains whose numbers are no longer finite, or which ran away; None where there are none.
         calls: how often the engine was asked for these chains, the start included.
         snapshot: makes a `Snapshot` of what the chains go on from.
         attempt: how often these chains were started anew, see `run.run_chains`.

@@ -203,7 +203,9 @@ def run_chains(
     dropped = at.dropped.tolist()
     if not dropped:
         return at.result
-    stop_if_diverged(n if len(dropped) == n else 0, config.steps, n, energy_range)
+    # Of these it is no longer known which ran away, and which have numbers that are not finite.
+    why = "" if runaways is None else "diverged"
+    stop_if_diverged(n if len(dropped) == n else 0, config.steps, n, energy_range, why=why)
     _LOG.warning("%d of %d chains diverged and were dropped: %s", len(dropped), n, ", ".join(map(str, dropped)))
     if samples is not None:
         samples.blank(dropped)

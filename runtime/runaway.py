@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -45,18 +46,19 @@ level off out there, or be unknown. Of the samples of a Cauchy distribution, of 
 
 
 class Runaways:
-    """Looks for such chains among those of one call, and says once where some are merely far away.
+    """Looks for such chains among those of one call, and says where some are merely far away.
 
     Args:
         model: what the export saw of x and of its energy; without a range of x nothing is looked for.
         config: settings of the call.
+        told: set once that was said, and shared by calls of which one says it: a control loop makes a hundred in a second.
     """
 
-    def __init__(self, model: ModelSpec, config: SamplerConfig) -> None:
+    def __init__(self, model: ModelSpec, config: SamplerConfig, told: threading.Event | None = None) -> None:
         self._seen, self._energies, self._numbers = model.range, model.energies, math.prod(model.x.shape)
         self._config = config
         self._on = config.bounds is None and self._seen is not None and self._seen[0] < self._seen[1]
-        self._told = False
+        self._told = told or threading.Event()
 
     def near(self, position: np.ndarray) -> bool:
         """Whether all states [B, *S] are where the export's were or not far from it, as far as two passes over them tell."""
@@ -101,8 +103,8 @@ class Runaways:
         excess[np.isnan(excess)] = 0.0
         away = np.isfinite(reach) & ((reach > _AWAY) & (excess > _AWAY) | (reach > _LOST) & ~(energy < first))
         far = np.isfinite(reach) & ~away & ((reach > _AWAY) | (reach > _FAR) & (excess > _FAR))
-        if far.any() and not self._told:
-            self._told = True
+        if far.any() and not self._told.is_set():
+            self._told.set()
             _LOG.warning(
                 "%d of %d chains are far from where the export's own were (%s): the steps may be too large (see step_size, grad_clip, bounds); "
                 "energy_range=(LOWEST, HIGHEST) (--energy-range) says at which energies chains are well",

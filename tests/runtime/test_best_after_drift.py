@@ -109,6 +109,14 @@ class TestDeadline:
         found = ebm(Plain, counted, sampler="underdamped").refine(START, 3, deadline_ms=1e6)
         assert found.complete and len(calls) == 41
 
+        def asked(**keywords: Any) -> int:
+            calls.clear()
+            config = SamplerConfig(steps=40, step_size=0.05, order="noise-drift")
+            Ebm(Plain(counted), MODEL, config, exact=Plain(ripple)).refine(START, 3, **keywords)
+            return len(calls)
+
+        assert asked(deadline_ms=1e6) == asked() > 0
+
 
 class TestClock:
     """Evaluations take 10 ms, and nothing else takes time."""
@@ -189,6 +197,28 @@ class TestDivergence:
         reached = [-9 + 0.2 * steps, min(1 + 0.2 * steps, 1.4), 1.4]
         np.testing.assert_allclose(found.x[:, 0], reached, rtol=1e-5)
         np.testing.assert_array_equal(found.energy, -found.x[:, 0])
+
+    @pytest.mark.parametrize("steps", [600, 1000])
+    def test_no_energy_without_end_is_a_best_one(self, steps: int) -> None:
+        """The second chain is at -inf and, in the longer run, at an infinite x; the first stays, and is asked for at the end."""
+        start = np.array([[0, 0, 0], [1, 0, 0]], np.float32)
+        made = ebm(energy=lambda x: (-0.5 * (x * x).sum(axis=1), -x), step_size=0.1, noise=0.0, steps=steps)
+        found = made.refine(start, deadline_ms=1e6)
+        assert found.diverged.tolist() == [False, True] and found.steps == steps
+        assert np.isfinite(found.x).all() and np.isfinite(found.energy).all() and found.x[1, 0] > 1e18
+        *_, last = made.stream(2, x0=start)
+        assert np.isfinite(last.x).all() and np.isfinite(last.energy).all()
+
+    def test_no_state_without_end_is_a_best_one(self) -> None:
+        """Where the energy has a lowest number that it keeps out there."""
+
+        def level(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return np.maximum(-x[:, 0], -1e38 * np.isfinite(x[:, 0]) - 3e38 * np.isinf(x[:, 0])), -x * np.float32(9)
+
+        start = np.array([[0, 0, 0], [1, 0, 0]], np.float32)
+        for steps in range(36, 42):  # x is ten times as large after each: infinite after 39
+            found = ebm(energy=level, step_size=1.0, noise=0.0, steps=steps).refine(start, deadline_ms=1e6)
+            assert np.isfinite(found.x).all() and found.x[1, 0] > 1e35
 
     def test_where_all_diverge_it_ends(self) -> None:
         made = ebm(energy=self.cliff, step_size=0.2, noise=0.0, steps=1000)

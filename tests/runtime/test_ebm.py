@@ -286,6 +286,22 @@ class TestNames:
         np.testing.assert_allclose(ebm.sample(5, cond={name: CENTRE}), CENTRE, atol=1e-4)
         np.testing.assert_allclose(ebm.score(X, **{name: CENTRE})[1], X - CENTRE, rtol=1e-5, atol=1e-6)
 
+    @pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+    def test_one_number_is_a_condition_of_one_number(self, shape: tuple[int, ...]) -> None:
+        """However many axes it has there; `--cond level=3` gives an array of one number."""
+
+        def around(x: np.ndarray, level: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            grad = x - level.reshape(-1, 1)
+            return 0.5 * (grad * grad).sum(axis=1), grad
+
+        model = ModelSpec("m", TensorSpec("x", (3,), "float32"), cond=(TensorSpec("level", shape, "float32"),))
+        ebm = Ebm(FunctionEngine(around), model, SamplerConfig(steps=2))
+        np.testing.assert_allclose(ebm.score(X, level=np.array([3]))[1], X - 3, rtol=1e-5)
+        with pytest.raises(UsageError, match="or --cond level=NUMBER"):
+            ebm.score(X)
+        with pytest.raises(UsageError, match="level: expected shape"):
+            ebm.score(X, level=np.array([3, 4]))
+
     def test_all_conditions_that_are_missing_are_named_at_once(self) -> None:
         engine = FunctionEngine(lambda x, **cond: ((x * x).sum(axis=1), 2 * x))
         specs = (

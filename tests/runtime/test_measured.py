@@ -228,7 +228,8 @@ def test_rows_of_a_real_run(tmp_path: Path) -> None:
 class BusyMachine:
     """Stalls for 20 ms after as much work as this on average, at random; no time passes but that of its calls."""
 
-    def __init__(self, every: float) -> None:
+    def __init__(self, every: float, well: float = np.inf) -> None:
+        self._well = well  # steps until chains diverge, which are ten times as slow then
         self._rng, self._every = np.random.default_rng(0), every
         self.now, self._left = 0.0, self._rng.exponential(every)
 
@@ -244,8 +245,9 @@ class BusyMachine:
         """In place of `chain_steps`: 1 ms of a call, and 1 ms of each step."""
         count = 1 if fused is None else fused.count
         for done in range(0, config.steps + 1, count):
-            self.works(0.001 + 0.001 * count if done else 0.0)
-            yield SimpleNamespace(done=done, steps=config.steps)
+            lost = done > self._well
+            self.works((10 if done > self._well + count else 1) * (0.001 + 0.001 * count) if done else 0.0)
+            yield SimpleNamespace(done=done, steps=config.steps, diverged=np.ones(1, bool) if lost else None)
 
 
 class Many:
@@ -283,3 +285,14 @@ def test_chains_that_would_end_begin_anew(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(bench, "_STEPS", 60)  # of 2 ms, for turns of 50
     (row,) = time_bundle(write_bundle(tmp_path / "m.ebm"), batches=[1], seconds=1.0)
     assert row["median ms"] == row["p10 ms"] == row["p90 ms"] == 2
+
+
+def test_chains_that_diverge_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused ones come there in a few calls, and would be timed on what is left of them."""
+    machine = BusyMachine(1e9, well=640)
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: machine.now))
+    monkeypatch.setattr(bench, "chain_steps", machine.steps)
+    monkeypatch.setattr(bench, "fused_of", lambda *_, **__: Many())
+    single, fused = time_bundle(write_bundle(tmp_path / "m.ebm"), batches=[1], seconds=2.0)
+    assert single["p10 ms"] == single["p90 ms"] == 2
+    assert [fused["p10 ms"], fused["p90 ms"]] == pytest.approx([65 / 64] * 2, abs=1e-5)

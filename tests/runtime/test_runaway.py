@@ -155,9 +155,34 @@ def test_a_deadline_tells_of_a_best_state_that_is_none(order: Any, caplog: pytes
         assert best.diverged.all() and "4 of 4 chains have run away" in caplog.text
         caplog.clear()
         assert not some.sample(4, steps=20, deadline_ms=60_000).diverged.any() and not caplog.messages
+        *_, last = some.stream(4, steps=200)
+        assert last.diverged.all()
+        caplog.clear()
     with ebm(config=STEPS.replace(order=order)) as some:  # where the best is from before
-        best = some.sample(64, steps=30, deadline_ms=60_000)
-        assert 0 < best.diverged.sum() < 24 and abs(best.x).max() < 5
+        with pytest.raises(DivergenceError, match="run away"):
+            some.sample(64)
+        best = some.sample(64, deadline_ms=60_000)
+        assert best.complete and not best.diverged.any() and abs(best.x).max() < 5
+
+
+def test_a_deadline_leaves_no_time_to_ask_for_them() -> None:
+    def calls(model: ModelSpec) -> int:
+        asked = []
+
+        def counted(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            asked.append(len(x))
+            return hill(x)
+
+        with ebm(counted, model) as some:
+            some.sample(4, steps=200, deadline_ms=60_000)
+        return len(asked)
+
+    assert calls(MODEL) == calls(dataclasses.replace(MODEL, range=None))
+
+
+def test_where_all_ran_away_none_is_left() -> None:
+    with ebm(hill) as some, pytest.raises(DivergenceError, match=r"^4 of 4 chains have diverged after step 200; try"):
+        some.sample(4, steps=200, diverged="drop")
 
 
 def test_what_is_less_is_a_warning_with_numbers(caplog: pytest.LogCaptureFixture) -> None:
@@ -169,7 +194,7 @@ def test_what_is_less_is_a_warning_with_numbers(caplog: pytest.LogCaptureFixture
         "3.84e+05 to 3.84e+05, where it saw 0 to 4.5): the steps may be too large (see step_size, grad_clip, bounds); "
         "energy_range=(LOWEST, HIGHEST) (--energy-range) says at which energies chains are well"
     )
-    assert caplog.messages == [expected] * 2  # once for each call
+    assert caplog.messages == [expected]  # once, however many calls a control loop makes
 
 
 def test_chains_that_slide_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
