@@ -230,7 +230,7 @@ def _with_exact(
     told = partial(tell, f"exact sampling from {result.name}")
     try:
         return dataclasses.replace(result, exact=exact_acceptance(ebm, fp32, base.x, cond, seed=seed, progress=told))
-    except (UsageError, DivergenceError) as error:
+    except EbmExportError as error:  # it judges nothing, so that what was judged must not be lost with it
         return dataclasses.replace(result, not_exact=str(error))
 
 

@@ -57,7 +57,7 @@ def search_subject(
     conditions, real = artifacts.conditions, artifacts.conditions.data
     paired: dict[str, np.ndarray | None] = {}
     if real is not None:
-        paired = {"real data": real.x, "real rows": real.rows, **real.conditions}
+        paired = {"real rows": real.rows, **real.conditions}  # rows of `data`
     for use, rows in (("calibration", conditions.calibration), ("judged", conditions.judged), ("paired", paired)):
         arrays |= {f"{use} {name}": array for name, array in rows.items()}
     return {

@@ -59,7 +59,8 @@ def surest_loss(
         seed: of them.
     """
     n, m = (len(labels) for labels in clusterings[0])
-    counts, ids = [], []
+    counts: list[int] = []
+    ids: list[np.ndarray] = []
     for first, second in clusterings:
         count = 1 + int(max(first.max(), second.max()))
         ids.append(np.concatenate([first, second]) + sum(counts))

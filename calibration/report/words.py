@@ -176,6 +176,7 @@ def _fastest(passed: list[EngineResult], comparison: Comparison) -> list[str]:
         return [f"None of those that pass is faster per step than {reference} on this machine."]
     # Whoever begins above the lowest end is slower than one of the others; any two of the rest overlap.
     end = min(own.high for own, _ in sure or timed)
+    end = end if sure else min(end, fp32.high)  # nor is one that is slower than the reference
     even = [(own, engine) for own, engine in sure or timed if own.low <= end]
     names = [engine.name for _, engine in even]
     size = _listed([format_number(engine.bytes / max(comparison.first.bytes, 1), 2) for _, engine in even])
