@@ -62,8 +62,16 @@ lint: $(VENV)/.installed
 	rm -rf build/typed && $(BIN)/python -m pip install --quiet --no-deps --target build/typed .
 	MYPYPATH=build/typed $(BIN)/mypy
 
+# An hour or two, on a machine that does nothing else.
+RESULTS := build/benchmarks
+benchmark: export OMP_NUM_THREADS =
 benchmark: $(VENV)/.installed
-	OMP_NUM_THREADS= $(BIN)/python benchmarks/export_time.py
+	mkdir -p $(RESULTS)
+	$(BIN)/python benchmarks/samplers.py --out $(RESULTS)/samplers.json --docs $(RESULTS)/samplers.md
+	$(BIN)/python benchmarks/jitter.py --out $(RESULTS)/jitter.json
+	$(BIN)/ebm-export examples/digits/model.pt --target onnxruntime --precision fp32 --out $(RESULTS)/digits.ebm --force
+	$(BIN)/python benchmarks/first_sample.py $(RESULTS)/digits.ebm --out $(RESULTS)/first_sample.json
+	$(BIN)/python benchmarks/export_time.py
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info

@@ -116,7 +116,7 @@ def main() -> None:
         for name in CHAINS:
             path = write(name, Path(folder) / f"{name}.ebm", options.sampler)
             gc.collect()
-            gc.freeze()  # else one call in hundreds looks through what torch and the export left behind, for half a second
+            gc.freeze()  # else now and then one call looks through what torch and the export left behind
             ways = (False, True) if options.sampler in FUSABLE else (False,)
             for deadline in options.deadline or (5.0, 10.0):
                 with ExitStack() as stack:

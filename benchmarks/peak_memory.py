@@ -2,9 +2,9 @@
 
     python benchmarks/peak_memory.py runtime BUNDLE BACKEND PRECISION FUSED BATCH STEPS THREADS
     python benchmarks/peak_memory.py onnxruntime FILE.onnx BATCH STEPS THREADS
-    python benchmarks/peak_memory.py torch CASE BATCH STEPS THREADS
+    python benchmarks/peak_memory.py torch CASE "PyTorch eager fp32" BATCH STEPS THREADS
 
-Prints megabytes. `samplers.py` asks it for each contestant.
+Prints megabytes. `samplers.py` asks it for each contestant; what PyTorch compiles is compiled in the process that is measured.
 """
 
 from __future__ import annotations
@@ -48,19 +48,14 @@ def _onnxruntime(path: str, batch: str, steps: str, threads: str) -> None:
         feeds["x"] = feeds["x"] - np.float32(0.01) * grad
 
 
-def _torch(case: str, batch: str, steps: str, threads: str) -> None:
-    import torch
+def _torch(case: str, way: str, batch: str, steps: str, threads: str) -> None:
     from sampler_cases import CASES
+    from torch_contestants import with_torch
 
     own = CASES[case]
-    torch.set_num_threads(int(threads))
-    module = own.build().eval().requires_grad_(False)
-    x = torch.rand(int(batch), *own.shape)
-    cond = [torch.rand(1, *shape) for shape in own.cond.values()]
-    for _ in range(int(steps)):
-        x = x.detach().requires_grad_()
-        (grad,) = torch.autograd.grad(module(x, *cond).sum(), x)
-        x = x - 0.01 * grad
+    assert own.threads == int(threads)
+    _, made = with_torch(own, int(batch))[way]
+    made()(int(steps))
 
 
 def main() -> None:

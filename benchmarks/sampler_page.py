@@ -1,19 +1,25 @@
-"""A page like docs/benchmarks.md from the results of samplers.py."""
+"""A page like docs/benchmarks.md from the results of samplers.py.
+
+python benchmarks/sampler_page.py benchmarks/results/xeon-amx.json docs/benchmarks.md
+"""
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 __all__ = ["document"]
 
 
-def document(result: dict[str, Any], name: str) -> str:
-    """The page of this name."""
+def document(result: dict[str, Any]) -> str:
+    """The page of these results."""
     device = ", ".join(f"{name} {value}" for name, value in result["device"].items())
     lines = [
         "# Benchmarks",
         "",
-        f"Written by `python benchmarks/samplers.py --docs {name}`, each network in one run, on one machine:",
+        "Measured by `python benchmarks/samplers.py`, each network in one run, on one machine:",
         f"{device}.",
         f"Versions: {', '.join(f'{name} {version}' for name, version in result['toolchain'].items())}.",
         "",
@@ -24,8 +30,8 @@ def document(result: dict[str, Any], name: str) -> str:
         '(Florence et al., "Implicit behavioral cloning", CoRL 2021); with 16, the encoder, which runs once, is a good part of the time.',
         "`PyTorch eager` is the loop that people write (autograd, an update, noise); `torch.compile` compiles its energy, and with `whole",
         "step` the gradient (`torch.func.grad`), the update and the noise too, or several steps written out; `torchebm` and `ebmkit` are",
-        "their own samplers; `onnxruntime from Python` calls the exported graph, whole, with numpy around it. What a step consists of is",
-        "timed one after the other, so an engine's share can be above 100% where others use the machine too.",
+        "their own samplers; `onnxruntime from Python` calls the exported graph, whole, with numpy around it: it asks for the gradient alone,",
+        "keeps no scale for it, looks for no divergence, and draws with numpy's generator, whose numbers depend on how chains are batched.",
         *_earlier(result["nets"]),
         "",
     ]
@@ -34,45 +40,47 @@ def document(result: dict[str, Any], name: str) -> str:
             threads = f"{found['threads']} thread{'s'[: found['threads'] > 1]}"
             lines += [f"## {net}, {found['batch']} chains, {threads}, {found['steps']} steps", ""]
             lines += [
-                "| | ms per step | 10 % to 90 % | GFLOP/s | of the peak | peak MB |",
-                "| --- | ---: | ---: | ---: | ---: | ---: |",
+                "| | ms per step | 10 % to 90 % | GFLOP/s | of the peak | peak MB | engine | noise | update |",
+                "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
             ]
             for name, row in sorted(found["rows"].items(), key=lambda item: item[1]["median ms"]):
                 memory = "-" if row["peak MB"] is None else f"{row['peak MB']:.0f}"
-                # Some encode the condition once and some at each step: no one number of operations is right for all.
-                work = "- | -" if found["encodes"] else f"{row['gflops']:.4g} | {row['share of peak']:.0%}"
+                work = "- | -" if row["gflops"] is None else f"{row['gflops']:.4g} | {row['share of peak']:.0%}"
+                shares = row.get("parts")
+                parts = " | ".join(
+                    "-" if not shares else f"{shares[part]:.1%}" for part in ("engine", "noise", "update")
+                )
                 lines.append(
-                    f"| {name} | {row['median ms']:.4g} | {row['p10 ms']:.4g} to {row['p90 ms']:.4g} | {work} | {memory} |"
+                    f"| {name} | {row['median ms']:.4g} | {row['p10 ms']:.4g} to {row['p90 ms']:.4g} | {work} | {memory} | {parts} |"
                 )
             lines.append("")
             for name, entry in found["ratios"].items():
                 lines.append(f"- {entry['ratio']:.2f} times as fast as {name} ({entry['ours']})")
-            shares = found["shares"]
-            lines += [
-                f"- of a step on OpenVINO in FP32 the engine is {shares['engine']:.0%}; its noise, drawn alone, would be "
-                f"{shares['noise']:.1%}",
-                "",
-            ]
+            lines.append("")
     lines += [
-        "GFLOP/s count what PyTorch does for E and dE/dx at each step.",
+        "GFLOP/s count what PyTorch does for E and dE/dx at each step, and a condition's encoder as often as the contestant runs it.",
         *(
             f"The machine's own peak in large products and convolutions with {threads} thread{'s'[: threads != '1']} (PyTorch): "
             f"{peak['fp32']:.0f} in FP32, {peak['bf16']:.0f} in BF16, {peak['int8']:.0f} in INT8."
             for threads, peak in result["peaks"].items()
         ),
         "Peak MB is the largest resident memory of a fresh process that draws samples and does nothing else",
-        "(`benchmarks/peak_memory.py`).",
+        "(`benchmarks/peak_memory.py`); what PyTorch compiles is compiled in it.",
+        "Engine, noise and update are shares of the time of a run, timed in it (`benchmarks/step_parts.py`): calls of the engine, waiting",
+        "for numbers that a second thread draws meanwhile or drawing them, and the rest: clipping, bounds, the step, the gradient's scale.",
+        'Fused, the engine does most of the update too. "-" was not measured.',
         "",
     ]
     if "growth" in result:
         for name, rows in result["growth"].items():
+            network = "the network for CIFAR-10, one chain" if name == "resolution" else "digits"
             lines += [
-                f"## Growth with {name} (digits, OpenVINO, FP32)",
+                f"## Growth with {name} ({network})",
                 "",
-                f"| {name} | ms per step |",
-                "| ---: | ---: |",
+                f"| {' | '.join(rows[0])} |",
+                f"| {' | '.join('---:' for _ in rows[0])} |",
             ]
-            lines += [f"| {row[name]} | {row['ms per step']:.4g} |" for row in rows]
+            lines += [f"| {' | '.join(f'{value:.4g}' for value in row.values())} |" for row in rows]
             lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
@@ -89,3 +97,15 @@ def _earlier(nets: dict[str, Any]) -> list[str]:
     return [
         f"Measured before PyTorch was given the whole step, and so beside a slower one: {', '.join(names)}.",
     ]
+
+
+def main() -> None:
+    """Writes the page of a file of results."""
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    result = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    Path(sys.argv[2]).write_text(document(result), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """Langevin steps side by side: this runtime, PyTorch eager and compiled, torchebm, ebmkit, and onnxruntime called from Python.
 
-    python benchmarks/samplers.py --out samplers.json --docs docs/benchmarks.md
-    python benchmarks/samplers.py --net mlp --net policy          # some of the networks; those in --out from before stay
+    python benchmarks/samplers.py --out benchmarks/results/here.json --docs here.md
+    python benchmarks/samplers.py --part mlp --part policy ...    # some of it; what --out has from before on this machine stays
 
 One run measures everything. Contestants take turns, round after round, so that a machine that is busy for a while is busy for all;
 the figure is the median over the rounds, and a ratio is the median of the ratios within a round. A turn begins after a pause, so that
@@ -21,26 +21,25 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torchebm
+from growth import growth
 from peak_memory import memory_of
 from sampler_cases import CASES, Case
-from sampler_contestants import Run, contestants
+from sampler_contestants import contestants
 from sampler_page import document
+from step_parts import parts_of
 from torch.utils.flop_counter import FlopCounterMode
+from turn import seconds_of
 
-from ebm_export.runtime import load
 from ebm_export.runtime.device import describe_device, toolchain
-from ebm_export.runtime.noise import NoiseSource
 
 _AT_ONCE = "steps at once"
-_PAUSE = 0.3
-_LONG = 1.0
-"""Seconds between two runs, and of a run that needs no other one before it."""
 
 
 def measure(name: str, batch: int, folder: Path, peak: dict[str, float]) -> dict[str, Any]:
@@ -52,48 +51,35 @@ def measure(name: str, batch: int, folder: Path, peak: dict[str, float]) -> dict
         for _ in range(case.rounds):
             for who, entry in entries.items():
                 steps = entry.most or case.steps
-                times[who].append(1e3 * _seconds(entry.run, steps) / steps)
-        shares = _shares(case, batch, folder)
-    flops = _flops(case, batch)
+                times[who].append(1e3 * seconds_of(partial(entry.run, steps)) / steps)
+        parts = {
+            who: parts_of(entry.run, case.steps, case.rounds)
+            for who, entry in entries.items()
+            if who.startswith("ebm-export")
+        }
+    chains, condition = _work(case, batch)
     rows = {}
     for who, each in times.items():
         entry = entries[who]
-        speed = flops / statistics.median(each) / 1e6
+        steps = entry.most or case.steps
+        operations = chains + condition * (entry.encoded or 1 / steps)
+        speed = operations / statistics.median(each) / 1e6
         rows[who] = {
             "median ms": statistics.median(each),
             "p10 ms": float(np.percentile(each, 10)),
             "p90 ms": float(np.percentile(each, 90)),
             "gflops": speed,
             "share of peak": speed / peak[entry.precision],
-            "peak MB": None
-            if entry.memory is None
-            else memory_of(*entry.memory, batch, entry.most or case.steps, case.threads),
+            "peak MB": memory_of(*entry.memory, batch, steps, case.threads),
+            "parts": parts.get(who),
         }
     return {
         "batch": batch,
         "steps": case.steps,
         "threads": case.threads,
-        "encodes": bool(case.cond),
         "rows": rows,
         "ratios": _ratios(times, case.rounds),
-        "shares": shares,
     }
-
-
-def _seconds(run: Run, steps: int) -> float:
-    """Seconds of a run, by itself: after the one before has let go of the cores, and with its own data in the caches.
-
-    Threads of OpenMP wait for their next work with a loop that keeps a core busy, for up to a fifth of a second.
-    """
-    time.sleep(_PAUSE)
-    begun = time.perf_counter()
-    run(steps)
-    first = time.perf_counter() - begun
-    if first > _LONG:
-        return first  # what is in the caches at its start makes no difference
-    begun = time.perf_counter()
-    run(steps)
-    return time.perf_counter() - begun
 
 
 def _ratios(times: dict[str, list[float]], rounds: int) -> dict[str, dict[str, Any]]:
@@ -124,45 +110,22 @@ def _ratios(times: dict[str, list[float]], rounds: int) -> dict[str, dict[str, A
     return found
 
 
-def _shares(case: Case, batch: int, folder: Path) -> dict[str, float]:
-    """What a step on OpenVINO in FP32 consists of, taken one by one: the engine, and the noise if it were drawn alone."""
-    with load(folder / "model.ebm", backend="openvino", precision="fp32", threads=case.threads, fuse=False) as opened:
-        generator = np.random.default_rng(0)
-        x = generator.random((batch, *case.shape), dtype=np.float32)
-        cond = {
-            name: np.broadcast_to(generator.random((1, *s), dtype=np.float32), (batch, *s))
-            for name, s in case.cond.items()
-        }
-        engine = opened.engine
-        inputs = {"x": x, "grad_scale": np.ones(batch, np.float32), **engine.prepare(cond)}
-        source, noise = NoiseSource(0), np.empty_like(x)
-        refine = {name: array[:1] for name, array in cond.items()}
-        parts: dict[str, list[float]] = {"step": [], "engine": [], "noise": []}
-        steps = max(case.steps, 8) if batch * math.prod(case.shape) < 1e5 else case.steps
-        for _ in range(case.rounds + 1):
-            begun = time.perf_counter()
-            opened.refine(x, cond=refine, steps=steps)
-            parts["step"].append((time.perf_counter() - begun) / steps)
-            begun = time.perf_counter()
-            for _ in range(steps):
-                engine.run(inputs)
-            parts["engine"].append((time.perf_counter() - begun) / steps)
-            begun = time.perf_counter()
-            for step in range(steps):
-                source.normal(step, range(batch), case.shape, noise)
-            parts["noise"].append((time.perf_counter() - begun) / steps)
-    step = statistics.median(parts["step"][1:])
-    return {name: statistics.median(each[1:]) / step for name, each in parts.items() if name != "step"}
-
-
-def _flops(case: Case, batch: int) -> float:
-    """Floating-point operations of one evaluation of E and dE/dx; an encoder's are counted at every step, as PyTorch does them."""
+def _work(case: Case, batch: int) -> tuple[float, float]:
+    """Floating-point operations of E and dE/dx of a batch, and of encoding one condition before."""
     module = case.build().eval().requires_grad_(False)
-    with FlopCounterMode(display=False) as counter:
-        x = torch.rand(batch, *case.shape, requires_grad=True).clone()  # the counter cannot take a leaf
-        energy = module(x, *(torch.rand(1, *shape) for shape in case.cond.values()))
-        torch.autograd.grad(energy.sum(), x)
-    return float(counter.get_total_flops())
+
+    def counted(rows: int) -> float:
+        with FlopCounterMode(display=False) as counter:
+            x = torch.rand(rows, *case.shape, requires_grad=True).clone()  # the counter cannot take a leaf
+            energy = module(x, *(torch.rand(1, *shape) for shape in case.cond.values()))
+            torch.autograd.grad(energy.sum(), x)
+        return float(counter.get_total_flops())
+
+    once = counted(batch)
+    if not case.cond:
+        return once, 0.0
+    chains = counted(2 * batch) - once  # the encoder's are in both
+    return chains, once - chains
 
 
 def peaks(threads: int) -> dict[str, float]:
@@ -198,31 +161,20 @@ def _best(call: Callable[[], object], seconds: float = 1.5) -> float:
     return best
 
 
-def growth(folder: Path) -> dict[str, list[dict[str, float]]]:
-    """How the time of a step grows with chains, and of a run with steps, on OpenVINO in FP32; with resolution see the networks."""
-    case = CASES["digits"]
-    rows: dict[str, list[dict[str, float]]] = {"chains": [], "steps": []}
-    with load(folder / "model.ebm", backend="openvino", precision="fp32", threads=case.threads, fuse=False) as opened:
-        for chains in (1, 4, 16, 64, 256, 1024):
-            opened.sample(chains, steps=4)
-            begun = time.perf_counter()
-            opened.sample(chains, steps=16)
-            rows["chains"].append({"chains": chains, "ms per step": 1e3 * (time.perf_counter() - begun) / 16})
-        opened.sample(8, steps=4)
-        for steps in (16, 256, 4096):
-            begun = time.perf_counter()
-            opened.sample(8, steps=steps)
-            rows["steps"].append({"steps": steps, "ms per step": 1e3 * (time.perf_counter() - begun) / steps})
-    return rows
+def _save(result: dict[str, Any], path: Path | None) -> None:
+    """Called after every part, so that a kill loses only one."""
+    if path is not None:
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--net", action="append", choices=list(CASES))
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--docs", type=Path)
+    parser.add_argument("--part", action="append", choices=[*CASES, "growth"], help="all if left out")
+    parser.add_argument("--out", type=Path, help="results as JSON; those of other parts stay in it")
+    parser.add_argument("--docs", type=Path, help="the page that is made of --out")
     options = parser.parse_args()
+    parts = options.part or [*CASES, "growth"]
     result: dict[str, Any] = {
         "device": describe_device(),
         "toolchain": toolchain() | {"torch": torch.__version__, "torchebm": torchebm.__version__},
@@ -233,7 +185,7 @@ def main() -> None:
         before = json.loads(options.out.read_text(encoding="utf-8"))
         if (before["device"], before["toolchain"]) == (result["device"], result["toolchain"]):
             result = before
-    for net in options.net or list(CASES):
+    for net in (part for part in parts if part in CASES):
         with tempfile.TemporaryDirectory() as folder:
             case = CASES[net]
             result["nets"][net] = []
@@ -245,15 +197,15 @@ def main() -> None:
                     print(f"  {name:45s} {row['median ms']:10.4g} ms", flush=True)
                 for name, entry in found["ratios"].items():
                     print(f"  {entry['ratio']:6.2f} x {name} ({entry['ours']})", flush=True)
-                print(f"  {found['shares']}", flush=True)
-            if net == "digits":
-                result["growth"] = growth(Path(folder))
-        if options.out is not None:  # after every network, so that a kill loses only one
-            options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            _save(result, options.out)
+    if "growth" in parts:
+        with tempfile.TemporaryDirectory() as folder:
+            result["growth"] = growth(Path(folder))
+        _save(result, options.out)
     if options.docs is not None:
         # In their own order, whenever each was measured.
         result["nets"] = {net: result["nets"][net] for net in CASES if net in result["nets"]}
-        options.docs.write_text(document(result, str(options.docs)), encoding="utf-8")
+        options.docs.write_text(document(result), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +74,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         if anchor and target.suffix == ".md":
             titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
             assert anchor in [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles], link
+
+
+def test_the_page_of_benchmarks_is_that_of_their_results() -> None:
+    """Nobody has written a number into it by hand."""
+    page = runpy.run_path(str(ROOT / "benchmarks" / "sampler_page.py"))
+    results = json.loads((ROOT / "benchmarks" / "results" / "xeon-amx.json").read_text())
+    assert (ROOT / "docs" / "benchmarks.md").read_text() == page["document"](results)
 
 
 def test_there_is_something_to_look_at() -> None:
