@@ -23,10 +23,11 @@ from ..runtime.config import SamplerConfig
 from ..runtime.errors import ContractError, LoadError, UsageError
 from .archive_guard import check_archive, restricted_unpickling
 from .archived_graph import example_inputs
-from .contract import check_contract, conditions_like, rows_like
+from .contract import check_contract
 from .energy import Energy, EnergyMode, make_energy
 from .full_precision import FullPrecision
 from .module_copy import copy_module
+from .more_rows import conditions_like, rows_like
 from .static_batch import rebatch
 
 __all__ = ["SETTINGS_FILE", "read_archive", "save_energy"]

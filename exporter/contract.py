@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from ..runtime.errors import ContractError, EbmExportError
 from ..runtime.start import start_states
 from .full_precision import FullPrecision
 from .module_copy import copy_module
+from .more_rows import conditions_like, rows_like
 from .nested import refuse_nested
 from .quantized import refuse_quantized
 from .sparse import is_sparse, warn_of_dense
@@ -22,7 +22,7 @@ from .sparse import is_sparse, warn_of_dense
 if TYPE_CHECKING:
     from .energy import Energy
 
-__all__ = ["check_contract", "check_independence", "check_repeatability", "conditions_like", "rows_like"]
+__all__ = ["check_contract", "check_independence", "check_repeatability"]
 
 _LOG = logging.getLogger("ebm_export")
 
@@ -141,56 +141,6 @@ def check_independence(
             f"the energies change with the number of samples in the batch ({gap}, at {size} and {size - 1} samples); "
             "expected one number per sample whatever its company: " + _training_hint(module, "do not divide by B")
         )
-
-
-def rows_like(example: torch.Tensor, size: int, seed: int) -> torch.Tensor:
-    """More rows in the manner of an example: its own first, then copies moved by noise so that no two are equal.
-
-    Args:
-        example: [B, ...].
-        size: rows wanted, at least B.
-        seed: of the noise.
-
-    Returns:
-        [size, ...]; whole numbers and booleans are repeated, in turn, and infinities, as a mask has them, stay where they are.
-    """
-    batch = example.shape[0]
-    rows = example.detach()[torch.arange(size) % batch].clone()
-    if rows.is_floating_point() and size > batch:
-        noise = torch.randn(rows[batch:].shape, generator=torch.Generator().manual_seed(seed))
-        finite = rows[rows.isfinite()]
-        spread = float(finite.float().std(correction=0)) if finite.numel() else 0.0
-        rows[batch:] += (0.3 * (spread or 1.0) * noise).to(rows.dtype)
-    return rows
-
-
-def conditions_like(rows: torch.Tensor, size: int, seed: int) -> torch.Tensor:
-    """More rows of a conditioning input: as `rows_like`, and no number leaves the range of those that are there.
-
-    A noise level, a mass or a length is positive, and a model may take its logarithm: noise of a fixed size around a single one of 0.25
-    would make up what no real row holds. Where all numbers are the same, and not 0, copies are off by half of it at most.
-
-    Args:
-        rows: [R, ...]; may hold infinities, as masks do, which stay.
-        size: rows wanted, at least R.
-        seed: of the noise.
-
-    Returns:
-        [size, ...]; whole numbers and booleans are repeated, in turn.
-    """
-    known = rows.detach()[rows.detach().isfinite()] if rows.is_floating_point() else rows[:0]
-    if size <= len(rows) or not known.numel():
-        return rows.detach()[torch.arange(size) % len(rows)].clone()
-    low, high = float(known.min()), float(known.max())
-    spread = float(known.float().std(correction=0))
-    if low == high:
-        spread = abs(low) or 1.0
-        low, high = (low - spread / 2, low + spread / 2) if low else (-math.inf, math.inf)
-    copies = rows.detach()[torch.arange(size) % len(rows)].clone()
-    noise = torch.randn(copies[len(rows) :].shape, generator=torch.Generator().manual_seed(seed))
-    moved = (copies[len(rows) :] + (0.3 * spread * noise).to(rows.dtype)).clamp(low, high)
-    copies[len(rows) :] = torch.where(copies[len(rows) :].isfinite(), moved, copies[len(rows) :])
-    return copies
 
 
 # --- the parts

@@ -14,8 +14,8 @@ from ..runtime.backends.function import FunctionEngine
 from ..runtime.config import SamplerConfig
 from ..runtime.distinct_rows import distinct_rows
 from ..runtime.errors import DivergenceError
-from .contract import conditions_like
 from .energy import Energy
+from .more_rows import conditions_like
 from .reference import Reference
 from .scales import scales_of
 from .trace import graph_dtype, input_names

@@ -66,10 +66,10 @@ def surest_loss(
         ids.append(np.concatenate([first, second]) + sum(counts))
         counts.append(count)
     tested = sum(counts)
-    inside = np.stack([np.bincount(np.concatenate([own[part] for own in ids]), minlength=tested)
-                       for part in (slice(None, n), slice(n, None))])  # fmt: skip
-    a, b = inside
-    by_chance = np.concatenate([loss_p_values(a[own], b[own]) for own in _slices(counts)])
+    a, b = (
+        np.bincount(np.concatenate([own[part] for own in ids]), minlength=tested) for part in (slice(n), slice(n, None))
+    )
+    by_chance = loss_p_values(a, b, n, m)
     fallen = b / m < (1.0 - limit) * (a / n)
     worst = int(np.argmin(np.where(fallen, by_chance, by_chance + fallen.any())))
     bound = tested * float(by_chance[worst])
@@ -108,8 +108,3 @@ def _shuffled(
         drawn = random.permuted(np.tile(labels, (min(_AT_ONCE, times - start), 1)), axis=1)
         as_sure += int((np.rint(drawn @ within) <= most[sizes]).any(axis=1).sum())
     return (1 + as_sure) / (1 + times)
-
-
-def _slices(counts: list[int]) -> list[slice]:
-    ends = np.cumsum(counts).tolist()
-    return [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]

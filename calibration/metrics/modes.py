@@ -155,14 +155,14 @@ def mode_masses(
     return ModeMasses(
         reference=a / n,
         candidate=b / m,
-        loss_p_value=loss_p_values(a, b),
+        loss_p_value=loss_p_values(a, b, n, m),
         coverage=float((b[a > 0] > 0).mean()),
         distance=float(distances[0]),
         p_value=permutation_p_value(distances),
     )
 
 
-def loss_p_values(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+def loss_p_values(reference: np.ndarray, candidate: np.ndarray, n: int, m: int) -> np.ndarray:
     """Returns [K] p-values that a mode has less mass in the candidate, one mode at a time.
 
     Mode k with a of N reference and b of M candidate samples: were its mass the same in both, b would be hypergeometric
@@ -171,11 +171,12 @@ def loss_p_values(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     the smallest should be held against alpha / K.
 
     Args:
-        reference: [K] samples of the reference in each mode, N in all.
-        candidate: [K] samples of the candidate, M in all.
+        reference: [K] samples of the reference in each mode.
+        candidate: [K] samples of the candidate.
+        n: N, samples of the reference in all.
+        m: M, samples of the candidate in all.
     """
-    total = int(reference.sum() + candidate.sum())
-    return np.asarray(hypergeom.cdf(candidate, total, reference + candidate, int(candidate.sum())))
+    return np.asarray(hypergeom.cdf(candidate, n + m, reference + candidate, m))
 
 
 def loss_interval(

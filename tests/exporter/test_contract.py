@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from ebm_export.exporter.contract import check_contract, rows_like
+from ebm_export.exporter.contract import check_contract
 from ebm_export.exporter.energy import make_energy
+from ebm_export.exporter.more_rows import rows_like
 from ebm_export.runtime.config import SamplerConfig
 from ebm_export.runtime.errors import ContractError
 
