@@ -92,6 +92,14 @@ def refine(
     exact: Exact = False,
     block: Block = None,
     keep: Keep = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            "--best-of",
+            help="Chains from each state, of which the lowest is kept; --first is then the first state's number.",
+            min=1,
+        ),
+    ] = None,
     diverged: Diverged = Divergence.stop,
     energy_range: EnergyRange = None,
     deadline_ms: DeadlineMs = None,
@@ -121,6 +129,7 @@ def refine(
             exact=exact,
             fuse=fuse,
             keep=array_or_none(keep),
+            candidates=candidates,
             diverged=diverged.value,
             energy_range=None if energy_range is None else numbers_of("--energy-range", energy_range),  # type: ignore[arg-type]
             deadline_ms=deadline_ms,

@@ -41,6 +41,7 @@ def best_of(
     seed: int = 0,
     *,
     first: int = 0,
+    x0: Any = None,
     keep: Any = None,
     known: Any = None,
     cond: Mapping[str, Any] | None = None,
@@ -63,8 +64,9 @@ def best_of(
         seed: as in `Ebm.sample`. Answer i has the chains i * candidates and on.
         first: number of the first answer, by which its candidates are drawn: answers 0 to 3 in one process and, with first=4, 4 to 7 in
             another are the 8 of one call with as many candidates. Arrays hold the rows of this call's answers.
+        x0: [n, *S] or [1, *S], the states to start from in place of what `init` says; the candidates of answer i all start from state i.
         keep: [n, *S] or [1, *S] bool, true where a number of the answer is one of `known`.
-        known: [n, *S] or [1, *S], those numbers.
+        known: [n, *S] or [1, *S], those numbers; left out, those of `x0`.
         cond: conditioning arrays by name, each with n rows, or 1 that all answers share.
         max_batch: most samples in one engine call.
         callback: told about the start and every step, as in `Ebm.sample`.
@@ -86,7 +88,7 @@ def best_of(
     check_count("n", n)
     check_count("candidates", candidates)
     check_first(first, n, candidates)
-    if keep is not None and known is None:
+    if keep is not None and known is None and x0 is None:
         raise UsageError("keep: says which numbers of an answer are known, and known= (--known FILE.npy) is missing")
     if diverged == "drop":
         raise UsageError(
@@ -97,8 +99,9 @@ def best_of(
     given = check_conditions({**values, **(cond or {})}, ebm.model.cond, n)
     shape = ebm.model.x.shape
     held = {} if keep is None else {"keep": check_mask("keep", keep, shape, n)}
-    if known is not None:
-        held["known"] = check_states("known", known, shape, n)
+    for name, states in (("known", known), ("x0", x0)):
+        if states is not None:
+            held[name] = check_states(name, states, shape, n)
     repeated, special = _for_each(given, candidates), dict[str, Any](_for_each(held, candidates))
     if deadline_ms is not None:  # what was done since is part of that time
         spent = 1000 * (perf_counter() - called)

@@ -229,7 +229,7 @@ def _draw(ebm: Ebm, options: DrawOptions, callback: Callback) -> Any:
     else:  # what is done once is not to be done in that time
         ebm.warm(n * (options.candidates or 1), **options.settings)
     if options.candidates is not None:
-        drawn = best_of(ebm, n, options.candidates, options.seed, **common)
+        drawn = best_of(ebm, n, options.candidates, options.seed, x0=start, **common)
         return drawn if isinstance(drawn, BestSoFar) else drawn[0]
     if start is not None:
         return ebm.refine(start, options.seed, **common)

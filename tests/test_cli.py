@@ -641,6 +641,15 @@ class TestRun:
             lowest = json.loads(run.stdout)
             assert lowest["complete"] and lowest["energy_mean"] < single
             np.testing.assert_allclose(lowest["energy_mean"], 0.5 * (samples**2).sum(axis=1).mean(), rtol=1e-5)
+        refine = ("ebm-run", "refine", "b.ebm", "samples.npy", "--json", "--seed", 1)
+        single = json.loads(command(*refine, cwd=tmp_path).stdout)["energy_mean"]
+        for more in ((), ("--keep", "keep.npy"), ("--deadline-ms", 60000)):
+            run = command(*refine, "--best-of", 10, *more, cwd=tmp_path)
+            assert run.returncode == 0, run.stderr
+            best = json.loads(run.stdout)
+            assert best["shape"] == [20, 3] and (best["energy_mean"] < single / 2 or "--keep" in more)
+            if "--keep" in more:
+                np.testing.assert_array_equal(np.load(tmp_path / "refined.npy")[:, 0], samples[:, 0])
         run = command(*arguments, "--best-of", 2, "--checkpoint", "run.npz", cwd=tmp_path)
         assert run.returncode == 2 and "--best-of cannot be combined with --checkpoint" in run.stderr
         run = command(*arguments, "--best-of", 2, "--diverged", "restart", "--energy-range", "-1,1000", cwd=tmp_path)

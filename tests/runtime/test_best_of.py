@@ -59,6 +59,26 @@ def test_what_is_no_number_of_an_answer(first: Any) -> None:
     best_of(ebm(), 3, candidates=8, first=2**60 - 516, centre=CENTRES[:1], steps=1)
 
 
+@pytest.mark.parametrize("more", [{}, {"deadline_ms": 60_000}])
+def test_candidates_start_from_the_state_of_their_answer(more: dict[str, Any]) -> None:
+    start = np.array([[9, 9, 9], [-9, 0, 9]], np.float32)
+    given = {"steps": 3, "seed": 4, **more}
+    drawn = best_of(ebm(), 2, candidates=6, x0=start, centre=CENTRES, **given)
+    repeated = CENTRES.repeat(6, axis=0)
+    every = ebm().refine(start.repeat(6, axis=0), centre=repeated, **given)
+    states = every.x if more else every
+    energies = (every.energy if more else ebm().score(states, centre=repeated)[0]).reshape(2, 6)
+    np.testing.assert_array_equal(drawn[0], states.reshape(2, 6, 3)[[0, 1], energies.argmin(axis=1)])
+    np.testing.assert_array_equal(drawn[1], energies.min(axis=1))
+
+
+def test_numbers_that_stay_are_those_of_the_start() -> None:
+    start = np.array([[9, 9, 9], [-9, 0, 9]], np.float32)
+    x, _ = best_of(ebm(), 2, candidates=6, x0=start, centre=CENTRES, keep=np.array([[True, False, False]]))
+    np.testing.assert_array_equal(x[:, 0], [9, -9])
+    assert (x[:, 1:] != start[:, 1:]).all()
+
+
 def test_one_observation_for_all() -> None:
     x, energy = best_of(ebm(), 3, candidates=5, centre=CENTRES[:1])
     assert x.shape == (3, 3) and len(set(energy)) == 3
@@ -181,5 +201,7 @@ def test_no_engine_call_is_larger_than_a_batch(max_batch: int) -> None:
 def test_refuses() -> None:
     with pytest.raises(UsageError, match="candidates: expected a whole number of at least 1, got 0"):
         best_of(ebm(), 2, candidates=0, centre=CENTRES)
+    with pytest.raises(UsageError, match="x0: expected 3 states, or 1 for all chains, got 2"):
+        best_of(ebm(), 3, x0=CENTRES, centre=CENTRES[:1])
     with pytest.raises(UsageError, match=r"centre: expected shape \[3 or 1, 3\], got \[2, 3\]"):
         best_of(ebm(), 3, centre=CENTRES)
