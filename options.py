@@ -19,6 +19,7 @@ from .runtime.limits import limit_memory, use_cpus
 
 __all__ = [
     "CheckpointFile",
+    "CheckpointSeconds",
     "EnergyRange",
     "Every",
     "MaxBatch",
@@ -200,9 +201,13 @@ MaxBatch = Annotated[int | None, typer.Option(help="Most chains in one engine ca
 CheckpointFile = Annotated[
     Path | None,
     typer.Option(
-        help="FILE that the run is saved to every ten seconds. The same command goes on from there after a kill and ends with "
+        help="FILE that the run is saved to now and then. The same command goes on from there after a kill and ends with "
         "the same bits; the file is removed once the samples are written."
     ),
+]
+CheckpointSeconds = Annotated[
+    float | None,
+    typer.Option("--checkpoint-seconds", help="Seconds between two savings of --checkpoint; 10 if left out."),
 ]
 Classes = Annotated[
     Path | None,

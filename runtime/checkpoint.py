@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import numbers
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -66,13 +67,13 @@ class Checkpoint:
     Args:
         path: of the file.
         identity: what decides the run's numbers, as JSON values by the name that a user knows; a file of another run is refused.
-        seconds: time between two savings.
+        seconds: time between two savings, at least 0; with 0 the run is saved after every step.
 
     Attributes:
         before: called before each saving, to bring what was written elsewhere to disk; None calls nothing.
 
     Raises:
-        UsageError: the file could not be written, or, at the beginning of the block, another run uses it.
+        UsageError: the file could not be written, or these are no seconds; or, at the beginning of the block, another run uses it.
     """
 
     def __init__(
@@ -84,11 +85,13 @@ class Checkpoint:
     ) -> None:
         self.path = Path(path)
         check_writable("checkpoint", self.path, replaced=True)
+        if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real) or not float(seconds) >= 0:
+            raise UsageError(f"checkpoint_seconds: expected a number of seconds of at least 0, got {seconds!r}")
         self._identity = json.loads(json.dumps(dict(identity)))
-        self._seconds = seconds
+        self._seconds = float(seconds)
         self._use = contextlib.ExitStack()
         self.before: Callable[[], None] | None = None
-        self._next = time.monotonic() + seconds
+        self._next = time.monotonic() + self._seconds
 
     def __enter__(self) -> Checkpoint:
         self._use.enter_context(sole_user("checkpoint", self.path))

@@ -57,6 +57,7 @@ class DrawOptions:
     deadline_ms: float | None = None
     max_batch: int | None = None
     checkpoint: Path | None = None
+    checkpoint_seconds: float | None = None
     every: int | None = None
     states: Path | None = None
 
@@ -72,6 +73,7 @@ class DrawOptions:
             "deadline_ms": self.deadline_ms,
             "energy_range": self.energy_range,
             "checkpoint": self.checkpoint,
+            "checkpoint_seconds": self.checkpoint_seconds,
             "every": self.every,
             "out": self.states or (None if self.every is None else self.out.with_suffix(".states.npy")),
         }
@@ -200,6 +202,8 @@ def _check_files(options: DrawOptions) -> None:
     """Refuses files to write that cannot be written, or that would overwrite each other."""
     if options.states is not None and options.every is None:
         raise UsageError("--states: is written after every so many steps; give --every as well")
+    if options.checkpoint_seconds is not None and options.checkpoint is None:
+        raise UsageError("--checkpoint-seconds: is how often --checkpoint FILE is written; give that as well")
     goes_on = options.checkpoint is not None and options.checkpoint.exists()
     # Name, file, and whether another file takes its place: states are gone on with by a run that is resumed.
     files = (

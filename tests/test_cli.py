@@ -258,6 +258,10 @@ class TestRun:
                 ("sample", "model.ebm", "--states", "s.npy"),
                 "--states: is written after every so many steps; give --every",
             ),
+            (
+                ("sample", "model.ebm", "--checkpoint-seconds", 5),
+                "--checkpoint-seconds: is how often --checkpoint FILE is written; give that as well",
+            ),
             (("score", "model.ebm", "absent.npy", "--out", "nowhere/x.npz"), "--out: there is no folder nowhere"),
         ],
     )
@@ -523,6 +527,28 @@ class TestRun:
         run = command("ebm-run", "sample", "model.ebm", "-n", 4, "--energy-range", "0,0.001", cwd=folder)
         assert run.returncode == 1
         assert "or an energy outside 0 to 0.001" in run.stderr
+
+    def test_a_long_run_is_saved_as_often_as_asked(self, folder: Path) -> None:
+        code = (
+            "from ebm_export.cli import ebm_run\n"
+            "from ebm_export.runtime.checkpoint import Checkpoint\n"
+            "save = Checkpoint.save\n"
+            "def told(self, saved):\n"
+            "    print('saved')\n"
+            "    save(self, saved)\n"
+            "Checkpoint.save = told\n"
+            "ebm_run()"
+        )
+        arguments = ("sample", "model.ebm", "-n", "2", "--checkpoint", "often.ckpt")
+        for more, times in (((), 1), (("--checkpoint-seconds", "0"), 31)):  # after each of 30 steps, and at the end
+            run = subprocess.run(
+                [sys.executable, "-c", code, *arguments, *more], cwd=folder, capture_output=True, text=True, timeout=120
+            )
+            assert run.returncode == 0, run.stderr
+            assert run.stdout.count("saved") == times
+        run = command("ebm-run", *arguments, "--checkpoint-seconds", "nan", cwd=folder)
+        assert run.returncode == 2
+        assert "error: --checkpoint-seconds: expected a number of seconds of at least 0, got nan" in run.stderr
 
     def test_fused_steps_draw_the_same_file(self, folder: Path) -> None:
         run = command(

@@ -115,6 +115,15 @@ def test_many_batches_are_saved_when_it_is_time(
     assert set(range(0, 21, 2)) <= set(found)
 
 
+@pytest.mark.parametrize("seconds", [-1, float("nan"), "5", True])
+def test_what_is_no_time_between_two_savings(tmp_path: Path, seconds: Any) -> None:
+    with pytest.raises(
+        UsageError, match=f"checkpoint_seconds: expected a number of seconds of at least 0, got {seconds!r}"
+    ):
+        ebm().sample(5, 7, checkpoint=tmp_path / "run", checkpoint_seconds=seconds)
+    assert not (tmp_path / "run").exists()
+
+
 def test_after_the_end_the_samples_are_returned_again(tmp_path: Path) -> None:
     whole = ebm().sample(5, 7, checkpoint=tmp_path / "run")
 
