@@ -34,6 +34,8 @@ Kind = Literal["sum", "mixture"]
 class CompositeEngine(Engine):
     """An engine that runs others and joins their answers; both the sum and the mixture are linear in their gradients.
 
+    What one batch size needs is allocated at its first call, and later calls allocate nothing beside their parts.
+
     Args:
         parts: the engines, each with the names of its conditioning inputs.
         weights: w_i; above 0 in a mixture.
@@ -52,6 +54,7 @@ class CompositeEngine(Engine):
         self._weights = np.array(weights, dtype=np.float64)
         self._temperature = temperature
         self.needs_scale = any(engine.needs_scale for engine, _ in self._parts)
+        self._memory: _Memory | None = None
 
     def open(self) -> None:
         """Opens every part; where one fails, those opened before it are closed."""
@@ -73,6 +76,7 @@ class CompositeEngine(Engine):
 
     def close(self) -> None:
         """Closes every part."""
+        self._memory = None
         for engine, _ in self._parts:
             engine.close()
 
@@ -90,30 +94,76 @@ class CompositeEngine(Engine):
             engine.ready({name: cond[name] for name in names})
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Evaluates one batch; see `Engine.run`. The arrays are new at every call."""
-        energies = np.empty((len(self._parts), len(inputs["x"])))  # [P, B]
-        grads = np.empty((len(self._parts), *inputs["x"].shape), dtype=np.float32)  # [P, B, *S]
+        """Evaluates one batch; see `Engine.run`. The next call may overwrite the arrays."""
+        x, scale = inputs["x"], inputs["grad_scale"]
+        if self._memory is None or self._memory.grad.shape != x.shape:
+            self._memory = _Memory(x.shape, self._weights)
+        memory = self._memory
         for index, (engine, names) in enumerate(self._parts):
             prefix = f"{index}/"
             own = {name.removeprefix(prefix): array for name, array in inputs.items() if name.startswith(prefix)}
             own = own or {name: inputs[name] for name in names}
-            scale = inputs["grad_scale"]
             # A sum may be flat where its parts are not: each stays within what it knows.
-            scale_here = np.minimum(scale, np.float32(engine.known_scales.highest))
-            answer = engine.run({"x": inputs["x"], "grad_scale": scale_here, **own})
-            energies[index] = answer["energy"]
-            np.multiply(answer["grad"].T, scale / scale_here, out=grads[index].T)
+            np.minimum(scale, np.float32(engine.known_scales.highest), out=memory.scale)
+            answer = engine.run({"x": x, "grad_scale": memory.scale, **own})
+            # An engine may be several parts, and answers into the same memory at every call.
+            np.copyto(memory.energies[index], answer["energy"])
+            np.copyto(memory.grads[index], answer["grad"])
+            np.divide(scale, memory.scale, out=memory.factors[index])
         if self._temperature is None:
-            energy = self._weights @ energies
-            shares = np.repeat(self._weights[:, None], energies.shape[1], axis=1)
+            np.matmul(self._weights, memory.energies, out=memory.total)
         else:
-            logits = np.log(self._weights)[:, None] - energies / self._temperature
-            top = logits.max(axis=0)
-            sums = np.exp(logits - top).sum(axis=0)
-            energy = -self._temperature * (top + np.log(sums))
-            shares = np.exp(logits - top) / sums
-        grad = np.einsum("pb,pb...->b...", shares.astype(np.float32), grads)
-        return {"energy": energy.astype(np.float32), "grad": np.ascontiguousarray(grad)}
+            self._mix(memory, self._temperature)
+        np.multiply(memory.factors, memory.shares, out=memory.factors)
+        np.einsum("pb,pb...->b...", memory.factors, memory.grads, out=memory.grad)
+        np.copyto(memory.energy, memory.total, casting="same_kind")
+        return {"energy": memory.energy, "grad": memory.grad}
+
+    def _mix(self, memory: _Memory, temperature: float) -> None:
+        """Finds a mixture's energy, and how much of its gradient each part's is, from `memory.energies`, which are used up."""
+        logits, top, sums = memory.energies, memory.top, memory.total
+        np.divide(logits, -temperature, out=logits)
+        np.add(logits, np.log(self._weights)[:, None], out=logits)
+        np.max(logits, axis=0, out=top)
+        np.subtract(logits, top, out=logits)
+        np.exp(logits, out=logits)
+        np.sum(logits, axis=0, out=sums)
+        np.divide(logits, sums, out=logits)
+        np.copyto(memory.shares, logits, casting="same_kind")
+        np.log(sums, out=sums)
+        np.add(sums, top, out=sums)
+        np.multiply(sums, -temperature, out=memory.total)
+
+
+class _Memory:
+    """What calls of one batch size write into, so that they allocate nothing.
+
+    Args:
+        shape: of x, [B, *S].
+        weights: [P], those of the parts.
+
+    Attributes:
+        scale: [B] float32, the gradient scale that a part is asked with.
+        energies: [P, B] float64, the parts' energies.
+        grads: [P, B, *S] float32, their answers.
+        factors: [P, B] float32, what these are multiplied by.
+        shares: [P, B] float32, how much of the gradient each part's is: its weight in a sum.
+        top: [B] float64, the largest exponent of a mixture.
+        total: [B] float64, the energy.
+        energy: [B] float32, the same.
+        grad: [B, *S] float32.
+    """
+
+    def __init__(self, shape: tuple[int, ...], weights: np.ndarray) -> None:
+        parts, batch = len(weights), shape[0]
+        self.scale = np.empty(batch, np.float32)
+        self.energies = np.empty((parts, batch))
+        self.grads = np.empty((parts, *shape), np.float32)
+        self.factors = np.empty((parts, batch), np.float32)
+        self.shares = np.repeat(weights.astype(np.float32)[:, None], batch, axis=1)
+        self.top, self.total = np.empty(batch), np.empty(batch)
+        self.energy = np.empty(batch, np.float32)
+        self.grad = np.empty(shape, np.float32)
 
 
 def compose(
