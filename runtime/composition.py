@@ -22,7 +22,7 @@ from .arguments import check_choice
 from .ebm import Ebm
 from .engine import Engine
 from .errors import UsageError
-from .manifest import TensorSpec
+from .manifest import ModelSpec, TensorSpec
 from .seen_ranges import largest_size
 
 __all__ = ["CompositeEngine", "Kind", "compose"]
@@ -37,7 +37,8 @@ class CompositeEngine(Engine):
     What one batch size needs is allocated at its first call, and later calls allocate nothing beside their parts.
 
     Args:
-        parts: the engines, each with the names of its conditioning inputs.
+        parts: the engines, each with the names of its conditioning inputs and what they are called here; they may be the same for
+            several.
         weights: w_i; above 0 in a mixture.
         temperature: T of a mixture, above 0; None joins them as a sum.
     """
@@ -46,11 +47,11 @@ class CompositeEngine(Engine):
 
     def __init__(
         self,
-        parts: Sequence[tuple[Engine, Sequence[str]]],
+        parts: Sequence[tuple[Engine, Mapping[str, str]]],
         weights: Sequence[float],
         temperature: float | None = None,
     ) -> None:
-        self._parts = [(engine, tuple(names)) for engine, names in parts]
+        self._parts = [(engine, dict(names)) for engine, names in parts]
         self._weights = np.array(weights, dtype=np.float64)
         self._temperature = temperature
         self.needs_scale = any(engine.needs_scale for engine, _ in self._parts)
@@ -85,13 +86,13 @@ class CompositeEngine(Engine):
         return {
             f"{index}/{name}": array
             for index, (engine, names) in enumerate(self._parts)
-            for name, array in engine.prepare({name: cond[name] for name in names}).items()
+            for name, array in engine.prepare({own: cond[name] for own, name in names.items()}).items()
         }
 
     def ready(self, cond: Mapping[str, np.ndarray]) -> None:
         """Readies each part; see `Engine.ready`."""
         for engine, names in self._parts:
-            engine.ready({name: cond[name] for name in names})
+            engine.ready({own: cond[name] for own, name in names.items()})
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Evaluates one batch; see `Engine.run`. The next call may overwrite the arrays."""
@@ -101,11 +102,11 @@ class CompositeEngine(Engine):
         memory = self._memory
         for index, (engine, names) in enumerate(self._parts):
             prefix = f"{index}/"
-            own = {name.removeprefix(prefix): array for name, array in inputs.items() if name.startswith(prefix)}
-            own = own or {name: inputs[name] for name in names}
+            given = {name.removeprefix(prefix): array for name, array in inputs.items() if name.startswith(prefix)}
+            given = given or {own: inputs[name] for own, name in names.items()}
             # A sum may be flat where its parts are not: each stays within what it knows.
             np.minimum(scale, np.float32(engine.known_scales.highest), out=memory.scale)
-            answer = engine.run({"x": x, "grad_scale": memory.scale, **own})
+            answer = engine.run({"x": x, "grad_scale": memory.scale, **given})
             # An engine may be several parts, and answers into the same memory at every call.
             np.copyto(memory.energies[index], answer["energy"])
             np.copyto(memory.grads[index], answer["grad"])
@@ -172,11 +173,12 @@ def compose(
     *,
     kind: Kind = "sum",
     temperature: float = 1.0,
+    names: Sequence[Mapping[str, str]] | None = None,
 ) -> Ebm:
     """Makes one energy of several, which scores and samples as any other.
 
     Each part is evaluated by the engine that its `score` asks. The settings are those of the first part. Conditioning
-    inputs that several parts have under the same name are given once, for all of them. Closing the result closes the
+    inputs that several parts have under the same name are given once, for all of them, unless `names` tells them apart. Closing the result closes the
     parts; where they are refused they are closed at once, since in `with compose([load(..), load(..)])` nobody else could.
 
     Args:
@@ -184,20 +186,28 @@ def compose(
         weights: one for each part; None is 1 each.
         kind: see `Kind`.
         temperature: T of a mixture, above 0; the one that is sampled at, for the sum of the densities.
+        names: for each part, what its conditioning inputs are called here, by their names in it; those left out keep these. Two of the
+            same energy, one given a smile and one given age, are compose([a, b], names=[{}, {"label": "second"}]).
 
     Raises:
         UsageError: no parts, states of several shapes, conditioning inputs of one name and several shapes, a number of
-            weights other than that of the parts, or weights that the kind does not allow.
+            weights or names other than that of the parts, an input that there is not, or weights that the kind does not allow.
     """
     with contextlib.ExitStack() as refused:
         for part in parts:
             refused.callback(part.close)
-        composed = _composed(list(parts), weights, kind, temperature)
+        composed = _composed(list(parts), weights, kind, temperature, names)
         refused.pop_all()
     return composed
 
 
-def _composed(parts: list[Ebm], weights: Sequence[float] | None, kind: Kind, temperature: float) -> Ebm:
+def _composed(
+    parts: list[Ebm],
+    weights: Sequence[float] | None,
+    kind: Kind,
+    temperature: float,
+    names: Sequence[Mapping[str, str]] | None,
+) -> Ebm:
     """`compose`, which closes the parts where this raises."""
     if not parts:
         raise UsageError("compose: expected at least one energy, got none")
@@ -211,20 +221,26 @@ def _composed(parts: list[Ebm], weights: Sequence[float] | None, kind: Kind, tem
         )
     if not temperature > 0:
         raise UsageError(f"temperature: expected a number above 0, got {temperature!r}")
+    renamed: Sequence[Mapping[str, str]] = names or [{}] * len(parts)
+    if len(renamed) != len(parts):
+        raise UsageError(f"names: expected {len(parts)}, one dict for each energy, got {len(renamed)}")
     first = parts[0].model
     cond: dict[str, TensorSpec] = {}
-    for part in parts:
+    joined: list[tuple[Engine, dict[str, str]]] = []
+    for part, new in zip(parts, renamed, strict=True):
         if part.model.x.shape != first.x.shape:
             raise UsageError(
                 f"compose: expected energies of states [{', '.join(map(str, first.x.shape))}] as that of {first.name}, and "
                 f"{part.model.name} takes [{', '.join(map(str, part.model.x.shape))}]"
             )
-        for spec in part.model.cond:
+        inputs = _called(part.model, new)
+        joined.append((part.engine, {own: spec.name for own, spec in inputs.items()}))
+        for spec in inputs.values():
             before = cond.setdefault(spec.name, spec)
             if (before.dtype, before.shape) != (spec.dtype, spec.shape):
                 raise UsageError(
                     f"compose: {spec.name} is {spec.dtype} {list(spec.shape)} in {part.model.name} and "
-                    f"{before.dtype} {list(before.shape)} in another: rename one of them"
+                    f"{before.dtype} {list(before.shape)} in another: give one of them another name (names=)"
                 )
             if (
                 before.limits is not None and spec.limits is not None
@@ -236,11 +252,7 @@ def _composed(parts: list[Ebm], weights: Sequence[float] | None, kind: Kind, tem
             seen = [each for each in (before.range, spec.range) if each is not None]
             if seen:  # what is too large for one part is too large
                 cond[spec.name] = dataclasses.replace(cond[spec.name], range=min(seen, key=largest_size))
-    engine = CompositeEngine(
-        [(part.engine, [spec.name for spec in part.model.cond]) for part in parts],
-        given,
-        temperature if kind == "mixture" else None,
-    )
+    engine = CompositeEngine(joined, given, temperature if kind == "mixture" else None)
     name = f"{kind} of {', '.join(part.model.name for part in parts)}"
     ranges = [part.model.range for part in parts]
     known = [each for each in ranges if each is not None]
@@ -253,6 +265,30 @@ def _composed(parts: list[Ebm], weights: Sequence[float] | None, kind: Kind, tem
         data=parts[0].data,
         max_batch=min(part.max_batch for part in parts),
         choice=f"{name}: " + "; and ".join(part.choice for part in parts),
-        fingerprint=f"{kind} {given} {temperature} {[part.fingerprint for part in parts]}",
+        fingerprint=f"{kind} {given} {temperature} {[part.fingerprint for part in parts]} {[names for _, names in joined]}",
         parts=parts,
     )
+
+
+def _called(model: ModelSpec, new: Mapping[str, str]) -> dict[str, TensorSpec]:
+    """A model's conditioning inputs by their names in its graph, some of them called anew.
+
+    Raises:
+        UsageError: there is no such input, or two would be called the same.
+    """
+    called = {
+        spec.name: next(
+            (dataclasses.replace(spec, name=new[name], parameter="") for name in spec.names if name in new), spec
+        )
+        for spec in model.cond
+    }
+    unknown = [name for name in new if name not in model.cond_names]
+    if unknown:
+        inputs = ", ".join(spec.called for spec in model.cond)
+        raise UsageError(
+            f"names: {model.name} has no conditioning input {unknown[0]!r}; "
+            f"{f'its inputs are {inputs}' if inputs else 'it has none'}"
+        )
+    if len({spec.name for spec in called.values()}) < len(called):
+        raise UsageError(f"names: two conditioning inputs of {model.name} would be called the same, got {dict(new)}")
+    return called

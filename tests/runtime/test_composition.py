@@ -145,7 +145,7 @@ class Still(Engine):
 @pytest.mark.parametrize("temperature", [None, 0.7], ids=["sum", "mixture"])
 def test_a_call_allocates_no_array(temperature: float | None) -> None:
     inputs = {"x": np.ones((20_000, 30), np.float32), "grad_scale": np.ones(20_000, np.float32)}
-    with CompositeEngine([(Still(1), ()), (Still(2), ())], [1, 2], temperature) as engine:
+    with CompositeEngine([(Still(1), {}), (Still(2), {})], [1, 2], temperature) as engine:
         engine.run(inputs)
         tracemalloc.start()
         for _ in range(5):
@@ -161,7 +161,7 @@ def test_a_batch_of_another_size_is_its_own(temperature: float | None) -> None:
     x = np.random.default_rng(1).standard_normal((5, 2)).astype(np.float32)
     scale = np.linspace(0.5, 2, 5, dtype=np.float32)
     shared = Still(2)
-    with CompositeEngine([(shared, ()), (Still(1), ()), (shared, ())], [0.5, 2, 1], temperature) as engine:
+    with CompositeEngine([(shared, {}), (Still(1), {}), (shared, {})], [0.5, 2, 1], temperature) as engine:
         whole = {name: array.copy() for name, array in engine.run({"x": x, "grad_scale": scale}).items()}
         for count in (3, 1, 5):
             part = engine.run({"x": x[:count], "grad_scale": scale[:count]})
@@ -182,6 +182,29 @@ def test_conditions_are_shared_by_name() -> None:
     both = compose([bowl(0.0, cond=spec), bowl(5.0), bowl(0.0, 2.0, cond=spec)])
     assert [entry.name for entry in both.model.cond] == ["centre"]
     np.testing.assert_allclose(both.score(X, centre=X)[1], X - 5, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("parameter", ["", "middle"])
+def test_conditions_of_one_name_are_told_apart(parameter: str) -> None:
+    """By the name in the graph, or by that in the user's model, as calls take both."""
+    spec = (TensorSpec("centre", (2,), "float32", parameter=parameter, range=(-3.0, 3.0)),)
+    parts = [bowl(0.0, cond=spec), bowl(0.0, 2.0, cond=spec), bowl(0.0, cond=spec)]
+    both = compose(parts, [1, 1, 2], names=[{}, {parameter or "centre": "1:centre"}, {"centre": "third"}])
+    assert [entry.called for entry in both.model.cond] == [parameter or "centre", "1:centre", "third"]
+    assert {entry.range for entry in both.model.cond} == {(-3.0, 3.0)}
+    cond = {"centre": X, "1:centre": 3 * X[:1], "third": np.zeros((1, 2))}
+    energy, grad = both.score(X, cond=cond)
+    np.testing.assert_allclose(grad, 2 * (X - 3 * X[:1]) + 2 * X, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(energy, ((X - 3 * X[:1]) ** 2).sum(axis=1) + (X**2).sum(axis=1), rtol=1e-4)
+    with pytest.raises(UsageError, match="the model needs the conditioning input '1:centre'"):
+        both.score(X, centre=X, third=X)
+
+
+def test_conditions_of_several_names_are_made_one() -> None:
+    parts = [bowl(0.0, cond=(TensorSpec(name, (2,), "float32"),)) for name in ("obs", "image")]
+    both = compose(parts, names=[{}, {"image": "obs"}])
+    assert [entry.name for entry in both.model.cond] == ["obs"]
+    np.testing.assert_allclose(both.score(X, obs=X[:1])[1], 2 * (X - X[:1]), rtol=1e-4, atol=1e-5)
 
 
 def test_all_engines_of_the_parts_are_closed() -> None:
@@ -241,6 +264,20 @@ def test_a_checkpoint_is_of_these_weights(tmp_path: Path) -> None:
         run([1.0, 0.5], temperature=2.0)
 
 
+def test_a_checkpoint_is_of_these_names(tmp_path: Path) -> None:
+    spec = (TensorSpec("centre", (2,), "float32"),)
+
+    def run(*names: str) -> None:
+        parts = [bowl(0.0, slope, cond=spec) for slope in (1.0, 2.0)]
+        with compose(parts, names=[{"centre": name} for name in names]) as both:
+            both.sample(5, cond={"a": X[:1], "b": X[1:2]}, checkpoint=tmp_path / "run")
+
+    run("a", "b")
+    run("a", "b")
+    with pytest.raises(UsageError, match="is of another run: .*files was"):
+        run("b", "a")
+
+
 def test_tables_of_several_sizes_are_one_input() -> None:
     """The smaller one says what there is."""
     label = TensorSpec("label", (), "int64", limits=(0, 9))
@@ -283,12 +320,12 @@ def test_where_one_part_does_not_open_those_before_it_are_closed() -> None:
 
     with (
         pytest.raises(RuntimeError, match="no memory"),
-        CompositeEngine([(Part("good"), ()), (Part("bad"), ())], [1, 1]),
+        CompositeEngine([(Part("good"), {}), (Part("bad"), {})], [1, 1]),
     ):
         pass
     assert told == ["good opened", "good closed"]
     told.clear()
-    with CompositeEngine([(Part("one"), ()), (Part("two"), ())], [1, 1]):
+    with CompositeEngine([(Part("one"), {}), (Part("two"), {})], [1, 1]):
         assert told == ["one opened", "two opened"]
 
 
@@ -305,7 +342,19 @@ def test_where_one_part_does_not_open_those_before_it_are_closed() -> None:
         (
             [bowl(0.0, cond=(TensorSpec("c", (2,), "float32"),)), bowl(1.0, cond=(TensorSpec("c", (1,), "int64"),))],
             {},
-            "c is int64 [1] in bowl at 1 and float32 [2] in another: rename one of them",
+            "c is int64 [1] in bowl at 1 and float32 [2] in another: give one of them another name (names=)",
+        ),
+        ([bowl(0.0)], {"names": [{}, {}]}, "names: expected 1, one dict for each energy, got 2"),
+        ([bowl(0.0)], {"names": [{"c": "d"}]}, "names: bowl at 0 has no conditioning input 'c'; it has none"),
+        (
+            [bowl(0.0, cond=(TensorSpec("c", (2,), "float32"), TensorSpec("e", (2,), "float32")))],
+            {"names": [{"d": "c"}]},
+            "names: bowl at 0 has no conditioning input 'd'; its inputs are c, e",
+        ),
+        (
+            [bowl(0.0, cond=(TensorSpec("c", (2,), "float32"), TensorSpec("e", (2,), "float32")))],
+            {"names": [{"e": "c"}]},
+            "names: two conditioning inputs of bowl at 0 would be called the same, got {'e': 'c'}",
         ),
     ],
 )  # fmt: skip
