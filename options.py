@@ -15,9 +15,11 @@ import typer
 from .runtime.array_file import read_given_array
 from .runtime.config import SamplerConfig
 from .runtime.errors import UsageError
+from .runtime.joined_bundles import Joined
 from .runtime.limits import limit_memory, use_cpus
 
 __all__ = [
+    "Added",
     "CheckpointFile",
     "CheckpointSeconds",
     "EnergyRange",
@@ -51,6 +53,7 @@ __all__ = [
     "Ladder",
     "Leapfrog",
     "MemoryLimit",
+    "Mixture",
     "Momentum",
     "Noise",
     "OodKind",
@@ -67,11 +70,13 @@ __all__ = [
     "Temperature",
     "Threads",
     "WarmUp",
+    "Weight",
     "array_of",
     "array_or_none",
     "as_typed",
     "chosen",
     "conditions_of",
+    "joined_of",
     "limit_process",
     "numbers_of",
     "sampler_settings",
@@ -254,6 +259,26 @@ CondFiles = Annotated[
     ),
 ]
 
+Added = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--add",
+        metavar="BUNDLE[=WEIGHT]",
+        help="Add WEIGHT times (1 if left out) this bundle's energy: what is likely is so by both, or, with a weight below 0, unlikely by "
+        "this one. Repeat for several. --cond NAME=.. is for all that have the input, --cond 1:NAME=.. for the first --add alone.",
+    ),
+]
+Weight = Annotated[
+    float | None, typer.Option(help="Weight of BUNDLE's own energy, with --add; 1 if left out.", show_default=False)
+]
+Mixture = Annotated[
+    bool,
+    typer.Option(
+        "--mixture",
+        help="With --add: what is likely is so by one bundle or the other; weights are shares of their densities.",
+    ),
+]
+
 
 def sampler_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """The sampler settings among the options of a command, as SamplerConfig takes them; those not given are left out."""
@@ -343,6 +368,26 @@ def conditions_of(texts: list[str] | None) -> dict[str, np.ndarray]:
             )
         found[name] = array_of(Path(path)) if number is None else np.array([number])
     return found
+
+
+def joined_of(texts: list[str] | None, weight: float | None, mixture: bool) -> Joined | None:
+    """What --add, --weight and --mixture say; None where nothing is added."""
+    if not texts:
+        for flag, given in (("--weight", weight is not None), ("--mixture", mixture)):
+            if given:
+                raise UsageError(f"{flag}: says how the energy of another bundle is joined; give --add BUNDLE as well")
+        return None
+    added = []
+    for text in texts:
+        path, equals, number = text.rpartition("=")
+        if not equals or Path(text).exists():  # a file's name may have one in it
+            added.append((Path(text), 1.0))
+            continue
+        found = _number(number)
+        if found is None or not path:
+            raise UsageError(f"--add: expected BUNDLE or BUNDLE=WEIGHT, the weight being a number, got {text!r}")
+        added.append((Path(path), float(found)))
+    return Joined(added, 1.0 if weight is None else weight, mixture)
 
 
 def _number(text: str) -> int | float | None:

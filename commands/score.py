@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 from ..options import (
+    Added,
     Backend,
     BundleArgument,
     CondFiles,
     Cpus,
     JsonOption,
     MemoryLimit,
+    Mixture,
     OodKind,
     PrecisionName,
     Threads,
+    Weight,
     array_of,
     conditions_of,
+    joined_of,
     limit_process,
 )
 from ..terminal import print_json
@@ -34,6 +38,9 @@ def score(
         Path | None, typer.Option(help="FILE.npz to write energy and grad to, and score where --kind asks for another.")
     ] = None,
     cond: CondFiles = None,
+    add: Added = None,
+    weight: Weight = None,
+    mixture: Mixture = False,
     kind: Annotated[
         OodKind,
         typer.Option(
@@ -59,6 +66,7 @@ def score(
     from ..runtime import load
     from ..runtime.arguments import check_writable
     from ..runtime.array_file import read_given_energies
+    from ..runtime.joined_bundles import load_joined
     from ..runtime.ood import check_reference, scores_of
     from ..runtime.replaced_file import replacing
 
@@ -66,8 +74,10 @@ def score(
         check_writable("--out", out)
     known = None if reference is None else read_given_energies(reference, "--reference")
     check_reference(kind.value, known)
-    with load(bundle, backend=backend, precision=precision, threads=threads) as ebm:
-        energy, grad = ebm.score(array_of(x), cond=conditions_of(cond))
+    joined, given = joined_of(add, weight, mixture), conditions_of(cond)
+    how: dict[str, Any] = {"backend": backend, "precision": precision, "threads": threads}
+    with load(bundle, **how) if joined is None else load_joined(bundle, joined, {}, given, **how)[0] as ebm:
+        energy, grad = ebm.score(array_of(x), cond=given)
     found = {"energy": energy, "grad": grad}
     if kind is not OodKind.energy:
         found["score"] = scores_of(kind.value, energy, grad, known)

@@ -18,6 +18,7 @@ from .divergence import Divergence
 from .ebm import Ebm
 from .errors import UsageError
 from .fused_steps import FUSABLE
+from .joined_bundles import Joined, load_joined
 from .loading import load
 from .progress import Callback, Progress, ProgressOnly
 from .replaced_file import replacing, write_npy
@@ -43,6 +44,7 @@ class DrawOptions:
     n: int | None = None
     start: np.ndarray | None = None
     data: np.ndarray | None = None
+    joined: Joined | None = None
     backend: str | None = None
     precision: str | None = None
     threads: int | None = None
@@ -127,16 +129,8 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
     if options.deadline_ms is not None:
         _refuse_beside("--deadline-ms", options, but=("deadline_ms", "data", "first", "keep", "known"))
     _check_files(options)
-    exact = "fp32" if options.exact else None
-    with load(
-        options.bundle,
-        options.backend,
-        options.precision,
-        options.threads,
-        max_batch=options.max_batch,
-        exact=exact,
-        fuse=options.fuse,
-    ) as ebm:
+    ebm, joined = _loaded(options)
+    with ebm:
         sampler = ebm.sampler.replace(**options.settings)
         if options.data is not None and sampler.init != "data":
             raise UsageError(
@@ -175,6 +169,7 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
         "energy_min": float(energy.min()),
         "energy_max": float(energy.max()),
         "engine": chosen,
+        **joined,
         **taken,
     }
     if options.every is not None:
@@ -219,6 +214,22 @@ def _check_files(options: DrawOptions) -> None:
         other = names.setdefault(path.resolve(), name)
         if other != name:
             raise UsageError(f"{other} and {name}: both are {path}; give each a file of its own")
+
+
+def _loaded(options: DrawOptions) -> tuple[Ebm, dict[str, Any]]:
+    """The energy, and what --json says of it where it is that of several bundles."""
+    how: dict[str, Any] = {
+        "backend": options.backend,
+        "precision": options.precision,
+        "threads": options.threads,
+        "max_batch": options.max_batch,
+        "exact": "fp32" if options.exact else None,
+        "fuse": options.fuse,
+    }
+    if options.joined is None:
+        return load(options.bundle, **how), {}
+    ebm, said = load_joined(options.bundle, options.joined, options.settings, options.cond, **how)
+    return ebm, {"joined": said}
 
 
 def _draw(ebm: Ebm, options: DrawOptions, callback: Callback) -> Any:

@@ -227,7 +227,7 @@ def _composed(
     first = parts[0].model
     cond: dict[str, TensorSpec] = {}
     joined: list[tuple[Engine, dict[str, str]]] = []
-    for part, new in zip(parts, renamed, strict=True):
+    for number, (part, new) in enumerate(zip(parts, renamed, strict=True)):
         if part.model.x.shape != first.x.shape:
             raise UsageError(
                 f"compose: expected energies of states [{', '.join(map(str, first.x.shape))}] as that of {first.name}, and "
@@ -240,7 +240,8 @@ def _composed(
             if (before.dtype, before.shape) != (spec.dtype, spec.shape):
                 raise UsageError(
                     f"compose: {spec.name} is {spec.dtype} {list(spec.shape)} in {part.model.name} and "
-                    f"{before.dtype} {list(before.shape)} in another: give one of them another name (names=)"
+                    f"{before.dtype} {list(before.shape)} in another: give one of them another name (names=; on the command line "
+                    f"--cond {number}:{spec.called}=FILE.npy is for this one alone)"
                 )
             if (
                 before.limits is not None and spec.limits is not None

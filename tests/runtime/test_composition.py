@@ -342,7 +342,8 @@ def test_where_one_part_does_not_open_those_before_it_are_closed() -> None:
         (
             [bowl(0.0, cond=(TensorSpec("c", (2,), "float32"),)), bowl(1.0, cond=(TensorSpec("c", (1,), "int64"),))],
             {},
-            "c is int64 [1] in bowl at 1 and float32 [2] in another: give one of them another name (names=)",
+            "c is int64 [1] in bowl at 1 and float32 [2] in another: give one of them another name (names=; on the command "
+            "line --cond 1:c=FILE.npy is for this one alone)",
         ),
         ([bowl(0.0)], {"names": [{}, {}]}, "names: expected 1, one dict for each energy, got 2"),
         ([bowl(0.0)], {"names": [{"c": "d"}]}, "names: bowl at 0 has no conditioning input 'c'; it has none"),
