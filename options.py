@@ -13,6 +13,7 @@ import numpy as np
 import typer
 
 from .runtime.array_file import read_given_array
+from .runtime.buffer_turn import BufferFile
 from .runtime.config import SamplerConfig
 from .runtime.errors import UsageError
 from .runtime.joined_bundles import Joined
@@ -74,6 +75,7 @@ __all__ = [
     "array_of",
     "array_or_none",
     "as_typed",
+    "buffer_of",
     "chosen",
     "conditions_of",
     "joined_of",
@@ -388,6 +390,16 @@ def joined_of(texts: list[str] | None, weight: float | None, mixture: bool) -> J
             raise UsageError(f"--add: expected BUNDLE or BUNDLE=WEIGHT, the weight being a number, got {text!r}")
         added.append((Path(path), float(found)))
     return Joined(added, 1.0 if weight is None else weight, mixture)
+
+
+def buffer_of(path: Path | None, share: float | None, capacity: int | None) -> BufferFile | None:
+    """What --buffer, --share and --capacity say; None where there is no buffer."""
+    given = {name: value for name, value in (("share", share), ("capacity", capacity)) if value is not None}
+    if path is None:
+        if given:
+            raise UsageError(f"--{next(iter(given))}: says how --buffer FILE is used; give that as well")
+        return None
+    return BufferFile(path, **given)  # type: ignore[arg-type]
 
 
 def _number(text: str) -> int | float | None:

@@ -34,6 +34,9 @@ def draw(options: DrawOptions, as_json: bool) -> None:
         ):
             if chains:
                 LOG.print(f"{len(chains)} of {count} {said}", style="yellow", markup=False, soft_wrap=True)
+    if "buffer" in result:
+        buffer = result["buffer"]
+        print(f"{buffer['file']}: {buffer['states']} states; {buffer['fresh']} of {count} chains started anew")
     if "acceptance" in result:
         blocks = f", and {result['block_acceptance']:.3f} of blocks" if "block_acceptance" in result else ""
         print(f"temperature {result['temperature']:.4g}; accepted {result['acceptance']:.3f} of steps{blocks}")

@@ -53,6 +53,7 @@ from ..options import (
     WarmUp,
     Weight,
     array_or_none,
+    buffer_of,
     conditions_of,
     joined_of,
     limit_process,
@@ -122,6 +123,21 @@ def sample(
     checkpoint_seconds: CheckpointSeconds = None,
     every: Every = None,
     states: StatesFile = None,
+    buffer: Annotated[
+        Path | None,
+        typer.Option(
+            help="FILE.npy of states that chains start from, and where they end put back; made where there is none. Give another "
+            "--seed each time."
+        ),
+    ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(help="Share of chains that start anew with --buffer, from 0 to 1; 0.05 if left out."),
+    ] = None,
+    capacity: Annotated[
+        int | None,
+        typer.Option(help="Most states in --buffer, the oldest of which are forgotten; 10000 if left out.", min=1),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw samples from noise with the bundle's sampler."""
@@ -156,6 +172,7 @@ def sample(
             checkpoint_seconds=checkpoint_seconds,
             every=every,
             states=states,
+            buffer=buffer_of(buffer, share, capacity),
         ),
         as_json,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from .acceptance import AcceptanceMeter
-from .arguments import check_states, check_writable
+from .arguments import check_room, check_states, check_writable
 from .best_of import best_of
 from .best_so_far import BestSoFar
+from .buffer_turn import BufferFile, BufferTurn
 from .checkpoint import dropped_in
 from .divergence import Divergence
 from .ebm import Ebm
@@ -23,6 +25,7 @@ from .loading import load
 from .progress import Callback, Progress, ProgressOnly
 from .replaced_file import replacing, write_npy
 from .schedule import temperature_schedule
+from .start import start_states
 
 __all__ = ["DrawOptions", "Drawn", "run_draw"]
 
@@ -62,6 +65,7 @@ class DrawOptions:
     checkpoint_seconds: float | None = None
     every: int | None = None
     states: Path | None = None
+    buffer: BufferFile | None = None
 
     @property
     def special(self) -> dict[str, Any]:
@@ -128,9 +132,15 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
         _refuse_beside("--best-of", options, but=("first", "keep", "known", "diverged", "energy_range", "deadline_ms"))
     if options.deadline_ms is not None:
         _refuse_beside("--deadline-ms", options, but=("deadline_ms", "data", "first", "keep", "known"))
+    if options.buffer is not None:  # into which go ends of chains, and `first` would pick what all others pick
+        but = ("data", "keep", "known", "diverged", "energy_range", "checkpoint", "checkpoint_seconds", "every", "out")
+        _refuse_beside("--buffer", options, but)
+        if options.candidates is not None:
+            raise UsageError("--buffer cannot be combined with --best-of: leave one of them out")
     _check_files(options)
     ebm, joined = _loaded(options)
-    with ebm:
+    turn = None if options.buffer is None else BufferTurn(options.buffer, ebm.model.x.shape)
+    with ebm, turn or contextlib.nullcontext():
         sampler = ebm.sampler.replace(**options.settings)
         if options.data is not None and sampler.init != "data":
             raise UsageError(
@@ -141,7 +151,7 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
         if sampler.sampler in FUSABLE and not options.exact and not watch.drops:
             # There is no acceptance to measure.
             callback = ProgressOnly(lambda done, total: tell("sampling", done, total))
-        drawn = _draw(ebm, options, callback)
+        drawn = _draw(ebm, options, callback, turn)
         dropped = watch.dropped
         if watch.drops and options.checkpoint is not None:  # batches that were done before a kill told nobody now
             dropped = dropped_in(options.checkpoint)
@@ -158,8 +168,9 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
                 "without_energy": np.flatnonzero(~np.isfinite(energy)).tolist(),
             }
         chosen = ebm.choice
-    with replacing(options.out) as file:
-        write_npy(file, states)
+        with replacing(options.out) as file:
+            write_npy(file, states)
+        buffered = {} if turn is None else {"buffer": turn.end(states, dropped)}
     if options.checkpoint is not None:
         options.checkpoint.unlink(missing_ok=True)  # a second run of the same, begun after the chains' end, may have
     result = {
@@ -171,6 +182,7 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
         "engine": chosen,
         **joined,
         **taken,
+        **buffered,
     }
     if options.every is not None:
         result["states"] = str(options.special["out"])
@@ -205,6 +217,7 @@ def _check_files(options: DrawOptions) -> None:
         ("--out", options.out, False),
         ("--states", options.special.get("out"), not goes_on),
         ("--checkpoint", options.checkpoint, True),
+        ("--buffer", None if options.buffer is None else options.buffer.path, True),
     )
     names: dict[Path, str] = {}
     for name, path, replaced in files:
@@ -232,7 +245,7 @@ def _loaded(options: DrawOptions) -> tuple[Ebm, dict[str, Any]]:
     return ebm, {"joined": said}
 
 
-def _draw(ebm: Ebm, options: DrawOptions, callback: Callback) -> Any:
+def _draw(ebm: Ebm, options: DrawOptions, callback: Callback, turn: BufferTurn | None) -> Any:
     """Asks the Ebm: for samples, for the best of several, or for what there is at a deadline."""
     start = options.start
     if start is not None:  # else it would be called x0, which nobody typed
@@ -248,4 +261,13 @@ def _draw(ebm: Ebm, options: DrawOptions, callback: Callback) -> Any:
         return drawn if isinstance(drawn, BestSoFar) else drawn[0]
     if start is not None:
         return ebm.refine(start, options.seed, **common)
+    if turn is not None:
+        common["x0"] = turn.start(_fresh_starts(ebm, options, n), options.seed)
     return ebm.sample(n, options.seed, **common)
+
+
+def _fresh_starts(ebm: Ebm, options: DrawOptions, n: int) -> np.ndarray:
+    """[n, *S] float32, where these chains would start without a buffer."""
+    check_room("n", n, ebm.model.x.shape)
+    data = ebm.data if options.data is None else check_states("data", options.data, ebm.model.x.shape)
+    return start_states(ebm.sampler.replace(**options.settings), ebm.model.x.shape, range(n), options.seed, data)

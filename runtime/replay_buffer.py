@@ -32,12 +32,13 @@ class ReplayBuffer:
 
     Attributes:
         capacity: most states that it holds.
+        shape: shape S of one state.
     """
 
     def __init__(self, capacity: int, shape: tuple[int, ...]) -> None:
         check_count("capacity", capacity)
         self.capacity = capacity
-        self._shape = tuple(shape)
+        self.shape = tuple(shape)
         self._ring = np.empty((0, *shape), dtype=np.float32)  # grows up to the capacity; only then it is a ring
         self._first = 0  # row of the state at place 0, the one that was added first
         self._count = 0
@@ -66,7 +67,7 @@ class ReplayBuffer:
         Raises:
             UsageError: wrong type, shape or value.
         """
-        starts = check_states("fresh", fresh, self._shape).copy()
+        starts = check_states("fresh", fresh, self.shape).copy()
         if not 0 <= share <= 1:
             raise UsageError(f"share: expected a number from 0 to 1, got {share!r}")
         places = np.full(len(starts), -1, dtype=np.int64)
@@ -91,7 +92,7 @@ class ReplayBuffer:
         Raises:
             UsageError: wrong type, shape or value.
         """
-        ends = check_states("states", states, self._shape)
+        ends = check_states("states", states, self.shape)
         if len(ends) != len(places):
             raise UsageError(f"places: expected {len(ends)}, one for each state, got {len(places)}")
         if len(places) and places.max() >= self._count:
@@ -140,6 +141,6 @@ class ReplayBuffer:
     def _reserve(self, count: int) -> None:
         """Makes room for as many states, and for more to come, so that a growing buffer is not copied at every turn."""
         if count > len(self._ring):
-            grown = np.empty((min(max(count, 2 * len(self._ring)), self.capacity), *self._shape), dtype=np.float32)
+            grown = np.empty((min(max(count, 2 * len(self._ring)), self.capacity), *self.shape), dtype=np.float32)
             grown[: self._count] = self._ring[: self._count]  # it has not turned yet
             self._ring = grown
