@@ -27,6 +27,7 @@ __all__ = [
     "check_mask",
     "check_range",
     "check_room",
+    "check_seconds",
     "check_states",
     "check_writable",
     "split_keywords",
@@ -103,6 +104,17 @@ def check_room(name: str, count: int, shape: tuple[int, ...]) -> None:
     """
     if count * math.prod(shape) > sys.maxsize // np.float32().nbytes:
         raise UsageError(f"{name}: {count} states {_plain(shape)} are more than any array holds")
+
+
+def check_seconds(name: str, value: Any) -> float:
+    """Returns a number of seconds as a float.
+
+    Raises:
+        UsageError: it is none, or less than 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) >= 0:
+        raise UsageError(f"{name}: expected a number of seconds of at least 0, got {value!r}")
+    return float(value)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

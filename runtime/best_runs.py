@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from .best_after_drift import ASKED_AT_THE_END, BestAfterDrift, with_energies
 from .best_on_device import until_on_device
-from .best_so_far import Best, BestSoFar, Steps, until
+from .best_so_far import Best, BestSoFar, Steps, Timed, improvements, until
 from .blocks import ends_of_blocks
 from .chain import chain_steps
 from .config import SamplerConfig
@@ -82,17 +83,41 @@ class BestRuns:
             best = until(steps, pace, keeper, evaluations(config), asked)
         return _told_of_runaways(best, request)
 
-    def stream(self, request: Request) -> Steps:
-        """Returns the steps of chains, for whoever looks at their states and may ask the engine in between.
+    def stream(
+        self,
+        request: Request,
+        by_turns: Callable[[Steps], Steps],
+        *,
+        seconds: float = 0.0,
+        deadline: float | None = None,
+    ) -> Iterator[BestSoFar]:
+        """Returns the best states of chains as they improve, for whoever may ask the engine in between.
+
+        Args:
+            request: the chains.
+            by_turns: makes steps of which each is a turn of its own on the engine.
+            seconds: as in `improvements`.
+            deadline: as in `by_deadline`; None goes on to the last step.
 
         Raises:
             UsageError: the chains cannot be run so.
         """
-        fused = self._telling.open_for(request.config, request.n, worth=False, why=request.why_one_by_one())
-        steps = _in_one_batch(request, "stream()", shared=True, fused=fused)
+        config = request.config
+        pace = None if deadline is None else Pace(deadline)
+        # As in `by_deadline`: nobody asks the engine once time is over.
+        watched = request if pace is None else request._replace(runaways=None)
+        fused = self._telling.open_for(config, request.n, worth=False, why=request.why_one_by_one())
+        steps = _in_one_batch(watched, "stream()", shared=True, evenly=pace is not None, fused=fused, pace=pace)
         request.engine.stays_on_host("stream() looks at the states of every step")
-        known = knows_energies(request.config, exact=request.exact is not None)
-        return steps if known else with_energies(steps, request.switches)
+        known = knows_energies(config, exact=request.exact is not None)
+        if not known:
+            steps = with_energies(steps, request.switches)
+        if pace is None:
+            return improvements(by_turns(steps), request.switches, seconds=seconds)
+        asked = None if request.exact is None else _asked_in_block(config)
+        timed = Timed(pace, evaluations(config) + (0 if known else ASKED_AT_THE_END), asked)
+        judge = functools.partial(_told_of_runaways, request=request)
+        return improvements(by_turns(steps), request.switches, seconds=seconds, timed=timed, judge=judge)
 
     def warm(self, engine: Engine, config: SamplerConfig, n: int, call: Callable[..., object]) -> None:
         """Does once what these runs need.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Generator, Iterator
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,18 @@ from .fused_steps import EachStep, FusedInfo
 from .pace import Pace
 from .progress import Progress
 
-__all__ = ["Best", "BestSoFar", "Steps", "check_energies", "each_of", "improvements", "lowest_of", "put", "until"]
+__all__ = [
+    "Best",
+    "BestSoFar",
+    "Steps",
+    "Timed",
+    "check_energies",
+    "each_of",
+    "improvements",
+    "lowest_of",
+    "put",
+    "until",
+]
 
 Steps = Generator[Progress, None, None]
 """What `chain_steps` returns. It is closed at the end: whoever stops in the middle leaves nothing running."""
@@ -41,12 +53,53 @@ class BestSoFar(NamedTuple):
     diverged: np.ndarray
 
 
-def improvements(steps: Steps, switches: Collection[int] = ()) -> Iterator[BestSoFar]:
+class Timed:
+    """Tells a pace of steps as they are taken, and asks it whether there is time for the next.
+
+    Args:
+        pace: knows the deadline; the same as that of `chain_steps`.
+        evaluations: how often one step asks the engine.
+        asked: step -> how often engines are asked in what begins with it and cannot be ended before; None where that is one step, or
+            several in one call.
+    """
+
+    def __init__(self, pace: Pace, evaluations: int = 1, asked: Callable[[int], int] | None = None) -> None:
+        self._pace, self._evaluations, self._asked = pace, evaluations, asked
+        self._before = 0
+
+    def took(self, now: Progress) -> None:
+        """Is told of the start, and of each step."""
+        if now.done == 0:
+            self._pace.started(now.calls, self._evaluations)
+        else:
+            self._pace.took(now.done - self._before if self._asked is None else self._asked(self._before))
+        self._before = now.done
+
+    def goes_on(self) -> None:
+        """Is told that the chains go on after something else was done."""
+        self._pace.starts()
+
+    def has_time(self) -> bool:
+        """Says whether there is time for what comes next."""
+        return self._pace.has_time(1 if self._asked is None else self._asked(self._before))
+
+
+def improvements(
+    steps: Steps,
+    switches: Collection[int] = (),
+    *,
+    seconds: float = 0.0,
+    timed: Timed | None = None,
+    judge: Callable[[BestSoFar], BestSoFar] | None = None,
+) -> Iterator[BestSoFar]:
     """Yields the best states whenever those of a chain became better, at the start, and at the end.
 
     Args:
         steps: what `chain_steps` yields, of a sampler whose states have the energy of their position.
         switches: numbers of the steps at which another engine takes over.
+        seconds: at most one in so many seconds, but for the end; what became better meanwhile comes then.
+        timed: ends it where there is no time for the next step; None goes on to the last.
+        judge: makes something of what is yielded at the end.
 
     Yields:
         New arrays each time.
@@ -55,12 +108,24 @@ def improvements(steps: Steps, switches: Collection[int] = ()) -> Iterator[BestS
         DivergenceError: no chain ever had a finite energy.
     """
     best = Best(switches)
+    better, due = False, 0.0
     with contextlib.closing(steps):
         for now in steps:
-            if best.take(now) or now.done in (0, now.steps) or best.over:
+            better = best.take(now) or better
+            if timed is not None:
+                timed.took(now)
+            if best.over or now.done == now.steps:
+                break
+            clock = perf_counter()
+            if now.done == 0 or (better and clock >= due):
                 yield best.copy()
-            if best.over:
-                return
+                better, due = False, clock + seconds
+                if timed is not None:  # whoever listens may have taken its time
+                    timed.goes_on()
+            if timed is not None and not timed.has_time():
+                break
+        last = best.copy()
+        yield last if judge is None else judge(last)
 
 
 def until(
@@ -76,11 +141,10 @@ def until(
 
     Args:
         steps: as in `improvements`; several in one call where there is time for them.
-        pace: knows the deadline; the same as that of `chain_steps`.
+        pace: as in `Timed`, like all that follow but `best`.
         best: keeps the states.
         evaluations: how often one step asks the engine.
-        asked: step -> how often engines are asked in what begins with it and cannot be ended before; None where that is one step, or
-            several in one call.
+        asked: how often what begins with a step does.
 
     Returns:
         The best states by then, sooner where every chain has diverged.
@@ -88,16 +152,12 @@ def until(
     Raises:
         DivergenceError: no chain ever had a finite energy.
     """
-    before = 0
+    timed = Timed(pace, evaluations, asked)
     with contextlib.closing(steps):
         for now in steps:
             best.take(now)
-            if now.done == 0:
-                pace.started(now.calls, evaluations)
-            else:
-                pace.took(now.done - before if asked is None else asked(before))
-            before = now.done
-            if best.over or not pace.has_time(1 if asked is None else asked(before)):
+            timed.took(now)
+            if best.over or not timed.has_time():
                 break
         best.settle(pace)
     return best.copy()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import numbers
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arguments import check_writable
+from .arguments import check_seconds, check_writable
 from .device import GPU, PROCESSOR
 from .errors import LoadError, UsageError
 from .file_lock import sole_user
@@ -85,10 +84,8 @@ class Checkpoint:
     ) -> None:
         self.path = Path(path)
         check_writable("checkpoint", self.path, replaced=True)
-        if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real) or not float(seconds) >= 0:
-            raise UsageError(f"checkpoint_seconds: expected a number of seconds of at least 0, got {seconds!r}")
         self._identity = json.loads(json.dumps(dict(identity)))
-        self._seconds = float(seconds)
+        self._seconds = check_seconds("checkpoint_seconds", seconds)
         self._use = contextlib.ExitStack()
         self.before: Callable[[], None] | None = None
         self._next = time.monotonic() + self._seconds

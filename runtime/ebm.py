@@ -21,11 +21,12 @@ from .arguments import (
     check_first,
     check_range,
     check_room,
+    check_seconds,
     check_states,
     split_keywords,
 )
 from .best_runs import BestRuns, check_deadline
-from .best_so_far import BestSoFar, Steps, improvements
+from .best_so_far import BestSoFar, Steps
 from .chain import rows_of
 from .checkpoint import Checkpoint
 from .config import SamplerConfig
@@ -363,9 +364,11 @@ class Ebm:
         config: SamplerConfig | None = None,
         cond: Mapping[str, Any] | None = None,
         max_batch: int | None = None,
+        seconds: float = 0.0,
+        deadline_ms: float | None = None,
         **keywords: Any,
     ) -> Iterator[BestSoFar]:
-        """Runs n chains and yields each chain's best state so far, whenever one became better.
+        """Runs n chains and yields each chain's best state so far: at the start, whenever one became better, and at the end.
 
         Work is done only while the caller asks for the next one, and whoever has enough stops asking.
 
@@ -380,20 +383,27 @@ class Ebm:
             config: settings to start from.
             cond: conditioning arrays by name.
             max_batch: most samples in one engine call.
+            seconds: at most one in so many seconds, but for the end; what became better meanwhile comes then.
+            deadline_ms: the last one comes this many milliseconds after the call, or a little earlier, where the caller takes no time
+                for those before. Call `warm` beforehand, as for `sample`.
             **keywords: settings and conditioning arrays.
 
         Raises:
             UsageError: an argument has a wrong name, type, shape or value.
             DivergenceError: no chain ever had a finite energy.
         """
+        called = perf_counter()
+        seconds = check_seconds("seconds", seconds)
+        deadline = None if deadline_ms is None else called + check_deadline(deadline_ms) / 1000
         request = self._prepare(n, seed, first, x0, data, keep, known, config, cond, max_batch, keywords)
-        return improvements(self._by_turns(self._best_runs.stream(request)), request.switches)
+        by_turns = functools.partial(self._by_turns, deadline=deadline)
+        return self._best_runs.stream(request, by_turns, seconds=seconds, deadline=deadline)
 
-    def _by_turns(self, steps: Steps) -> Steps:
+    def _by_turns(self, steps: Steps, deadline: float | None) -> Steps:
         """The same steps, each in a turn of its own: whoever listens may make other calls between two of them."""
         with contextlib.closing(steps):
             while True:
-                with self._turns.taken():
+                with self._turns.taken(deadline):
                     now = next(steps, None)
                 if now is None:
                     return

@@ -46,7 +46,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock(10)
-    for module in ("pace", "ebm"):
+    for module in ("pace", "ebm", "best_so_far"):
         monkeypatch.setattr(f"ebm_export.runtime.{module}.perf_counter", clock)
     return clock
 
@@ -344,6 +344,77 @@ class TestStream:
         assert not calls
         next(stream), next(stream)
         assert len(calls) == 3
+
+    def test_not_more_often_than_asked(self, clock: Clock) -> None:
+        # The start takes 20 ms and each step 10, so that the next one is due 45 ms after one, at the fifth step from there.
+        found = list(ebm(clock.bowl, noise=0.0, steps=18).stream(4, x0=START, seconds=0.045))
+        assert [one.steps for one in found] == [0, 5, 10, 15, 18]
+
+    def test_what_became_better_meanwhile_is_told_when_it_is_due(self, clock: Clock) -> None:
+        # The first step leads to the minimum, and none of the others is better.
+        found = list(ebm(clock.bowl, noise=0.0, step_size=1.0, steps=18).stream(4, x0=START, seconds=0.045))
+        assert [one.steps for one in found] == [0, 5, 18]
+        np.testing.assert_array_equal(found[1].energy, 0)
+
+    @pytest.mark.parametrize(
+        ("settings", "own", "least"),
+        [
+            ({}, 0, 67),
+            ({}, 50, 11),  # each with 60 ms, where 15 are kept free and not 90
+            ({"order": "noise-drift"}, 0, 44),
+            ({"order": "noise-drift"}, 50, 9),
+            ({"sampler": "hmc", "leapfrog": 3}, 0, 22),
+            ({"sampler": "hmc", "leapfrog": 3}, 50, 10),
+            ({"sampler": "mala"}, 0, 67),
+            ({"sampler": "mala"}, 50, 14),
+        ],
+        ids=str,
+    )
+    def test_ends_before_a_deadline(self, clock: Clock, settings: dict[str, Any], own: float, least: int) -> None:
+        """The time that the listener takes for each, in ms, is none of a step's, and the last one comes after it."""
+        steps = []
+        for best in ebm(clock.bowl, steps=1000, **settings).stream(4, seed=3, x0=START, deadline_ms=701):
+            assert clock.now <= 1000.701 + own / 1000
+            steps.append(best.steps)
+            clock.now += own / 1000
+        assert not best.complete
+        assert steps[-1] >= least
+        until_there = [
+            one for one in ebm(**(settings | {"steps": 1000})).stream(4, seed=3, x0=START) if one.steps <= best.steps
+        ]
+        np.testing.assert_array_equal(best.x, until_there[-1].x)
+
+    @pytest.mark.parametrize("deadline_ms", range(21, 61, 3))
+    def test_a_step_asks_once_more_in_the_order_noise_drift(self, clock: Clock, deadline_ms: int) -> None:
+        """After the start, which takes 20 ms, one takes 20, and half as long again is kept free."""
+        *_, best = ebm(clock.bowl, order="noise-drift").stream(4, seed=3, x0=START, deadline_ms=deadline_ms)
+        assert clock.now <= 1000 + deadline_ms / 1000
+        assert best.steps == (deadline_ms >= 50)
+
+    def test_a_deadline_finds_what_it_finds_without_a_stream(self, clock: Clock) -> None:
+        *_, best = ebm(clock.bowl, steps=1000).stream(4, seed=3, x0=START, deadline_ms=301)
+        assert best.steps == 27 and clock.now == pytest.approx(1000.29)
+        whole = ebm(clock.bowl, steps=1000).refine(START, seed=3, deadline_ms=301)
+        assert whole.steps == 27
+        np.testing.assert_array_equal(best.x, whole.x)
+
+    def test_blocks_of_exact_sampling_end_before_a_deadline(self, clock: Clock) -> None:
+        settings = SamplerConfig(steps=400, step_size=0.1, block=20, warmup=4)
+        exact = Ebm(FunctionEngine(clock.bowl), MODEL, settings, exact=FunctionEngine(clock.bowl))
+        *_, best = exact.stream(4, x0=START, deadline_ms=900)
+        assert best.steps == 64 and clock.now <= 1000.9
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ({"seconds": -1}, "seconds: expected a number of seconds of at least 0, got -1"),
+            ({"seconds": float("nan")}, "seconds: expected a number of seconds of at least 0, got nan"),
+            ({"deadline_ms": 0}, "deadline_ms: expected a number of milliseconds above 0, got 0"),
+        ],
+    )
+    def test_no_times(self, given: dict[str, Any], said: str) -> None:
+        with pytest.raises(UsageError, match=said):
+            ebm().stream(4, **given)
 
     def test_a_warning_of_the_caller_stays_one(self) -> None:
         for _ in ebm().stream(4):
