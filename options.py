@@ -66,6 +66,7 @@ __all__ = [
     "Seed",
     "StepSize",
     "Steps",
+    "Stream",
     "Target",
     "TargetAccept",
     "Temperature",
@@ -229,6 +230,14 @@ Every = Annotated[
 StatesFile = Annotated[
     Path | None,
     typer.Option(help="FILE.npy for --every, [steps // K, n, *S]; OUT with the ending .states.npy if left out."),
+]
+Stream = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="Print the energies of the best states so far while they improve, and write these to --out, at most once in SECONDS; "
+        "whoever reads has enough by closing the pipe.",
+    ),
 ]
 Block = Annotated[int | None, typer.Option(help="Steps for each FP32 evaluation, with --exact.", min=1)]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..terminal import LOG, print_json, progress
 
@@ -16,8 +19,11 @@ def draw(options: DrawOptions, as_json: bool) -> None:
     """Draws, and prints what came of it."""
     from ..runtime.command import run_draw
 
-    with progress() as tell:
-        drawn = run_draw(options, tell)
+    if options.stream is None:
+        with progress() as tell:
+            drawn = run_draw(options, tell)
+    else:  # whose lines say how far it is; a bar would have them on stderr, where that is a terminal
+        drawn = run_draw(options, lambda what, done, total: None, lambda line: _is_heard(line, as_json))
     result = drawn.result
     if as_json:
         print_json(result)
@@ -40,3 +46,19 @@ def draw(options: DrawOptions, as_json: bool) -> None:
     if "acceptance" in result:
         blocks = f", and {result['block_acceptance']:.3f} of blocks" if "block_acceptance" in result else ""
         print(f"temperature {result['temperature']:.4g}; accepted {result['acceptance']:.3f} of steps{blocks}")
+
+
+def _is_heard(line: Mapping[str, Any], as_json: bool) -> bool:
+    """Prints a line of a stream, and says whether somebody reads it: who has enough closes the pipe."""
+    try:
+        if as_json:
+            print_json(line)
+        else:
+            energies = f"energy {line['energy_mean']:.4g} on average, {line['energy_min']:.4g} the lowest"
+            print(f"step {line['steps']}, {line['seconds']:.3f} s: {energies}")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Where Python itself would write what is left when it ends, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True

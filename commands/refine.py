@@ -46,6 +46,7 @@ from ..options import (
     StatesFile,
     Steps,
     StepSize,
+    Stream,
     TargetAccept,
     Temperature,
     Threads,
@@ -111,6 +112,7 @@ def refine(
     diverged: Diverged = Divergence.stop,
     energy_range: EnergyRange = None,
     deadline_ms: DeadlineMs = None,
+    stream: Stream = None,
     max_batch: MaxBatch = None,
     checkpoint: CheckpointFile = None,
     checkpoint_seconds: CheckpointSeconds = None,
@@ -143,6 +145,7 @@ def refine(
             diverged=diverged.value,
             energy_range=None if energy_range is None else numbers_of("--energy-range", energy_range),  # type: ignore[arg-type]
             deadline_ms=deadline_ms,
+            stream=stream,
             max_batch=max_batch,
             checkpoint=checkpoint,
             checkpoint_seconds=checkpoint_seconds,

@@ -47,6 +47,7 @@ from ..options import (
     StatesFile,
     Steps,
     StepSize,
+    Stream,
     TargetAccept,
     Temperature,
     Threads,
@@ -118,6 +119,7 @@ def sample(
     diverged: Diverged = Divergence.stop,
     energy_range: EnergyRange = None,
     deadline_ms: DeadlineMs = None,
+    stream: Stream = None,
     max_batch: MaxBatch = None,
     checkpoint: CheckpointFile = None,
     checkpoint_seconds: CheckpointSeconds = None,
@@ -167,6 +169,7 @@ def sample(
             diverged=diverged.value,
             energy_range=None if energy_range is None else numbers_of("--energy-range", energy_range),  # type: ignore[arg-type]
             deadline_ms=deadline_ms,
+            stream=stream,
             max_batch=max_batch,
             checkpoint=checkpoint,
             checkpoint_seconds=checkpoint_seconds,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from .acceptance import AcceptanceMeter
-from .arguments import check_room, check_states, check_writable
+from .arguments import check_room, check_seconds, check_states, check_writable
 from .best_of import best_of
 from .best_so_far import BestSoFar
 from .buffer_turn import BufferFile, BufferTurn
@@ -66,6 +67,7 @@ class DrawOptions:
     every: int | None = None
     states: Path | None = None
     buffer: BufferFile | None = None
+    stream: float | None = None
 
     @property
     def special(self) -> dict[str, Any]:
@@ -115,12 +117,18 @@ class _Watch:
             self.dropped += [now.chains[index] for index in np.flatnonzero(now.diverged)]
 
 
-def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Drawn:
+def run_draw(
+    options: DrawOptions,
+    tell: Callable[[str, int, int], None],
+    hears: Callable[[Mapping[str, Any]], bool] = lambda line: True,
+) -> Drawn:
     """Draws samples and writes them to `options.out`; a checkpoint is removed once they are on disk.
 
     Args:
         options: what to draw.
         tell: called with (what is being done, done, in all).
+        hears: told of the best states on the way, once they are at `options.out`, where these are asked for. It says whether somebody
+            still wants better ones.
 
     Raises:
         UsageError: an option cannot be right.
@@ -137,6 +145,12 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
         _refuse_beside("--buffer", options, but)
         if options.candidates is not None:
             raise UsageError("--buffer cannot be combined with --best-of: leave one of them out")
+    if options.stream is not None:
+        check_seconds("--stream", options.stream)
+        _refuse_beside("--stream", options, but=("deadline_ms", "data", "first", "keep", "known"))
+        for flag, given in (("--best-of", options.candidates), ("--buffer", options.buffer)):
+            if given is not None:
+                raise UsageError(f"--stream cannot be combined with {flag}: leave one of them out")
     _check_files(options)
     ebm, joined = _loaded(options)
     turn = None if options.buffer is None else BufferTurn(options.buffer, ebm.model.x.shape)
@@ -151,7 +165,7 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
         if sampler.sampler in FUSABLE and not options.exact and not watch.drops:
             # There is no acceptance to measure.
             callback = ProgressOnly(lambda done, total: tell("sampling", done, total))
-        drawn = _draw(ebm, options, callback, turn)
+        drawn = _draw(ebm, options, callback, turn, hears)
         dropped = watch.dropped
         if watch.drops and options.checkpoint is not None:  # batches that were done before a kill told nobody now
             dropped = dropped_in(options.checkpoint)
@@ -159,7 +173,7 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
             states, taken = drawn, {"dropped": dropped} if watch.drops else {}
             own = {name: rows if len(rows) == 1 else np.delete(rows, dropped, 0) for name, rows in options.cond.items()}
             energy, _ = ebm.score(states, cond=own)
-        else:  # what there was at the deadline
+        else:  # what there was at the deadline, or at the end of a stream
             states, energy = drawn.x, drawn.energy
             taken = {
                 "steps": drawn.steps,
@@ -176,9 +190,7 @@ def run_draw(options: DrawOptions, tell: Callable[[str, int, int], None]) -> Dra
     result = {
         "out": str(options.out),
         "shape": list(states.shape),
-        "energy_mean": float(energy.mean()),
-        "energy_min": float(energy.min()),
-        "energy_max": float(energy.max()),
+        **_summary(energy),
         "engine": chosen,
         **joined,
         **taken,
@@ -245,17 +257,25 @@ def _loaded(options: DrawOptions) -> tuple[Ebm, dict[str, Any]]:
     return ebm, {"joined": said}
 
 
-def _draw(ebm: Ebm, options: DrawOptions, callback: Callback, turn: BufferTurn | None) -> Any:
+def _draw(
+    ebm: Ebm,
+    options: DrawOptions,
+    callback: Callback,
+    turn: BufferTurn | None,
+    hears: Callable[[Mapping[str, Any]], bool],
+) -> Any:
     """Asks the Ebm: for samples, for the best of several, or for what there is at a deadline."""
     start = options.start
     if start is not None:  # else it would be called x0, which nobody typed
         start = check_states("START", start, ebm.model.x.shape)
     common = {"cond": options.cond, "max_batch": options.max_batch, **options.settings, **options.special}
     n = (options.n or 1) if start is None else len(start)
+    if options.deadline_ms is not None:  # what is done once is not to be done in that time
+        ebm.warm(n * (options.candidates or 1), **options.settings)
+    if options.stream is not None:
+        return _streamed(ebm.stream(n, options.seed, x0=start, seconds=options.stream, **common), options.out, hears)
     if options.deadline_ms is None:
         common["callback"] = callback
-    else:  # what is done once is not to be done in that time
-        ebm.warm(n * (options.candidates or 1), **options.settings)
     if options.candidates is not None:
         drawn = best_of(ebm, n, options.candidates, options.seed, x0=start, **common)
         return drawn if isinstance(drawn, BestSoFar) else drawn[0]
@@ -264,6 +284,29 @@ def _draw(ebm: Ebm, options: DrawOptions, callback: Callback, turn: BufferTurn |
     if turn is not None:
         common["x0"] = turn.start(_fresh_starts(ebm, options, n), options.seed)
     return ebm.sample(n, options.seed, **common)
+
+
+def _streamed(stream: Iterator[BestSoFar], out: Path, hears: Callable[[Mapping[str, Any]], bool]) -> BestSoFar:
+    """Writes the best states to `out` as they come, as long as somebody hears of them; returns the last."""
+    begun, steps = perf_counter(), -1
+    for best in stream:
+        if best.steps == steps:  # a deadline that came before the next step
+            continue
+        steps = best.steps
+        with replacing(out, synced=False) as file:
+            write_npy(file, best.x)
+        said = {"steps": steps, "seconds": round(perf_counter() - begun, 6), **_summary(best.energy)}
+        if not hears(said):
+            break
+    return best
+
+
+def _summary(energy: np.ndarray) -> dict[str, float]:
+    return {
+        "energy_mean": float(energy.mean()),
+        "energy_min": float(energy.min()),
+        "energy_max": float(energy.max()),
+    }
 
 
 def _fresh_starts(ebm: Ebm, options: DrawOptions, n: int) -> np.ndarray:

@@ -17,8 +17,11 @@ __all__ = ["replacing", "write_npy"]
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, synced: bool = True) -> Iterator[BinaryIO]:
     """Gives a file to write into, which takes the place of `path` when the block ends without an error, and is on disk then.
+
+    Where it is soon replaced again it need not be on disk, which a slow one takes a tenth of a second for: without `synced` a process
+    that is killed leaves the old file or the new one all the same, and only a machine that loses its power may leave neither.
 
     It stands beside `path` and is removed after an error, which leaves what was at `path`. What is no plain file (/dev/stdout), and
     a file in a folder that takes no others, is written in place.
@@ -39,7 +42,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                     ):  # whoever may read it stays the same; on Windows from Python 3.13 on
                         os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
                     file.flush()
-                    os.fsync(file.fileno())
+                    if synced:
+                        os.fsync(file.fileno())
             if plain:
                 written.replace(path)
         except OSError as error:

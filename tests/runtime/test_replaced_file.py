@@ -24,6 +24,16 @@ def test_it_is_there_at_the_end_and_not_before(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.npy"]
 
 
+def test_one_that_is_soon_replaced_again_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[int] = []
+    monkeypatch.setattr(os, "fsync", waits.append)
+    for content, synced, times in ((b"old", False, 0), (b"newer", True, 1), (b"new", False, 1)):
+        with replacing(tmp_path / "a.npy", synced=synced) as file:
+            file.write(content)
+        assert (tmp_path / "a.npy").read_bytes() == content
+        assert len(waits) == times
+
+
 def test_a_system_that_knows_no_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "fchmod")
     for content in (b"older", b"new"):
