@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from ...runtime.backends.openvino_error import failed_node, in_one_sentence
 from ...runtime.errors import EbmExportError, MissingBackend, UnsupportedOperation
+from ..passes.few_outputs import SplitFewOutputs
 from ..passes.places import KeepScaledPlaces
 from ..passes.reduce import KeepReducedDims
 from ..passes.windows import WidenInt8Windows
@@ -82,6 +83,8 @@ def write(
     KeepReducedDims()(model_ir)
     KeepScaledPlaces()(model_ir)
     WidenInt8Windows()(model_ir)
+    if precision != "mixed":  # which may run with a hint that lowers convolutions, where each part would be rounded
+        SplitFewOutputs()(model_ir)
     onnx.save(ir.to_proto(model_ir), onnx_file)
     try:
         model = openvino.Core().read_model(onnx_file)
