@@ -67,8 +67,9 @@ RESULTS := build/benchmarks
 benchmark: export OMP_NUM_THREADS =
 benchmark: $(VENV)/.installed
 	mkdir -p $(RESULTS)
-	$(BIN)/python benchmarks/samplers.py --out $(RESULTS)/samplers.json --docs $(RESULTS)/samplers.md
-	$(BIN)/python benchmarks/jitter.py --out $(RESULTS)/jitter.json
+	$(BIN)/python benchmarks/samplers.py --out $(RESULTS)/samplers.json
+	$(BIN)/python benchmarks/jitter.py --out $(RESULTS)/samplers.json
+	$(BIN)/python benchmarks/sampler_page.py $(RESULTS)/samplers.json $(RESULTS)/samplers.md
 	$(BIN)/ebm-export examples/digits/model.pt --target onnxruntime --precision fp32 --out $(RESULTS)/digits.ebm --force
 	$(BIN)/python benchmarks/first_sample.py $(RESULTS)/digits.ebm --out $(RESULTS)/first_sample.json
 	$(BIN)/python benchmarks/export_time.py

@@ -1,6 +1,6 @@
 """How punctual deadlines are: many calls of `refine(deadline_ms=)` on an energy of a policy's size.
 
-    python benchmarks/jitter.py --out jitter.json
+    python benchmarks/jitter.py --out here.json   # beside the results of samplers.py, if it has some of this machine
     python benchmarks/jitter.py --sampler hmc --calls 500 --deadline 30
 
 The policy of samplers.py (an encoder, and a perceptron over 512 candidate actions), a new observation at each call, and a perceptron
@@ -22,11 +22,11 @@ from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
-from samplers import CASES
+from results import results_of_this_machine
+from sampler_cases import CASES
 
 from ebm_export.exporter import export
 from ebm_export.runtime import SamplerConfig, load
-from ebm_export.runtime.device import describe_device, toolchain
 from ebm_export.runtime.fused_steps import FUSABLE
 
 CHAINS = {"policy": 512, "mlp": 64}
@@ -131,7 +131,7 @@ def main() -> None:
                         rows.append(contestant.row(deadline))
                         print(json.dumps(rows[-1]), flush=True)
     if options.out is not None:
-        result = {"device": describe_device(), "toolchain": toolchain(), "rows": rows}
+        result = results_of_this_machine(options.out) | {"jitter": rows}
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

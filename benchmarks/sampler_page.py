@@ -1,4 +1,4 @@
-"""A page like docs/benchmarks.md from the results of samplers.py.
+"""A page like docs/benchmarks.md from the results of samplers.py, and of jitter.py where it wrote into the same file.
 
 python benchmarks/sampler_page.py benchmarks/results/xeon-amx.json docs/benchmarks.md
 """
@@ -82,7 +82,37 @@ def document(result: dict[str, Any]) -> str:
             ]
             lines += [f"| {' | '.join(f'{value:.4g}' for value in row.values())} |" for row in rows]
             lines.append("")
+    lines += _jitter(result.get("jitter", []))
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _jitter(rows: list[dict[str, Any]]) -> list[str]:
+    """How punctual deadlines were, a table for each network."""
+    if not rows:
+        return []
+    lines = [
+        "## Deadlines",
+        "",
+        f"Calls of `refine(deadline_ms=)`, {rows[0]['calls']:,} for each line, one thread (`python benchmarks/jitter.py`): the time that a caller",
+        "sees, in milliseconds, the share of calls that came back after their deadline, and the steps that there was time for. Contestants take",
+        "turns of 50 calls. Fused: several steps in one engine call, which cannot be broken off.",
+        "",
+    ]
+    for network in dict.fromkeys(row["network"] for row in rows):
+        own = [row for row in rows if row["network"] == network]
+        lines += [
+            f"### {network}, {own[0]['chains']} chains",
+            "",
+            "| | deadline | p50 | p99 | p99.9 | longest | missed | steps |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        ]
+        for row in own:
+            who = row["backend"] + (f", {row['fused']} fused" if row["fused"] else "")
+            times = " | ".join(f"{row[key]:.2f}" for key in ("p50 ms", "p99 ms", "p99.9 ms", "longest ms"))
+            missed = f"{row['missed'] / row['calls']:.2%}"
+            lines.append(f"| {who} | {row['deadline ms']:g} | {times} | {missed} | {row['median steps']:g} |")
+        lines.append("")
+    return lines
 
 
 def _earlier(nets: dict[str, Any]) -> list[str]:

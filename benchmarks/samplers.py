@@ -27,17 +27,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchebm
 from growth import growth
 from peak_memory import memory_of
+from results import results_of_this_machine
 from sampler_cases import CASES, Case
 from sampler_contestants import contestants
 from sampler_page import document
 from step_parts import parts_of
 from torch.utils.flop_counter import FlopCounterMode
 from turn import seconds_of
-
-from ebm_export.runtime.device import describe_device, toolchain
 
 _AT_ONCE = "steps at once"
 
@@ -175,16 +173,10 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, help="the page that is made of --out")
     options = parser.parse_args()
     parts = options.part or [*CASES, "growth"]
-    result: dict[str, Any] = {
-        "device": describe_device(),
-        "toolchain": toolchain() | {"torch": torch.__version__, "torchebm": torchebm.__version__},
-        "peaks": {str(threads): peaks(threads) for threads in (1, 2)},
-        "nets": {},
-    }
-    if options.out is not None and options.out.exists():
-        before = json.loads(options.out.read_text(encoding="utf-8"))
-        if (before["device"], before["toolchain"]) == (result["device"], result["toolchain"]):
-            result = before
+    result = results_of_this_machine(options.out)
+    if "peaks" not in result:
+        result["peaks"] = {str(threads): peaks(threads) for threads in (1, 2)}
+    result.setdefault("nets", {})
     for net in (part for part in parts if part in CASES):
         with tempfile.TemporaryDirectory() as folder:
             case = CASES[net]
