@@ -73,8 +73,8 @@ class SplitFewOutputs(ir.passes.InPlacePass):
         name = node.name
         replace(node, summed)
         last.name = name
-        if not weight.uses() and weight.name in graph.initializers:
-            del graph.initializers[weight.name]
+        if not weight.uses() and weight.name is not None:
+            graph.initializers.pop(weight.name, None)
 
 
 def _gains(node: ir.Node) -> bool:
