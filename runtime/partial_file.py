@@ -50,12 +50,14 @@ def partial_of(path: Path) -> Iterator[Path]:
 def remove_left(path: Path, seconds: float = _FORGOTTEN) -> None:
     """Removes partial files of `path` that nobody has written into for so long.
 
-    That of another file whose name begins alike, as far as a long name is kept, is no loss either.
+    Those of a long name may be another file's, whose name begins alike: they are removed when nobody has for an hour, in any case.
 
     Args:
         path: the file whose place they were to take.
         seconds: since the last write; 0 for whoever knows that nobody else writes to `path`.
     """
+    if _stem(path) != path.name:
+        seconds = _FORGOTTEN
     pattern = re.compile(rf"{re.escape(_stem(path))}\.[0-9a-f]{{{2 * _RANDOM}}}\.partial")
     with contextlib.suppress(OSError):  # a folder that may not be listed, a file of another user, one that is gone
         for entry in path.parent.iterdir():

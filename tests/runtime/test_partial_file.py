@@ -39,3 +39,16 @@ def test_what_a_killed_process_left_is_removed_and_what_is_written_stays(tmp_pat
         assert names(tmp_path) == sorted(["a.4567abcd.partial", partial.name, *others])
     remove_left(tmp_path / "a", 0)
     assert names(tmp_path) == sorted(others)
+
+
+def test_another_long_name_that_begins_alike_is_not_what_a_killed_process_left(tmp_path: Path) -> None:
+    """Only their beginnings are in names of partial files, and the other's run may be saving just now."""
+    first, second = (tmp_path / f"{'long' * 13}-{seed}.ckpt" for seed in (1, 2))
+    with partial_of(first) as partial:
+        remove_left(second, 0)
+        partial.replace(first)
+    with partial_of(first) as partial:
+        old = time.time() - 3601
+        os.utime(partial, (old, old))
+        remove_left(second, 0)
+        assert not partial.exists()
