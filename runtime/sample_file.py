@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -12,9 +14,9 @@ import numpy as np
 
 from .arguments import check_writable
 from .chain_numbers import Chains, stretches
-from .errors import LoadError
+from .errors import LoadError, UsageError
 from .file_lock import sole_user
-from .partial_file import partial_of
+from .partial_file import partial_of, remove_left
 
 __all__ = ["SampleFile"]
 
@@ -22,12 +24,12 @@ __all__ = ["SampleFile"]
 class SampleFile:
     """A file [rows, n, *S] float32: row r holds all chains after (r + 1) * every steps.
 
-    The file has its whole size from the start and is a .npy that can be opened at any time; what is not written yet is zero. Rows
-    are written through the file and not through mapped memory, which would count as the process's own. Writing a row again, after
-    a run was resumed, writes the same bits.
+    The file has its whole size from the start and is a .npy that can be opened at any time; what is not written yet is zero, and
+    takes no space on most disks. Rows are written through the file and not through mapped memory, which would count as the process's
+    own. Writing a row again, after a run was resumed, writes the same bits.
 
     Args:
-        path: of the file; one that is there is replaced.
+        path: of the file; one that is there is replaced, and where it is a link, what that leads to.
         rows: number of rows, at least 1.
         n: number of chains.
         shape: of one state.
@@ -36,22 +38,29 @@ class SampleFile:
 
     Raises:
         LoadError: the file to go on with has another shape.
-        UsageError: the file could not be written, or another run writes to it.
+        UsageError: the file could not be written, its disk has no room for it, or another run writes to it.
+        OSError: something could not be written, with the name of the file; by the methods too.
     """
 
     def __init__(
         self, path: str | Path, rows: int, n: int, shape: tuple[int, ...], every: int, *, goes_on: bool = False
     ) -> None:
-        self.path = Path(path)
+        path = Path(path)
+        self.path = path.resolve() if path.is_symlink() else path  # a link stays one, and leads to where there is room
+        if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):
+            # Else a file would take its place, which root may do to /dev/null.
+            raise UsageError(f"out (--states): {path} is no plain file, in which rows have their places; give one")
         check_writable("out (--states)", self.path, replaced=not goes_on)
         self.every = every
         self._shape = (rows, n, *shape)
         with contextlib.ExitStack() as use:
             # From before a file that is there makes way, as that may be another run's.
             use.enter_context(sole_user("out (--states)", self.path))
+            remove_left(self.path, 0)  # which a run that was killed here left, as nobody else writes now
+            _check_space(self.path, 4 * math.prod(self._shape))
             if not (goes_on and self.path.exists()):
                 # Then all of it or nothing is there, whenever the process is killed.
-                with partial_of(self.path) as partial:
+                with self._named(), partial_of(self.path) as partial:
                     np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=self._shape)  # type: ignore[no-untyped-call]
                     partial.replace(self.path)
             self._offset = _offset_of(self.path, self._shape)
@@ -65,10 +74,11 @@ class SampleFile:
             return
         each = 4 * int(np.prod(sizes, dtype=np.int64))
         written = 0
-        for part in stretches(chains):
-            self._file.seek(self._offset + (row * n + part.start) * each)
-            self._file.write(np.ascontiguousarray(states[written : written + len(part)], np.float32).data)
-            written += len(part)
+        with self._named():
+            for part in stretches(chains):
+                self._file.seek(self._offset + (row * n + part.start) * each)
+                self._file.write(np.ascontiguousarray(states[written : written + len(part)], np.float32).data)
+                written += len(part)
 
     def blank(self, chains: Sequence[int]) -> None:
         """Makes all states of some chains NaN."""
@@ -78,12 +88,24 @@ class SampleFile:
 
     def sync(self) -> None:
         """Waits until everything is on disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._named():
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file; safe to call twice."""
-        self._use.close()
+        with self._named():
+            self._use.close()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Gives errors the name of the file, which a write that fails does not know."""
+        try:
+            yield
+        except OSError as error:
+            if error.filename is None:
+                error.filename = str(self.path)
+            raise
 
     def __enter__(self) -> SampleFile:
         return self
@@ -92,6 +114,32 @@ class SampleFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_space(path: Path, size: int) -> None:
+    """Refuses a file that its disk has no room for: it takes space as it is written, and would end a run that has taken days.
+
+    Args:
+        path: of the file. What one that is there takes is its own already, or becomes free as it is replaced.
+        size: bytes.
+
+    Raises:
+        UsageError: there is no room.
+    """
+    held = 0
+    if path.exists():
+        found = path.stat()
+        held = 512 * found.st_blocks if hasattr(found, "st_blocks") else found.st_size  # Windows gives it all at once
+    disk = shutil.disk_usage(path.parent)
+    if disk.total and size > held + disk.free:  # some file systems cannot tell, and say 0
+        raise UsageError(
+            f"out (--states): {path} will take {_mib(size)} MiB, and its disk has {_mib(held + disk.free)} MiB for it: give a larger "
+            "--every (in Python every=), or a file on another disk"
+        )
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f}"
 
 
 def _offset_of(path: Path, shape: tuple[int, ...]) -> int:
