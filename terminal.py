@@ -100,4 +100,12 @@ def _rate(done: int, total: int, seconds: float, there: int) -> str:
     left = round(seconds * (total - done) / made)
     speed = made / seconds
     said = f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
-    return f"{said}, {left // 60}:{left % 60:02d} left"
+    return f"{said}, {_clock(left)} left"
+
+
+def _clock(seconds: int) -> str:
+    """Minutes and seconds, from an hour on hours too."""
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes}:{seconds:02d}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

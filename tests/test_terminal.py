@@ -22,6 +22,22 @@ def test_what_a_run_that_goes_on_found_is_not_its_own_speed(
 
 
 @pytest.mark.parametrize(
+    ("total", "said"),
+    [(1059, "0:59 left"), (4599, "59:59 left"), (4600, "1:00:00 left"), (94_784, "26:03:04 left")],
+)
+def test_hours_are_told_as_hours(
+    total: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A day was 1440:00."""
+    clock = iter([1000.0, 2000.0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    with terminal.progress() as tell:
+        tell("sampling", 0, total)
+        tell("sampling", 1000, total)
+    assert capsys.readouterr().err.splitlines()[1].endswith(said)
+
+
+@pytest.mark.parametrize(
     ("seconds", "said"),
     [(10.0, "1.6/s, 1:30 left"), (64.0, "4.0 s each, 9:36 left"), (0.5, None), (1.0, "16/s, 0:09 left")],
 )
