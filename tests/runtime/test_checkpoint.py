@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -27,6 +28,8 @@ from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.precision_schedule import Span
 from ebm_export.runtime.progress import Progress
 from ebm_export.runtime.sample_file import SampleFile
+
+from .test_sample_file import no_file_beyond
 
 SHAPE = (3,)
 MODEL = ModelSpec("bowl", TensorSpec("x", SHAPE, "float32"))
@@ -389,6 +392,27 @@ def test_a_second_run_is_refused_while_the_first_goes_on(tmp_path: Path) -> None
     np.testing.assert_array_equal(np.load(tmp_path / "s.npy")[-1], found)
     np.testing.assert_array_equal(found, ebm().sample(5, 7))
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["run", "s.npy"]
+
+
+@pytest.mark.parametrize("full", ["run", "s.npy"])
+def test_a_disk_that_becomes_full_costs_nothing_but_time(tmp_path: Path, full: str) -> None:
+    """The run ends and says which file it is; with room again it goes on from its last saving."""
+    kept: dict[str, Any] = {"checkpoint": tmp_path / "run", "every": 5, "out": tmp_path / "s.npy", "max_batch": 500}
+    whole = ebm().sample(1000, 7, every=5, out=tmp_path / "whole.npy", max_batch=500)
+    with contextlib.ExitStack() as stack:
+
+        def becomes_full(now: Progress) -> None:
+            if now.done == (21 if full == "run" else 20) and now.chains.start:  # a row is written after step 20
+                stack.enter_context(no_file_beyond(10_000))  # a checkpoint has more, and this row begins behind it
+
+        seconds = 0 if full == "run" else 3600
+        with pytest.raises(OSError, match=f"{full}'$"):
+            ebm().sample(1000, 7, callback=becomes_full, checkpoint_seconds=seconds, **kept)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(
+        ["s.npy", "whole.npy", *(["run"] if full == "run" else [])]
+    )
+    np.testing.assert_array_equal(ebm().sample(1000, 7, **kept), whole)
+    assert (tmp_path / "s.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
 @pytest.mark.parametrize("content", ["text", "array"])
