@@ -70,6 +70,7 @@ benchmark: $(VENV)/.installed
 	$(BIN)/python benchmarks/samplers.py --out $(RESULTS)/samplers.json
 	$(BIN)/python benchmarks/jitter.py --out $(RESULTS)/samplers.json
 	$(BIN)/python benchmarks/sampler_page.py $(RESULTS)/samplers.json $(RESULTS)/samplers.md
+	$(BIN)/python benchmarks/long_run.py --steps 100000 --kills 5 --out $(RESULTS)/long_run.json
 	$(BIN)/ebm-export examples/digits/model.pt --target onnxruntime --precision fp32 --out $(RESULTS)/digits.ebm --force
 	$(BIN)/python benchmarks/first_sample.py $(RESULTS)/digits.ebm --out $(RESULTS)/first_sample.json
 	$(BIN)/python benchmarks/export_time.py

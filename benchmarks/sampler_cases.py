@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "digits"))
 
 
 class Mlp(nn.Module):
-    """Two hidden layers of 128 on two numbers."""
+    """Two hidden layers on two numbers."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 128) -> None:
         super().__init__()
-        layers = [nn.Linear(2, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 1)]
+        layers = [nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)]
         self.net = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
