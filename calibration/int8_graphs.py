@@ -7,9 +7,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from .layer_order import order_layers
+from .deadline import Deadline
+from .layer_order import measure_layers, order_layers
 from .quantization.calibrate import Scheme
 from .quantization.correct_score import correct_score
+from .quantization.layers import Layer
 from .quantization.quantizer import Quantizer
 from .search_log import SearchLog
 from .sensitivity import Sensitivity
@@ -46,7 +48,7 @@ class Int8Graphs:
         self.batch = batch
         self._tell = progress
         self._quantizers: dict[Scheme, Quantizer] = {}
-        self._sensitivities: dict[Scheme, list[Sensitivity]] = {}
+        self._sensitivities: dict[Scheme, dict[str, Sensitivity]] = {}
         self._whole: dict[Scheme, ir.Model] = {}
 
     def quantizer(self, scheme: Scheme) -> Quantizer:
@@ -71,23 +73,34 @@ class Int8Graphs:
             self._whole[scheme] = model.clone()
         return model
 
-    def sensitivities(self, scheme: Scheme, log: SearchLog | None = None) -> list[Sensitivity]:
-        """What each layer that may run in INT8 does to the score, the most harm for its work first; see `order_layers`.
+    def layers(self, scheme: Scheme) -> list[Layer]:
+        """The layers that may run in INT8, in the order of the graph."""
+        quantizer = self.quantizer(scheme)
+        return [layer for layer in quantizer.layers if layer.name in quantizer.default]
+
+    def sensitivities(
+        self, scheme: Scheme, log: SearchLog | None = None, deadline: Deadline | None = None
+    ) -> dict[str, Sensitivity]:
+        """What each layer that may run in INT8 does to the score, by name, the most harm for its work first; see `order_layers`.
 
         Args:
             scheme: how the target wants its grids.
             log: of a search with this scheme, to read them from, or else to keep them in.
+            deadline: after which no layer is measured: those that were not are left out.
         """
-        self._sensitivities[scheme] = order_layers(
+        layers = self.layers(scheme)
+        found = self._sensitivities[scheme] = measure_layers(
             self.exact,
             self.quantizer(scheme),
+            layers,
             self.states,
             known=self._sensitivities.get(scheme),
             log=log,
+            deadline=deadline,
             batch=self.batch,
             progress=self._tell,
         )
-        return self._sensitivities[scheme]
+        return {layer.name: found[layer.name] for layer in order_layers(layers, found) if layer.name in found}
 
     def describe(
         self,
@@ -99,5 +112,5 @@ class Int8Graphs:
     ) -> list[dict[str, Any]]:
         """What calibration.json says of each layer: that of `Quantizer.describe`, and what it does alone where that was measured."""
         entries = self.quantizer(scheme).describe(int8, kept, other, wide)
-        alone = {entry.layer.name: entry.parts() for entry in self._sensitivities.get(scheme, ())}
+        alone = {name: entry.parts() for name, entry in self._sensitivities.get(scheme, {}).items()}
         return [entry | ({"alone": alone[entry["name"]]} if entry["name"] in alone else {}) for entry in entries]

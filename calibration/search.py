@@ -12,11 +12,11 @@ The time of a step is measured on the engine itself; it is no count of bits.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from .deadline import Deadline
 from .search_log import SearchLog
 
 __all__ = ["Assignment", "Found", "Trials", "search"]
@@ -111,7 +111,7 @@ def search(
     *,
     float_milliseconds: float,
     ends: Mapping[str, float],
-    seconds: float | None = None,
+    deadline: Deadline | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Found:
     """Looks for the fastest assignment that passes.
@@ -135,10 +135,10 @@ def search(
         log: of this search.
         float_milliseconds: time of a float32 step, which all have to be faster than.
         ends: time of a step in each precision that a tail may have, in milliseconds.
-        seconds: time after which no new trial is begun; None for no limit. A trial that runs is not broken off.
+        deadline: after which no new trial is begun; None for never. A trial that runs is not broken off.
         progress: called with (what is being done, trials done, 0).
     """
-    run = _Run(trials, log, seconds, progress)
+    run = _Run(trials, log, deadline, progress)
     best = _Best(float_milliseconds)
     hunt = _Hunt(run, best, steps, ends)
     ladder = _ladder(layers)
@@ -168,12 +168,12 @@ class _Run:
         self,
         trials: Trials,
         log: SearchLog,
-        seconds: float | None,
+        deadline: Deadline | None,
         progress: Callable[[str, int, int], None] | None,
     ) -> None:
         self._trials = trials
         self._log = log
-        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._deadline = deadline
         self._progress = progress
 
     def milliseconds(self, assignment: Assignment) -> float:
@@ -185,7 +185,7 @@ class _Run:
 
     def _entry(self, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if key not in self._log.trials:
-            if self._deadline is not None and time.monotonic() >= self._deadline:
+            if self._deadline is not None and self._deadline.passed:
                 raise _OutOfTimeError
             if self._progress is not None:
                 self._progress(f"searching: {key}", len(self._log.trials), 0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from .deadline import Deadline
 from .metrics.score_fidelity import StageFidelity
 from .quantization.layers import Layer
 from .quantization.quantizer import Quantizer
@@ -90,10 +91,11 @@ def measure_sensitivity(
     layers: Sequence[Layer],
     states: States,
     *,
+    deadline: Deadline | None = None,
     batch: int = 8,
     threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
-) -> list[Sensitivity]:
+) -> Iterator[Sensitivity]:
     """Runs the graph once with each layer in INT8 and all others in float32.
 
     Errors of different layers are nearly independent, so those of a graph with several of them in INT8 add up in the
@@ -104,18 +106,21 @@ def measure_sensitivity(
         quantizer: made from it.
         layers: those to look at.
         states: where the graph is asked; those of one step make a stage, which needs two.
+        deadline: after which no layer is begun; None for never.
         batch: states in one call.
         threads: threads of one call.
         progress: called with (what is being done, done, in all).
 
-    Returns:
-        One entry for each layer, in their order.
+    Yields:
+        One entry for each layer, in their order, as soon as it is measured; none for those that were not begun.
     """
-    exact = gradients(model, states, batch=batch, threads=threads)
-    found = []
+    exact: np.ndarray | None = None
     for index, layer in enumerate(layers):
+        if deadline is not None and deadline.passed:
+            return
         if progress is not None:
             progress("measuring what each layer does to the score", index, len(layers))
+        if exact is None:
+            exact = gradients(model, states, batch=batch, threads=threads)
         got = gradients(quantizer.model({layer.name}), states, batch=batch, threads=threads)
-        found.append(Sensitivity(layer, score_error(exact, got, states)))
-    return found
+        yield Sensitivity(layer, score_error(exact, got, states))

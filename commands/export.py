@@ -126,7 +126,8 @@ def export_command(
         float | None,
         typer.Option(
             help="Time after which the search for mixed begins no new trial, and the best so far is taken. It counts from the "
-            "first trial, after the calibration; a trial that runs is finished, which may take minutes.",
+            "end of the calibration; half of it at most goes into measuring each layer. A trial that runs is finished, which may take "
+            "minutes.",
             min=0,
         ),
     ] = None,

@@ -116,8 +116,8 @@ def export(
         classes: an ONNX file from x to one number for each class: the likeliest is a sample's mode. None finds modes by clustering.
         smallest_difference: shift of the energy, in its standard deviations, that the gate should see; the number of chains
             that it draws is 18 / smallest_difference^2.
-        search_seconds: time after which the search for mixed begins no new trial; None for no limit. It counts from the first trial,
-            after the calibration, and one that runs is finished.
+        search_seconds: time after which the search for mixed begins no new trial; None for no limit. It counts from the end of the
+            calibration. After half of it no layer is measured any more, and a trial that runs is finished.
         weight_bits: 7 or 8, of INT8 weights for OpenVINO: 7 for devices whose x86 CPU has no VNNI instructions, where products of 8-bit
             numbers overflow; None for what this CPU needs. Needs int8 or mixed.
         ranges: how INT8 ranges of activations are read off the states: "mse", "min-max", "percentile" or "entropy"; "mse" if left out.

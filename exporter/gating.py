@@ -28,7 +28,7 @@ class Gating:
         rules: of the gate; None judges nothing.
         all_low: whether FP16 and BF16 engines go through it too, and not only INT8 and mixed ones.
         log: file that a search resumes from; the target's name is put before its ending. None keeps none.
-        seconds: time after which a search begins no new trial; None for no limit.
+        seconds: time of a search, after which it begins no new trial; None for no limit.
         features: what samples are compared by; see `sample_networks`.
         classes: what tells their modes; None for clusters.
     """

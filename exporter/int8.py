@@ -84,9 +84,9 @@ def _most_harmful(
     """The layers to keep next, as many as are kept already, with what each does; None where too little is left."""
     quantizer = graphs.quantizer(scheme)
     order = graphs.sensitivities(scheme, log)
-    chosen = [entry for entry in order if entry.layer.name not in kept][: max(1, len(kept))]
-    out = {*kept, *(entry.layer.name for entry in chosen)}
+    chosen = [name for name in order if name not in kept][: max(1, len(kept))]
+    out = {*kept, *chosen}
     left = sum(layer.macs for layer in quantizer.layers if layer.name in quantizer.default and layer.name not in out)
     if not chosen or left < LEAST_SHARE * quantizer.work:
         return None
-    return {entry.layer.name: entry.said for entry in chosen}
+    return {name: order[name].said for name in chosen}

@@ -12,7 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ..calibration.deadline import Deadline
+from ..calibration.layer_order import order_layers
 from ..calibration.search import Assignment, search
+from ..calibration.search_log import SearchLog
+from ..calibration.sensitivity import Sensitivity
 from ..calibration.verdict import GateResult
 from ..runtime.engine import Engine
 from ..runtime.errors import EbmExportError, QualityGateError, UnsupportedOperation
@@ -28,6 +32,12 @@ __all__ = ["Mixed", "write_mixed"]
 _NO_ENGINE = (EbmExportError, UnsupportedOperation)
 """What a backend says of a graph that it cannot compile, and no class below these: OpenVINO 2026.4 refuses some with INT8, BF16 and float32
 in one ("object is not initialized"), which leaves all other choices."""
+
+_MEASURING = 0.5
+"""Part of a search's time in which layers are measured. An order is worth nothing without trials, of which the first needs none."""
+_UNMEASURED = "time ran out before it was measured"
+_ORDER = "order"
+"""Its key in the log: trials are of so many layers from its front."""
 
 _ROUNDS = 31
 """Calls of each engine that are timed, taking turns with float32, so that both see the same machine."""
@@ -64,7 +74,8 @@ def write_mixed(
         folder: where the artifact goes.
         tails: by precision, engines of this target that the last steps may run on, beside float32.
         log: file to resume from, or None.
-        seconds: time after which no new trial is begun.
+        seconds: time of the search, which begins when everything is calibrated: after it no new trial is begun, and after half of it no
+            layer is measured; None for no limit.
 
     Raises:
         QualityGateError: nothing passes and is faster than float32.
@@ -80,9 +91,9 @@ def write_mixed(
         )
     with tempfile.TemporaryDirectory(dir=artifacts.scratch) as scratch, ExitStack() as stack:
         records = search_log(artifacts, name, log)
-        # Of before a kill, where there was one: what was tried went by their order.
-        measured = {entry.layer.name: entry for entry in artifacts.graphs.sensitivities(scheme, records)}
-        order = list(measured)
+        deadline = Deadline(seconds)  # the log's first line took the calibration
+        order, measured = _ordered(artifacts, name, records, seconds)
+        cut = _said_if_cut(records)
         lasts = {"fp32": artifacts.fp32} | {
             precision: stack.enter_context(artifacts.open(tail.artifact, tail.folder))
             for precision, tail in tails.items()
@@ -107,19 +118,20 @@ def write_mixed(
             records,
             float_milliseconds=float_milliseconds,
             ends=ends,
-            seconds=seconds,
+            deadline=deadline,
             progress=artifacts.tell,
         )
     if found.assignment is None:
         kept = "" if log is None else f" (what was tried is in {log}; remove it to search anew)"
+        ended = "; ".join(filter(None, [found.reason, cut]))
         raise QualityGateError(
             f"mixed for {name}: nothing passes the quality gate and is faster than float32, so fp32 is the choice; the "
-            f"search ended with: {found.reason}{kept}"
+            f"search ended with: {ended}{kept}"
         )
     choice = found.assignment
     assert found.verdict is not None
     out = {
-        layer: f"{measured[layer].said}; the search kept {choice.kept} of {len(order)}"
+        layer: f"{measured[layer].said if layer in measured else _UNMEASURED}; the search kept {choice.kept} of {len(order)}"
         for layer in order[: choice.kept]
     }
     int8, wide = order[choice.kept :], trials.wide(choice)
@@ -134,10 +146,34 @@ def write_mixed(
         "" if float_milliseconds == float("inf") else f", {float_milliseconds / found.milliseconds:.2f} times float32"
     )
     artifact["note"] = "; ".join(
-        filter(None, [artifact["note"], f"{found.reason}{share}", "" if found.complete else "time ran out"])
+        filter(None, [artifact["note"], f"{found.reason}{share}", "" if found.complete else "time ran out", cut])
     )
     result = GateResult.from_dict(found.verdict["result"])
     return Mixed(Calibrated(artifact, layers, result, choice.other), schedule, choice.end if choice.tail else "")
+
+
+def _ordered(
+    artifacts: CalibratedArtifacts, name: str, records: SearchLog, seconds: float | None
+) -> tuple[list[str], dict[str, Sensitivity]]:
+    """The names of the layers, the most harm for its work first, and what those of them do that time was left to measure.
+
+    An order that is in the log stays, also where time cut it short and there is more now: what was tried went by it.
+    """
+    scheme, settled = artifacts.scheme(name), _ORDER in records.trials
+    share = None if seconds is None else _MEASURING * seconds
+    measured = artifacts.graphs.sensitivities(scheme, records, Deadline(0 if settled else share))
+    if not settled:
+        order = [layer.name for layer in order_layers(artifacts.graphs.layers(scheme), measured)]
+        records.add(_ORDER, {"layers": order, "measured": len(measured)})
+        if cut := _said_if_cut(records):
+            artifacts.tell(f"{cut}: the others are taken to err as these do", 0, 0)
+    return list(records.trials[_ORDER]["layers"]), measured
+
+
+def _said_if_cut(records: SearchLog) -> str:
+    """How many layers the order in the log comes from, where these are not all; else ""."""
+    measured, total = records.trials[_ORDER]["measured"], len(records.trials[_ORDER]["layers"])
+    return "" if measured == total else f"half of the search's time was over with {measured} of {total} layers measured"
 
 
 class _Trials:

@@ -43,8 +43,8 @@ def search_subject(
     The calibration that they were made with is in it as what came of it, the graph with all of these layers in INT8, whose every grid,
     weight and correction comes from the states: another version of what records these, or chooses those, need not have another number.
 
-    The order of the layers is no part of it, and follows from the sensitivities in the log itself: two layers that do nearly the same
-    harm may change places when they are measured again, which would part a search from its own log.
+    The order of the layers is no part of it, and stands in the log itself: two layers that do nearly the same harm may change places when
+    they are measured again, or time runs out at another one, which would part a search from its own log.
 
     Args:
         artifacts: of this export.

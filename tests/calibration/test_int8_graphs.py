@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ebm_export.calibration import deadline as clock
 from ebm_export.calibration import layer_order
+from ebm_export.calibration.deadline import Deadline
 from ebm_export.calibration.int8_graphs import Int8Graphs
+from ebm_export.calibration.layer_order import order_layers
+from ebm_export.calibration.metrics.score_fidelity import StageFidelity
 from ebm_export.calibration.quantization.calibrate import Scheme
 from ebm_export.calibration.quantization.correct_score import correct_score
+from ebm_export.calibration.quantization.layers import Layer
 from ebm_export.calibration.quantization.score_error import gradients
 from ebm_export.calibration.search_log import SearchLog
-from tests.calibration.quantization.graphs import conv_net, states_for
+from ebm_export.calibration.sensitivity import Sensitivity
+from tests.calibration.quantization.graphs import conv_net, perceptron, states_for
 
 PLAIN = Scheme()
 
@@ -41,9 +53,55 @@ def test_a_graph_has_its_score_corrected(graphs: Int8Graphs) -> None:
 
 def test_the_most_harm_for_its_work_comes_first(graphs: Int8Graphs) -> None:
     found = graphs.sensitivities(PLAIN)
-    assert {entry.layer.name for entry in found} == graphs.quantizer(PLAIN).default
-    harm = [entry.error**2 / entry.layer.macs for entry in found]
+    assert {*found} == graphs.quantizer(PLAIN).default and list(found) == [entry.layer.name for entry in found.values()]
+    harm = [entry.error**2 / entry.layer.macs for entry in found.values()]
     assert harm == sorted(harm, reverse=True) and len(set(harm)) > 1
+
+
+@pytest.mark.parametrize("limit", range(5))
+def test_a_log_has_each_layer_as_soon_as_it_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """Those with the most work first. A clock that goes one second for each of them stands for a kill, and for a time that is short."""
+    model = perceptron(widths=(40, 16))  # whose two layers are of different sizes
+    states = states_for(model, 64)
+    whole, cut, again = (Int8Graphs(model, states) for _ in range(3))
+    by_work = sorted(whole.layers(PLAIN), key=lambda layer: -layer.macs)
+    assert len({layer.macs for layer in by_work}) > 1 and len(by_work) == 4
+    wanted = whole.sensitivities(PLAIN)
+    path, measured = tmp_path / "log.jsonl", layer_order.measure_sensitivity
+    asked: list[str] = []
+
+    def counted(exact: Any, quantizer: Any, layers: Sequence[Layer], *given: Any, **more: Any) -> Iterator[Sensitivity]:
+        for entry in measured(exact, quantizer, layers, *given, **more):
+            asked.append(entry.layer.name)
+            yield entry
+
+    monkeypatch.setattr(layer_order, "measure_sensitivity", counted)
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: float(len(asked))))
+    found = cut.sensitivities(PLAIN, SearchLog(path, {}), Deadline(limit))
+    names = [layer.name for layer in by_work[:limit]]
+    assert asked == names and {*found} == {*names}
+    assert [json.loads(line).get("layer") for line in path.read_text().splitlines()] == [None, *names]
+    assert list(again.sensitivities(PLAIN, SearchLog(path, {})).items()) == list(wanted.items())
+    assert list(cut.sensitivities(PLAIN, SearchLog(path, {})).items()) == list(wanted.items())
+    assert asked == [layer.name for layer in by_work], "each once"
+
+
+def test_a_layer_that_was_not_measured_errs_like_the_others(graphs: Int8Graphs) -> None:
+    layers = graphs.layers(PLAIN)
+    by_work = [replace(layer, macs=macs) for macs, layer in enumerate(layers, 2)]
+    assert order_layers(by_work[::-1], {}) == by_work, "the least work, which is the least loss, first"
+
+    def stages(error: float) -> tuple[StageFidelity, ...]:
+        return (StageFidelity(0, 1, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, error, 8, 0.0, 0.0),)
+
+    one, two, three, *others = (replace(layer, macs=10) for layer in layers)
+    usual = {one.name: Sensitivity(one, stages(0.1)), three.name: Sensitivity(three, stages(0.3))}
+    assert order_layers([one, two, three], usual) == [three, two, one]  # of 0.1, 0.2 as the median, and 0.3
+    assert order_layers([one, replace(two, macs=3), three], usual)[0].name == two.name
+    lost = usual | {other.name: Sensitivity(other, stages(math.nan)) for other in others[:1]}
+    assert order_layers([one, two, three, others[0]], lost)[0] == others[0]
 
 
 def test_layers_are_measured_once_and_a_log_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,9 +115,9 @@ def test_layers_are_measured_once_and_a_log_keeps_them(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(layer_order, "measure_sensitivity", again)
     log = SearchLog(None, {})
-    assert first.sensitivities(PLAIN) == first.sensitivities(PLAIN, log) == found
-    assert second.sensitivities(PLAIN, log) == found, "read from the log"
-    assert second.sensitivities(PLAIN) == found, "and kept from then on"
+    # Read from the log, and kept from then on.
+    for graphs, given in ((first, None), (first, log), (second, log), (second, None)):
+        assert list(graphs.sensitivities(PLAIN, given).items()) == list(found.items())
 
 
 def test_what_was_measured_is_described() -> None:

@@ -6,11 +6,13 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ebm_export.calibration import search as module
+from ebm_export.calibration import deadline as clock
+from ebm_export.calibration.deadline import Deadline
 from ebm_export.calibration.search import Assignment, Found, search
 from ebm_export.calibration.search_log import SearchLog
 
@@ -304,7 +306,7 @@ def test_float32_is_taken_where_it_spares_layers_from_leaving_int8() -> None:
 class TestTime:
     def test_nothing_is_begun_after_it(self) -> None:
         table = Table({"fp32": 0, "bf16": 0})
-        found = find(table, seconds=0.0)
+        found = find(table, deadline=Deadline(0.0))
         assert not table.asked
         assert found == Found(None, float("inf"), "time ran out before anything was judged", False)
 
@@ -312,9 +314,9 @@ class TestTime:
     def test_keeps_the_best_until_then(self, monkeypatch: pytest.MonkeyPatch, trials: int) -> None:
         """A clock that goes one second for each trial."""
         table = Table({"fp32": 1, "bf16": 5}, tail=3)
-        monkeypatch.setattr(module.time, "monotonic", lambda: float(len(table.asked)))
+        monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: float(len(table.asked))))
         log = SearchLog(None, {})
-        found = find(table, log, seconds=float(trials))
+        found = find(table, log, deadline=Deadline(float(trials)))
         judged = [
             key.removeprefix("gate ") for key in table.asked if key.startswith("gate") and log.trials[key]["passed"]
         ]

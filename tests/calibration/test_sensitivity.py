@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from ebm_export.calibration import deadline as clock
+from ebm_export.calibration import sensitivity
+from ebm_export.calibration.deadline import Deadline
 from ebm_export.calibration.metrics.score_fidelity import StageFidelity, score_fidelity
 from ebm_export.calibration.quantization.calibrate import Scheme
 from ebm_export.calibration.quantization.layers import find_layers
@@ -20,7 +25,7 @@ def measured() -> list[Sensitivity]:
     model = conv_net()
     states = states_for(model, 32)
     quantizer = Quantizer(model, states, Scheme(), threads=1)
-    return measure_sensitivity(model, quantizer, quantizer.layers, states, batch=7, threads=1)
+    return list(measure_sensitivity(model, quantizer, quantizer.layers, states, batch=7, threads=1))
 
 
 def test_one_entry_for_each_layer_with_all_stages(measured: list[Sensitivity]) -> None:
@@ -106,3 +111,24 @@ def test_stages_of_one_state_are_left_out() -> None:
     )
     assert [stage.step for stage in found.stages] == [0, 10]
     assert seen == [("measuring what each layer does to the score", 0, 1)]
+
+
+def test_no_layer_is_begun_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes one second for each graph that is run over the states: float32's, then one for each layer."""
+    model = conv_net()
+    states = states_for(model, 32)
+    quantizer = Quantizer(model, states, Scheme(), threads=1)
+    asked, ask = 0, sensitivity.gradients
+
+    def counted(*given: Any, **more: Any) -> np.ndarray:
+        nonlocal asked
+        asked += 1
+        return ask(*given, **more)
+
+    monkeypatch.setattr(sensitivity, "gradients", counted)
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: float(asked)))
+    for seconds, names in ((0.0, []), (1.0, ["h"]), (3.0, ["h", "a"]), (None, ["h", "a", "b", "gr", "gb", "grad"])):
+        asked = 0
+        found = measure_sensitivity(model, quantizer, quantizer.layers, states, deadline=Deadline(seconds), threads=1)
+        assert [entry.layer.name for entry in found] == names
+        assert asked == len(names) + bool(names), "float32 is not asked where there is no time for a layer"

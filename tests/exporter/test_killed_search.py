@@ -69,15 +69,23 @@ def test_it_ends_with_the_choice_of_one_that_was_left_alone(tmp_path: Path) -> N
     told = subprocess.run(command(model, whole), check=True, capture_output=True, timeout=_LIMIT, text=True).stderr
 
     log, seen = tmp_path / "killed.ebm.search.onnx.jsonl", []
-    for lines in (2, 6, 9):  # before anything is tried, in the trial that is hoped for, and in others
-        now = killed(model, out, log, lines)
+    layers = 2
+    for more in (
+        1,
+        3,
+        6,
+        9,
+    ):  # while layers are measured, before anything is tried, in the trial that is hoped for, and in others
+        now = killed(model, out, log, layers + more)
+        layers = len(now[0]["subject"]["layers"])
         assert now[: len(seen)] == seen
         assert not out.exists()
         seen = now
     refused = [line for line in seen if line.get("passed") is False]
     assert refused, "the search is not over with its first trial"
     again = subprocess.run(command(model, out), check=True, capture_output=True, timeout=_LIMIT, text=True).stderr
-    assert seen[1]["key"] == "sensitivities"
+    measured = [line["layer"] for line in seen if line.get("key", "").startswith("layer ")]
+    assert sorted(measured) == seen[0]["subject"]["layers"], "each once"
     assert "measuring what each layer does" in told and "measuring what each layer does" not in again
     judged = [line["key"] for line in seen if line.get("key", "").startswith("gate ")]
     assert all(f"searching: {key}\n" in told for key in judged)

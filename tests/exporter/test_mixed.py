@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch import nn
 
-from ebm_export.calibration import layer_order
+from ebm_export.calibration import deadline as clock
+from ebm_export.calibration import layer_order, sensitivity
 from ebm_export.calibration.gate_rules import GateRules
 from ebm_export.calibration.quantization.calibrate import Scheme
 from ebm_export.calibration.search import Assignment
@@ -270,7 +271,9 @@ class TestMixed:
             run("killed.ebm")
         (log,) = tmp_path.glob("killed.ebm.search.*")
         lines = [json.loads(line) for line in log.read_text().splitlines()]
-        assert [line.get("key") for line in lines] == [None, "sensitivities"], "kept before anything is tried"
+        keys = [line.get("key") for line in lines]
+        assert keys[0] is None and keys[-1] == "order", "kept before anything is tried"
+        assert sorted(keys[1:-1]) == sorted(f"layer {layer}" for layer in lines[-1]["layers"])
         with monkeypatch.context() as patch:
             patch.setattr(layer_order, "measure_sensitivity", again)
             with pytest.raises(KeyboardInterrupt):
@@ -283,6 +286,60 @@ class TestMixed:
         assert len(set(asked)) == len(asked) - 1, "and no other"
         asked[:] = [""] * 3  # which no kill follows
         assert run("whole.ebm") == (layers, gate)
+
+    def test_time_that_is_short_is_shared_with_the_measuring_of_layers(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A clock that goes one second for each graph that is asked for what a layer does, and stands in the trials. The order is that of
+        the log from then on, as a kill in the trials and all the time in the world after it show."""
+        asked, ask, killed, told = 0, sensitivity.gradients, False, []
+
+        def counted(*given: Any, **more: Any) -> np.ndarray:
+            nonlocal asked
+            asked += 1
+            return ask(*given, **more)
+
+        def judged(self: _Trials, assignment: Assignment) -> dict[str, Any]:
+            nonlocal killed
+            if assignment.kept and not killed:
+                killed = True
+                raise KeyboardInterrupt
+            return verdict(assignment.kept == len(self._order) - 1)
+
+        monkeypatch.setattr(sensitivity, "gradients", counted)
+        monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: float(asked)))
+        monkeypatch.setattr(_Trials, "milliseconds", lambda self, one: 1e-6 * (1 + one.kept))
+        monkeypatch.setattr(_Trials, "verdict", judged)
+        energy = make_energy(Residual().eval(), torch.randn(4, *SHAPE), sampler=CONFIG)
+        out = tmp_path / "net.ebm"
+
+        def run(seconds: float | None) -> Path:
+            gating = gating_for(["mixed"], 1.25, smallest_difference=FEW, out=out, seconds=seconds)
+            return export_energy(
+                energy, out=out, targets=["onnxruntime"], precisions=["mixed"], gating=gating,
+                progress=lambda what, *_: told.append(what),
+            ).path  # fmt: skip
+
+        with pytest.raises(KeyboardInterrupt):
+            run(6.0)
+        (log,) = tmp_path.glob("*.search.*")
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        (order,) = (line for line in lines if line.get("key") == "order")
+        total = len(order["layers"])
+        assert (asked, order["measured"]) == (3, 2) and total > 4, "float32's gradients, and those of two layers"
+        said = f"half of the search's time was over with 2 of {total} layers measured"
+        assert f"{said}: the others are taken to err as these do" in told
+        path = run(None)
+        assert asked == 3, "nothing is measured where trials count from the front of an order"
+        (note,) = (entry.note for entry in Bundle(path).artifacts if entry.precision == "mixed")
+        assert note.endswith(said) and "time ran out" not in note
+        (entry,) = json.loads((path / "calibration.json").read_text())["artifacts"]
+        why = {node["name"]: node["reason"].partition(";")[0] for node in entry["nodes"]}
+        unmeasured = {name for name, reason in why.items() if reason == "time ran out before it was measured"}
+        assert len(unmeasured) >= total - 3 and unmeasured < {*order["layers"][:-1]}
+        assert {node["name"] for node in entry["nodes"] if "alone" in node} == {
+            line["layer"] for line in lines if "layer" in line
+        }
 
     def test_int8_that_was_refused_measures_nothing_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -313,7 +370,7 @@ class TestMixed:
         (log,) = run(["int8", "mixed"])
         lines = [json.loads(line) for line in (tmp_path / log).read_text().splitlines()]
         assert log == "net.ebm.search.onnxruntime.jsonl"
-        assert [line.get("key") for line in lines] == [None, "sensitivities"]
+        assert sorted(line["layer"] for line in lines[1:]) == lines[0]["subject"]["layers"]
         monkeypatch.setattr(layer_order, "measure_sensitivity", again)
         assert run(["int8", "mixed"]) == [log]
 
@@ -322,12 +379,12 @@ class TestMixed:
     ) -> None:
         measured, measure = 0, layer_order.measure_sensitivity
 
-        def counted(*given: Any, **more: Any) -> list[Sensitivity]:
+        def counted(*given: Any, **more: Any) -> Iterator[Sensitivity]:
             nonlocal measured
             measured += 1
             return measure(*given, **more)
 
-        def run(model: nn.Module, config: SamplerConfig = CONFIG) -> list[Sensitivity]:
+        def run(model: nn.Module, config: SamplerConfig = CONFIG) -> dict[str, Sensitivity]:
             energy = make_energy(model.eval(), torch.zeros(4, *SHAPE), sampler=config)
             (folder := tmp_path / str(len(list(tmp_path.iterdir())))).mkdir()
             with CalibratedArtifacts(
