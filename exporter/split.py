@@ -149,7 +149,7 @@ def _feature_names(graph: ir.Graph, count: int) -> list[str]:
 
 
 def _prologue(model: ir.Model, chosen: dict[str, str]) -> ir.Model:
-    copy = ir.from_proto(ir.to_proto(model))
+    copy = model.clone()  # weights stay those of the whole
     graph = copy.graph
     values, batch = _named(graph), _batch(graph)
     for old in graph.outputs:
@@ -181,7 +181,7 @@ def _prologue(model: ir.Model, chosen: dict[str, str]) -> ir.Model:
 
 
 def _score(model: ir.Model, chosen: dict[str, str]) -> ir.Model:
-    copy = ir.from_proto(ir.to_proto(model))
+    copy = model.clone()  # weights stay those of the whole
     graph = copy.graph
     values, batch = _named(graph), _batch(graph)
     first = next(iter(graph))

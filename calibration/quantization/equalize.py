@@ -82,7 +82,7 @@ def channel_factors(
 
 
 def equalized(model: ir.Model, layers: Collection[Layer], factors: Mapping[str, np.ndarray]) -> ir.Model:
-    """Returns a copy of a float32 graph in which these layers read what they read divided by its factors.
+    """Returns a copy of a float32 graph in which these layers read what they read divided by its factors; other weights are shared with it.
 
     The layers keep their names. What they read is a value of its own, which `find_layers` tells, and other nodes go on
     reading the old one.
@@ -92,7 +92,7 @@ def equalized(model: ir.Model, layers: Collection[Layer], factors: Mapping[str, 
         layers: of `find_layers`.
         factors: what `channel_factors` gave.
     """
-    copy = ir.from_proto(ir.to_proto(model))
+    copy = model.clone()  # through protobuf, one constant that stays would hold the memory of all
     graph = copy.graph
     nodes = {node.name: node for node in graph}
     made: dict[str, ir.Value] = {}

@@ -62,9 +62,9 @@ def insert_int8(
         fuses_sums: whether engines add inside an INT8 layer.
 
     Returns:
-        The copy; inputs and outputs stay float32.
+        The copy; inputs and outputs stay float32. All float32 constants that it has from the graph, and the INT8 numbers, are shared.
     """
-    copy = ir.from_proto(ir.to_proto(model))
+    copy = model.clone()  # through protobuf, one constant that stays would hold the memory of all
     graph = copy.graph
     nodes = {node.name: node for node in graph}
     pairs: dict[str, ir.Value] = {}

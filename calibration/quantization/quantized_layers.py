@@ -31,8 +31,7 @@ class QuantizedLayers:
         progress: called with (what is being done, done, in all).
 
     Attributes:
-        even_model: the graph with the channels of all layers evened out.
-        even: its layers by name.
+        even: the layers of `even_model`, by name.
         calibration: grids, ranges and weights.
         weights: by name of the layer; those of the calibration until others take their place.
     """
@@ -54,10 +53,10 @@ class QuantizedLayers:
         self._factors = channel_factors(
             model, evened, states, fuses_sums=scheme.fuses_sums, batch=batch, threads=threads
         )
-        self.even_model = equalized(model, evened, self._factors)
-        self.even = {layer.name: layer for layer in find_layers(self.even_model)}
+        even_model = self.even_model()
+        self.even = {layer.name: layer for layer in find_layers(even_model)}
         self.calibration = calibrate(
-            self.even_model,
+            even_model,
             [self.even[layer.name] for layer in self._layers],
             states,
             scheme,
@@ -67,6 +66,10 @@ class QuantizedLayers:
             progress=progress,
         )
         self.weights = self.calibration.weights
+
+    def even_model(self) -> ir.Model:
+        """The float32 graph with the channels of all layers evened out; made at each call, since it has weights of its own for each of them."""
+        return equalized(self._model, self._evened(self._layers), self._factors)
 
     def model(self, int8: Collection[str]) -> ir.Model:
         """Returns a copy of the graph with these layers, by name, in INT8."""

@@ -139,7 +139,7 @@ class Quantizer:
         if not chosen or not len(seen) or len(tried) < 2:
             return False
         corrected = correct_bias(
-            self._made.even_model,
+            self._made.even_model(),
             chosen,
             self._made.calibration.grids,
             self._made.weights,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from ebm_export.calibration import deadline as clock
@@ -118,6 +120,23 @@ def test_layers_are_measured_once_and_a_log_keeps_them(monkeypatch: pytest.Monke
     # Read from the log, and kept from then on.
     for graphs, given in ((first, None), (first, log), (second, log), (second, None)):
         assert list(graphs.sensitivities(PLAIN, given).items()) == list(found.items())
+
+
+def test_forms_that_are_kept_hold_no_float32_weights_of_their_own() -> None:
+    """Each target tries several, and another target that shares them goes on with what was calibrated."""
+
+    def weights() -> int:
+        gc.collect()
+        tensors = [one for one in gc.get_objects() if type(one) in (ir.Tensor, ir.TensorProtoTensor)]
+        # Those of the border, which have a length of their own, are smaller.
+        return sum(one.dtype == ir.DataType.FLOAT and one.size > 1000 for one in tensors)
+
+    model = conv_net()
+    graphs, before = Int8Graphs(model, states_for(model, 16)), weights()
+    for evens in (("forward", "gradient"), ("forward",), ()):
+        scheme = Scheme(evens=evens)
+        assert len(graphs.corrected(scheme, graphs.quantizer(scheme).default).graph) > len(model.graph)
+    assert weights() <= before
 
 
 def test_what_was_measured_is_described() -> None:

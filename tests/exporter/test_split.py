@@ -102,6 +102,18 @@ def test_an_encoder_runs_once() -> None:
     assert first.inputs[0] is halves.score.graph.inputs[0]
 
 
+def test_halves_share_the_weights_of_the_whole() -> None:
+    whole = graph_of(Policy(), POLICY)
+    before = ir.to_proto(whole).SerializeToString(deterministic=True)
+    halves = split(whole)
+    assert halves is not None
+    parts = [*halves.prologue.graph.initializers.items(), *halves.score.graph.initializers.items()]
+    assert len(parts) > 8 and all(
+        held.const_value is whole.graph.initializers[name].const_value for name, held in parts
+    )
+    assert ir.to_proto(whole).SerializeToString(deterministic=True) == before
+
+
 @pytest.mark.parametrize("batch", [1, 3, 8])
 @pytest.mark.parametrize(("module", "inputs"), [(Policy, POLICY), (Attending, ATTENDING)])
 def test_halves_give_what_the_whole_gives(module: type[nn.Module], inputs: dict[str, torch.Tensor], batch: int) -> None:

@@ -78,6 +78,17 @@ class TestWholeGraph:
         assert all(value.const_value.size <= 16 for value in kept)
 
 
+def test_constants_are_those_of_the_graph_and_of_the_calibration() -> None:
+    """A graph is tried in many forms: each with weights of its own would be as large as the model."""
+    model = conv_net()
+    first, *others = find_layers(model)
+    weights = {first.name: to_nearest(model, first)}
+    int8 = insert_int8(model, [first], {first.activation: grid_for_range(-1, 1, symmetric=True)}, weights)
+    kept = int8.graph.initializers
+    assert all(kept[layer.weight].const_value is model.graph.initializers[layer.weight].const_value for layer in others)
+    assert np.shares_memory(kept[f"{first.name}.weight.int8"].const_value.numpy(), weights[first.name].numbers)
+
+
 def test_no_layers_change_nothing() -> None:
     model = conv_net()
     same = insert_int8(model, [], {}, {})
