@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--sampler", choices=get_args(get_type_hints(SamplerConfig)["sampler"]), default="langevin")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    result = results_of_this_machine(options.out)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in CHAINS:
@@ -131,8 +132,7 @@ def main() -> None:
                         rows.append(contestant.row(deadline))
                         print(json.dumps(rows[-1]), flush=True)
     if options.out is not None:
-        result = results_of_this_machine(options.out) | {"jitter": rows}
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        options.out.write_text(json.dumps(result | {"jitter": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

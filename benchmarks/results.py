@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,20 @@ __all__ = ["results_of_this_machine"]
 
 
 def results_of_this_machine(path: Path | None) -> dict[str, Any]:
-    """What a file has of this machine with these versions; else a result that says which these are, and no more."""
+    """What a file has, or if there is none what a new one begins with: the machine and the versions.
+
+    A file of another machine, or of other versions, ends the program: its results are not to be lost, nor to stand beside those of this one.
+    """
     result: dict[str, Any] = {
         "device": describe_device(),
         "toolchain": toolchain() | {name: importlib.metadata.version(name) for name in ("torch", "torchebm")},
     }
     if path is not None and path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if (before["device"], before["toolchain"]) == (result["device"], result["toolchain"]):
-            return dict(before)
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+        for part, now in result.items():
+            if before[part] != now:
+                sys.exit(
+                    f"{path} has results with another {part}, {before[part]} and not {now}: give --out another name"
+                )
+        return before
     return result

@@ -93,7 +93,8 @@ def _jitter(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## Deadlines",
         "",
-        f"Calls of `refine(deadline_ms=)`, {rows[0]['calls']:,} for each line, one thread (`python benchmarks/jitter.py`): the time that a caller",
+        f"Calls of `refine(deadline_ms=)`, {rows[0]['calls']:,} for each line, sampler {rows[0]['sampler']}, one thread",
+        "(`python benchmarks/jitter.py`): the time that a caller",
         "sees, in milliseconds, the share of calls that came back after their deadline, and the steps that there was time for. Contestants take",
         "turns of 50 calls. Fused: several steps in one engine call, which cannot be broken off.",
         "",

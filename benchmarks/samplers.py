@@ -1,7 +1,7 @@
 """Langevin steps side by side: this runtime, PyTorch eager and compiled, torchebm, ebmkit, and onnxruntime called from Python.
 
     python benchmarks/samplers.py --out benchmarks/results/here.json --docs here.md
-    python benchmarks/samplers.py --part mlp --part policy ...    # some of it; what --out has from before on this machine stays
+    python benchmarks/samplers.py --part mlp --part policy ...    # some of it; what --out has of the rest stays
 
 One run measures everything. Contestants take turns, round after round, so that a machine that is busy for a while is busy for all;
 the figure is the median over the rounds, and a ratio is the median of the ratios within a round. A turn begins after a pause, so that

@@ -83,6 +83,33 @@ def test_the_page_of_benchmarks_is_that_of_their_results() -> None:
     assert (ROOT / "docs" / "benchmarks.md").read_text() == page["document"](results)
 
 
+def test_the_page_of_benchmarks_has_deadlines_where_they_were_measured() -> None:
+    page = runpy.run_path(str(ROOT / "benchmarks" / "sampler_page.py"))
+    results = json.loads((ROOT / "benchmarks" / "results" / "xeon-amx.json").read_text())
+    row = {
+        "network": "policy",
+        "chains": 512,
+        "backend": "openvino",
+        "sampler": "langevin",
+        "fused": 16,
+        "deadline ms": 5.0,
+    }
+    times = {
+        "calls": 10_000,
+        "p50 ms": 2.8,
+        "p99 ms": 3.2,
+        "p99.9 ms": 4.1,
+        "longest ms": 5.5,
+        "missed": 1,
+        "median steps": 16.0,
+    }
+    text = page["document"](results | {"jitter": [row | times]})
+    assert "10,000 for each line" in text
+    assert "### policy, 512 chains" in text
+    assert "| openvino, 16 fused | 5 | 2.80 | 3.20 | 4.10 | 5.50 | 0.01% | 16 |" in text
+    assert "## Deadlines" not in page["document"](results | {"jitter": []})
+
+
 def test_there_is_something_to_look_at() -> None:
     assert sum(len(list(commands(page))) for page in PAGES) > 25
     assert sum(len(blocks(page, "python")) for page in PAGES) > 15

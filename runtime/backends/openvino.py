@@ -24,8 +24,8 @@ _ARITHMETIC = frozenset(
     ["Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq", "ScaledDotProductAttention"]
 )
 _EIGHT_BITS = frozenset({"i8", "u8"})
-PART = ".part."
-"""In names of convolutions that only put together what another one computed: a file has three for some that are one in the model."""
+PART = "/part:"
+"""In names of the first two of three convolutions that a file has for one of the model; the third has its name, and counts for all."""
 _LOG = logging.getLogger("ebm_export")
 _BOOKKEEPING = frozenset({"Const", "Convert", "Input", "Output", "Reorder", "Reshape"})
 
