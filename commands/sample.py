@@ -61,6 +61,7 @@ from ..options import (
     numbers_of,
     sampler_settings,
 )
+from ..runtime.replay_buffer import CAPACITY, SHARE
 from .draw import draw
 
 __all__ = ["sample"]
@@ -134,11 +135,15 @@ def sample(
     ] = None,
     share: Annotated[
         float | None,
-        typer.Option(help="Share of chains that start anew with --buffer, from 0 to 1; 0.05 if left out."),
+        typer.Option(help=f"Share of chains that start anew with --buffer, from 0 to 1; {SHARE} if left out."),
     ] = None,
     capacity: Annotated[
         int | None,
-        typer.Option(help="Most states in --buffer, the oldest of which are forgotten; 10000 if left out.", min=1),
+        typer.Option(
+            help=f"Most states in --buffer, the oldest of which are forgotten; {CAPACITY} if left out, or as many as there are where "
+            "these are more.",
+            min=1,
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

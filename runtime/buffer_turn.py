@@ -13,24 +13,24 @@ import numpy as np
 
 from .errors import UsageError
 from .file_lock import sole_user
-from .replay_buffer import ReplayBuffer
+from .replay_buffer import CAPACITY, SHARE, ReplayBuffer
 
 __all__ = ["BufferFile", "BufferTurn"]
 
 
 @dataclass(frozen=True)
 class BufferFile:
-    """What --buffer, --share and --capacity say. What they are unless told otherwise is what Du and Mordatch (`replay_buffer.py`) trained with.
+    """What --buffer, --share and --capacity say.
 
     Attributes:
         path: .npy file [M, *S] float32; one that is not there yet is an empty buffer.
         share: share of chains that start anew, from 0 to 1.
-        capacity: most states that it holds; where the file has more, the first of them are forgotten.
+        capacity: as for `ReplayBuffer.read`: None forgets nothing that is in the file already, which may be the work of days.
     """
 
     path: Path
-    share: float = 0.05
-    capacity: int = 10_000
+    share: float = SHARE
+    capacity: int | None = None
 
 
 class BufferTurn:
@@ -54,8 +54,10 @@ class BufferTurn:
         path, capacity = self._file.path, self._file.capacity
         with contextlib.ExitStack() as use:
             use.enter_context(sole_user("--buffer", path))
-            there = path.exists()
-            self._buffer = ReplayBuffer.read(path, capacity) if there else ReplayBuffer(capacity, self._shape)
+            if path.exists():
+                self._buffer = ReplayBuffer.read(path, capacity)
+            else:
+                self._buffer = ReplayBuffer(CAPACITY if capacity is None else capacity, self._shape)
             if self._buffer.shape != self._shape:
                 held, taken = (f"[{', '.join(map(str, shape))}]" for shape in (self._buffer.shape, self._shape))
                 raise UsageError(

@@ -17,7 +17,13 @@ from .errors import LoadError, UsageError
 from .noise import NoiseSource, Stream
 from .replaced_file import replacing, write_npy
 
-__all__ = ["ReplayBuffer"]
+__all__ = ["CAPACITY", "SHARE", "ReplayBuffer"]
+
+# What Du and Mordatch trained with.
+CAPACITY = 10_000
+"""States that a buffer holds unless told otherwise."""
+SHARE = 0.05
+"""Share of chains that start anew unless told otherwise."""
 
 
 class ReplayBuffer:
@@ -51,7 +57,7 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return self._count
 
-    def draw(self, fresh: Any, seed: int, share: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, fresh: Any, seed: int, share: float = SHARE) -> tuple[np.ndarray, np.ndarray]:
         """Picks states to start from.
 
         Args:
@@ -117,8 +123,13 @@ class ReplayBuffer:
             write_npy(file, self.states)
 
     @classmethod
-    def read(cls, path: str | Path, capacity: int) -> ReplayBuffer:
+    def read(cls, path: str | Path, capacity: int | None = None) -> ReplayBuffer:
         """Reads what `save` wrote.
+
+        Args:
+            path: of the file.
+            capacity: most states that it holds; where the file has more, the first of them are forgotten. None is `CAPACITY`, or as
+                many as the file has where these are more.
 
         Raises:
             LoadError: the file cannot be read, or holds something else.
@@ -129,8 +140,8 @@ class ReplayBuffer:
             raise LoadError(f"{path}: expected a .npy file of states: {error}") from error
         if states.dtype != np.float32 or states.ndim == 0:
             raise LoadError(f"{path}: expected float32 states [M, *S], got {states.dtype} {list(states.shape)}")
-        buffer = cls(capacity, states.shape[1:])
-        buffer._ring = np.ascontiguousarray(states[-capacity:])
+        buffer = cls(max(CAPACITY, len(states)) if capacity is None else capacity, states.shape[1:])
+        buffer._ring = np.ascontiguousarray(states[-buffer.capacity :])
         buffer._count = len(buffer._ring)
         return buffer
 
