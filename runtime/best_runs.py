@@ -103,19 +103,20 @@ class BestRuns:
             UsageError: the chains cannot be run so.
         """
         config = request.config
-        pace = None if deadline is None else Pace(deadline)
+        known = knows_energies(config, exact=request.exact is not None)
+        # A step that leads a chain lower asks once more than those before it may have, after whose time it is expected to end.
+        pace = None if deadline is None else Pace(deadline, after=0 if known else ASKED_AT_THE_END)
         # As in `by_deadline`: nobody asks the engine once time is over.
         watched = request if pace is None else request._replace(runaways=None)
         fused = self._telling.open_for(config, request.n, worth=False, why=request.why_one_by_one())
         steps = _in_one_batch(watched, "stream()", shared=True, evenly=pace is not None, fused=fused, pace=pace)
         request.engine.stays_on_host("stream() looks at the states of every step")
-        known = knows_energies(config, exact=request.exact is not None)
         if not known:
             steps = with_energies(steps, request.switches)
         if pace is None:
             return improvements(by_turns(steps), request.switches, seconds=seconds)
         asked = None if request.exact is None else _asked_in_block(config)
-        timed = Timed(pace, evaluations(config) + (0 if known else ASKED_AT_THE_END), asked)
+        timed = Timed(pace, evaluations(config), asked, finds=not known)
         judge = functools.partial(_told_of_runaways, request=request)
         return improvements(by_turns(steps), request.switches, seconds=seconds, timed=timed, judge=judge)
 

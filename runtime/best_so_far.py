@@ -61,10 +61,13 @@ class Timed:
         evaluations: how often one step asks the engine.
         asked: step -> how often engines are asked in what begins with it and cannot be ended before; None where that is one step, or
             several in one call.
+        finds: whether a step that tells of finite energies asked once more for them, as those of `with_energies` do.
     """
 
-    def __init__(self, pace: Pace, evaluations: int = 1, asked: Callable[[int], int] | None = None) -> None:
-        self._pace, self._evaluations, self._asked = pace, evaluations, asked
+    def __init__(
+        self, pace: Pace, evaluations: int = 1, asked: Callable[[int], int] | None = None, *, finds: bool = False
+    ) -> None:
+        self._pace, self._evaluations, self._asked, self._finds = pace, evaluations, asked, finds
         self._before = 0
 
     def took(self, now: Progress) -> None:
@@ -72,7 +75,9 @@ class Timed:
         if now.done == 0:
             self._pace.started(now.calls, self._evaluations)
         else:
-            self._pace.took(now.done - self._before if self._asked is None else self._asked(self._before))
+            found = self._finds and bool(np.isfinite(now.state.energy).any())
+            together = now.done - self._before if self._asked is None else self._asked(self._before)
+            self._pace.took(together, with_after=found)
         self._before = now.done
 
     def goes_on(self) -> None:

@@ -107,10 +107,17 @@ class Pace:
         self._first = self._call * evaluations
         self._before = clock
 
-    def took(self, together: int = 1) -> None:
-        """Is told that one more step is done, or several in one call."""
+    def took(self, together: int = 1, *, with_after: bool = False) -> None:
+        """Is told that one more step is done, or several in one call.
+
+        Args:
+            together: number of steps in that call.
+            with_after: whether the evaluations that follow the last step were made for these too; what they took is none of a step's.
+        """
         clock = perf_counter()
         seconds, self._before = clock - self._before, clock
+        if with_after:
+            seconds *= together / (together + self._after)
         # A block that was slow once is forgotten also while no other is taken, but not what blocks take at the least.
         for count, block in self._blocks.items():
             self._blocks[count] = block._replace(expected=max(block.shortest, _FORGETTING * block.expected))

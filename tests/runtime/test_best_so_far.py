@@ -391,6 +391,21 @@ class TestStream:
         assert clock.now <= 1000 + deadline_ms / 1000
         assert best.steps == (deadline_ms >= 50)
 
+    @pytest.mark.parametrize("deadline_ms", range(300, 700, 7))
+    def test_and_is_in_time_after_many_steps_that_did_not(self, clock: Clock, deadline_ms: int) -> None:
+        """Chains climb for 29 steps, where nobody asks for energies, and every fourth step from there leads them lower."""
+
+        def energy(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            _, gradient = clock.bowl(x)
+            evaluated = clock.calls
+            return np.full(
+                len(x), 100 + evaluated if evaluated < 32 or evaluated % 5 else -evaluated, np.float32
+            ), gradient
+
+        *_, best = ebm(energy, steps=1000, order="noise-drift").stream(4, seed=3, x0=START, deadline_ms=deadline_ms)
+        assert clock.now <= 1000 + deadline_ms / 1000
+        assert best.steps >= deadline_ms / 10 * 0.6
+
     def test_a_deadline_finds_what_it_finds_without_a_stream(self, clock: Clock) -> None:
         *_, best = ebm(clock.bowl, steps=1000).stream(4, seed=3, x0=START, deadline_ms=301)
         assert best.steps == 27 and clock.now == pytest.approx(1000.29)
