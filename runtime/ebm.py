@@ -389,7 +389,8 @@ class Ebm:
             **keywords: settings and conditioning arrays.
 
         Raises:
-            UsageError: an argument has a wrong name, type, shape or value.
+            UsageError: an argument has a wrong name, type, shape or value; or another thread's call kept the engine until the deadline,
+                and there is no state yet: later, that ends the stream with what it has.
             DivergenceError: no chain ever had a finite energy.
         """
         called = perf_counter()
@@ -401,12 +402,20 @@ class Ebm:
 
     def _by_turns(self, steps: Steps, deadline: float | None) -> Steps:
         """The same steps, each in a turn of its own: whoever listens may make other calls between two of them."""
+        first = True
         with contextlib.closing(steps):
             while True:
-                with self._turns.taken(deadline):
+                with contextlib.ExitStack() as turn:
+                    try:
+                        turn.enter_context(self._turns.taken(deadline))
+                    except UsageError:  # another thread has the engine until the deadline, which ends the steps
+                        if first:
+                            raise
+                        return
                     now = next(steps, None)
                 if now is None:
                     return
+                first = False
                 yield now
 
     @overload

@@ -128,6 +128,30 @@ def test_a_deadline_does_not_wait_for_another_thread(ebm: Ebm) -> None:
     assert ebm.sample(6, deadline_ms=1e4).complete
 
 
+def test_a_stream_ends_with_what_it_has_where_another_thread_keeps_the_engine(ebm: Ebm) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def hold(now: Progress) -> None:
+        begun.set()
+        over.wait(30)
+
+    ebm.warm(6)
+    stream = ebm.stream(6, 3, deadline_ms=500, steps=10**8)
+    late = ebm.stream(6, 3, deadline_ms=500)
+    first = next(stream)
+    thread = threading.Thread(target=lambda: ebm.sample(6, callback=hold), daemon=True)
+    thread.start()
+    begun.wait(30)
+    at = perf_counter()
+    *_, last = stream
+    assert perf_counter() - at < 2
+    assert not last.complete and (last.energy <= first.energy).all() and np.isfinite(last.x).all()
+    with pytest.raises(UsageError, match="deadline_ms: another thread's call kept the engine until then"):
+        next(late)
+    over.set()
+    thread.join()
+
+
 def test_a_stream_that_is_left_holds_nobody_up(ebm: Ebm) -> None:
     stream = ebm.stream(6, 3)
     next(stream)
