@@ -142,14 +142,16 @@ def test_a_stream_ends_with_what_it_has_where_another_thread_keeps_the_engine(eb
     thread = threading.Thread(target=lambda: ebm.sample(6, callback=hold), daemon=True)
     thread.start()
     begun.wait(30)
-    at = perf_counter()
-    *_, last = stream
-    assert perf_counter() - at < 2
-    assert not last.complete and (last.energy <= first.energy).all() and np.isfinite(last.x).all()
-    with pytest.raises(UsageError, match="deadline_ms: another thread's call kept the engine until then"):
-        next(late)
-    over.set()
-    thread.join()
+    try:
+        at = perf_counter()
+        *_, last = stream
+        assert perf_counter() - at < 2
+        assert not last.complete and (last.energy <= first.energy).all() and np.isfinite(last.x).all()
+        with pytest.raises(UsageError, match="deadline_ms: another thread's call kept the engine until then"):
+            next(late)
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_a_stream_that_is_left_holds_nobody_up(ebm: Ebm) -> None:
