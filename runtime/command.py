@@ -184,9 +184,11 @@ def run_draw(
         chosen = ebm.choice
         with replacing(options.out) as file:
             write_npy(file, states)
+        if options.checkpoint is not None:
+            # Before the buffer is another one, with which it would be refused for ever. Missing it is where a second run of the
+            # same, begun after the chains' end, has removed it.
+            options.checkpoint.unlink(missing_ok=True)
         buffered = {} if turn is None else {"buffer": turn.end(states, dropped)}
-    if options.checkpoint is not None:
-        options.checkpoint.unlink(missing_ok=True)  # a second run of the same, begun after the chains' end, may have
     result = {
         "out": str(options.out),
         "shape": list(states.shape),

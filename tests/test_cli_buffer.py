@@ -116,6 +116,27 @@ def test_a_run_that_was_cut_off_is_gone_on_with(folder: Path) -> None:
     assert (folder / "buffer.npy").read_bytes() == resumed != before
 
 
+def test_a_run_that_is_killed_as_it_ends_is_not_refused_for_ever(folder: Path) -> None:
+    """The buffer has its ends by then, and a saving of where the chains began before that would fit no more."""
+    np.save(folder / "buffer.npy", np.arange(30, dtype=np.float32).reshape(10, 3))
+    checkpoint = ("--checkpoint", "run.ckpt", "--checkpoint-seconds", 0)
+    code = (
+        "from ebm_export.runtime.replay_buffer import ReplayBuffer\n"
+        "save = ReplayBuffer.save\n"
+        "def cut(buffer, path):\n"
+        "    save(buffer, path)\n"
+        "    raise SystemExit(9)\n"
+        "ReplayBuffer.save = cut\n"
+        "from ebm_export.cli import ebm_run\n"
+        "ebm_run()"
+    )
+    words = [str(word) for word in (*SAMPLE[1:], *checkpoint)]
+    run = subprocess.run([sys.executable, "-c", code, *words], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 9, run.stderr
+    again = command(*SAMPLE, *checkpoint, cwd=folder)
+    assert again.returncode == 0, again.stderr
+
+
 def test_two_runs_do_not_write_into_one(folder: Path) -> None:
     with sole_user("--buffer", folder / "buffer.npy"):
         run = command(*SAMPLE, cwd=folder)
