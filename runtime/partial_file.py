@@ -23,18 +23,20 @@ same in two containers."""
 
 
 @contextlib.contextmanager
-def partial_of(path: Path) -> Iterator[Path]:
+def partial_of(path: Path, *, tidy: bool = True) -> Iterator[Path]:
     """Gives a new empty file beside `path`, to write and to rename in the block; it is removed at the end where it was not renamed.
 
     What a process that was killed left is removed an hour later by the next one that writes to `path`.
 
     Args:
         path: the file whose place is to be taken.
+        tidy: whether to look for such files, for which the whole folder is listed.
 
     Raises:
         OSError: it cannot be made, with the name of `path`.
     """
-    remove_left(path)
+    if tidy:
+        remove_left(path)
     partial = path.with_name(f"{_stem(path)}.{secrets.token_hex(_RANDOM)}.partial")
     try:
         os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
@@ -50,7 +52,7 @@ def partial_of(path: Path) -> Iterator[Path]:
 def remove_left(path: Path, seconds: float = _FORGOTTEN) -> None:
     """Removes partial files of `path` that nobody has written into for so long.
 
-    Those of a long name may be another file's, whose name begins alike: they are removed when nobody has for an hour, in any case.
+    Those of a long name may be another file's, whose name begins alike: they are removed only when nobody has written into them for an hour.
 
     Args:
         path: the file whose place they were to take.

@@ -21,7 +21,8 @@ def replacing(path: Path, *, synced: bool = True) -> Iterator[BinaryIO]:
     """Gives a file to write into, which takes the place of `path` when the block ends without an error, and is on disk then.
 
     Where it is soon replaced again it need not be on disk, which a slow one takes a tenth of a second for: without `synced` a process
-    that is killed leaves the old file or the new one all the same, and only a machine that loses its power may leave neither.
+    that is killed leaves the old file or the new one all the same, and only a machine that loses its power may leave neither. Nor does
+    it look then for what killed processes left, which the last one, `synced`, does.
 
     It stands beside `path` and is removed after an error, which leaves what was at `path`. What is no plain file (/dev/stdout), and
     a file in a folder that takes no others, is written in place.
@@ -32,7 +33,7 @@ def replacing(path: Path, *, synced: bool = True) -> Iterator[BinaryIO]:
     if path.is_symlink() and (path.is_file() or not path.exists()):
         path = path.resolve()  # a link stays one
     plain = (path.is_file() or not path.exists()) and os.access(path.parent, os.W_OK)
-    with partial_of(path) if plain else nullcontext(path) as written:
+    with partial_of(path, tidy=synced) if plain else nullcontext(path) as written:
         try:
             with written.open("wb") as file:
                 yield file

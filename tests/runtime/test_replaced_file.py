@@ -34,6 +34,16 @@ def test_one_that_is_soon_replaced_again_is_not_waited_for(tmp_path: Path, monke
         assert len(waits) == times
 
 
+def test_the_folder_is_not_listed_for_one_that_is_soon_replaced_again(tmp_path: Path) -> None:
+    left = tmp_path / "a.npy.0123abcd.partial"
+    left.write_text("half")
+    os.utime(left, (0, 0))
+    for synced in (False, True):
+        with replacing(tmp_path / "a.npy", synced=synced):
+            pass
+        assert left.exists() != synced
+
+
 def test_a_system_that_knows_no_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "fchmod")
     for content in (b"older", b"new"):
