@@ -73,7 +73,8 @@ class TestSum:
         for more in (("--best-of", 3), ("--deadline-ms", 60_000), ("--checkpoint", "run.ckpt"), ("--sampler", "mala")):
             run = command(*refine, "--steps", 200, *more, cwd=folder)
             assert run.returncode == 0, run.stderr
-            assert abs(np.load(folder / "refined.npy").mean() - 1.5) < 1.5  # from 20, in 200 steps
+            # From 20, in 200 steps: 4 standard errors of 24 numbers of variance 1/2.
+            assert abs(np.load(folder / "refined.npy").mean() - 1.5) < 0.6
             assert json.loads(run.stdout)["joined"]["kind"] == "sum"
 
     def test_is_scored(self, folder: Path) -> None:
