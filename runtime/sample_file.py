@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import shutil
@@ -19,6 +20,8 @@ from .file_lock import sole_user
 from .partial_file import partial_of, remove_left
 
 __all__ = ["SampleFile"]
+
+_LOG = logging.getLogger("ebm_export")
 
 
 class SampleFile:
@@ -38,7 +41,7 @@ class SampleFile:
 
     Raises:
         LoadError: the file to go on with has another shape.
-        UsageError: the file could not be written, its disk has no room for it, or another run writes to it.
+        UsageError: the file could not be written, it is new and its disk has no room for it, or another run writes to it.
         OSError: something could not be written, with the name of the file; by the methods too.
     """
 
@@ -117,7 +120,10 @@ class SampleFile:
 
 
 def _check_space(path: Path, size: int) -> None:
-    """Refuses a file that its disk has no room for: it takes space as it is written, and would end a run that has taken days.
+    """Refuses a new file that its disk has no room for: it takes space as it is written, and would end a run that has taken days.
+
+    Of one that is there it warns: so a run goes on, and whoever knows better, as of a disk that compresses, has a way. Nor is one refused
+    where nothing at all is free: some file systems say so of anything, and a disk that is full fails at the first row, not after days.
 
     Args:
         path: of the file. What one that is there takes is its own already, or becomes free as it is replaced.
@@ -126,16 +132,22 @@ def _check_space(path: Path, size: int) -> None:
     Raises:
         UsageError: there is no room.
     """
+    there = path.exists()
     held = 0
-    if path.exists():
+    if there:
         found = path.stat()
         held = 512 * found.st_blocks if hasattr(found, "st_blocks") else found.st_size  # Windows gives it all at once
     disk = shutil.disk_usage(path.parent)
-    if disk.total and size > held + disk.free:  # some file systems cannot tell, and say 0
-        raise UsageError(
-            f"out (--states): {path} will take {_mib(size)} MiB, and its disk has {_mib(held + disk.free)} MiB for it: give a larger "
-            "--every (in Python every=), or a file on another disk"
-        )
+    if not disk.total or size <= held + disk.free:  # some file systems cannot tell, and say 0
+        return
+    said = f"{path} will take {_mib(size)} MiB, and its disk has {_mib(held + disk.free)} MiB for it"
+    if there or not disk.free:
+        _LOG.warning("%s: where that is so, the run ends with an error as the disk is full", said)
+        return
+    raise UsageError(
+        f"out (--states): {said}: give a larger --every (in Python every=), or a file on another disk; where this one compresses, make an "
+        "empty file of that name first"
+    )
 
 
 def _mib(size: int) -> str:

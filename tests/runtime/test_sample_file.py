@@ -56,7 +56,9 @@ def test_a_write_that_fails_says_where(tmp_path: Path, n: int) -> None:
     assert rows_of(path, 2, n).all(), "the lock is given back"
 
 
-def test_a_disk_without_room_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "s.npy"
     real = shutil.disk_usage(tmp_path)
     rows, n = 30, 10_000  # 3.4 MiB
@@ -75,6 +77,23 @@ def test_a_disk_without_room_is_told_before_the_work(tmp_path: Path, monkeypatch
     free(0)  # its own space is what a file that is there takes already
     assert rows_of(path, rows, n).all()
     SampleFile(path, rows, n, SHAPE, 1, goes_on=True).close()
+    assert not caplog.messages
+    free(1)  # one that is there is only told of
+    path.write_bytes(b"")
+    assert rows_of(path, rows, n).all()
+    with path.open("r+b") as file:  # holes, as where what was written is compressed
+        whole = file.read(200)
+        file.truncate(0)
+        file.truncate(4 * rows * n * 3 + 128)
+        file.seek(0)
+        file.write(whole)
+    SampleFile(path, rows, n, SHAPE, 1, goes_on=True).close()
+    path.unlink()
+    free(0)  # which some say of anything
+    assert rows_of(path, rows, n).all()
+    assert len(caplog.messages) == 3
+    assert "s.npy will take 3.4 MiB, and its disk has 0.0 MiB for it: where that is so" in caplog.text
+    path.unlink()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type(real)(0, 0, 0))  # as where nobody knows
     assert rows_of(path, rows + 1, n).all()
 
