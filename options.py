@@ -275,8 +275,8 @@ Added = Annotated[
     typer.Option(
         "--add",
         metavar="BUNDLE[=WEIGHT]",
-        help="Add WEIGHT times (1 if left out) this bundle's energy: what is likely is so by both, or, with a weight below 0, unlikely by "
-        "this one. Repeat for several. --cond NAME=.. is for all that have the input, --cond 1:NAME=.. for the first --add alone.",
+        help="Add WEIGHT times (1 if left out) this bundle's energy: samples are then likely for both bundles; a weight below 0 keeps them away "
+        "from what is likely for this one. Repeat for several. --cond NAME=.. is for all that have the input, --cond 1:NAME=.. for the first --add alone.",
     ),
 ]
 Weight = Annotated[

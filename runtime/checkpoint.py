@@ -66,7 +66,7 @@ class Checkpoint:
     Args:
         path: of the file.
         identity: what decides the run's numbers, as JSON values by the name that a user knows; a file of another run is refused.
-        seconds: time between two savings, at least 0; with 0 the run is saved after every step.
+        seconds: time between two savings, at least 0; with 0 the run is saved at the start and after every step.
 
     Attributes:
         before: called before each saving, to bring what was written elsewhere to disk; None calls nothing.

@@ -34,7 +34,8 @@ Kind = Literal["sum", "mixture"]
 class CompositeEngine(Engine):
     """An engine that runs others and joins their answers; both the sum and the mixture are linear in their gradients.
 
-    What one batch size needs is allocated at its first call, and later calls allocate nothing beside their parts.
+    What a batch size needs is allocated at its first call. Later ones of that size allocate nothing beside their parts, until there is one of
+    another size, which takes its place.
 
     Args:
         parts: the engines, each with the names of its conditioning inputs and what they are called here; they may be the same for

@@ -282,7 +282,7 @@ class Ebm:
                 beforehand, so that no engine is compiled in that time.
             checkpoint: file that the run's state is saved to. The same call after a kill goes on from there and ends with the same
                 bits; after the end it returns the samples again. Remove the file when they are safe.
-            checkpoint_seconds: time between two savings, at least 0; with 0 the run is saved after every step.
+            checkpoint_seconds: time between two savings, at least 0; with 0 the run is saved at the start and after every step.
             every: write the states after every so many steps to `out`.
             out: .npy file [steps // every, n, *S] float32, written as the chains go, in constant memory; see `SampleFile`.
             **keywords: any field of `SamplerConfig`, and conditioning arrays by name, each with n rows or 1. A name

@@ -540,7 +540,7 @@ class TestRun:
             "ebm_run()"
         )
         arguments = ("sample", "model.ebm", "-n", "2", "--checkpoint", "often.ckpt")
-        for more, times in (((), 1), (("--checkpoint-seconds", "0"), 31)):  # after each of 30 steps, and at the end
+        for more, times in (((), 1), (("--checkpoint-seconds", "0"), 31)):  # at the start, after each of 30 steps
             run = subprocess.run(
                 [sys.executable, "-c", code, *arguments, *more], cwd=folder, capture_output=True, text=True, timeout=120
             )
