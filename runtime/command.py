@@ -33,6 +33,10 @@ __all__ = ["DrawOptions", "Drawn", "run_draw"]
 
 _HELD_BY_READERS = os.name == "nt"
 """Whether a file that another process reads cannot be replaced."""
+_BESIDE_BEST_SO_FAR = ("deadline_ms", "data", "first", "keep", "known")
+"""What goes with runs of which the best states so far are wanted."""
+_FLAGS = {"out": "--states", "candidates": "--best-of"}
+"""Flags that have another name than what they give."""
 
 
 @dataclass(frozen=True)
@@ -140,21 +144,17 @@ def run_draw(
         DivergenceError: chains diverge.
         OSError: a file cannot be written; what was at `options.out` is left.
     """
+    if options.buffer is not None:
+        # It takes ends of chains. Starts are picked by place in the call, so `--first` would pick the same ones.
+        but = ("data", "keep", "known", "diverged", "energy_range", "checkpoint", "checkpoint_seconds", "every", "out")
+        _refuse_beside("--buffer", options, but)
     if options.candidates is not None:
         _refuse_beside("--best-of", options, but=("first", "keep", "known", "diverged", "energy_range", "deadline_ms"))
     if options.deadline_ms is not None:
-        _refuse_beside("--deadline-ms", options, but=("deadline_ms", "data", "first", "keep", "known"))
-    if options.buffer is not None:  # into which go ends of chains, and `first` would pick what all others pick
-        but = ("data", "keep", "known", "diverged", "energy_range", "checkpoint", "checkpoint_seconds", "every", "out")
-        _refuse_beside("--buffer", options, but)
-        if options.candidates is not None:
-            raise UsageError("--buffer cannot be combined with --best-of: leave one of them out")
+        _refuse_beside("--deadline-ms", options, but=(*_BESIDE_BEST_SO_FAR, "candidates"))
     if options.stream is not None:
         check_seconds("--stream", options.stream)
-        _refuse_beside("--stream", options, but=("deadline_ms", "data", "first", "keep", "known"))
-        for flag, given in (("--best-of", options.candidates), ("--buffer", options.buffer)):
-            if given is not None:
-                raise UsageError(f"--stream cannot be combined with {flag}: leave one of them out")
+        _refuse_beside("--stream", options, but=_BESIDE_BEST_SO_FAR)
     _check_files(options)
     ebm, joined = _loaded(options)
     turn = None if options.buffer is None else BufferTurn(options.buffer, ebm.model.x.shape)
@@ -213,14 +213,14 @@ def run_draw(
 
 
 def _refuse_beside(flag: str, options: DrawOptions, but: tuple[str, ...]) -> None:
-    """Refuses what was given of `DrawOptions.special` beside a flag, but for what goes with it."""
-    flags = {name: "--" + name.replace("_", "-") for name in options.special if name not in but}
-    if "out" in flags:
-        flags["out"] = "--states"
-        if options.states is None:  # it follows from --every
-            del flags["out"]
+    """Refuses what was given beside a flag, but for what goes with it, by the names that `DrawOptions` and its `special` have."""
+    given = [*options.special, *(name for name in ("candidates", "buffer") if getattr(options, name) is not None)]
+    if options.states is None and "out" in given:  # it follows from --every
+        given.remove("out")
+    flags = [_FLAGS.get(name, "--" + name.replace("_", "-")) for name in given if name not in but]
+    flags = [other for other in flags if other != flag]
     if flags:
-        raise UsageError(f"{flag} cannot be combined with {', '.join(flags.values())}: leave one of them out")
+        raise UsageError(f"{flag} cannot be combined with {', '.join(flags)}: leave one of them out")
 
 
 def _check_files(options: DrawOptions) -> None:
