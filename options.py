@@ -14,9 +14,9 @@ import typer
 
 from .runtime.array_file import read_given_array
 from .runtime.buffer_turn import BufferFile
+from .runtime.composed_bundles import Composition
 from .runtime.config import SamplerConfig
 from .runtime.errors import UsageError
-from .runtime.joined_bundles import Joined
 from .runtime.limits import limit_memory, use_cpus
 
 __all__ = [
@@ -79,7 +79,7 @@ __all__ = [
     "buffer_of",
     "chosen",
     "conditions_of",
-    "joined_of",
+    "composition_of",
     "limit_process",
     "numbers_of",
     "sampler_settings",
@@ -381,12 +381,12 @@ def conditions_of(texts: list[str] | None) -> dict[str, np.ndarray]:
     return found
 
 
-def joined_of(texts: list[str] | None, weight: float | None, mixture: bool) -> Joined | None:
+def composition_of(texts: list[str] | None, weight: float | None, mixture: bool) -> Composition | None:
     """What --add, --weight and --mixture say; None where nothing is added."""
     if not texts:
         for flag, given in (("--weight", weight is not None), ("--mixture", mixture)):
             if given:
-                raise UsageError(f"{flag}: says how the energy of another bundle is joined; give --add BUNDLE as well")
+                raise UsageError(f"{flag}: says how bundles are composed; give --add BUNDLE as well")
         return None
     added = []
     for text in texts:
@@ -398,7 +398,7 @@ def joined_of(texts: list[str] | None, weight: float | None, mixture: bool) -> J
         if found is None or not path:
             raise UsageError(f"--add: expected BUNDLE or BUNDLE=WEIGHT, the weight being a number, got {text!r}")
         added.append((Path(path), float(found)))
-    return Joined(added, 1.0 if weight is None else weight, mixture)
+    return Composition(added, 1.0 if weight is None else weight, mixture)
 
 
 def buffer_of(path: Path | None, share: float | None, capacity: int | None) -> BufferFile | None:

@@ -22,8 +22,8 @@ from ..options import (
     Threads,
     Weight,
     array_of,
+    composition_of,
     conditions_of,
-    joined_of,
     limit_process,
 )
 from ..terminal import print_json
@@ -66,7 +66,7 @@ def score(
     from ..runtime import load
     from ..runtime.arguments import check_writable
     from ..runtime.array_file import read_given_energies
-    from ..runtime.joined_bundles import load_joined
+    from ..runtime.composed_bundles import load_composition
     from ..runtime.ood import check_reference, scores_of
     from ..runtime.replaced_file import replacing
 
@@ -74,9 +74,13 @@ def score(
         check_writable("--out", out)
     known = None if reference is None else read_given_energies(reference, "--reference")
     check_reference(kind.value, known)
-    joined, given = joined_of(add, weight, mixture), conditions_of(cond)
+    composition, given = composition_of(add, weight, mixture), conditions_of(cond)
     how: dict[str, Any] = {"backend": backend, "precision": precision, "threads": threads}
-    with load(bundle, **how) if joined is None else load_joined(bundle, joined, {}, given, **how)[0] as ebm:
+    with (
+        load(bundle, **how)
+        if composition is None
+        else load_composition(bundle, composition, {}, given, **how)[0] as ebm
+    ):
         energy, grad = ebm.score(array_of(x), cond=given)
     found = {"energy": energy, "grad": grad}
     if kind is not OodKind.energy:

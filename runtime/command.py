@@ -18,11 +18,11 @@ from .best_of import best_of
 from .best_so_far import BestSoFar
 from .buffer_turn import BufferFile, BufferTurn
 from .checkpoint import dropped_in
+from .composed_bundles import Composition, load_composition
 from .divergence import Divergence
 from .ebm import Ebm
 from .errors import UsageError
 from .fused_steps import FUSABLE
-from .joined_bundles import Joined, load_joined
 from .loading import load
 from .progress import Callback, Progress, ProgressOnly
 from .replaced_file import replacing, write_npy
@@ -56,7 +56,7 @@ class DrawOptions:
     n: int | None = None
     start: np.ndarray | None = None
     data: np.ndarray | None = None
-    joined: Joined | None = None
+    composition: Composition | None = None
     backend: str | None = None
     precision: str | None = None
     threads: int | None = None
@@ -156,7 +156,7 @@ def run_draw(
         check_seconds("--stream", options.stream)
         _refuse_beside("--stream", options, but=_BESIDE_BEST_SO_FAR)
     _check_files(options)
-    ebm, joined = _loaded(options)
+    ebm, composition = _loaded(options)
     turn = None if options.buffer is None else BufferTurn(options.buffer, ebm.model.x.shape)
     with ebm, turn or contextlib.nullcontext():
         sampler = ebm.sampler.replace(**options.settings)
@@ -198,7 +198,7 @@ def run_draw(
         "shape": list(states.shape),
         **_summary(energy),
         "engine": chosen,
-        **joined,
+        **composition,
         **taken,
         **buffered,
     }
@@ -257,10 +257,10 @@ def _loaded(options: DrawOptions) -> tuple[Ebm, dict[str, Any]]:
         "exact": "fp32" if options.exact else None,
         "fuse": options.fuse,
     }
-    if options.joined is None:
+    if options.composition is None:
         return load(options.bundle, **how), {}
-    ebm, said = load_joined(options.bundle, options.joined, options.settings, options.cond, **how)
-    return ebm, {"joined": said}
+    ebm, said = load_composition(options.bundle, options.composition, options.settings, options.cond, **how)
+    return ebm, {"composition": said}
 
 
 def _draw(

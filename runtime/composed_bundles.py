@@ -17,12 +17,12 @@ from .manifest import ModelSpec
 from .precision_schedule import is_schedule
 from .schedule import temperature_schedule
 
-__all__ = ["Joined", "load_joined"]
+__all__ = ["Composition", "load_composition"]
 
 
 @dataclass(frozen=True)
-class Joined:
-    """What joins energies to that of the command's own bundle, which is number 0; they are numbers 1 and on.
+class Composition:
+    """What is composed with the energy of the command's own bundle, which is number 0; the others are numbers 1 and on.
 
     Attributes:
         added: the other bundles, each with its weight.
@@ -39,20 +39,20 @@ class Joined:
         return [(bundle, self.weight), *self.added]
 
 
-def load_joined(
+def load_composition(
     bundle: Path,
-    joined: Joined,
+    composition: Composition,
     settings: Mapping[str, Any],
     conditions: Iterable[str],
     **how: Any,
 ) -> tuple[Ebm, dict[str, Any]]:
-    """Loads the bundles and joins their energies.
+    """Loads the bundles and composes their energies.
 
     A mixture joins densities exp(-E / T), and T is that of the chains' last step.
 
     Args:
         bundle: the command's own, whose sampler's settings hold.
-        joined: the others.
+        composition: the others.
         settings: of the call, which change those.
         conditions: names of the conditioning inputs that are given: NAME is for all parts that have it, K:NAME for number K alone.
         **how: arguments of `load`, the same for each.
@@ -65,7 +65,7 @@ def load_joined(
         LoadError: a bundle cannot be read.
     """
     _check_engines(how)
-    parts = joined.weights(bundle)
+    parts = composition.weights(bundle)
     names = _names(conditions, len(parts))
     with contextlib.ExitStack() as refused:
         loaded: list[Ebm] = []
@@ -75,9 +75,9 @@ def load_joined(
         for number, (part, (path, _)) in enumerate(zip(loaded, parts, strict=True)):
             for name in names[number]:
                 _check_input(number, path, name, part.model)
-        said: dict[str, Any] = {"kind": "mixture" if joined.mixture else "sum"}
+        said: dict[str, Any] = {"kind": "mixture" if composition.mixture else "sum"}
         temperature = 1.0
-        if joined.mixture:
+        if composition.mixture:
             temperature = said["temperature"] = _temperature(loaded[0], settings)
         weights = [weight for _, weight in parts]
         ebm = compose(loaded, weights, kind=said["kind"], temperature=temperature, names=names)

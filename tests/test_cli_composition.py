@@ -20,7 +20,7 @@ SAMPLE = ("ebm-run", "sample", "around.ebm", "-n", 8, "--json")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Energies 0.5 |x|^2 and 0.5 |x - centre|^2 of three numbers, and two centres."""
-    made = tmp_path_factory.mktemp("joined")
+    made = tmp_path_factory.mktemp("composition")
     write_bundle(made / "bowl.ebm")
     write_bundle(made / "around.ebm", cond=True)
     write_bundle(made / "cold.ebm", sampler={"steps": 20, "step_size": 0.1, "noise": 0.0})
@@ -43,16 +43,16 @@ class TestSum:
     STILL = ("--noise", 0, "--steps", 300)
 
     def test_a_condition_of_one_name_is_for_all_that_have_it(self, folder: Path) -> None:
-        joined = ("--add", "around.ebm=2", "--add", "bowl.ebm", "--cond", "centre=b.npy")
+        added = ("--add", "around.ebm=2", "--add", "bowl.ebm", "--cond", "centre=b.npy")
         expected = 0.75 * np.load(folder / "b.npy")  # (1 + 2) b / (1 + 2 + 1)
-        np.testing.assert_allclose(samples(folder, *joined, *self.STILL), expected, atol=1e-4)
+        np.testing.assert_allclose(samples(folder, *added, *self.STILL), expected, atol=1e-4)
 
     def test_each_has_a_condition_of_its_own_where_numbers_say_so(self, folder: Path) -> None:
-        joined = ("--add", "around.ebm=0.5", "--weight", 2)
+        added = ("--add", "around.ebm=0.5", "--weight", 2)
         expected = (2 * np.load(folder / "a.npy") + 0.5 * np.load(folder / "b.npy")) / 2.5
         for first in ("centre", "0:centre"):
             given = ("--cond", f"{first}=a.npy", "--cond", "1:centre=b.npy")
-            np.testing.assert_allclose(samples(folder, *joined, *given, *self.STILL), expected, atol=1e-4)
+            np.testing.assert_allclose(samples(folder, *added, *given, *self.STILL), expected, atol=1e-4)
 
     def test_is_that_of_python(self, folder: Path) -> None:
         given = ("--seed", 3, "--steps", 9, "--temperature", 0.3, "--cond", "centre=b.npy")
@@ -63,19 +63,19 @@ class TestSum:
         np.testing.assert_array_equal(np.load(folder / "samples.npy"), x)
         said = json.loads(run.stdout)
         parts = [{"bundle": "around.ebm", "weight": 1.0}, {"bundle": "bowl.ebm", "weight": -0.25}]
-        assert said["joined"] == {"kind": "sum", "parts": parts}
+        assert said["composition"] == {"kind": "sum", "parts": parts}
         assert said["engine"].startswith("sum of quadratic, quadratic: onnxruntime fp32")
 
     def test_goes_with_refine_and_with_tasks(self, folder: Path) -> None:
         np.save(folder / "start.npy", np.full((8, 3), 20, np.float32))
-        joined = ("--add", "bowl.ebm", "--cond", "centre=a.npy", "--json")
-        refine = ("ebm-run", "refine", "around.ebm", "start.npy", *joined)
+        added = ("--add", "bowl.ebm", "--cond", "centre=a.npy", "--json")
+        refine = ("ebm-run", "refine", "around.ebm", "start.npy", *added)
         for more in (("--best-of", 3), ("--deadline-ms", 60_000), ("--checkpoint", "run.ckpt"), ("--sampler", "mala")):
             run = command(*refine, "--steps", 200, *more, cwd=folder)
             assert run.returncode == 0, run.stderr
             # From 20, in 200 steps: 4 standard errors of 24 numbers of variance 1/2.
             assert abs(np.load(folder / "refined.npy").mean() - 1.5) < 0.6
-            assert json.loads(run.stdout)["joined"]["kind"] == "sum"
+            assert json.loads(run.stdout)["composition"]["kind"] == "sum"
 
     def test_is_scored(self, folder: Path) -> None:
         x = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
@@ -94,8 +94,8 @@ class TestSum:
 
     def test_a_name_with_an_equals_sign_is_a_name(self, folder: Path) -> None:
         write_bundle(folder / "lr=3")
-        joined = ("--add", "lr=3", "--add", "lr=3=2", "--cond", "centre=a.npy")
-        np.testing.assert_allclose(samples(folder, *joined, *self.STILL), 0.75, atol=1e-4)  # 3 / (1 + 1 + 2)
+        added = ("--add", "lr=3", "--add", "lr=3=2", "--cond", "centre=a.npy")
+        np.testing.assert_allclose(samples(folder, *added, *self.STILL), 0.75, atol=1e-4)  # 3 / (1 + 1 + 2)
 
 
 class TestMixture:
@@ -111,15 +111,15 @@ class TestMixture:
             energy, _ = either.score(x, cond=centres)
         np.testing.assert_array_equal(np.load(folder / "samples.npy"), x)
         said = json.loads(run.stdout)
-        assert said["joined"]["kind"] == "mixture" and said["joined"]["temperature"] == 0.5
+        assert said["composition"]["kind"] == "mixture" and said["composition"]["temperature"] == 0.5
         assert said["energy_mean"] == pytest.approx(energy.mean(), rel=1e-6)
 
 
 @pytest.mark.parametrize(
     ("given", "code", "said"),
     [
-        (("--weight", 2), 2, "--weight: says how the energy of another bundle is joined; give --add BUNDLE as well"),
-        (("--mixture",), 2, "--mixture: says how the energy of another bundle is joined; give --add BUNDLE as well"),
+        (("--weight", 2), 2, "--weight: says how bundles are composed; give --add BUNDLE as well"),
+        (("--mixture",), 2, "--mixture: says how bundles are composed; give --add BUNDLE as well"),
         (("--add", "absent.ebm=2"), 3, "there is no bundle absent.ebm"),
         (("--add", "bowl.ebm=much"), 2, "--add: expected BUNDLE or BUNDLE=WEIGHT, the weight being a number, got 'bowl.ebm=much'"),
         (("--add", "=2"), 2, "--add: expected BUNDLE or BUNDLE=WEIGHT"),
