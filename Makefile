@@ -30,8 +30,9 @@ $(WEB):
 	@command -v npm >/dev/null && npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix build/web \
 	  onnxruntime-web@1.30.0 || echo "no npm: the test in JavaScript will fail; install Node.js 20 or newer"
 
+# Each process begins with its own half, so that what a file of tests prepares is mostly made once, and takes from the other's at the end.
 test: $(VENV)/.installed browser $(WEB)
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m slow
