@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from observations import CONFIG, scenes, train
-from quantizers import hold_scale
+from quantizers import hold_scale, tell
 
 from ebm_export.calibration.gate_rules import GateRules
 from ebm_export.calibration.quantization.correct_score import correct_score
@@ -171,17 +170,6 @@ def judged(calibrated: CalibratedArtifacts, graph: ir.Model, samples: bool) -> l
     ratios = [verdict for verdict in result.verdicts if verdict.limit == gate.rules.gate]
     largest = max(ratios, key=lambda verdict: verdict.ratio)
     return [*cells, "passed" if result.passed else "failed", f"{largest.ratio:.2f} ({largest.metric})"]
-
-
-_told = {"what": "", "at": 0.0}
-
-
-def tell(what: str, done: int, total: int) -> None:
-    """Prints what is being done, and how far it is, now and then."""
-    now = time.monotonic()
-    if what != _told["what"] or now - float(_told["at"]) > 20:
-        print(f"{what}: {done} of {total}" if total else what, file=sys.stderr)
-        _told.update(what=what, at=now)
 
 
 if __name__ == "__main__":

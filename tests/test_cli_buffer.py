@@ -92,23 +92,29 @@ def test_data_are_the_new_starts_and_numbers_are_kept(folder: Path) -> None:
     assert (samples[:, 0] == 7).all() and (samples[:, 1:] != 7).all()
 
 
+CHECKPOINT = ("--checkpoint", "run.ckpt", "--checkpoint-seconds", 0)
+
+
+def cut_off(folder: Path, before: str) -> None:
+    """Runs the command after some Python that has it end with code 9 at some point."""
+    code = f"{before}from ebm_export.cli import ebm_run\nebm_run()"
+    words = [str(word) for word in (*SAMPLE[1:], *CHECKPOINT)]
+    run = subprocess.run([sys.executable, "-c", code, *words], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 9, run.stderr
+
+
 def test_a_run_that_was_cut_off_is_gone_on_with(folder: Path) -> None:
     np.save(folder / "buffer.npy", np.arange(30, dtype=np.float32).reshape(10, 3))
     before = (folder / "buffer.npy").read_bytes()
-    checkpoint = ("--checkpoint", "run.ckpt", "--checkpoint-seconds", 0)
     code = (
         "from ebm_export.runtime import command\n"
         "def cut(file, array):\n"
         "    raise SystemExit(9)\n"
         "command.write_npy = cut\n"
-        "from ebm_export.cli import ebm_run\n"
-        "ebm_run()"
     )
-    words = [str(word) for word in (*SAMPLE[1:], *checkpoint)]
-    run = subprocess.run([sys.executable, "-c", code, *words], cwd=folder, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 9, run.stderr
+    cut_off(folder, code)
     assert (folder / "buffer.npy").read_bytes() == before, "chains that nobody has are not in it"
-    assert command(*SAMPLE, *checkpoint, cwd=folder).returncode == 0
+    assert command(*SAMPLE, *CHECKPOINT, cwd=folder).returncode == 0
     assert not (folder / "run.ckpt").exists()
     resumed = (folder / "buffer.npy").read_bytes()
     (folder / "buffer.npy").write_bytes(before)
@@ -119,7 +125,6 @@ def test_a_run_that_was_cut_off_is_gone_on_with(folder: Path) -> None:
 def test_a_run_that_is_killed_as_it_ends_is_not_refused_for_ever(folder: Path) -> None:
     """The buffer has its ends by then, and a saving of where the chains began before that would fit no more."""
     np.save(folder / "buffer.npy", np.arange(30, dtype=np.float32).reshape(10, 3))
-    checkpoint = ("--checkpoint", "run.ckpt", "--checkpoint-seconds", 0)
     code = (
         "from ebm_export.runtime.replay_buffer import ReplayBuffer\n"
         "save = ReplayBuffer.save\n"
@@ -127,13 +132,9 @@ def test_a_run_that_is_killed_as_it_ends_is_not_refused_for_ever(folder: Path) -
         "    save(buffer, path)\n"
         "    raise SystemExit(9)\n"
         "ReplayBuffer.save = cut\n"
-        "from ebm_export.cli import ebm_run\n"
-        "ebm_run()"
     )
-    words = [str(word) for word in (*SAMPLE[1:], *checkpoint)]
-    run = subprocess.run([sys.executable, "-c", code, *words], cwd=folder, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 9, run.stderr
-    again = command(*SAMPLE, *checkpoint, cwd=folder)
+    cut_off(folder, code)
+    again = command(*SAMPLE, *CHECKPOINT, cwd=folder)
     assert again.returncode == 0, again.stderr
 
 

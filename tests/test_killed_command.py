@@ -17,28 +17,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from ebm_export.exporter import export
 from ebm_export.runtime import SamplerConfig
+from tests.test_cli import Quadratic
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX")
 
 KILLS = 20
 CHAINS, BATCH, EVERY = 600, 400, 50
 CODE = "from ebm_export.entry import ebm_run; ebm_run()"
-
-
-class Quadratic(nn.Module):
-    """Energy ||x - 1||^2 through a layer, so that there is something to round."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layer = nn.Linear(3, 8)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x - 1).square().sum(1) * 5 + torch.tanh(self.layer(x)).sum(1)
 
 
 @pytest.fixture(scope="module")
