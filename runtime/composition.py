@@ -55,6 +55,7 @@ class CompositeEngine(Engine):
         self._parts = [(engine, dict(names)) for engine, names in parts]
         self._weights = np.array(weights, dtype=np.float64)
         self._temperature = temperature
+        self._log_weights = None if temperature is None else np.log(self._weights)[:, None]  # a sum's may be below 0
         self.needs_scale = any(engine.needs_scale for engine, _ in self._parts)
         self._memory: _Memory | None = None
 
@@ -125,7 +126,7 @@ class CompositeEngine(Engine):
         """Finds a mixture's energy, and how much of its gradient each part's is, from `memory.energies`, which are used up."""
         logits, top, sums = memory.energies, memory.top, memory.total
         np.divide(logits, -temperature, out=logits)
-        np.add(logits, np.log(self._weights)[:, None], out=logits)
+        np.add(logits, self._log_weights, out=logits)
         np.max(logits, axis=0, out=top)
         np.subtract(logits, top, out=logits)
         np.exp(logits, out=logits)
