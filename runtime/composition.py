@@ -126,6 +126,7 @@ class CompositeEngine(Engine):
         """Finds a mixture's energy, and how much of its gradient each part's is, from `memory.energies`, which are used up."""
         logits, top, sums = memory.energies, memory.top, memory.total
         np.divide(logits, -temperature, out=logits)
+        assert self._log_weights is not None
         np.add(logits, self._log_weights, out=logits)
         np.max(logits, axis=0, out=top)
         np.subtract(logits, top, out=logits)
