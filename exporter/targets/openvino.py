@@ -18,7 +18,7 @@ from ..passes.few_outputs import SplitFewOutputs
 from ..passes.places import KeepScaledPlaces
 from ..passes.reduce import KeepReducedDims
 from ..passes.windows import WidenInt8Windows
-from ..precision import kept_in_float32
+from ..precision import LOW_TYPES, kept_in_float32
 from .artifact import Artifact, Progress
 from .refusal import placed
 
@@ -113,7 +113,9 @@ def write(
         toolchain={"openvino": importlib.metadata.version("openvino")},
         options={"inference_precision": "f32"},
         status="built, not run",
-        note="weights in FP16; computed in float32 on CPUs without FP16 arithmetic" if precision == "fp16" else "",
+        note=f"weights in {precision.upper()}; computed in float32 on CPUs without {precision.upper()} arithmetic"
+        if precision in LOW_TYPES
+        else "",
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from ..device import own_threads
 from ..engine import Engine
 from ..errors import EbmExportError, LoadError, MissingBackend, UnsupportedOperation, UsageError
+from .openvino_bf16 import HAS_BF16, in_float32
 from .openvino_error import failed_node, in_one_sentence
 from .openvino_saturation import has_large_weights, saturates
 
@@ -117,7 +118,8 @@ class OpenVinoEngine(Engine):
                 "backend 'openvino' needs the package openvino: pip install 'ebm-export[openvino]'"
             ) from error
         self._core = openvino.Core()
-        if self._hint == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        has_bf16 = HAS_BF16 in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if self._hint == "bf16" and not has_bf16:
             # On x86 the plugin then falls back to float32 by itself, but on ARM to FP16, in which what fitted BF16's
             # range can overflow.
             self._hint = "f32"
@@ -128,6 +130,8 @@ class OpenVinoEngine(Engine):
         for result in self._model.get_results():
             if self._left_out & result.input_value(0).get_names():
                 self._model.remove_result(result)
+        if not has_bf16:
+            in_float32(self._model)
         self._exact = has_large_weights(self._model) and saturates()
         if self._exact:
             _LOG.warning(
