@@ -87,7 +87,8 @@ class Ebm:
         judged: name of a precision that was calibrated and judged along chains with the settings of `sampler`, and may be far off
             elsewhere; "" where there is none.
         energy_rounding: by how much it rounds differences of energies, see `manifest.Artifact`; None where nobody knows.
-        parts: energies that this one is made of, closed with it: they may have more engines than the one that it asks.
+        parts: energies that this one is made of, closed with it: they may have more engines than the one that it asks. A low precision
+            of theirs was judged without the others.
 
     Attributes:
         model: what the energy takes.
@@ -467,7 +468,7 @@ class Ebm:
         settings = (config or self.sampler).replace(**overrides)
         spans = [span for span, _ in self._schedule]
         check_settings(settings, overrides, spans, exact=self._exact is not None)
-        self._judged.warn_of(settings, self.sampler)
+        self._warn_of_precisions(settings)
         conditions = check_conditions({**values, **(cond or {})}, self.model.cond, n)
         self._seen.warn_of(conditions)
         shape = self.model.x.shape
@@ -488,6 +489,12 @@ class Ebm:
             exact=self._exact,
             runaways=Runaways(self.model, settings, self._told_of_far),
         )
+
+    def _warn_of_precisions(self, settings: SamplerConfig, beside: str = "") -> None:
+        """Warns where a low precision, or that of a part, is asked where nobody judged it; see `Judged.warn_of`."""
+        self._judged.warn_of(settings, self.sampler, beside)
+        for part in self._parts:
+            part._warn_of_precisions(settings, beside or self.model.name)
 
     def _is_faster(self, fused: Fused, config: SamplerConfig, batch: int) -> bool:
         """Times both ways, from the starts that calls will have."""

@@ -41,18 +41,30 @@ class Judged:
         self._precision = precision
         self._energy_rounding = energy_rounding
 
-    def warn_of(self, settings: SamplerConfig, own: SamplerConfig) -> None:
-        """Looks at the settings of a call; `own` are the bundle's, with which it was judged."""
+    def warn_of(self, settings: SamplerConfig, own: SamplerConfig, beside: str = "") -> None:
+        """Looks at the settings of a call.
+
+        Args:
+            settings: of the call.
+            own: the bundle's, with which it was judged.
+            beside: the name of the energy that this one is a part of, whose chains go where its own do not; "" where it is alone.
+        """
+        if not self._precision:
+            return
         changed = [name for name in _DECISIVE if getattr(settings, name) != getattr(own, name)]
         if settings.steps > _LONGER * own.steps:
             changed.append("steps")
-        if not self._precision or not changed:
+        others = [f"in the {beside}"] if beside else []
+        if changed:
+            others.append("with " + ", ".join(f"{name}={getattr(settings, name)!r}" for name in changed))
+        if not others:
             return
         _LOG.warning(
-            "%s was calibrated and judged along chains with the bundle's own settings; with %s its samples may be far from those of "
-            "fp32: export with these settings, or compare with fp32%s",
+            "%s was calibrated and judged along chains of its own energy with the bundle's own settings; %s its samples may be far from "
+            "those of fp32: %scompare with fp32%s",
             self._precision,
-            ", ".join(f"{name}={getattr(settings, name)!r}" for name in changed),
+            " and ".join(others),
+            "" if beside else "export with these settings, or ",
             self._of_energies(settings),
         )
         self._precision = ""

@@ -51,6 +51,21 @@ def test_a_mixture_is_that_of_the_densities() -> None:
     np.testing.assert_allclose(grad, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_precision_that_was_judged_for_a_part_alone_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    low = bowl(1.0, judged="int8", energy_rounding=3.0)
+    low.sample(2)
+    assert not caplog.messages
+    inner = compose([low, bowl(0.0)])
+    for _ in range(2):
+        compose([bowl(-2.0), inner]).sample(2)
+    (said,) = caplog.messages
+    assert (
+        "int8 was calibrated and judged along chains of its own energy with the bundle's own settings; in the sum of"
+        in said
+    )
+    assert "samples may be far from those of fp32: compare with fp32. mala accepts by" in said
+
+
 def test_a_part_stays_within_its_gradient_scale_where_another_is_flat() -> None:
     """The composite's gradient is small where the parts cancel, and so its scale large."""
     seen: list[list[float]] = [[], []]
