@@ -46,9 +46,9 @@ def keep_in_float32(model: ir.Model, names: Collection[str]) -> None:
             node.metadata_props[_KEPT] = "fp32"
 
 
-def kept_in_float32(graph: ir.Graph) -> list[str]:
-    """Returns the names of the nodes that are marked."""
-    return [node.name or "" for node in graph if _is_kept(node)]
+def kept_in_float32(graph: ir.Graph) -> list[ir.Node]:
+    """Returns the nodes that are marked."""
+    return [node for node in graph if _is_kept(node)]
 
 
 def typed(model: ir.Model, precision: str) -> ir.Model:

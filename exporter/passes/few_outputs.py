@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...runtime.backends.openvino import PART
+from ..precision import keep_in_float32
 from .graph import content, dims, insert, replace, stored
 
 __all__ = ["SplitFewOutputs"]
@@ -33,17 +34,18 @@ class SplitFewOutputs(ir.passes.InPlacePass):
     2. A convolution of each channel by itself, which is one tap of 1 and zeros, puts each share where the tap has it.
     3. A convolution with a window of one place adds the shares of each output, and the bias.
 
-    All three are in float32 and as exact as the one; the last has its name. It stays as it is where its weights are computed or quantized,
-    in groups, with strides, dilations or automatic padding, or where it would gain little.
+    All three are as exact as the one, and stay in float32 where the rest is lowered: each would be rounded. The last has its name. It stays as
+    it is where its weights are computed or quantized, in groups, with strides, dilations or automatic padding, or where it would gain little.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         found = [node for node in model.graph if _gains(node)]
         for node in found:
-            self._split(model.graph, node)
+            keep_in_float32(model, self._split(model.graph, node))
         return ir.passes.PassResult(model, bool(found))
 
-    def _split(self, graph: ir.Graph, node: ir.Node) -> None:
+    def _split(self, graph: ir.Graph, node: ir.Node) -> list[str]:
+        """Puts the parts in a convolution's place; returns their names."""
         x, weight, *bias = node.inputs
         array, before, after = content(weight), dims(x), dims(node.outputs[0])
         assert x is not None and weight is not None and array is not None and before is not None and after is not None
@@ -65,11 +67,12 @@ class SplitFewOutputs(ir.passes.InPlacePass):
         summed = part("sums", placed, all_taps, after)
         last = summed.producer()
         assert last is not None
-        name = node.name
+        parts = [value.producer() for value in (shares, placed, summed)]
         replace(node, summed)
-        last.name = name
+        last.name = node.name
         if not weight.uses() and weight.name is not None:
             graph.initializers.pop(weight.name, None)
+        return [made.name or "" for made in parts if made is not None]
 
 
 def _gains(node: ir.Node) -> bool:

@@ -83,8 +83,7 @@ def write(
     KeepReducedDims()(model_ir)
     KeepScaledPlaces()(model_ir)
     WidenInt8Windows()(model_ir)
-    if precision != "mixed":  # which may run with a hint that lowers convolutions, where each part would be rounded
-        SplitFewOutputs()(model_ir)
+    SplitFewOutputs()(model_ir)
     onnx.save(ir.to_proto(model_ir), onnx_file)
     try:
         model = openvino.Core().read_model(onnx_file)
@@ -119,10 +118,12 @@ def write(
     )
 
 
-def _keep_in_float32(file: Path, names: Collection[str]) -> None:
-    """Marks convolutions in an .xml file by the names that they had in the ONNX graph."""
-    if not names:
+def _keep_in_float32(file: Path, nodes: Collection[ir.Node]) -> None:
+    """Marks in an .xml file what these convolutions of the ONNX graph became."""
+    if not nodes:
         return
+    # What gives an output of the graph is called as the output is.
+    names = {(out.name if out.is_graph_output() else node.name) or "" for node in nodes for out in node.outputs}
     tree = ElementTree.parse(file)
     missing = set(names)
     for layer in tree.iter("layer"):

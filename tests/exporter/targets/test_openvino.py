@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,25 @@ def test_layers_that_are_kept_are_not_lowered(tmp_path: Path) -> None:
 
 def test_a_layer_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text('<net><layers><layer name="a" type="Convolution"/></layers></net>')
-    _keep_in_float32(tmp_path / "a.xml", ["a"])
+    here, missing = (ir.Node("", "Conv", [], name=name) for name in "ab")
+    _keep_in_float32(tmp_path / "a.xml", [here])
     assert '<rt_info><attribute name="precise" version="0" /></rt_info>' in (tmp_path / "a.xml").read_text()
     with pytest.raises(EbmExportError, match="no layer b, which was to stay in float32"):
-        _keep_in_float32(tmp_path / "a.xml", ["b"])
+        _keep_in_float32(tmp_path / "a.xml", [missing])
+
+
+def test_parts_of_a_last_convolution_are_kept(tmp_path: Path) -> None:
+    """Of a gradient that one convolution writes, which is called as the output is."""
+    net = nn.Conv2d(3, 64, 3, padding=1)
+    graph = traced(make_energy(lambda x: nn.functional.softplus(net(x)).sum((1, 2, 3)), torch.randn(2, 3, 8, 8)))
+    last = graph.graph.outputs[1].producer()
+    assert last is not None
+    assert last.op_type == "Conv"
+    artifact = write(ir.to_proto(graph), tmp_path, precision="fp32", batch=(1, 2, 4))
+    marked = []
+    for layer in ElementTree.parse(tmp_path / artifact["path"]).iter("layer"):
+        if layer.find("rt_info/attribute[@name='precise']") is not None:
+            marked.append((layer.get("type"), layer.get("name")))
+    assert len(marked) == 3
+    assert [kind for kind, _ in marked] == ["Convolution", "GroupConvolution", "Convolution"]
+    assert marked[2][1] == "grad"
