@@ -17,7 +17,7 @@ def document(result: dict[str, Any]) -> str:
     """The page of these results."""
     device = ", ".join(f"{name} {value}" for name, value in result["device"].items())
     lines = [
-        "# Benchmarks",
+        "# Benchmarks" if "amx" in result["device"].get("instructions", "") else "# Benchmarks on a CPU without AMX",
         "",
         "Measured by `python benchmarks/samplers.py`, each network in one run, on one machine:",
         f"{device}.",
@@ -64,6 +64,7 @@ def document(result: dict[str, Any]) -> str:
             f"{peak['fp32']:.0f} in FP32, {peak['bf16']:.0f} in BF16, {peak['int8']:.0f} in INT8."
             for threads, peak in result["peaks"].items()
         ),
+        *_without_bf16(result["peaks"]),
         "Peak MB is the largest resident memory of a fresh process that draws samples and does nothing else",
         "(`benchmarks/peak_memory.py`); what PyTorch compiles is compiled in it.",
         "Engine, noise and update are shares of the time of a run, timed in it (`benchmarks/step_parts.py`): calls of the engine, waiting",
@@ -127,6 +128,15 @@ def _earlier(nets: dict[str, Any]) -> list[str]:
         return []
     return [
         f"Measured before PyTorch was given the whole step, and so beside a slower one: {', '.join(names)}.",
+    ]
+
+
+def _without_bf16(peaks: dict[str, dict[str, float]]) -> list[str]:
+    """Why shares of the peak in BF16 can be above 100 %."""
+    if all(peak["bf16"] >= peak["fp32"] for peak in peaks.values()):
+        return []
+    return [
+        "This CPU has no instructions for BF16: PyTorch takes several for each product, and ebm-export computes in float32."
     ]
 
 

@@ -76,11 +76,12 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles], link
 
 
-def test_the_page_of_benchmarks_is_that_of_their_results() -> None:
+@pytest.mark.parametrize(("name", "title"), [("xeon-amx", "benchmarks"), ("xeon-avx512", "benchmarks-avx512")])
+def test_a_page_of_benchmarks_is_that_of_its_results(name: str, title: str) -> None:
     """Nobody has written a number into it by hand."""
     page = runpy.run_path(str(ROOT / "benchmarks" / "sampler_page.py"))
-    results = json.loads((ROOT / "benchmarks" / "results" / "xeon-amx.json").read_text())
-    assert (ROOT / "docs" / "benchmarks.md").read_text() == page["document"](results)
+    results = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    assert (ROOT / "docs" / f"{title}.md").read_text() == page["document"](results)
 
 
 def test_the_page_of_benchmarks_has_deadlines_where_they_were_measured() -> None:
