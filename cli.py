@@ -20,11 +20,11 @@ from .commands.build import build
 from .commands.compare import compare_command
 from .commands.export import export_command
 from .commands.info import info
+from .commands.option_texts import as_typed
 from .commands.refine import refine
 from .commands.sample import sample
 from .commands.score import score
 from .commands.verify import verify
-from .options import as_typed
 from .runtime.errors import EbmExportError, UsageError
 from .terminal import LOG
 

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ..options import BundleArgument, Cpus, JsonOption, MemoryLimit, limit_process
+from ..options import BundleArgument, Cpus, JsonOption, MemoryLimit
 from ..terminal import LOG, print_json, progress, table
+from .option_texts import limit_process
 
 __all__ = ["bench"]
 

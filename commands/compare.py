@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from ..options import Classes, CondFiles, JsonOption, Seed, Threads, array_of, conditions_of
+from ..options import Classes, CondFiles, JsonOption, Seed, Threads
+from ..runtime.array_file import read_given_array
 from ..runtime.errors import QualityGateError
 from ..terminal import LOG, print_json, progress, table
+from .option_texts import conditions_of
 
 __all__ = ["compare_command"]
 
@@ -106,8 +108,8 @@ def compare_command(
         chains=chains,
         features=features,
         classes=classes,
-        data=None if data is None else array_of(data),
-        ood=None if ood is None else array_of(ood),
+        data=None if data is None else read_given_array(data),
+        ood=None if ood is None else read_given_array(ood),
         likelihood=likelihood,
         exact=exact,
         cond=conditions_of(cond),

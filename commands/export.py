@@ -22,10 +22,9 @@ from ..options import (
     StepSize,
     Target,
     Temperature,
-    chosen,
-    sampler_settings,
 )
 from ..terminal import LOG, print_json, progress, table
+from .option_texts import chosen, sampler_settings
 
 __all__ = ["export_command"]
 

@@ -52,15 +52,10 @@ from ..options import (
     Threads,
     WarmUp,
     Weight,
-    array_of,
-    array_or_none,
-    composition_of,
-    conditions_of,
-    limit_process,
-    numbers_of,
-    sampler_settings,
 )
+from ..runtime.array_file import read_given_array
 from .draw import draw
+from .option_texts import array_or_none, composition_of, conditions_of, limit_process, numbers_of, sampler_settings
 
 __all__ = ["refine"]
 
@@ -134,7 +129,7 @@ def refine(
             settings=settings,
             cond=conditions_of(cond),
             composition=composition_of(add, weight, mixture),
-            start=array_of(start),
+            start=read_given_array(start),
             backend=backend,
             precision=precision,
             threads=threads,

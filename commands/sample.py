@@ -53,6 +53,10 @@ from ..options import (
     Threads,
     WarmUp,
     Weight,
+)
+from ..runtime.replay_buffer import CAPACITY, SHARE
+from .draw import draw
+from .option_texts import (
     array_or_none,
     buffer_of,
     composition_of,
@@ -61,8 +65,6 @@ from ..options import (
     numbers_of,
     sampler_settings,
 )
-from ..runtime.replay_buffer import CAPACITY, SHARE
-from .draw import draw
 
 __all__ = ["sample"]
 

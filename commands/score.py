@@ -21,12 +21,10 @@ from ..options import (
     PrecisionName,
     Threads,
     Weight,
-    array_of,
-    composition_of,
-    conditions_of,
-    limit_process,
 )
+from ..runtime.array_file import read_given_array
 from ..terminal import print_json
+from .option_texts import composition_of, conditions_of, limit_process
 
 __all__ = ["score"]
 
@@ -81,7 +79,7 @@ def score(
         if composition is None
         else load_composition(bundle, composition, {}, given, **how)[0] as ebm
     ):
-        energy, grad = ebm.score(array_of(x), cond=given)
+        energy, grad = ebm.score(read_given_array(x), cond=given)
     found = {"energy": energy, "grad": grad}
     if kind is not OodKind.energy:
         found["score"] = scores_of(kind.value, energy, grad, known)

@@ -14,10 +14,10 @@ import typer
 from ebm_export.commands.bench import bench
 from ebm_export.commands.compare import compare_command
 from ebm_export.commands.export import export_command
+from ebm_export.commands.option_texts import as_typed, conditions_of
 from ebm_export.commands.refine import refine
 from ebm_export.commands.sample import sample
 from ebm_export.commands.score import score
-from ebm_export.options import as_typed, conditions_of
 from ebm_export.runtime.errors import UsageError
 
 
