@@ -16,6 +16,10 @@ Tell = Callable[[str, int, int], None]
 """Is called with (what is being done, done, in all)."""
 
 
+_APART = 1_000_000
+"""Of the seeds of a comparison and those of an export, which begin at 0."""
+
+
 @dataclass(frozen=True)
 class CompareOptions:
     """What to compare, and how.
@@ -37,7 +41,7 @@ class CompareOptions:
             out.
         exact: whether each engine runs a few chains that FP32 corrects, for the acceptance of exact sampling.
         cond: conditioning inputs by name, in place of those in the bundle.
-        seed: of the reference's samples; the candidates' is the next one, the trajectory's the one after.
+        seed: which of the comparisons of the same things this is; the seeds of its chains are in its result.
         threads: threads of one engine call.
         batches: batch sizes to time.
         rounds: rounds of timing.
@@ -73,10 +77,10 @@ class CompareOptions:
         return None if self.features in ("pixels", "model") else Path(self.features)
 
     def rules(self) -> GateRules:
-        """The gate's."""
+        """The gate's, with seeds that no export draws with: chains by which an engine was chosen would say the same of it again."""
         return GateRules(
             gate=self.gate,
             smallest_difference=self.smallest_difference,
             extra_rounds=self.extra_rounds,
-            seed=self.seed,
+            seed=_APART + self.seed,
         )

@@ -46,6 +46,7 @@ class Sampling:
         self, options: CompareOptions, rules: GateRules, reference: Candidate, fp32: Ebm, plan: ChainPlan, tell: Tell
     ) -> None:
         self._options = options
+        self._rules = rules
         self._reference = reference
         self._fp32 = fp32
         self._plan = plan
@@ -77,7 +78,8 @@ class Sampling:
         """The first samples under FP32's own seed, [count, *S]."""
         cond = conditions_for(self._reference.bundle, count, self._options.cond)
         told = partial(self._tell, f"drawing samples of {candidate.name} under the same noise")
-        return self._store.draw(candidate, lambda: ebm, count, seed=self._options.seed, cond=cond, progress=told)
+        seed = self._rules.sample_seed(0, candidate=False)
+        return self._store.draw(candidate, lambda: ebm, count, seed=seed, cond=cond, progress=told)
 
     def _scored(self, candidate: Candidate, ebm: Ebm, seed: int, what: str) -> SampleSet:
         count = self._plan.pool

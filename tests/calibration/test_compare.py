@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ebm_export.calibration.compare import compare
 from ebm_export.calibration.compare_options import CompareOptions
 from ebm_export.calibration.comparison import Comparison, EngineResult
+from ebm_export.calibration.gate_rules import GateRules
 from ebm_export.calibration.metrics.frechet import frechet_distance
 from ebm_export.calibration.speed import with_front
 from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
@@ -150,6 +151,15 @@ class TestWhole:
 
     def test_histograms_are_of_all_that_could_be_drawn(self, whole: tuple[Comparison, CompareOptions]) -> None:
         assert list(whole[0].energies.share) == ["fp32 onnxruntime", "fp16 onnxruntime", "bent"]
+
+    def test_no_seed_is_one_that_an_export_draws_with(self, whole: tuple[Comparison, CompareOptions]) -> None:
+        seeds = whole[0].seeds
+        assert len(set(seeds.values())) == 3
+        exports = GateRules()
+        rounds = range(1000)
+        drawn = {exports.sample_seed(extra, candidate=which) for extra in rounds for which in (False, True)}
+        drawn |= {exports.trajectory_seed(extra) for extra in rounds}
+        assert not drawn & {*seeds.values()}
 
     def test_is_plain_json(self, whole: tuple[Comparison, CompareOptions]) -> None:
         entries = whole[0].to_dict()
