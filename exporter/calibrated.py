@@ -111,6 +111,7 @@ class CalibratedArtifacts:
     _stack: ExitStack = field(default_factory=ExitStack)
     _found: dict[str, FoundScheme] = field(default_factory=dict)
     _fp32: Engine | None = None
+    _own: dict[str, Engine] = field(default_factory=dict)
     _states: States | None = None
     _gate: QualityGate | None = None
     latest: ir.Model | None = None
@@ -165,6 +166,20 @@ class CalibratedArtifacts:
                 "with; export fp32 alone to see where it differs"
             )
         return self._fp32
+
+    def float32(self, name: str) -> Engine:
+        """The open float32 engine of a target whose files run here: what its other engines are timed beside, and end on.
+
+        Raises:
+            UnsupportedOperation: the target does not take the graph.
+        """
+        if self.fp32.backend == name:
+            return self.fp32
+        if name not in self._own:
+            folder = Path(tempfile.mkdtemp(dir=self.scratch))
+            artifact = write_score(name, self.model, folder, precision="fp32", batch=self.batch, splits=self.splits)
+            self._own[name] = self._stack.enter_context(self.open(artifact, folder))
+        return self._own[name]
 
     @property
     def gate(self) -> QualityGate | None:

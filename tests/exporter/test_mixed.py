@@ -37,6 +37,7 @@ from ebm_export.exporter.search_subject import search_subject
 from ebm_export.exporter.targets import Artifact, tensorrt
 from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.bundle import Bundle
+from ebm_export.runtime.engine import Engine
 from ebm_export.runtime.errors import UnsupportedOperation
 
 from .calibrated_models import CONFIG, FEW, SHAPE, Residual, options
@@ -87,6 +88,25 @@ class TestMixed:
             {"verify"},
         ]
         assert differing(lambda x: x.square().sum(1)) == [set(), {"verify"}]
+
+    def test_a_target_is_timed_beside_its_own_float32(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """OpenVINO, which FP32's samples are drawn with where it is installed, may be faster than all that ONNX Runtime has."""
+        beside: list[tuple[str, str]] = []
+
+        def spied(*both: tuple[Engine, Any]) -> tuple[float, float]:
+            first, second = (engine.backend for engine, _ in both)
+            beside.append((first, second))
+            return 1.0, 2.0
+
+        monkeypatch.setattr(sys.modules["ebm_export.exporter.mixed"], "_milliseconds", spied)
+        monkeypatch.setattr(_Trials, "verdict", lambda self, one: verdict(True))
+        path = export(
+            Residual().eval(),
+            torch.randn(4, *SHAPE),
+            **options(tmp_path, targets=["onnxruntime"], precisions=["mixed"]),
+        )
+        assert set(beside) == {("onnxruntime", "onnxruntime")}
+        assert {entry.target for entry in Bundle(path).artifacts} == {"onnxruntime"}
 
     @pytest.mark.parametrize("name", ["openvino", "onnx"])  # which is not timed
     def test_what_cannot_be_written_leaves_the_others(self, tmp_path: Path, name: str) -> None:
