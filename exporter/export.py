@@ -42,6 +42,9 @@ from .verify import Verification
 
 __all__ = ["ExportReport", "export", "export_energy"]
 
+_ROWS = 4096
+"""States that are looked at together: all may be a file that is larger than memory."""
+
 
 @dataclass
 class ExportReport:
@@ -319,4 +322,12 @@ def _check_data(data: Any, energy: Energy) -> np.ndarray | None:
         raise UsageError(f"data: expected numbers [M, {', '.join(map(str, wanted))}]: {error}") from error
     if states.shape[1:] != wanted or not len(states):
         raise UsageError(f"data: expected at least one state [M, {', '.join(map(str, wanted))}], got {states.shape}")
+    rows = states.reshape(len(states), -1)
+    lost = sum(
+        int((~np.isfinite(rows[first : first + _ROWS]).all(axis=1)).sum()) for first in range(0, len(rows), _ROWS)
+    )
+    if lost:
+        raise UsageError(
+            f"data (--calibration-data): expected finite numbers, got NaN or infinity in {lost} of {len(states)} states; leave these out"
+        )
     return states

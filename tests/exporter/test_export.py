@@ -268,6 +268,16 @@ class TestRefused:
             export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler=wild)
         assert not list(tmp_path.iterdir())
 
+    def test_data_that_is_not_finite(self, tmp_path: Path) -> None:
+        """In the place of the energies that it would give, which are the model's."""
+        data = np.zeros((5000, *EXAMPLE.shape[1:]), np.float32)
+        data[3, ..., -1], data[4999, 0] = np.nan, np.inf
+        with pytest.raises(
+            UsageError, match=r"data \(--calibration-data\): .*NaN or infinity in 2 of 5000 states; leave"
+        ):
+            export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler=CONFIG, data=data)
+        assert not list(tmp_path.iterdir())
+
     @pytest.mark.parametrize(
         ("options", "text"),
         [
