@@ -133,9 +133,7 @@ class Divergence(str, Enum):
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Steps = Annotated[int | None, typer.Option(help="Number of Langevin steps.", min=1)]
 StepSize = Annotated[str | None, typer.Option(help="Step size; 'a,b,..' is a schedule over the steps.")]
-Noise = Annotated[
-    str | None, typer.Option(help="Noise per step (sd); none, the default, is sqrt(2 * step size * temperature).")
-]
+Noise = Annotated[str | None, typer.Option(help="Noise per step (sd); 'none' is sqrt(2 * step size * temperature).")]
 Temperature = Annotated[str | None, typer.Option(help="Temperature; 'a,b,..' is a schedule.")]
 GradClip = Annotated[float | None, typer.Option(help="Limit of the gradient before it is multiplied by the step.")]
 GradClipMode = Annotated[

@@ -74,9 +74,13 @@ def plan_chains(gate: float = 1.25, smallest_difference: float = 0.1) -> ChainPl
             f"smallest_difference: expected a number above 0, got {smallest_difference!r}; "
             "it is in standard deviations of the energy"
         )
-    factor = pool_factor(gate)
-    wanted = math.ceil(2.0 * (gate**2 - 1.0) / smallest_difference**2)
-    return fitted_plan(gate, smallest_difference, max(wanted * factor, _FEWEST_CHAINS))
+    pool = _subset(gate, smallest_difference) * pool_factor(gate)
+    return fitted_plan(gate, smallest_difference, max(pool, _FEWEST_CHAINS))
+
+
+def _subset(gate: float, smallest_difference: float) -> int:
+    """n of `plan_chains`, at least two chains: one has neither a spread nor a neighbour."""
+    return max(2, math.ceil(2.0 * (gate**2 - 1.0) / smallest_difference**2))
 
 
 def pool_factor(gate: float) -> int:
@@ -100,8 +104,7 @@ def fitted_plan(gate: float, smallest_difference: float, pool: int) -> ChainPlan
         raise UsageError(
             f"chains: expected at least {2 * factor} in each pool for a gate of {gate:g}, got {pool}; draw more"
         )
-    wanted = math.ceil(2.0 * (gate**2 - 1.0) / smallest_difference**2)
-    subset = min(wanted, pool // factor)
+    subset = min(_subset(gate, smallest_difference), pool // factor)
     over = gate**2 - 1.0 + subset / pool
     return ChainPlan(
         subset=subset,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Gating:
     def remove_logs(self) -> None:
         """Searches that ended need their logs no more."""
         if self.log is not None:
-            for log in self.log.parent.glob(f"{self.log.stem}.*{self.log.suffix}"):
+            for log in self.log.parent.glob(f"{glob.escape(self.log.stem)}.*{self.log.suffix}"):
                 log.unlink()
 
 

@@ -42,6 +42,11 @@ def check_options(
         )
     if gating.judges(precisions):
         from ..calibration.metrics import scientific  # noqa: F401  says what is missing
+    if gating.seconds is not None and "mixed" not in precisions:
+        raise UsageError(
+            "search_seconds (--search-seconds) is the time of the search for mixed, and nothing is searched here: ask for mixed with it, or "
+            "leave it out"
+        )
     if weight_bits not in (None, 7, 8):
         raise UsageError(f"weight_bits: weights have 7 or 8 bits, not {weight_bits!r}")
     if weight_bits is not None and not ("openvino" in targets and calibrates):

@@ -65,6 +65,12 @@ class TestFittedPlan:
         assert plan.smallest_difference > 0.4
         assert plan.false_failure < 0.002
 
+    @pytest.mark.parametrize("gate", [1.01, 1.05, 1.25])
+    def test_a_narrow_gate_and_a_large_difference_take_what_their_sets_take(self, gate: float) -> None:
+        plan = plan_chains(gate, 0.5)
+        assert plan.pool >= 2 * pool_factor(gate)
+        assert plan.subset >= 2
+
     def test_too_few(self) -> None:
         with pytest.raises(UsageError, match="chains: expected at least 32 in each pool for a gate of 1.25, got 31"):
             fitted_plan(1.25, 0.1, 31)

@@ -29,6 +29,7 @@ def told(what: str, done: int, total: int) -> None:
         ),
         ({"weight_bits": 7}, r"weight_bits \(--weight-bits\) is of INT8 weights for OpenVINO, and there are none here"),
         ({"ranges": "mse"}, "nothing is calibrated here"),
+        ({"search_seconds": 60.0, "precisions": ["int8"]}, r"\(--search-seconds\) is the time of the search for mixed"),
         ({"ranges": "max", "precisions": ["int8"]}, "ranges: expected one of .*, got 'max'"),
         ({"targets": ["openvino"]}, "needs the package openvino"),
         ({"targets": ["tpu"]}, "there is none called 'tpu'"),
