@@ -62,7 +62,7 @@ class SamplerConfig:
         ladder: "tempering": the replicas' temperatures as factors of `temperature`, rising from 1.
         warmup: number of steps at the start, part of `steps`, in which a sampler that accepts and rejects adapts its step
             size, and "preconditioned" its preconditioner, chain by chain; they are frozen afterwards. None is a quarter
-            of the steps, 0 adapts nothing. A schedule keeps its form: a factor of it is adapted.
+            of the steps, or where that is fewer than 5 none for a step size; 0 adapts nothing. A schedule keeps its form: a factor of it is adapted.
         target_accept: the acceptance to adapt to, between 0 and 1; None is the sampler's own.
         block: steps on the low-precision engine for each evaluation of the exact one, in exact sampling.
     """

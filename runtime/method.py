@@ -54,6 +54,9 @@ class Method(NamedTuple):
     end: Callable[[int], int] | None = None
 
 
+_FEWEST_ADAPTED = 5
+"""Steps below which step sizes are left as they are: dual averaging begins with ten times the time step. Of MALA and HMC on Gaussians of 2
+to 200 dimensions, whose given step was accepted at 0.95 or more, one step left 0.00, two 0.00 to 0.5, five 0.5 to 0.85."""
 _REJECTING = ("mala", "hmc", "tempering", "exact")
 _ONLY_FOR = {
     "order": ("langevin",),
@@ -125,7 +128,10 @@ def knows_energies(config: SamplerConfig, *, exact: bool = False) -> bool:
 
 def warm_up_steps(config: SamplerConfig) -> int:
     """Returns the number of steps in which a sampler that adapts does so."""
-    return config.steps // 4 if config.warmup is None else config.warmup
+    if config.warmup is not None:
+        return config.warmup
+    quarter = config.steps // 4
+    return 0 if config.sampler != "preconditioned" and quarter < _FEWEST_ADAPTED else quarter
 
 
 def settings_of(sampler: str) -> set[str]:

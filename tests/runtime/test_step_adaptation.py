@@ -7,6 +7,9 @@ import copy
 import numpy as np
 import pytest
 
+from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig
+from ebm_export.runtime.manifest import ModelSpec, TensorSpec
+from ebm_export.runtime.progress import Progress
 from ebm_export.runtime.step_adaptation import StepAdaptation
 from ebm_export.runtime.warm_up import WarmUp
 
@@ -65,3 +68,20 @@ def test_another_goes_on_from_a_copy_of_the_state() -> None:
     np.testing.assert_array_equal(second.settle(None), whole.settle(None))
     np.testing.assert_array_equal(second.factor, whole.factor)
     np.testing.assert_array_equal(kept.log_scales, first.state.log_scales)  # what was handed over is left as it is
+
+
+@pytest.mark.parametrize("sampler", ["mala", "hmc", "tempering"])
+@pytest.mark.parametrize("steps", [4, 8, 12, 16, 20])
+def test_a_short_chain_is_not_thrown_off_by_its_warm_up(sampler: str, steps: int) -> None:
+    """Its default is none where dual averaging would end amid its first jumps."""
+    accepted = []
+
+    def watch(now: Progress) -> None:
+        if now.info is not None and not now.warming_up:
+            accepted.append(float(np.mean(now.info.acceptance)))
+
+    model = ModelSpec("bowl", TensorSpec("x", (16,), "float32"))
+    config = SamplerConfig(sampler=sampler, steps=steps, step_size=0.02)
+    Ebm(FunctionEngine(lambda x: (0.5 * (x * x).sum(axis=1), x)), model, config).sample(100, callback=watch)
+    assert len(accepted) == (15 if steps == 20 else steps)
+    assert np.mean(accepted) > 0.4
