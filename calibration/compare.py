@@ -147,9 +147,14 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
             progress=partial(tell, "bounds of the log-likelihood"),
         )  # fmt: skip
     ran = [engine for engine, result in zip(engines, results, strict=True) if not result.failure]
-    times, use, power = measure_speed(ran, options, tell)
+    speed = measure_speed(ran, options, tell)
     results = [
-        dataclasses.replace(result, latency=times.get(result.name, ()), energy=use.get(result.name))
+        dataclasses.replace(
+            result,
+            latency=speed.times.get(result.name, ()),
+            energy=speed.energy.get(result.name),
+            not_timed=speed.not_timed.get(result.name, ""),
+        )
         for result in results
     ]
     tell("counting modes", 0, 0)
@@ -174,7 +179,7 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
         modes=None if modes is None else modes[0],
         features=sampling.networks.said,
         layers=(*(layers for bundle in bundles for layers in read_layers(bundle)), *executed),
-        power=power,
+        power=speed.power,
         device=describe_device(),
         toolchain=toolchain(),
         likelihood=likelihood,

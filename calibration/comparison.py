@@ -70,6 +70,7 @@ class EngineResult:
             judged. The reference has one too: FP32 with another seed, judged as a candidate is.
         fidelity: its gradients beside FP32's, stage by stage; empty for another model.
         latency: time of a step, by batch size.
+        not_timed: why one of them is missing; empty where none is.
         energy: electrical energy, where there are sensors.
         same_noise_distance: rms difference from FP32's samples under the same noise, relative to the rms spread of
             FP32's samples; None for the reference, and where these have no spread.
@@ -93,6 +94,7 @@ class EngineResult:
     gate: GateResult | None = None
     fidelity: tuple[StageFidelity, ...] = ()
     latency: tuple[Latency, ...] = ()
+    not_timed: str = ""
     energy: EnergyUse | None = None
     same_noise_distance: float | None = None
     figures: SampleFigures | None = None
@@ -204,10 +206,18 @@ class Comparison:
     @property
     def not_exact(self) -> list[str]:
         """One line for each reason why engines have no acceptance of exact sampling, with their names."""
+        return self._by_reason("not_exact")
+
+    @property
+    def not_timed(self) -> list[str]:
+        """One line for each reason why engines have no time of a step, with their names."""
+        return self._by_reason("not_timed")
+
+    def _by_reason(self, of: str) -> list[str]:
         names: dict[str, list[str]] = {}
         for engine in self.engines:
-            if engine.not_exact:
-                names.setdefault(engine.not_exact, []).append(engine.name)
+            if why := getattr(engine, of):
+                names.setdefault(why, []).append(engine.name)
         return [f"{', '.join(those)}: {why}" for why, those in names.items()]
 
     @property
@@ -242,6 +252,7 @@ class Comparison:
         }
         said["failures"] = self.failures
         said["not_exact"] = self.not_exact
+        said["not_timed"] = self.not_timed
         plain: dict[str, Any] = json_values(said)
         return plain
 

@@ -69,7 +69,7 @@ def measure_energy(
     drawn, begun = 0, time.perf_counter()
     with PowerMeter(sensors) as meter:
         while not drawn or time.perf_counter() - begun < seconds:
-            ebm.sample(batch, seed=drawn, cond=dict(cond), max_batch=batch)
+            ebm.sample(batch, seed=drawn, cond=dict(cond))
             drawn += batch
     reading = meter.reading()
     return EnergyUse(reading.joules / drawn, reading.watts, idle, reading.seconds, batch)

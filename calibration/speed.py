@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from ..runtime.ebm import Ebm
+from ..runtime.errors import EbmExportError
 from ..runtime.precision_schedule import is_schedule
 from .candidate import Candidate
 from .compare_options import CompareOptions, Tell
@@ -20,13 +22,27 @@ from .latency import Latency, time_steps
 from .pareto import pareto_front
 from .power import Sensor, SensorError, find_sensors
 
-__all__ = ["measure_speed", "with_front"]
+__all__ = ["Speed", "measure_speed", "with_front"]
 
 
-def measure_speed(
-    engines: Sequence[Candidate], options: CompareOptions, tell: Tell
-) -> tuple[dict[str, tuple[Latency, ...]], dict[str, EnergyUse], str]:
-    """Times all engines in turns, then reads the power sensors; returns both by name, and a sentence on the sensors."""
+class Speed(NamedTuple):
+    """What was measured of the engines of a comparison.
+
+    Attributes:
+        times: of a step, by batch size, by the engine's name.
+        energy: electrical energy, by name, where there are sensors.
+        power: one sentence on the sensors.
+        not_timed: why an engine has no time at some batch size, by name: it costs the time, and not what its samples showed.
+    """
+
+    times: dict[str, tuple[Latency, ...]]
+    energy: dict[str, EnergyUse]
+    power: str
+    not_timed: dict[str, str]
+
+
+def measure_speed(engines: Sequence[Candidate], options: CompareOptions, tell: Tell) -> Speed:
+    """Times all engines in turns, then reads the power sensors."""
     sensors, said = find_sensors(options.sysfs)
     by_name = {engine.name: engine for engine in engines}
     schedules = frozenset(name for name, engine in by_name.items() if is_schedule(engine.precision))
@@ -36,18 +52,29 @@ def measure_speed(
 
     times: dict[str, list[Latency]] = {name: [] for name in by_name}
     use: dict[str, EnergyUse] = {}
+    not_timed: dict[str, str] = {}
     with ExitStack() as stack:
-        ebms = {name: stack.enter_context(engine.open(options.threads)) for name, engine in by_name.items()}
+        ebms: dict[str, Ebm] = {}
+        for name, engine in by_name.items():
+            try:
+                ebms[name] = stack.enter_context(engine.open(options.threads))
+            except EbmExportError as error:
+                not_timed[name] = str(error)
         batches = sorted(set(options.batches))
         for batch in batches:
             told = partial(tell, f"timing batches of {batch}")
-            found = time_steps(ebms, cond, batch=batch, rounds=options.rounds, whole_chains=schedules, progress=told)
+            found, failures = time_steps(
+                ebms, cond, batch=batch, rounds=options.rounds, whole_chains=schedules, progress=told
+            )
             for name, latency in found.items():
                 times[name].append(latency)
+            for name, why in failures.items():
+                not_timed.setdefault(name, why)
+                del ebms[name]
         if sensors:
             use, failures = _energies(ebms, sensors, cond, batches[-1], tell)
             said = _with_failures(said, use, failures)
-    return {name: tuple(own) for name, own in times.items()}, use, said
+    return Speed({name: tuple(own) for name, own in times.items()}, use, said, not_timed)
 
 
 def _energies(
@@ -68,7 +95,7 @@ def _energies(
         tell("reading power sensors", index, len(ebms))
         try:
             use[name] = measure_energy(ebm, sensors, cond(name, batch), batch=batch, idle=idle)
-        except SensorError as error:
+        except (SensorError, EbmExportError) as error:
             failures[name] = str(error)
     return use, failures
 

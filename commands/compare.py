@@ -126,6 +126,8 @@ def compare_command(
         LOG.print(report["power"], markup=False, soft_wrap=True)  # or why the table has no energy per sample
         for entry in report["not_run"]:
             LOG.print(f"not run: {entry['name']}: {entry['reason']}", markup=False, soft_wrap=True)
+        for line in report["not_timed"]:
+            LOG.print(f"no time of a step: {line}", markup=False, soft_wrap=True)
         for line in report["not_exact"]:
             LOG.print(f"no acceptance of exact sampling: {line}", markup=False, soft_wrap=True)
         for line in report["failures"]:

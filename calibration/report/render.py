@@ -156,6 +156,8 @@ def _times(comparison: Comparison, css: dict[str, str]) -> dict[str, Any]:
         "Median, with the 10th and 90th percentile over rounds in which the engines took turns. "
         f"Speed is relative to {comparison.reference} at {comparison.batches[-1]} chains."
     )
+    if comparison.not_timed:
+        text += f" No time of a step for {'; for '.join(comparison.not_timed)}."
     return {"columns": columns, "rows": rows, "text": text}
 
 

@@ -18,6 +18,7 @@ from ebm_export.calibration.compare_options import CompareOptions
 from ebm_export.calibration.comparison import Comparison, EngineResult
 from ebm_export.calibration.gate_rules import GateRules
 from ebm_export.calibration.metrics.frechet import frechet_distance
+from ebm_export.calibration.report import render_report
 from ebm_export.calibration.speed import with_front
 from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from ebm_export.runtime.bundle_writer import write_manifest, writing_bundle
@@ -258,6 +259,31 @@ def test_more_chains_are_drawn_where_the_gate_is_undecided(tmp_path: Path, monke
     compare(options(two_engines(tmp_path / "a.ebm"), chains=200, extra_rounds=2))
     assert sizes == [200, 400, 600, 200, 400, 600]
     assert len(subsets) == 1  # more chains make the answer surer, the question stays
+
+
+@pytest.mark.parametrize(
+    "settings", [{"sampler": "mala", "steps": 40, "warmup": 20}, {"sampler": "tempering", "steps": 30}]
+)
+def test_samplers_that_warm_up_or_have_replicas_are_timed(settings: dict[str, Any], tmp_path: Path) -> None:
+    found = compare(options(two_engines(tmp_path / "a.ebm", sampler={**WARM, **settings}), batches=(1,)))
+    assert [len(one.latency) for one in found.engines] == [1, 1] and found.not_timed == []
+
+
+def test_what_cannot_be_timed_keeps_its_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, rows = OnnxRuntimeEngine.run, 7  # no other call of the comparison has so few
+
+    def picky(self: OnnxRuntimeEngine, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if "fp16" in self.path.name and len(inputs["x"]) == rows:
+            raise UnsupportedOperation("no memory for so many")
+        return run(self, inputs)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "run", picky)
+    found = compare(options(two_engines(tmp_path / "a.ebm"), batches=(rows,)))
+    assert [one.latency == () for one in found.engines] == [False, True]
+    assert found.engines[1].passed and found.engines[1].failure == ""
+    assert found.not_timed == ["fp16 onnxruntime: no memory for so many"] == found.to_dict()["not_timed"]
+    page = render_report(found)
+    assert "No time of a step for fp16 onnxruntime: no memory for so many." in page
 
 
 def test_energy_is_measured_where_there_are_sensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

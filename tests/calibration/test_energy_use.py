@@ -44,5 +44,12 @@ def test_energy_is_shared_among_the_samples() -> None:
     assert (found.batch, found.idle_watts) == (4, 1.0)
 
 
+def test_all_replicas_of_a_chain_go_into_one_engine_call() -> None:
+    model = ModelSpec("quadratic", TensorSpec("x", (3,), "float32"), cond=(TensorSpec("centre", (3,), "float32"),))
+    ebm = Ebm(FunctionEngine(quadratic), model, SamplerConfig(steps=5, step_size=0.1, sampler="tempering"))
+    cond = {"centre": np.zeros((2, 3), np.float32)}
+    assert measure_energy(ebm, [Steady()], cond, batch=2, idle=1.0, seconds=0.01).batch == 2
+
+
 def test_idle_power() -> None:
     assert idle_watts([Steady()], seconds=0.05) == pytest.approx(3.0, rel=0.01)

@@ -42,8 +42,8 @@ def measured(path: Path, fails: set[int], monkeypatch: pytest.MonkeyPatch) -> tu
     monkeypatch.setattr(speed, "measure_energy", lambda *a, **named: measure(*a, **named, seconds=0.01))
     engines, _ = bundle_candidates([Bundle(write_two_precisions(path))])
     options = CompareOptions(bundles=[path], batches=[2], rounds=3, threads=1)
-    times, use, said = measure_speed(engines, options, lambda what, done, total: None)
-    return set(times), set(use), said
+    found = measure_speed(engines, options, lambda what, done, total: None)
+    return set(found.times), set(found.energy), found.power
 
 
 idle, measure = speed.idle_watts, speed.measure_energy
