@@ -16,7 +16,7 @@ from ..runtime.engine import Engine
 from ..runtime.errors import EbmExportError, LoadError, UsageError
 from ..runtime.file_hash import sha256_of
 from ..runtime.manifest import Artifact
-from ..runtime.precision_schedule import is_schedule, parse_precision_schedule
+from ..runtime.precision_schedule import check_steps, is_schedule, parse_precision_schedule
 from ..runtime.runnable import why_not
 from ..runtime.split_engine import SplitEngine
 from .external_data import external_data
@@ -158,7 +158,7 @@ def bundle_candidates(
 
     Args:
         bundles: the bundles; with more than one, the names begin with the bundle's.
-        backends: only these; every one that the bundle has files for if empty.
+        backends: only these; every one that the bundle has files for if empty. One that is named twice counts once, and so below.
         precisions: only these, in this order; every one that the bundle holds if empty. A schedule over the steps is
             one entry.
 
@@ -174,23 +174,25 @@ def bundle_candidates(
             raise UsageError(f"--backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
     found: list[Candidate] = []
     not_run: list[NotRun] = []
+    answered: set[str] = set()  # by name: the precision of what is found may be a schedule that the bundle has for it
     for bundle in bundles:
         prefix = _prefix(bundle) if len(bundles) > 1 else ""
         scores = [artifact for artifact in bundle.artifacts if artifact.role == "score"]
         held = dict.fromkeys(artifact.precision for artifact in scores)
-        for precision in precisions or held:
-            for backend in backends or BACKENDS:
+        for precision in dict.fromkeys(precisions) or held:
+            for backend in dict.fromkeys(backends) or BACKENDS:
                 names = precisions_in(precision)
                 with_file = {artifact.precision for artifact in scores if artifact.target in LOADABLE[backend]}
                 if not backends and not with_file.issuperset(names):
                     continue  # the bundle was not exported for this backend
                 try:
                     found.append(_from_bundle(bundle, backend, precision, prefix))
+                    answered.add(precision)
                 except EbmExportError as error:
                     not_run.append(NotRun(f"{prefix}{precision} {backend}", str(error)))
     for precision in precisions:
-        if not any(candidate.precision == precision for candidate in found):
-            reasons = "; ".join(entry.reason for entry in not_run if f"{precision} " in entry.name)
+        if precision not in answered:
+            reasons = "; ".join(dict.fromkeys(entry.reason for entry in not_run if f"{precision} " in entry.name))
             holds = ", ".join(dict.fromkeys(entry.precision for bundle in bundles for entry in bundle.artifacts))
             raise LoadError(f"--precision {precision}: nothing here runs it: {reasons or f'the bundles hold {holds}'}")
     return found, not_run
@@ -288,6 +290,8 @@ def _from_bundle(bundle: Bundle, backend: str, precision: str, prefix: str) -> C
     said = precision
     if not is_schedule(precision):  # the export may have found that this precision is best left before the end
         precision = choose(bundle, backend, precision)[0].schedule or precision
+    if is_schedule(precision):
+        check_steps(parse_precision_schedule(precision), bundle.sampler.steps)  # which the chains would find too late
     artifacts = [choose(bundle, backend, name)[0] for name in precisions_in(precision)]
     artifacts += [prologue for artifact in artifacts if (prologue := bundle.prologue_of(artifact)) is not None]
     notes = [

@@ -134,6 +134,11 @@ class TestBundleCandidates:
         found, _ = bundle_candidates([bundle], backends=["onnxruntime"], precisions=["fp16", "fp32"])
         assert [entry.name for entry in found] == ["fp16 onnxruntime", "fp32 onnxruntime"]
 
+    def test_what_is_asked_for_twice_is_there_once(self, tmp_path: Path) -> None:
+        bundle = bundle_of(tmp_path / "a.ebm")
+        found, _ = bundle_candidates([bundle], backends=["onnxruntime"] * 2, precisions=["fp16"] * 2)
+        assert [entry.name for entry in found] == ["fp16 onnxruntime"]
+
     def test_several_bundles_are_told_apart(self, tmp_path: Path) -> None:
         bundles = [bundle_of(tmp_path / f"{name}.ebm", "score.fp32.onnxruntime.onnx") for name in "ab"]
         found, _ = bundle_candidates(bundles)
@@ -355,6 +360,30 @@ class TestSchedule:
         assert found.fingerprint == (by_precision["fp16"].sha256, by_precision["fp32"].sha256)
         with found.open(threads=1) as ebm:
             assert np.isfinite(ebm.sample(4, seed=0)).all()
+
+    def test_that_the_bundle_has_for_a_precision_is_what_is_asked_for_by_its_name(self, tmp_path: Path) -> None:
+        with writing_bundle(tmp_path / "a.ebm") as folder:
+            entries = []
+            for precision, schedule in (("fp32", ""), ("mixed", "mixed:0-10,fp32:10-")):
+                name = f"score.{precision}.onnxruntime.onnx"
+                onnx.save(quadratic_graph(), folder / name)
+                entries.append(artifact_entry(folder, name, precision=precision, schedule=schedule))
+            np.savez(folder / "golden.npz", allow_pickle=False, **golden_data())
+            write_manifest(folder, manifest_entries(entries))
+        (found,), _ = bundle_candidates([Bundle(tmp_path / "a.ebm")], precisions=["mixed"])
+        assert (found.name, found.precision) == ("mixed onnxruntime", "mixed:0-10,fp32:10-")
+
+    @pytest.mark.parametrize(
+        "schedule,why",
+        [
+            ("fp16:0-20,fp32:20-", "reaches fp32 at step 20, and the chain has 20 steps: start fp32 earlier"),
+            ("fp16:0-5,fp32:5-30", "covers 30 steps, and the chain has 20: run 30 steps, or write fp16:0-5,fp32:5-"),
+        ],
+    )
+    def test_that_does_not_fit_the_chain(self, schedule: str, why: str, tmp_path: Path) -> None:
+        bundle = bundle_of(tmp_path / "a.ebm")
+        with pytest.raises(LoadError, match=f"--precision {schedule}: nothing here runs it: .*{why}"):
+            bundle_candidates([bundle], precisions=[schedule])
 
     def test_another_form(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="expected PRECISION:FIRST-STOP"):
