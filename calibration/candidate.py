@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..runtime import load
 from ..runtime.artifact_engine import engine_of
-from ..runtime.backends import BACKENDS, LOADABLE, open_engine
+from ..runtime.backends import BACKENDS, LOADABLE, backend_of, open_engine
 from ..runtime.bundle import Bundle
 from ..runtime.choice import choose
 from ..runtime.ebm import Ebm
@@ -35,8 +35,8 @@ __all__ = [
 
 REFERENCE_PRECISION = "fp32"
 
-_PROLOGUES = ("prologue.fp32.onnx", "prologue.fp32.onnxruntime.onnx")
-"""Files with the features that a graph was quantized for, where it was made from a split energy."""
+_WITH_PROLOGUES = ("onnx", "onnxruntime", "openvino")
+"""Targets whose prologue in FP32 makes the features that a graph was quantized for, where it was made from a split energy: any will do."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ class Candidate:
         if self.prologue is None:
             return engine
         file = self.bundle.file_of(self.prologue)
-        first = open_engine("onnxruntime", file, precision=self.prologue.precision, threads=threads)
+        backend, options = backend_of(self.prologue.target), dict(self.prologue.options)
+        first = open_engine(backend, file, precision=self.prologue.precision, threads=threads, options=options)
         return SplitEngine(first, engine, self.prologue.reads, self.keeps)
 
 
@@ -224,8 +225,10 @@ def external_candidate(text: str, bundle: Bundle) -> Candidate:
     if not path.is_file():
         raise LoadError(f"--candidate {name}: there is no file {path}")
     weights = _weights_beside(path)  # first, so that no library reads what must not be read
-    prologue = next((a for a in bundle.artifacts if a.role == "prologue" and a.path in _PROLOGUES), None)
-    features = {} if prologue is None else features_of(bundle.file_of(prologue), prologue.reads)
+    prologue = _prologue_of(bundle)
+    features = {}
+    if prologue is not None:
+        features = features_of(bundle.file_of(prologue), backend_of(prologue.target), prologue.reads)
     inputs = check_graph(path, backend, bundle.model, features)
     takes_features = any(port is not None and name in inputs for name, port in features.items())
     if not takes_features:
@@ -245,6 +248,14 @@ def external_candidate(text: str, bundle: Bundle) -> Candidate:
         prologue=prologue,
         keeps=tuple(spec.name for spec in bundle.model.cond if takes_features and spec.name in inputs),
         plain=plain,
+    )
+
+
+def _prologue_of(bundle: Bundle) -> Artifact | None:
+    """The bundle's prologue in FP32, as far as it has one that runs here."""
+    found = {a.target: a for a in bundle.artifacts if a.role == "prologue" and a.precision == REFERENCE_PRECISION}
+    return next(
+        (found[target] for target in _WITH_PROLOGUES if target in found and why_not(found[target]) is None), None
     )
 
 

@@ -60,17 +60,18 @@ def backend_for(path: Path, backend: str | None) -> str:
     return chosen
 
 
-def features_of(path: Path, reads: Sequence[str]) -> dict[str, Port | None]:
+def features_of(path: Path, backend: str, reads: Sequence[str]) -> dict[str, Port | None]:
     """What a prologue puts in the place of conditioning inputs.
 
     Args:
-        path: an ONNX file.
+        path: the prologue.
+        backend: the library to read it with.
         reads: the conditioning inputs that it reads.
 
     Returns:
         By name what a score graph takes with it: the features, and None for each conditioning input that it need not take.
     """
-    _, outputs = _onnx_ports(path)
+    _, outputs = _ports(path, backend)
     return {**dict.fromkeys(reads), **outputs}
 
 
@@ -95,7 +96,7 @@ def check_graph(
         LoadError: the library cannot read it.
         UsageError: an input or output is missing, unknown, or of another shape or type.
     """
-    inputs, outputs = _onnx_ports(path) if backend == "onnxruntime" else _openvino_ports(path)
+    inputs, outputs = _ports(path, backend)
     wanted = {"x": Port((None, *model.x.shape), "float32")}
     if "grad_scale" in inputs:
         wanted["grad_scale"] = Port((None,), "float32")
@@ -133,6 +134,10 @@ def _compare(path: Path, kind: str, ports: Mapping[str, Port], wanted: Mapping[s
             raise UsageError(
                 f"{path}: {kind} {name!r} has a fixed batch of {found.shape[0]}; keep the batch dimension symbolic"
             )
+
+
+def _ports(path: Path, backend: str) -> tuple[dict[str, Port], dict[str, Port]]:
+    return _onnx_ports(path) if backend == "onnxruntime" else _openvino_ports(path)
 
 
 def _onnx_ports(path: Path) -> tuple[dict[str, Port], dict[str, Port]]:

@@ -281,6 +281,31 @@ class TestExternal:
                 np.testing.assert_allclose(ebm.score(x, centre=np.ones_like(x))[1], 5 - factor)
         assert found[0].fingerprint != found[1].fingerprint
 
+    def test_the_prologue_may_be_openvinos(self, tmp_path: Path) -> None:
+        """A bundle without ONNX files takes its own graph too, and that in INT8."""
+        with writing_bundle(tmp_path / "a.ebm") as folder:
+            graph = quadratic_graph(cond=True)
+            graph.graph.input[1].name = graph.graph.node[0].input[1] = "feature"
+            prologue = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
+                prologue (float[B, 3] centre) => (float[B, 3] feature) { feature = Add(centre, centre) }""")
+            entries = []
+            for role, model in (("score", graph), ("prologue", prologue)):
+                onnx.save(model, tmp_path / f"{role}.onnx")
+                name = f"{role}.fp32.openvino.xml"
+                openvino.save_model(openvino.convert_model(tmp_path / f"{role}.onnx"), folder / name)
+                weights = f"{role}.fp32.openvino.bin"
+                entries.append(artifact_entry(folder, name, target="openvino", role=role))
+                entries[-1]["files"] = {weights: sha256_of(folder / weights)}
+            entries[0]["prologue"], entries[1]["reads"] = entries[1]["path"], ["centre"]
+            np.savez(folder / "golden.npz", allow_pickle=False, **golden_data(cond=True))
+            write_manifest(folder, manifest_entries(entries, cond=True))
+        bundle = Bundle(tmp_path / "a.ebm")
+        candidate = external_candidate(f"own={bundle.path}/score.fp32.openvino.xml", bundle)
+        assert candidate.prologue is not None and len(candidate.fingerprint) == 4
+        x = np.full((2, 3), 5, np.float32)
+        with candidate.open(threads=1) as ebm:
+            np.testing.assert_allclose(ebm.score(x, centre=np.ones_like(x))[1], 3)
+
     def test_a_graph_of_the_whole_has_no_part_in_the_prologue(self, tmp_path: Path) -> None:
         onnx.save(quadratic_graph(cond=True), tmp_path / "own.onnx")
         candidate = external_candidate(f"own={tmp_path}/own.onnx", bundle_with_prologue(tmp_path / "a.ebm", 1.0))
