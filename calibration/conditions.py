@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..runtime.arguments import check_conditions
 from ..runtime.bundle import Bundle
 from ..runtime.errors import UsageError
 
@@ -20,34 +21,28 @@ def conditions_for(bundle: Bundle, n: int, given: Mapping[str, np.ndarray] | Non
     Args:
         bundle: its golden data have the rows that the export was verified with, for inputs that are not given.
         n: number of chains.
-        given: arrays by name, each [M, ...] with any M from 1.
+        given: arrays by name, in the user's model or in the graph, each [M, ...] with any M from 1.
 
     Returns:
-        [n, ...] by name.
+        [n, ...] by the graph's names, in its types.
 
     Raises:
-        UsageError: an array is given that the model does not take, or is needed and not there.
+        UsageError: an array is given that the model does not take, or is needed and not there; or what `check_conditions` says of it.
         LoadError: the bundle's golden data were changed.
     """
     given = dict(given or {})
     specs = bundle.model.cond
-    if unknown := [name for name in given if name not in {spec.name for spec in specs}]:
-        takes = ", ".join(spec.name for spec in specs) or "no conditioning input"
+    if unknown := [name for name in given if name not in bundle.model.cond_names]:
+        takes = ", ".join(spec.called for spec in specs) or "no conditioning input"
         raise UsageError(f"--cond {unknown[0]}: the model {bundle.model.name} takes {takes}")
-    missing = [spec.name for spec in specs if spec.name not in given]
-    golden: dict[str, np.ndarray] = {}
+    found = check_conditions(given, [spec for spec in specs if not given.keys().isdisjoint(spec.names)])
+    missing = [spec for spec in specs if spec.name not in found]
     if missing:
         if not bundle.has_golden:
             raise UsageError(
                 f"{bundle.path} holds no conditioning inputs (it was exported with --no-verify): give them with "
-                + " ".join(f"--cond {name}=FILE.npy" for name in missing)
+                + " ".join(f"--cond {spec.called}=FILE.npy" for spec in missing)
             )
         golden = bundle.golden()
-    rows = {}
-    for spec in specs:
-        array = given[spec.name] if spec.name in given else golden[f"cond.{spec.name}"][0]
-        if array.shape[1:] != spec.shape or not len(array):
-            wanted = ", ".join(["M", *map(str, spec.shape)])
-            raise UsageError(f"--cond {spec.name}: expected shape [{wanted}], got {list(array.shape)}")
-        rows[spec.name] = array[np.arange(n) % len(array)]
-    return rows
+        found |= {spec.name: golden[f"cond.{spec.name}"][0] for spec in missing}
+    return {spec.name: found[spec.name][np.arange(n) % len(found[spec.name])] for spec in specs}

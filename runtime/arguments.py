@@ -191,16 +191,19 @@ def check_mask(name: str, mask: Any, shape: tuple[int, ...], count: int) -> np.n
     return array
 
 
-def check_conditions(values: Mapping[str, Any], specs: Sequence[TensorSpec], count: int) -> dict[str, np.ndarray]:
+def check_conditions(
+    values: Mapping[str, Any], specs: Sequence[TensorSpec], count: int | None = None
+) -> dict[str, np.ndarray]:
     """Checks conditioning arrays against what the model takes.
 
     Args:
         values: arrays by name, in the user's model or in the graph where the two differ.
         specs: the model's conditioning inputs.
-        count: number of samples; each array has this many rows, or one that all samples share.
+        count: number of samples; each array has this many rows, or one that all samples share. None where samples take turns with
+            any number of rows, from 1.
 
     Returns:
-        Arrays by graph name, [count, ...] or [1, ...], C-contiguous, in the graph's types.
+        Arrays by graph name, [count, ...] or [1, ...] (any number of rows without `count`), C-contiguous, in the graph's types.
 
     Raises:
         UsageError: a name is missing or unknown, or an array has another type or shape, or numbers that the model's
@@ -223,7 +226,7 @@ def check_conditions(values: Mapping[str, Any], specs: Sequence[TensorSpec], cou
             number = "" if math.prod(spec.shape) != 1 else f", or --cond {spec.called}=NUMBER"
             raise UsageError(
                 f"the model needs the conditioning input {spec.called!r}: pass {spec.called}= an array of {spec.dtype} "
-                f"{_batched('B', spec.shape)}, B being {count}, or 1 where all samples share it (on the command line "
+                f"{_batched('B', spec.shape)}, B being {count or 'any number'}, or 1 where all samples share it (on the command line "
                 f"--cond {spec.called}=FILE.npy{number}){beside}"
             )
         if len(given) > 1:
@@ -231,8 +234,9 @@ def check_conditions(values: Mapping[str, Any], specs: Sequence[TensorSpec], cou
         array = _typed(given[0], values[given[0]], spec.dtype)
         if array.shape == (1,) and math.prod(spec.shape) == 1:  # one number, as --cond NAME=NUMBER gives it
             array = array.reshape(1, *spec.shape)
-        if array.shape[1:] != spec.shape or array.ndim != len(spec.shape) + 1 or len(array) not in (1, count):
-            rows = str(count) if count == 1 else f"{count} or 1"
+        fits = array.shape[1:] == spec.shape and array.ndim == len(spec.shape) + 1
+        if not fits or not (len(array) if count is None else len(array) in (1, count)):
+            rows = "M" if count is None else str(count) if count == 1 else f"{count} or 1"
             raise UsageError(f"{given[0]}: expected shape {_batched(rows, spec.shape)}, got {_plain(array.shape)}")
         _check_limits(given[0], array, spec.limits)
         _check_finite(given[0], array)
