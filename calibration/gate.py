@@ -35,7 +35,7 @@ from .sample_set import SampleSet
 from .score_bias import judge_score
 from .verdict import GateResult, MetricVerdict
 
-__all__ = ["ChainPlan", "GateResult", "MetricVerdict", "judge", "plan_chains"]
+__all__ = ["ChainPlan", "GateResult", "MetricVerdict", "diverged_chains", "judge", "plan_chains"]
 
 _FAR = 1e6
 """A candidate's number this many times as large as FP32's largest has diverged: float32 kernels could not hold it."""
@@ -87,7 +87,7 @@ def judge(
     score = judge_score(fidelity, bias_limit)
 
     _refuse_infinite(reference)
-    diverged = _diverged(reference, candidate)
+    diverged = diverged_chains(reference, candidate)
     if diverged:
         share = diverged / len(candidate)
         note = f"{diverged} of {len(candidate)} chains"
@@ -142,16 +142,16 @@ def _refuse_infinite(reference: SampleSet) -> None:
             raise UsageError(f"reference: {name} holds NaN or infinity; FP32's own chains must be mended first")
 
 
-def _diverged(reference: SampleSet, candidate: SampleSet) -> int:
-    """Counts the candidate's chains that are not finite, or farther out than any distance could say."""
+def diverged_chains(reference: SampleSet, candidate: SampleSet) -> int:
+    """Counts the candidate's chains that are not finite, or farther out than any distance could say: one is enough to compare none."""
     lost = ~np.isfinite(candidate.energy)
     for name in ("x", "grad", "features"):
         own, other = getattr(reference, name), getattr(candidate, name)
         if own is None or other is None:
             continue
-        reach = np.float64(np.abs(own).max()) * _FAR + _FAR
-        with np.errstate(invalid="ignore"):
-            lost |= ~(np.abs(other.reshape(len(other), -1)) <= reach).all(axis=1)  # true for NaN
+        reach = np.float64(max(own.max(), -own.min())) * _FAR + _FAR
+        rows = other.reshape(len(other), -1)
+        lost |= ~((rows.max(axis=1) <= reach) & (rows.min(axis=1) >= -reach))  # true for NaN
     return int(lost.sum())
 
 

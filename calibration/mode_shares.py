@@ -8,6 +8,7 @@ from itertools import zip_longest
 
 import numpy as np
 
+from .gate import diverged_chains
 from .gate_metrics import LOSS_IS_SURE
 from .metrics.modes import find_modes, mode_masses
 from .sample_set import SampleSet
@@ -48,13 +49,14 @@ def mode_shares(
 
     Args:
         reference: FP32's samples.
-        sets: the engines' samples by name.
+        sets: the engines' samples by name. Those with chains that diverged, which the gate does not look at either, are in no share.
         seed: of the clustering.
 
     Returns:
         The shares, and the reference's sample nearest to the middle of each mode that is shown, [len(shown), *S]; None where there is
         one mode alone.
     """
+    sets = {name: samples for name, samples in sets.items() if not diverged_chains(reference, samples)}
     classes = all(samples.labels is not None for samples in (reference, *sets.values()))
     labels, others, count, middle = (_by_class if classes else _by_cluster)(reference, sets, seed)
     if count < 2:

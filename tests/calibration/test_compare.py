@@ -422,6 +422,21 @@ def test_the_frechet_distance_of_all_features_of_a_network(tmp_path: Path) -> No
     assert found.to_dict()["engines"][0]["figures"]["frechet"] == figures.frechet
 
 
+def test_features_that_overflow_are_one_engines_failure(tmp_path: Path) -> None:
+    """exp(9 x), which float32 holds of FP32's samples, and not of those that an engine drives apart."""
+    bundle = two_engines(tmp_path / "a.ebm")
+    network = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
+        network (float[B, 3] x) => (float[B, 3] features) <float factor = {9}>
+        { large = Mul(x, factor) features = Exp(large) }""")
+    onnx.save(network, tmp_path / "network.onnx")
+    wide = bent(tmp_path / "wide.onnx", -0.3)
+    found = compare(options(bundle, candidates=[f"wide={wide}"], features=str(tmp_path / "network.onnx")))
+    gate = engine(found, "wide").gate
+    assert gate is not None and [entry.metric for entry in gate.verdicts if entry.metric == "finite"] == ["finite"]
+    assert engine(found, "fp16 onnxruntime").gate is not None
+    assert "wide" in render_report(found)
+
+
 def test_classes_are_the_modes(tmp_path: Path) -> None:
     """Two halves of one cloud, in which no clusters are to be found."""
     bundle, classes = (

@@ -4,6 +4,7 @@ import dataclasses
 import tracemalloc
 
 import numpy as np
+import pytest
 
 from ebm_export.calibration.mode_shares import mode_shares
 from ebm_export.calibration.sample_set import SampleSet
@@ -104,3 +105,19 @@ def test_no_copy_of_all_samples_is_made_for_each_class() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 0.5 * samples.x.nbytes
+
+
+@pytest.mark.parametrize("number", [np.inf, np.nan, 1e30])
+@pytest.mark.parametrize("where", ["x", "features"])
+def test_samples_that_diverged_take_no_mode_from_the_others(number: float, where: str) -> None:
+    sound, lost = drawn((600, 340, 60), 1), drawn((600, 340, 60), 2).x
+    rows = lost.copy()
+    rows[:3] = number
+    broken = SampleSet(
+        rows if where == "x" else lost, np.zeros(len(lost)), features=rows if where == "features" else lost
+    )
+    reference = drawn((600, 340, 60), 0)
+    reference = dataclasses.replace(reference, features=reference.x)
+    sets = {"sound": dataclasses.replace(sound, features=sound.x), "broken": broken}
+    assert mode_shares(reference, sets) is not None
+    np.testing.assert_equal(mode_shares(reference, sets), mode_shares(reference, {"sound": sets["sound"]}))
