@@ -13,6 +13,7 @@ from ..runtime.errors import UsageError
 from ..runtime.progress import Progress
 from ..runtime.schedule import noise_schedule, spread, temperature_schedule
 from ..runtime.usable_settings import check_settings
+from .temperature import NO_DENSITY
 
 __all__ = ["ExactAcceptance", "exact_acceptance", "exact_settings"]
 
@@ -56,7 +57,7 @@ def exact_settings(config: SamplerConfig) -> SamplerConfig:
     """
     check_settings(config, {}, (), exact=True)
     if noise_schedule(config)[-1] == 0:
-        raise UsageError("the last step of the bundle's chains has no noise, so they end in samples of no density")
+        raise UsageError(NO_DENSITY)
     temperature = float(temperature_schedule(config)[-1])
     step_size = float(spread(config.step_size, config.steps)[-1])
     return config.replace(step_size=step_size, noise=None, temperature=temperature, anneal=1.0)

@@ -13,7 +13,7 @@ from ..runtime.ebm import Ebm
 from ..runtime.errors import UsageError
 from .metrics.likelihood import GaussianBase, LogPartition, UniformBase, log_partition_bounds
 from .sample_set import SampleSet
-from .temperature import comes_to_rest, final_temperature
+from .temperature import NO_DENSITY, comes_to_rest, ends_without_noise, final_temperature
 
 __all__ = ["Likelihood", "check_likelihood", "likelihood_bounds"]
 
@@ -57,12 +57,14 @@ def check_likelihood(
         data: [M, *S] or None.
 
     Raises:
-        UsageError: chains come to rest, have several conditions, or data lie where the model has no density.
+        UsageError: chains come to rest or end without noise, have several conditions, or data lie where the model has no density.
     """
     if temperatures < 2:
         raise UsageError(f"--likelihood: expected at least 2 temperatures, got {temperatures}; 200 is a good start")
     if comes_to_rest(config):
         raise UsageError("--likelihood: this bundle's chains come to rest, so its samples are those of no density")
+    if ends_without_noise(config):
+        raise UsageError(f"--likelihood: {NO_DENSITY}")
     if cond:
         distinct, _ = distinct_rows(cond.values(), len(next(iter(cond.values()))))
         if len(distinct) > 1:

@@ -6,9 +6,12 @@ import math
 
 from ..runtime.config import SamplerConfig
 from ..runtime.errors import UsageError
-from ..runtime.schedule import noise_schedule, temperature_schedule
+from ..runtime.schedule import noise_schedule, spread, temperature_schedule
 
-__all__ = ["comes_to_rest", "final_temperature"]
+__all__ = ["NO_DENSITY", "comes_to_rest", "ends_without_noise", "final_temperature"]
+
+NO_DENSITY = "the last step of the bundle's chains has no noise, so they end in samples of no density"
+"""Why nothing that holds samples against a density can be had of chains that end so."""
 
 
 def final_temperature(config: SamplerConfig) -> float:
@@ -25,3 +28,9 @@ def final_temperature(config: SamplerConfig) -> float:
 def comes_to_rest(config: SamplerConfig) -> bool:
     """Whether a chain has no noise, so that it goes where the gradient vanishes."""
     return config.sampler == "optimize" or not noise_schedule(config).any()
+
+
+def ends_without_noise(config: SamplerConfig) -> bool:
+    """Whether the last step has no noise beside its drift. Where a step size alone falls to 0, samples keep the temperature."""
+    kept = config.temperature if config.noise is None else config.noise
+    return comes_to_rest(config) or bool(spread(kept, config.steps)[-1] == 0)

@@ -95,6 +95,16 @@ class TestRefusals:
         with pytest.raises(UsageError, match="this bundle's chains come to rest"):
             check_likelihood(20, SamplerConfig(noise=0.0), {}, None)
 
+    @pytest.mark.parametrize("settings", [{"noise": (0.1, 0.0)}, {"temperature": (1.0, 0.0)}])
+    def test_chains_whose_noise_ends(self, settings: dict[str, object]) -> None:
+        with pytest.raises(UsageError, match="^--likelihood: the last step of the bundle's chains has no noise"):
+            check_likelihood(20, SamplerConfig(**settings), {}, None)
+
+    def test_step_sizes_that_end_keep_the_temperature(self) -> None:
+        config = SamplerConfig(step_size=(0.1, 0.0), temperature=2.0)
+        check_likelihood(20, config, {}, None)
+        assert found(config).temperature == 2.0
+
     def test_several_conditions(self) -> None:
         rows = np.arange(4, dtype=np.float32)[:, None] % 2
         with pytest.raises(UsageError, match="there are 2; give one row with --cond obs=FILE.npy"):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ebm_export.calibration.temperature import comes_to_rest, final_temperature
+from ebm_export.calibration.temperature import comes_to_rest, ends_without_noise, final_temperature
 from ebm_export.runtime import SamplerConfig
 
 
@@ -29,3 +29,10 @@ def test_the_last_temperature() -> None:
     assert final_temperature(SamplerConfig(steps=10, step_size=[0.2, 0.1], noise=0.1)) == pytest.approx(0.05)
     assert final_temperature(SamplerConfig(steps=10, step_size=0.1, temperature=0.0)) == 0.0
     assert final_temperature(SamplerConfig(steps=10, step_size=0.1, noise=[0.1, 0.0])) == 1.0
+
+
+def test_noise_that_ends() -> None:
+    for settings in ({"noise": [0.1, 0.0]}, {"temperature": [1.0, 0.0]}, {"noise": 0.0}, {"sampler": "optimize"}):
+        assert ends_without_noise(SamplerConfig(steps=10, step_size=0.1, **settings))
+    for settings in ({}, {"noise": [0.0, 0.1]}, {"step_size": [0.1, 0.0]}, {"anneal": 10.0}):
+        assert not ends_without_noise(SamplerConfig(**{"steps": 10, "step_size": 0.1, **settings}))
