@@ -11,6 +11,7 @@ from typing import Any
 
 from ..runtime.arguments import check_folder
 from ..runtime.errors import MissingBackend
+from ..runtime.replaced_file import replacing
 from .compare_options import CompareOptions
 
 __all__ = ["run_compare"]
@@ -61,9 +62,8 @@ def run_compare(
 
 def _write(path: Path, text: str) -> None:
     """Replaces a file as a whole, so that no reader meets half of it."""
-    half = path.with_name(f"{path.name}.part")
-    half.write_text(text, encoding="utf-8")
-    half.replace(path)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def _check_packages() -> None:

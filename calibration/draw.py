@@ -11,25 +11,33 @@ from pathlib import Path
 
 import numpy as np
 
+from ..runtime.device import PROCESSOR, describe_device, own_threads
 from ..runtime.ebm import Ebm
 from ..runtime.progress import Progress
+from ..runtime.replaced_file import replacing, write_npy
 from .candidate import Candidate
 
 __all__ = ["SampleStore"]
+
+_ROUNDING = (*PROCESSOR, "board", "GPUs")
+"""What of a device decides how an engine rounds: INT8 and BF16 are other samples on another processor, not the same with other last bits."""
 
 
 @dataclass(frozen=True)
 class SampleStore:
     """Draws sample sets and keeps each in a folder.
 
-    A set's file is named after a hash of all that decides it: the engine's files, the library and its version, the
-    sampler's settings, the conditioning inputs, the seed and the number of chains. What is there is not drawn again.
+    A set's file is named after a hash of all that decides it: the engine's files, the library and its version, the processor, GPUs and
+    threads that it runs on, the sampler's settings, the conditioning inputs, the seed and the number of chains. What is there is not
+    drawn again.
 
     Attributes:
         folder: where the sets are kept, made when the first is written; None keeps nothing.
+        threads: threads that one engine call may use; None leaves it to the library.
     """
 
     folder: Path | None
+    threads: int | None = None
 
     def draw(
         self,
@@ -57,7 +65,7 @@ class SampleStore:
         Raises:
             DivergenceError: a chain left the numbers that a float can hold.
         """
-        path = None if self.folder is None else self.folder / f"{_key(candidate, n, seed, cond)}.npy"
+        path = None if self.folder is None else self.folder / f"{_key(candidate, self.threads, n, seed, cond)}.npy"
         kept = None if path is None else _read(path, (n, *candidate.bundle.model.x.shape))
         if kept is not None:
             return kept
@@ -69,10 +77,8 @@ class SampleStore:
         samples = ebm().sample(n, seed=seed, cond=dict(cond), callback=told)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            half = path.with_suffix(".part")
-            with half.open("wb") as file:
-                np.save(file, samples, allow_pickle=False)
-            half.replace(path)  # a set is there as a whole or not at all
+            with replacing(path) as file:  # a set is there as a whole or not at all
+                write_npy(file, samples)
         return samples
 
 
@@ -87,12 +93,14 @@ def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return samples if samples.shape == shape and samples.dtype == np.float32 else None
 
 
-def _key(candidate: Candidate, n: int, seed: int, cond: Mapping[str, np.ndarray]) -> str:
+def _key(candidate: Candidate, threads: int | None, n: int, seed: int, cond: Mapping[str, np.ndarray]) -> str:
     data = candidate.bundle.data()
     said = {
         "files": candidate.fingerprint,
         "backend": candidate.backend,
         "version": _version(candidate.backend),
+        "device": {what: said for what, said in describe_device().items() if what in _ROUNDING},
+        "threads": threads or own_threads(candidate.backend),
         "precision": candidate.precision,
         "sampler": candidate.bundle.sampler.to_dict(),
         "numpy": np.__version__,  # the noise is numpy's

@@ -51,7 +51,7 @@ class Sampling:
         self._fp32 = fp32
         self._plan = plan
         self._tell = tell
-        self._store = SampleStore(options.cache)
+        self._store = SampleStore(options.cache, options.threads)
         self.networks = sample_networks(
             options.features,
             options.classes,

@@ -6,6 +6,7 @@ from typing import NoReturn
 import numpy as np
 import pytest
 
+from ebm_export.calibration import draw
 from ebm_export.calibration.candidate import Candidate, reference_of
 from ebm_export.calibration.draw import SampleStore
 from ebm_export.runtime.bundle import Bundle
@@ -64,6 +65,30 @@ def test_whatever_decides_a_set_makes_another(change: str, candidate: Candidate,
         store.draw(second, give, 7 if change == "n" else 6, seed=4 if change == "seed" else 3,
                    cond={name: array[: 7 if change == "n" else 6] for name, array in cond.items()})  # fmt: skip
     assert opened
+
+
+@pytest.mark.parametrize("change", ["processor", "instructions", "threads"])
+def test_what_rounds_in_other_ways_makes_another(
+    change: str, candidate: Candidate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that was copied from another machine has that one's samples, which in INT8 and BF16 are not this one's."""
+    with candidate.open(threads=1) as ebm:
+        SampleStore(tmp_path / "sets", threads=1).draw(candidate, lambda: ebm, 6, seed=3, cond={})
+        here = draw.describe_device()
+        monkeypatch.setattr(draw, "describe_device", lambda: {**here, "memory": "another", change: "another"})
+        threads = 2 if change == "threads" else 1
+        SampleStore(tmp_path / "sets", threads=threads).draw(candidate, lambda: ebm, 6, seed=3, cond={})
+        assert len(list((tmp_path / "sets").iterdir())) == 2
+        SampleStore(tmp_path / "sets", threads=threads).draw(candidate, refuse, 6, seed=3, cond={})
+
+
+def test_memory_and_kernel_make_no_other(candidate: Candidate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SampleStore(tmp_path / "sets", threads=1)
+    with candidate.open(threads=1) as ebm:
+        store.draw(candidate, lambda: ebm, 6, seed=3, cond={})
+    here = draw.describe_device()
+    monkeypatch.setattr(draw, "describe_device", lambda: {**here, "memory": "another", "system": "another"})
+    store.draw(candidate, refuse, 6, seed=3, cond={})
 
 
 def test_a_damaged_set_is_drawn_again(candidate: Candidate, tmp_path: Path) -> None:
