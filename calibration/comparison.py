@@ -125,9 +125,8 @@ class EngineResult:
 
     @property
     def ratios(self) -> list[MetricVerdict]:
-        """The verdicts that are ratios to the seed noise floor; the others (score, rare modes) have limits of their own."""
-        verdicts = self.gate.verdicts if self.gate else ()
-        return [verdict for verdict in verdicts if self.gate and verdict.limit == self.gate.gate]
+        """The gate's ratios to the seed noise floor; none without a gate."""
+        return self.gate.ratios if self.gate else []
 
     @property
     def quality(self) -> float | None:

@@ -158,7 +158,8 @@ def diverged_chains(reference: SampleSet, candidate: SampleSet) -> int:
 def _reason(verdicts: Sequence[MetricVerdict], decided: bool) -> str:
     failed = [verdict for verdict in verdicts if not verdict.passed]
     if not failed:
-        nearest = max(verdicts, key=lambda verdict: verdict.ratio / verdict.limit)
+        compared = [verdict for verdict in verdicts if verdict.compared]
+        nearest = max(compared or verdicts, key=lambda verdict: verdict.ratio / verdict.limit)
         return f"all {len(verdicts)} verdicts pass; nearest to its limit: {_said(nearest)}"
     listed = "; ".join(_said(verdict) for verdict in failed)
     return listed if decided else f"{listed}; more chains could settle it"

@@ -39,6 +39,11 @@ class MetricVerdict:
     note: str = ""
     """Anything a reader should know, in one line."""
 
+    @property
+    def compared(self) -> bool:
+        """False where there is nothing to compare, as with one mode: FP32 is at no distance from itself, nor is the candidate from it."""
+        return not self.value == self.floor == 0
+
 
 @dataclass(frozen=True)
 class GateResult:
@@ -62,6 +67,12 @@ class GateResult:
     """Largest ratio that passes."""
     reason: str
     """One line: what failed and by how much, or that everything passed."""
+
+    @property
+    def ratios(self) -> list[MetricVerdict]:
+        """The verdicts that are ratios to the seed noise floor, of those that compared something, if any did; others have limits of their own."""
+        found = [verdict for verdict in self.verdicts if verdict.limit == self.gate]
+        return [verdict for verdict in found if verdict.compared] or found
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON; numbers that JSON does not have are "inf", "-inf" and "nan"."""

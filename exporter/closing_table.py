@@ -150,4 +150,4 @@ def _size(folder: Path, names: Sequence[str]) -> float:
 
 def _worst(gate: Any) -> float:
     """The largest ratio to the seed noise floor."""
-    return max((verdict.ratio for verdict in gate.verdicts if verdict.limit == gate.gate), default=0.0)
+    return max((verdict.ratio for verdict in gate.ratios), default=0.0)

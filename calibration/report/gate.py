@@ -23,10 +23,9 @@ def at_the_gate(comparison: Comparison, css: dict[str, str]) -> dict[str, Any]:
         if engine.gate is None:
             continue
         seen |= dict.fromkeys(entry.metric for entry in engine.gate.verdicts)
-        ratios = engine.ratios
         shown = [
             Interval(metric_name(entry.metric), entry.ratio, _finite(entry.low), _finite(entry.high), entry.passed)
-            for entry in ratios
+            for entry in engine.ratios
         ]
         entries.append(
             {
@@ -37,7 +36,7 @@ def at_the_gate(comparison: Comparison, css: dict[str, str]) -> dict[str, Any]:
                 "apart": [
                     {"text": own_limit(entry), "badge": _badge(entry)}
                     for entry in engine.gate.verdicts
-                    if entry not in ratios
+                    if entry.limit != engine.gate.gate
                 ],
                 "reason": engine.gate.reason[:1].upper() + engine.gate.reason[1:],
                 "rows": [_metric_row(entry) for entry in engine.gate.verdicts],

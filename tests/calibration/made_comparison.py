@@ -39,6 +39,11 @@ def no_floor(metric: str, value: float) -> MetricVerdict:
     return MetricVerdict(metric, value, 0.0, math.inf, math.inf, math.inf, 1.25, 0.005, False, True)
 
 
+def one_mode() -> MetricVerdict:
+    """The verdict on modes where there is one, as the gate gives it."""
+    return MetricVerdict("modes", 0.0, 0.0, 1.0, 1.0, 1.0, 1.25, None, True, True, "one mode: nothing to compare")
+
+
 def lost() -> MetricVerdict:
     """The one verdict on an engine with chains that are not finite."""
     return MetricVerdict("finite", 0.1, 0.0, math.inf, math.inf, math.inf, 1.25, None, False, True, "40 of 400 chains")

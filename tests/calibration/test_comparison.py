@@ -9,7 +9,7 @@ import pytest
 from ebm_export.calibration.comparison import SCHEMA_VERSION
 from ebm_export.calibration.verdict import MetricVerdict
 
-from .made_comparison import REFERENCE, gate, made_comparison, rare, ratio, score
+from .made_comparison import REFERENCE, gate, made_comparison, one_mode, rare, ratio, score
 
 
 def engine(**changes):
@@ -39,6 +39,13 @@ class TestWorst:
         found = engine(gate=gate(ratio("energy", 1.0), broken))
         assert found.worst.metric == "score gain"
         assert found.quality == math.inf
+
+    def test_what_was_not_compared_is_not_the_worst(self) -> None:
+        found = engine(gate=gate(ratio("energy", 0.97), one_mode(), rare(0.1, 0.5), score("score bias", 0.001)))
+        assert found.worst.metric == "energy" and found.quality == pytest.approx(0.97)
+        assert [verdict.metric for verdict in found.ratios] == ["energy"]
+        alone = engine(gate=gate(one_mode(), rare(0.1, 0.5)))
+        assert alone.worst.metric == "modes"  # where nothing else was, as chains are that all end in one point
 
     def test_without_a_gate_there_is_none(self) -> None:
         assert engine(gate=None).worst is None

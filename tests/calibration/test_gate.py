@@ -211,6 +211,13 @@ class TestDamage:
         result = judge(mixture(208, 0), mixture(208, 1, without(5)), (), metrics=["rare modes"])
         assert result.passed
 
+    def test_one_mode_is_no_ratio_and_never_the_nearest_to_its_limit(self) -> None:
+        wide = replace(gaussian(208, 1), labels=np.zeros(208, np.int64))
+        result = judge(replace(gaussian(208, 0), labels=wide.labels), wide, (), metrics=["modes", "frechet"])
+        assert named(result)["modes"].note == "one mode: nothing to compare"
+        assert [verdict.metric for verdict in result.ratios] == ["frechet"]
+        assert named(result)["frechet"].ratio < 1 and "nearest to its limit: frechet" in result.reason
+
     def test_a_classifier_names_the_modes(self) -> None:
         rng = np.random.default_rng(0)
         labels = [rng.choice(3, 1808, p=p) for p in ([0.68, 0.3, 0.02], [0.7, 0.3, 0.0])]

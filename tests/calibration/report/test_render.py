@@ -13,10 +13,10 @@ import pytest
 
 from ebm_export.calibration.latency import Latency
 from ebm_export.calibration.metrics.likelihood import LogPartition
-from ebm_export.calibration.report import render_report
+from ebm_export.calibration.report import render_report, table
 from ebm_export.calibration.sample_figures import SampleFigures
 
-from ..made_comparison import gate, lost, made_comparison, no_floor
+from ..made_comparison import gate, lost, made_comparison, no_floor, one_mode, rare, ratio
 from .browser import Browser, open_browser
 
 SHAPES = {"images": (3, 8, 8), "points": (2,), "numbers": (1,), "strips": (7,)}
@@ -223,6 +223,15 @@ class TestText:
         page = render_report(dataclasses.replace(found, engines=engines, pictures=pictures))
         text, _ = read(page)
         assert "<u>" not in page and name in text
+
+    def test_one_mode_is_in_the_table_of_the_gate_and_not_in_its_chart(self) -> None:
+        found = made_comparison()
+        own = dataclasses.replace(found.engines[1], gate=gate(ratio("energy", 0.97), one_mode(), rare(0.1, 0.5)))
+        text, _ = read(page := render_report(dataclasses.replace(found, engines=(found.first, own))))
+        assert "one mode: nothing to compare" in text
+        chart = page[page.index("metrics of int8 openvino") :].partition("</svg>")[0]
+        assert "energy: ratio 0.97" in chart and "modes" not in chart
+        assert table(dataclasses.replace(found, engines=(found.first, own)))[1]["worst ratio"] == "0.97 energy"
 
     def test_artifacts_with_the_same_layers_are_told_once(self) -> None:
         found = made_comparison()
