@@ -23,6 +23,7 @@ from ..options import (
     Weight,
 )
 from ..runtime.array_file import read_given_array
+from ..runtime.errors import UsageError
 from ..terminal import print_json
 from .option_texts import composition_of, conditions_of, limit_process
 
@@ -70,6 +71,10 @@ def score(
 
     if out is not None:
         check_writable("--out", out)
+    if kind is OodKind.typicality and reference is None:
+        raise UsageError(
+            "--kind typicality needs --reference FILE.npz: what this command's --out wrote of data in the distribution"
+        )
     known = None if reference is None else read_given_energies(reference, "--reference")
     check_reference(kind.value, known)
     composition, given = composition_of(add, weight, mixture), conditions_of(cond)

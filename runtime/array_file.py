@@ -73,8 +73,12 @@ def read_given_energies(path: str | Path, option: str) -> np.ndarray:
         UsageError: there is no such file, or nothing of the kind in it.
     """
     try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            energies: np.ndarray = np.asarray(arrays["energy"], np.float64)
+        with Path(path).open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            if isinstance(arrays, np.ndarray):
+                raise ValueError(f"it is one array {list(arrays.shape)}, as a .npy file has it")
+            with arrays:
+                energies: np.ndarray = np.asarray(arrays["energy"], np.float64)
     except FileNotFoundError as error:
         raise UsageError(f"{option}: there is no file {path}") from error
     except Exception as error:  # an archive can be damaged in many ways

@@ -317,7 +317,11 @@ class TestRun:
     @pytest.mark.parametrize(
         ("given", "said"),
         [
-            (("--kind", "typicality"), "reference: expected energies [M] of data in the distribution"),
+            (("--kind", "typicality"), "--kind typicality needs --reference FILE.npz: what this command's --out wrote"),
+            (
+                ("--reference", "known.npy"),
+                "--reference: known.npy: expected a FILE.npz that ebm-run score --out wrote: it is one array [5, 3]",
+            ),
             (("--reference", "y.npz"), "--reference: there is no file y.npz"),
             (("--reference", "."), "--reference: .: expected a FILE.npz that ebm-run score --out wrote"),
             (("--reference", "model.pt"), "--reference: model.pt: expected a FILE.npz that ebm-run score --out wrote"),
