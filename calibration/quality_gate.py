@@ -43,6 +43,7 @@ class QualityGate:
         cond: rows of the conditioning inputs by graph name, [R, ...]; chain i takes row i modulo R.
         data: [M, *S] states that chains start from, for init="data".
         networks: what samples are compared by beside x, and what tells their classes; None for x itself and clusters.
+        max_batch: most chains in one engine call; None for as many as `Ebm` takes.
         progress: called with (what is being done, done, in all).
     """
 
@@ -56,6 +57,7 @@ class QualityGate:
         cond: Mapping[str, np.ndarray] | None = None,
         data: np.ndarray | None = None,
         networks: SampleNetworks | None = None,
+        max_batch: int | None = None,
         progress: Tell | None = None,
     ) -> None:
         self.rules = rules
@@ -65,6 +67,7 @@ class QualityGate:
         self._cond = dict(cond or {})
         self._data = data
         self._networks = networks
+        self._max_batch = max_batch
         self._tell = progress or (lambda what, done, total: None)
         self._fp32 = self._ebm(fp32)
         self._rounds = Rounds(rules, lambda seed: self._drawn(self._fp32, seed, "FP32"), self._tell)
@@ -75,12 +78,14 @@ class QualityGate:
             rules,
             conditions=self._conditions,
             data=data,
+            max_batch=max_batch,
             progress=lambda done, total: self._tell("a trajectory of FP32", done, total),
         )
 
     def fidelity(self, engine: Engine | Callable[[int], Engine]) -> tuple[StageFidelity, ...]:
         """Compares an open engine's gradients with FP32's along the trajectory, or those of an engine for each step."""
-        return self._score.fidelity(engine, partial(self._tell, "comparing gradients with FP32's"))
+        told = partial(self._tell, "comparing gradients with FP32's")
+        return self._score.fidelity(engine, told, max_batch=self._max_batch)
 
     def score_verdicts(self, fidelity: Sequence[StageFidelity]) -> list[MetricVerdict]:
         """The part of the verdict that needs no samples: gain and bias."""
@@ -144,4 +149,4 @@ class QualityGate:
         return {name: array[np.arange(count) % len(array)] for name, array in self._cond.items()}
 
     def _ebm(self, engine: Engine, schedule: Sequence[tuple[Span, Engine]] = ()) -> Ebm:
-        return Ebm(engine, self._model, self._config, data=self._data, schedule=schedule)
+        return Ebm(engine, self._model, self._config, data=self._data, max_batch=self._max_batch, schedule=schedule)

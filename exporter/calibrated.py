@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..calibration.executed_layers import note_not_int8
+from ..calibration.fitting_batch import fitting_batch
 from ..calibration.gate_rules import GateRules
 from ..calibration.int8_graphs import Int8Graphs
 from ..calibration.metrics.score_fidelity import StageFidelity
@@ -30,6 +31,7 @@ from ..runtime.engine import Engine
 from ..runtime.errors import EngineMismatch, UnsupportedOperation
 from ..runtime.int8_said import int8_said
 from ..runtime.manifest import ModelSpec
+from ..runtime.method import replicas
 from ..runtime.split_engine import SplitEngine
 from .conditions import Conditions
 from .precision import keep_in_float32, typed
@@ -181,6 +183,11 @@ class CalibratedArtifacts:
             self._own[name] = self._stack.enter_context(self.open(artifact, folder))
         return self._own[name]
 
+    @cached_property
+    def rows(self) -> int:
+        """Chains in one engine call; all replicas of a tempered one go into the same."""
+        return max(fitting_batch(self.steps.graph), replicas(self.config))
+
     @property
     def gate(self) -> QualityGate | None:
         """The gate with FP32's side; None where nothing is judged."""
@@ -197,6 +204,7 @@ class CalibratedArtifacts:
                 cond=self.conditions.judged,
                 data=self.data,
                 networks=self.networks,
+                max_batch=self.rows,
                 progress=self.tell,
             )
         return self._gate
@@ -223,7 +231,7 @@ class CalibratedArtifacts:
                 data=None if real is None else real.x,
                 data_rows=None if real is None else real.rows,
                 data_cond=None if real is None else real.conditions,
-                max_batch=max(1, 2**18 // numbers),
+                max_batch=self.rows,
                 progress=lambda done, total: self.tell("recording states along chains", done, total),
             )
             read = self.fp32.prepare(recorded.conditions) if recorded.conditions else {}

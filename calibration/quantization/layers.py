@@ -8,7 +8,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-__all__ = ["Layer", "find_layers"]
+__all__ = ["Layer", "find_layers", "size_of_one"]
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,11 @@ def _macs(node: ir.Node) -> int:
     shape = [] if out.shape is None else [_for_one_sample(n) for n in out.shape]
     places = math.prod(shape[:1] + shape[2:]) if node.op_type == "Conv" else math.prod(shape[:-1])
     return size * places
+
+
+def size_of_one(value: ir.Value) -> int:
+    """Numbers in a value at batch 1; 1 where its shape is not known."""
+    return 1 if value.shape is None else math.prod(_for_one_sample(size) for size in value.shape)
 
 
 def _for_one_sample(size: int | ir.SymbolicDim) -> int:
