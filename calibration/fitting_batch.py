@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import onnx_ir as ir
 
 from .quantization.layers import size_of_one

@@ -9,7 +9,7 @@ from ..calibration.quantization.score_error import gradients
 from ..calibration.states import States
 from ..runtime.engine import Engine
 
-__all__ = ["agrees"]
+__all__ = ["agrees", "as_close"]
 
 _STATES = 64
 _FARTHER, _LEAST = 1.5, 0.01
@@ -31,7 +31,12 @@ def agrees(engine: Engine, graph: ir.Model, exact: ir.Model, states: States, *, 
     right, wanted = (gradients(own, asked, batch=batch) for own in (exact, graph))
     scaled = np.concatenate([engine.run(inputs)["grad"].copy() for inputs in asked.batches(batch)])
     found = scaled / np.reshape(asked.grad_scale, (-1, *[1] * (scaled.ndim - 1)))
-    return _apart(found, right) <= max(_LEAST, _FARTHER * _apart(wanted, right))
+    return as_close(_apart(found, right), _apart(wanted, right))
+
+
+def as_close(engine: float, graph: float) -> bool:
+    """Whether an engine that is so far from float32, relative to its size, computes what a graph says that is so far."""
+    return engine <= max(_LEAST, _FARTHER * graph)
 
 
 def _apart(found: np.ndarray, exact: np.ndarray) -> float:

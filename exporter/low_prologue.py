@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ..calibration.quantization.layer_entry import layer_entry
 from ..calibration.quantization.layers import Layer, find_layers
 from ..calibration.quantization.prologue import PrologueQuantizer
+from .agreement import as_close
 from .calibrated import Calibrated, CalibratedArtifacts
 from .conditions import ENOUGH
 from .split import Split
@@ -76,6 +78,14 @@ def _try(artifacts: CalibratedArtifacts, halves: Split, name: str, folder: Path,
         progress=artifacts.tell,
     )
     order, kept, why = list(quantizer.harm), 0, ""
+    computes = partial(_computes, artifacts, halves, quantizer, name, made.artifact["precision"])
+    wrong = [] if computes(order) else [layer for layer in order if not computes([layer])]
+    if wrong:
+        artifacts.tell(
+            f"{name} gets {len(wrong)} of {len(order)} layers of the prologue wrong in INT8: {', '.join(wrong)}", 0, 0
+        )
+        order = [layer for layer in order if layer not in wrong]
+        why = "its engine computes something else than its graph"
     while True:
         int8 = order[kept:]
         if sum(layer.macs for layer in quantizer.layers if layer.name in int8) < _LEAST_SHARE * quantizer.work:
@@ -91,6 +101,25 @@ def _try(artifacts: CalibratedArtifacts, halves: Split, name: str, folder: Path,
             add_note(made.artifact, f"its prologue runs in INT8 ({counts})")
             return None
         why, kept = refused, max(1, 2 * kept)
+
+
+def _computes(
+    artifacts: CalibratedArtifacts,
+    halves: Split,
+    quantizer: PrologueQuantizer,
+    name: str,
+    precision: str,
+    int8: Sequence[str],
+) -> bool:
+    """Whether a target's engine computes what a prologue with these layers in INT8 says; backends have got some wrong, by any amount."""
+    assert artifacts.latest is not None
+    with tempfile.TemporaryDirectory(dir=artifacts.scratch) as scratch:
+        apart = Path(scratch)
+        tried = halves._replace(score=artifacts.latest, prologue=quantizer.model(int8))
+        whole = write_score(name, tried, apart, precision=precision, batch=artifacts.batch)
+        with artifacts.open(whole, apart) as engine:
+            features = engine.prepare(quantizer.asked)
+            return as_close(quantizer.error_of(features), quantizer.error(int8))
 
 
 def _put(artifacts: CalibratedArtifacts, halves: Split, name: str, folder: Path, made: Calibrated) -> str:

@@ -10,6 +10,8 @@ import onnx_ir as ir
 
 __all__ = ["Layer", "find_layers", "size_of_one"]
 
+_SIZES = frozenset({"Shape", "Size"})
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -30,6 +32,8 @@ class Layer:
         reads_state: it depends on x, and no other layer that does lies between x and this one.
         writes_grad: no other layer lies between this one and the output `grad`.
         module: the user's module that it belongs to, "" for the model itself.
+        reads_input: what it reads depends on the numbers of an input, and not on their sizes alone: coordinates of pixels that are
+            expanded to the batch are a constant, which engines compute beforehand.
     """
 
     name: str
@@ -45,6 +49,7 @@ class Layer:
     reads_state: bool
     writes_grad: bool
     module: str
+    reads_input: bool = True
 
 
 def find_layers(model: ir.Model) -> list[Layer]:
@@ -61,6 +66,7 @@ def find_layers(model: ir.Model) -> list[Layer]:
     found: dict[ir.Node, Layer] = {}
     from_scale = _behind(graph, "grad_scale")
     from_others = set().union(*(_descendants(value) for value in graph.inputs if value.name != "grad_scale"))
+    from_inputs = set().union(*map(_descendants, graph.inputs))
     from_x = _behind(graph, "x")
     layers = {node for node in graph if _has_weights(node)}
     behind = _nodes_behind(layers & from_x)  # what depends on a layer that depends on x
@@ -85,6 +91,7 @@ def find_layers(model: ir.Model) -> list[Layer]:
             reads_state=node in from_x and node not in behind,
             writes_grad=_reaches_grad(node) and node not in before,
             module=_module(node.name, gradient=node in from_scale),
+            reads_input=node in from_inputs,
         )
     return list(found.values())
 
@@ -147,11 +154,12 @@ def _behind(graph: ir.Graph, name: str) -> set[ir.Node]:
 
 
 def _descendants(value: ir.Value) -> set[ir.Node]:
+    """What depends on a value's numbers; what only has its sizes, as an Expand to its batch, does not."""
     found: set[ir.Node] = set()
     waiting = [use.node for use in value.uses()]
     while waiting:
         node = waiting.pop()
-        if node not in found:
+        if node not in found and node.op_type not in _SIZES:
             found.add(node)
             waiting += [use.node for output in node.outputs for use in output.uses()]
     return found

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from ..states import States
 from .calibrate import Scheme
 from .layer_entry import layer_entry
-from .layers import find_layers
+from .layers import Layer, find_layers
 from .quantized_layers import QuantizedLayers
 from .taps import Taps
 
@@ -40,6 +40,7 @@ class PrologueQuantizer:
         layers: every layer.
         harm: by name of each layer that may run in INT8, what it alone does to the features: the error's root mean square relative
             to the features' spread over the conditions. Those that do the most for the work they do come first.
+        asked: the conditions that this is measured at.
     """
 
     def __init__(
@@ -53,14 +54,17 @@ class PrologueQuantizer:
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
         self.layers = tuple(find_layers(model))
+        self._outputs = [output for output in model.graph.outputs if output.dtype == ir.DataType.FLOAT]
         rows = _as_states(conditions)
-        candidates = [layer for layer in self.layers if layer.macs and layer.macs >= _SMALL * self.work]
+        candidates = [layer for layer in self.layers if self._why_float(layer) is None]
         self._made = QuantizedLayers(model, candidates, rows, scheme, batch=batch, threads=threads, progress=progress)
         asked = rows.part(np.unique(np.linspace(0, len(rows) - 1, _ASKED).round().astype(int)))
-        exact = _features(model, asked, batch, threads)
+        self.asked = {name: array[asked.row] for name, array in conditions.items()}
+        self._exact = _features(model, asked, batch, threads)
+        self._answers = lambda int8: _features(self.model(int8), asked, batch, threads)
         found = {}
         for number, layer in enumerate(candidates):
-            found[layer.name] = _error(_features(self.model([layer.name]), asked, batch, threads), exact)
+            found[layer.name] = self.error([layer.name])
             if progress is not None:
                 progress("measuring what each layer of the prologue does", number + 1, len(candidates))
         macs = {layer.name: layer.macs for layer in candidates}
@@ -68,8 +72,17 @@ class PrologueQuantizer:
 
     @property
     def work(self) -> int:
-        """Multiplications for one row."""
-        return sum(layer.macs for layer in self.layers)
+        """Multiplications for one row that depend on it."""
+        return sum(layer.macs for layer in self.layers if layer.reads_input)
+
+    def error(self, int8: Collection[str]) -> float:
+        """Root mean square of what the graph with these layers in INT8 is off by, relative to the features' spread."""
+        return _error(self._answers(int8), self._exact)
+
+    def error_of(self, features: Mapping[str, np.ndarray]) -> float:
+        """The same of an engine's features at `asked`, by name."""
+        found = [features[str(output.name)] for output in self._outputs]
+        return _error([got.reshape(exact.shape) for got, exact in zip(found, self._exact, strict=True)], self._exact)
 
     def model(self, int8: Collection[str]) -> ir.Model:
         """Returns a copy of the prologue with these layers, by name, in INT8."""
@@ -90,9 +103,17 @@ class PrologueQuantizer:
                 said = f"alone it moves the features by {self.harm[layer.name]:.1%}; {why_kept}"
                 entries.append(layer_entry(layer, "fp32", said))
             else:
-                share = layer.macs / max(self.work, 1)
-                entries.append(layer_entry(layer, "fp32", f"{share:.2%} of the prologue's work: nothing to gain"))
+                entries.append(layer_entry(layer, "fp32", self._why_float(layer) or "not chosen"))
         return entries
+
+    def _why_float(self, layer: Layer) -> str | None:
+        """Why a layer may not run in INT8; None where it may."""
+        if not layer.reads_input:
+            # OpenVINO 2026.4.1 folds what such a layer reads and loses the grid's zero point.
+            return "reads constants alone, which engines compute beforehand: nothing to gain"
+        if not layer.macs or layer.macs < _SMALL * self.work:
+            return f"{layer.macs / max(self.work, 1):.2%} of the prologue's work: nothing to gain"
+        return None
 
 
 def _as_states(conditions: Mapping[str, np.ndarray]) -> States:
