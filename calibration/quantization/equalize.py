@@ -29,6 +29,11 @@ __all__ = ["channel_factors", "equalized"]
 _STRENGTH = 0.7
 _LARGEST_RATIO = 2.0**6
 """Factors are at most this far from their geometric mean: a channel that is hardly there should not decide what weights look like."""
+_LARGEST_REACH = 4.0
+"""Times as far as the half of the rows that factors were found with, that the other half may reach with these. A channel of a relu that few rows
+show is widened by its factor, and other rows are then cut off: a product behind a trained encoder, calibrated at 32 images, was off by 3.7 % at
+others so, and by 0.4 % with its channels as they are. There the one half reached 10 to 20 times as far as the other up to 100 images,
+1.3 times from 200 on."""
 
 
 def channel_factors(
@@ -45,6 +50,7 @@ def channel_factors(
     1. All layers that read a value share its factors: the largest of their weights count.
     2. A value stays as it is where a grouped convolution reads it, or a convolution beside a matrix product. Where engines add
        inside a convolution what is on the convolution's own grid, it also does where an addition reads it.
+    3. It also does where the widths of channels are not known: where factors from one half of the rows do not fit the other.
 
     Args:
         model: the lowered float32 graph.
@@ -69,15 +75,23 @@ def channel_factors(
     if not readers:
         return {}
     taps = Taps(ir.to_proto(model), list(readers), threads)
-    widths: dict[str, np.ndarray] = {}
+    widths: dict[str, np.ndarray] = {}  # [2, C], of every second row and of the others
+    first = 0
     for inputs in states.batches(batch):
         found = taps.run(inputs)
         for name, own in readers.items():
-            width = _width(found[name], -1 if own[0].op != "Conv" else 1)
-            widths[name] = np.maximum(width, widths.get(name, 0))
-    return {
-        name: _factors(widths[name], np.max([_weight_width(nodes[layer.name], layer) for layer in own], axis=0))
+            axis = -1 if own[0].op != "Conv" else 1
+            halves = [_width(found[name][(first + half) % 2 :: 2], axis) for half in (0, 1)]
+            widths[name] = np.maximum(halves, widths.get(name, 0))
+        first += len(inputs["x"])
+    weights = {
+        name: np.max([_weight_width(nodes[layer.name], layer) for layer in own], axis=0)
         for name, own in readers.items()
+    }
+    return {
+        name: _factors(width.max(axis=0), weights[name])
+        for name, width in widths.items()
+        if _reach(width, weights[name]) <= _LARGEST_REACH
     }
 
 
@@ -144,10 +158,20 @@ def _factors(width: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.where(there, np.exp(np.clip(logs - mean, -limit, limit)), 1.0).astype(np.float32)
 
 
+def _reach(widths: np.ndarray, weight: np.ndarray) -> float:
+    """How far rows reach when they are divided by the factors that other rows gave, in units of what these reach; widths are [2, C]."""
+    found = []
+    for own, other in (widths, widths[::-1]):
+        factors = _factors(own, weight)
+        reach = float((own / factors).max())
+        found.append(float((other / factors).max()) / reach if reach > 0 else 1.0)
+    return max(found)
+
+
 def _width(values: np.ndarray, axis: int) -> np.ndarray:
     """[C] float64: the largest absolute value of each channel."""
     rows = np.moveaxis(values, axis, 0)
-    return np.abs(rows.reshape(len(rows), -1)).max(axis=1).astype(np.float64)
+    return np.abs(rows.reshape(len(rows), -1)).max(axis=1, initial=0).astype(np.float64)
 
 
 def _weight_width(node: ir.Node, layer: Layer) -> np.ndarray:

@@ -84,3 +84,33 @@ def test_a_layer_with_little_work_stays() -> None:
     made = PrologueQuantizer(graph(text.replace("64] feature_0", "640] feature_0"), weights), rows, Scheme(), threads=1)
     assert set(made.harm) == {"feature_0"}
     assert made.describe(["feature_0"], "")[1]["reason"] == "0.16% of the prologue's work: nothing to gain"
+
+
+def test_a_layer_that_reads_constants_alone_stays() -> None:
+    """Coordinates of pixels are expanded to the batch, of which only the size is the condition's."""
+    text = """
+        prologue (float[B, 6] image) => (float[B, 8] feature_0) {
+            size = Shape <start = 0, end = 1> (image)
+            shape = Concat <axis = 0> (size, numbers)
+            places = Expand (coordinates, shape)
+            there = MatMul (places, w1)  seen = MatMul (image, w2)  feature_0 = Add (there, seen)
+        }"""
+    rng = np.random.default_rng(0)
+    held = {name: rng.standard_normal((6, 8)).astype(np.float32) for name in ("w1", "w2")}
+    held |= {"numbers": np.array([6]), "coordinates": rng.standard_normal((1, 6)).astype(np.float32)}
+    made = PrologueQuantizer(graph(text, held), CALIBRATED, Scheme(), threads=1)
+    assert list(made.harm) == ["seen"] and made.work == 48
+    assert "constants alone" in made.describe(["seen"], "")[0]["reason"]
+
+
+def test_few_rows_of_sparse_channels_do_not_even_them_out() -> None:
+    """Of 24 rows most channels of a relu show none of their large numbers, and what is widened for that is cut off at other rows."""
+    rng = np.random.default_rng(0)
+    image = (
+        np.maximum(rng.standard_normal((1024, 64)) - 1.5, 0) * rng.choice([0.1, 5.0], (1024, 64), p=[0.9, 0.1])
+    ).astype(np.float32)
+    text = "prologue (float[B, 64] image) => (float[B, 8] feature_0) { feature_0 = MatMul (image, w) }"
+    model = graph(text, {"w": rng.standard_normal((64, 8)).astype(np.float32)})
+    made = PrologueQuantizer(model, {"image": image[:24]}, Scheme(), threads=1)
+    evened = [node.name for node in made.model(list(made.harm)).graph if "evened" in str(node.name)]
+    assert not [name for name in evened if "weight" not in name]
