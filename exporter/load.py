@@ -118,6 +118,13 @@ def _check_shapes(
         given[name] = tuple(_example(value, 0).shape[1:])
     for name, wanted in given.items():
         if wanted != inside[name]:
+            rows = (cond or {}).get(name)
+            if isinstance(rows, torch.Tensor):
+                one = tuple(rows.shape) == inside[name]
+                raise UsageError(
+                    f"--cond {name}: the archive was exported for rows [R, {_text(inside[name])}], got {list(rows.shape)}"
+                    + ("; that is one row without the dimension of rows: array[None] has it" if one else "")
+                )
             option = "--shape" if name == energy.wrt else f"--cond {name}"
             raise UsageError(
                 f"{option}: the archive was exported for {name!r} of shape {_text(inside[name])}, got {_text(wanted)}; "
