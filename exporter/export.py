@@ -319,9 +319,13 @@ def _check_data(data: Any, energy: Energy) -> np.ndarray | None:
     try:
         states = np.asarray(data, np.float32)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"data: expected numbers [M, {', '.join(map(str, wanted))}]: {error}") from error
+        raise UsageError(
+            f"data (--calibration-data): expected numbers [M, {', '.join(map(str, wanted))}]: {error}"
+        ) from error
     if states.shape[1:] != wanted or not len(states):
-        raise UsageError(f"data: expected at least one state [M, {', '.join(map(str, wanted))}], got {states.shape}")
+        raise UsageError(
+            f"data (--calibration-data): expected at least one state [M, {', '.join(map(str, wanted))}], got {list(states.shape)}"
+        )
     rows = states.reshape(len(states), -1)
     lost = sum(
         int((~np.isfinite(rows[first : first + _ROWS]).all(axis=1)).sum()) for first in range(0, len(rows), _ROWS)

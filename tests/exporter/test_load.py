@@ -101,8 +101,12 @@ class TestForms:
         torch.testing.assert_close(found.cond["obs"], other[:16])
         with pytest.raises(UsageError, match="--cond obs: the archive takes float32, and the rows are int64"):
             load_model(path, cond={"obs": torch.zeros(30, 3, dtype=torch.int64)})
-        with pytest.raises(UsageError, match=r"--cond obs: the archive was exported for 'obs' of shape 3, got 4"):
+        with pytest.raises(UsageError, match=r"--cond obs: the archive was exported for rows \[R, 3\], got \[30, 4\]$"):
             load_model(path, cond={"obs": torch.zeros(30, 4)})
+        with pytest.raises(
+            UsageError, match=r"got \[3\]; that is one row without the dimension of rows: array\[None\]"
+        ):
+            load_model(path, cond={"obs": torch.zeros(3)})
 
     def test_a_label_of_whole_numbers(self, tmp_path: Path) -> None:
         torch.save(Labelled().state_dict(), tmp_path / "m.pt")
