@@ -60,8 +60,8 @@ class PrologueQuantizer:
         self._made = QuantizedLayers(model, candidates, rows, scheme, batch=batch, threads=threads, progress=progress)
         asked = rows.part(np.unique(np.linspace(0, len(rows) - 1, _ASKED).round().astype(int)))
         self.asked = {name: array[asked.row] for name, array in conditions.items()}
+        self._rows, self._batch, self._threads = asked, batch, threads
         self._exact = _features(model, asked, batch, threads)
-        self._answers = lambda int8: _features(self.model(int8), asked, batch, threads)
         found = {}
         for number, layer in enumerate(candidates):
             found[layer.name] = self.error([layer.name])
@@ -77,7 +77,7 @@ class PrologueQuantizer:
 
     def error(self, int8: Collection[str]) -> float:
         """Root mean square of what the graph with these layers in INT8 is off by, relative to the features' spread."""
-        return _error(self._answers(int8), self._exact)
+        return _error(_features(self.model(int8), self._rows, self._batch, self._threads), self._exact)
 
     def error_of(self, features: Mapping[str, np.ndarray]) -> float:
         """The same of an engine's features at `asked`, by name."""
