@@ -162,7 +162,12 @@ Anneal = Annotated[
     float | None, typer.Option(help="Factor of the first temperature; it falls to 1 by half of the steps.")
 ]
 WarmUp = Annotated[
-    int | None, typer.Option("--warmup", help="First steps that adapt step sizes; a quarter if left out.", min=0)
+    int | None,
+    typer.Option(
+        "--warmup",
+        help="First steps that adapt step sizes; if left out a quarter, or none where that is fewer than 5.",
+        min=0,
+    ),
 ]
 TargetAccept = Annotated[float | None, typer.Option(help="Acceptance that step sizes are adapted to.")]
 Leapfrog = Annotated[int | None, typer.Option(help="hmc: leapfrog steps in one step.", min=1)]
