@@ -16,6 +16,7 @@ from ..engine import Engine
 from ..errors import EbmExportError, LoadError, MissingBackend, UnsupportedOperation, UsageError
 from .openvino_bf16 import HAS_BF16, in_float32
 from .openvino_error import failed_node, in_one_sentence
+from .openvino_products import part_products
 from .openvino_saturation import has_large_weights, saturates
 
 __all__ = ["OpenVinoEngine", "available"]
@@ -132,6 +133,7 @@ class OpenVinoEngine(Engine):
                 self._model.remove_result(result)
         if not has_bf16:
             in_float32(self._model)
+        part_products(self._model)
         self._exact = has_large_weights(self._model) and saturates()
         if self._exact:
             _LOG.warning(
@@ -186,10 +188,6 @@ class OpenVinoEngine(Engine):
             # The default quantizes activations on the way into a matrix product whose weights are stored in 8 bits.
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         }
-        if _chains_products(model):
-            # OpenVINO 2026.4.1 dies of a segmentation fault when it fuses such a chain at a small fixed batch (every
-            # perceptron with SiLU did; 2025.4.1 did not). Without fusion a transformer layer took 3 to 20% longer.
-            settings["SNIPPETS_MODE"] = "DISABLE"
         if self._exact:
             settings["LP_TRANSFORMS_MODE"] = False
         if self.threads is not None:
@@ -278,17 +276,3 @@ class OpenVinoEngine(Engine):
             nodes = info["originalLayersNames"].astype(str).split(",")
             found.append((operation.get_friendly_name(), kind, precision, nodes))
         return found
-
-
-def _chains_products(model: Any) -> bool:
-    """Whether a matrix product reads what another one computed, with no convolution between them."""
-    after_product: set[str] = set()
-    for operation in model.get_ordered_ops():
-        kind = operation.get_type_name()
-        sources = (operation.input_value(index).get_node() for index in range(operation.get_input_size()))
-        fed = any(source.get_friendly_name() in after_product for source in sources)
-        if fed and kind == "MatMul":
-            return True
-        if kind == "MatMul" or (fed and kind not in ("Convolution", "GroupConvolution")):
-            after_product.add(operation.get_friendly_name())
-    return False
