@@ -50,7 +50,10 @@ def until_on_device(
         def goes_on(done: int, lost: int) -> bool:
             if done > start.done:
                 pace.took()
-            return pace.has_time() and lost < now.n
+            more = pace.has_time() and lost < now.n
+            if not more:
+                pace.over()
+            return more
 
         energy = np.asarray(now.state.energy, dtype=np.float32)
         if now.diverged is not None:

@@ -40,13 +40,17 @@ class BestRuns:
     def __init__(self, telling: FusedChoice) -> None:
         self._telling = telling
         self._block_times: dict[int, dict[int, BlockTime]] = {}  # by number of chains, see `Pace`
+        self._handing_over: dict[int, list[float]] = {}  # likewise
 
-    def by_deadline(self, request: Request, deadline: float) -> BestSoFar:
+    def by_deadline(self, request: Request, deadline: float) -> tuple[BestSoFar, Pace]:
         """Runs chains until a deadline.
 
         Args:
             request: the chains.
             deadline: in seconds, on the clock of `time.perf_counter`.
+
+        Returns:
+            The best states, and what is to be told when they are the caller's.
 
         Raises:
             UsageError: the chains cannot be run so.
@@ -63,7 +67,12 @@ class BestRuns:
         fused = None
         if loop is None:
             fused = self._telling.open_for(config, n, worth=False, why=request.why_one_by_one())
-        pace = Pace(deadline, self._block_times.setdefault(n, {}), after=0 if known else ASKED_AT_THE_END)
+        pace = Pace(
+            deadline,
+            self._block_times.setdefault(n, {}),
+            after=0 if known else ASKED_AT_THE_END,
+            handing_over=self._handing_over.setdefault(n, []),
+        )
         # Whoever looks for runaways among the steps asks the engine when time is over; `_told_of_runaways` does not.
         steps = _in_one_batch(
             request._replace(runaways=None),
@@ -81,7 +90,7 @@ class BestRuns:
             asked = None if request.exact is None else _asked_in_block(config)
             keeper = Best(request.switches) if known else BestAfterDrift(request.switches)
             best = until(steps, pace, keeper, evaluations(config), asked)
-        return _told_of_runaways(best, request)
+        return _told_of_runaways(best, request), pace
 
     def stream(
         self,

@@ -165,6 +165,7 @@ def until(
             if best.over or not timed.has_time():
                 break
         best.settle(pace)
+        pace.over()
     return best.copy()
 
 

@@ -318,7 +318,9 @@ class Ebm:
             )
             deadline = called + milliseconds / 1000
             with self._turns.taken(deadline):
-                return self._best_runs.by_deadline(request, deadline)
+                best, pace = self._best_runs.by_deadline(request, deadline)
+            pace.handed_over()
+            return best
         with self._turns.taken():
             kept = None
             if checkpoint is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from statistics import median
 from time import perf_counter
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from .samplers.langevin import Evaluate
 __all__ = ["BlockTime", "Pace", "TimeIsOver"]
 
 _FORGETTING = 0.95  # share of the longest step so far that a step keeps; one slow step in a hundred is forgotten soon
+_REMEMBERED = 9  # runs of which it is known how long they took to hand over
 _RESERVE = 1.5  # in such steps: what is kept free for the next one, for handing over, and for a machine that is busy
 
 
@@ -48,10 +50,22 @@ class Pace:
         blocks: what earlier runs of as many chains found about several steps in one call, by their number; what this one finds is
             written there. One step at a time is slower, and says too little about them.
         after: evaluations that follow the last step, each of which is expected to take as long as a step.
+        handing_over: seconds that earlier runs of as many chains took from their last engine call to their caller, the last few; this
+            run's is written there.
     """
 
-    def __init__(self, deadline: float, blocks: dict[int, BlockTime] | None = None, *, after: int = 0) -> None:
-        self._deadline = deadline
+    def __init__(
+        self,
+        deadline: float,
+        blocks: dict[int, BlockTime] | None = None,
+        *,
+        after: int = 0,
+        handing_over: list[float] | None = None,
+    ) -> None:
+        self._handing_over = [] if handing_over is None else handing_over
+        # The median: of a machine that was busy once nothing follows.
+        self._deadline = deadline - (_RESERVE * median(self._handing_over) if self._handing_over else 0.0)
+        self._over: float | None = None
         self._after = after
         self._first = self._correction = self._call = 0.0
         self._single: float | None = None
@@ -126,6 +140,16 @@ class Pace:
         else:
             block = self._blocks.get(together, BlockTime(seconds, seconds))
             self._blocks[together] = BlockTime(min(seconds, block.shortest), max(seconds, block.expected))
+
+    def over(self) -> None:
+        """Is told that no engine call follows."""
+        self._over = perf_counter()
+
+    def handed_over(self) -> None:
+        """Is told that the result goes to the caller now."""
+        if self._over is not None:
+            self._handing_over.append(perf_counter() - self._over)
+            del self._handing_over[:-_REMEMBERED]
 
     def has_time(self, together: int = 1, *, last: bool = False) -> bool:
         """Says whether there is time for one more step, or for several in one call, after what it was told of last.

@@ -9,6 +9,7 @@ import pytest
 
 from ebm_export.runtime import Ebm, SamplerConfig
 from ebm_export.runtime.backends.function import FunctionEngine
+from ebm_export.runtime.best_so_far import Best, BestSoFar
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.pace import BlockTime, Pace
 
@@ -145,3 +146,48 @@ def test_an_encoder_is_not_expected_at_each_step(clock: Clock) -> None:
     engine.needs_scale = False
     ebm = Ebm(engine, ModelSpec("bowl", TensorSpec("x", (3,), "float32")), SamplerConfig(steps=500, step_size=0.01))
     assert ebm.sample(2, deadline_ms=50).steps == 18
+
+
+class TestHandingOver:
+    """What comes after the last engine call takes time too: for a small network as much as a step."""
+
+    def test_it_is_kept_free_as_the_last_runs_had_it(self, clock: Clock) -> None:
+        seen: list[float] = []
+        for seconds in (2.0, 2.0, 90.0):
+            pace = Pace(clock.now + 100, handing_over=seen)
+            pace.over()
+            clock.now += seconds
+            pace.handed_over()
+        assert seen == [2, 2, 90]
+        pace = Pace(clock.now + 4.9 + 1.5 * 2, handing_over=seen)  # the one that was slow decides nothing
+        pace.starts()
+        clock.now += 1.0
+        pace.started(1)
+        assert pace.has_time()
+        clock.now += 2.6
+        pace.took()  # 2.6 + 1.3 = 3.9 seconds after this
+        assert not pace.has_time()
+
+    def test_it_is_learned_by_calls_with_a_deadline(self, clock: Clock) -> None:
+        """The clock moves by a second in each engine call, and by three where the result is copied for the caller."""
+
+        def energy(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            clock.now += 1
+            return 0.5 * (x**2).sum(1), x
+
+        model = ModelSpec("bowl", TensorSpec("x", (2,), "float32"))
+        config = SamplerConfig(steps=1000, step_size=0.1)
+        with Ebm(FunctionEngine(energy), model, config) as ebm, pytest.MonkeyPatch.context() as patch:
+            whole = Best.copy
+
+            def slow(best: Best) -> BestSoFar:
+                clock.now += 3
+                return whole(best)
+
+            patch.setattr(Best, "copy", slow)
+            late = []
+            for _ in range(3):
+                begun = clock.now
+                ebm.sample(2, deadline_ms=20_000)
+                late.append(clock.now - begun > 20)
+        assert late == [True, False, False]
