@@ -77,7 +77,7 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
         fp32 = stack.enter_context(reference.open(options.threads))
         sampling = Sampling(options, rules, reference, fp32, plan, tell)
         same = [True, *(_same_model(reference, bundle, options.threads) for bundle in bundles[1:])]
-        score = _score_check(options, rules, reference, bundles[0], fp32.max_batch, tell)
+        score = _score_check(options, rules, reference, bundles[0], fp32.fitting, tell)
         base = sampling.reference()
         shown = base.x[: min(len(base), _shown(bundles[0]))]
         results: list[EngineResult] = []
@@ -92,7 +92,7 @@ def compare(options: CompareOptions, progress: Tell | None = None) -> Comparison
                     if candidate is not reference:
                         ebm = own.enter_context(candidate.open(options.threads))
                     if candidate is not reference and same[bundles.index(candidate.bundle)]:
-                        fidelity, seen = _fidelity(score, candidate, options.threads, ebm.max_batch, tell)
+                        fidelity, seen = _fidelity(score, candidate, options.threads, ebm.fitting, tell)
                         result = dataclasses.replace(result, fidelity=fidelity)
                         if seen is not None:
                             executed.append(seen)

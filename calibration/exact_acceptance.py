@@ -105,7 +105,7 @@ def exact_acceptance(
 
     # Not closed: it has no engine of its own.
     corrected = Ebm(
-        ebm.engine, fp32.model, config, max_batch=min(ebm.max_batch, fp32.max_batch), exact=fp32.engine
+        ebm.engine, fp32.model, config, max_batch=min(ebm.fitting, fp32.fitting), exact=fp32.engine
     )  # fmt: skip
     corrected.refine(starts, seed, cond=rows, callback=watch)
     acceptance = float((moved / blocks).mean())

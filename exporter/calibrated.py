@@ -15,7 +15,6 @@ import numpy as np
 import onnx_ir as ir
 
 from ..calibration.executed_layers import note_not_int8
-from ..calibration.fitting_batch import fitting_batch
 from ..calibration.gate_rules import GateRules
 from ..calibration.int8_graphs import Int8Graphs
 from ..calibration.metrics.score_fidelity import StageFidelity
@@ -29,6 +28,7 @@ from ..runtime.backends.openvino_saturation import SAFE_WEIGHT
 from ..runtime.config import SamplerConfig
 from ..runtime.engine import Engine
 from ..runtime.errors import EngineMismatch, UnsupportedOperation
+from ..runtime.fitting_batch import fitting_batch
 from ..runtime.int8_said import int8_said
 from ..runtime.manifest import ModelSpec
 from ..runtime.method import replicas
@@ -186,7 +186,7 @@ class CalibratedArtifacts:
     @cached_property
     def rows(self) -> int:
         """Chains in one engine call; all replicas of a tempered one go into the same."""
-        return max(fitting_batch(self.steps.graph), replicas(self.config))
+        return max(fitting_batch(self.spec), replicas(self.config))
 
     @property
     def gate(self) -> QualityGate | None:

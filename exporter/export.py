@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..calibration.verdict import GateResult
+from ..calibration.widest_activation import widest_activation
 from ..runtime.bundle import DATA, GOLDEN
 from ..runtime.bundle_writer import writing_bundle
 from ..runtime.config import SamplerConfig
@@ -225,6 +226,7 @@ def export_energy(
         limits = index_limits(traced)
         models = {"fp32": lower(traced, energy.name)}
         optimize(models["fp32"])
+        widest = widest_activation(models["fp32"].graph)
         for precision in precisions:
             if precision in LOW_TYPES:
                 models[precision] = typed(models["fp32"], precision)
@@ -257,7 +259,7 @@ def export_energy(
                 models,
                 traced,
                 golden,
-                spec=model_spec(energy, golden, limits),
+                spec=model_spec(energy, golden, limits, widest),
                 config=config,
                 conditions=conditions,
                 data=data,
@@ -287,6 +289,7 @@ def export_energy(
             written.verifications,
             written.gates,
             limits,
+            widest,
             "x itself" if networks is None else networks.said,
         )
     path, failure = Path(out), None

@@ -62,6 +62,7 @@ def describe_bundle(
     verifications: Iterable[Verification],
     gates: Mapping[str, GateResult],
     limits: Mapping[str, tuple[int, int]] | None = None,
+    widest: int = 0,
     compared_by: str = "x itself",
 ) -> None:
     """Writes the manifest of a bundle whose other files are all in place.
@@ -74,7 +75,8 @@ def describe_bundle(
         artifacts: entries of the files, as `mark_verified` left them.
         verifications: one for each artifact that was looked at.
         gates: what the quality gate found, by path, for those that went through it.
-        limits: as for `model_spec`.
+        limits: as for `model_spec`, like the next.
+        widest: what `widest_activation` found.
         compared_by: what the gate compared samples by.
     """
     names = input_names(energy)
@@ -89,6 +91,7 @@ def describe_bundle(
                 for name, value in energy.cond.items()
             ],
             **({} if golden is None else {"range": _range(golden), **_scales(golden)}),
+            **({"widest": widest} if widest else {}),
         },
         "sampler": config.to_dict(),
         "artifacts": [entry for artifact in artifacts for entry in _entries(folder, artifact)],
@@ -104,6 +107,7 @@ def model_spec(
     energy: Energy,
     golden: Mapping[str, np.ndarray] | None = None,
     limits: Mapping[str, tuple[int, int]] | None = None,
+    widest: int = 0,
 ) -> ModelSpec:
     """What the runtime will read of an energy, as far as the calibration asks.
 
@@ -111,6 +115,7 @@ def model_spec(
         energy: the model.
         golden: as for `describe_bundle`.
         limits: what `index_limits` found, by graph input name.
+        widest: what `widest_activation` found; 0 where nobody looked.
     """
     names = input_names(energy)
     cond = [_condition(name, names[name], value, limits) for name, value in energy.cond.items()]
@@ -123,6 +128,7 @@ def model_spec(
             for entry in cond
         ),
         scales=NOTHING_KNOWN if golden is None else scales_of(golden),
+        widest=widest,
     )
 
 

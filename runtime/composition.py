@@ -268,6 +268,7 @@ def _composed(
         parts[0].sampler,
         data=parts[0].data,
         max_batch=min(part.max_batch for part in parts),
+        fitting=min(part.fitting for part in parts),
         choice=f"{name}: " + "; and ".join(part.choice for part in parts),
         fingerprint=f"{kind} {given} {temperature} {[part.fingerprint for part in parts]} {[names for _, names in joined]}",
         parts=parts,

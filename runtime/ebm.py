@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from .config import SamplerConfig
 from .divergence import Divergence
 from .engine import Engine
 from .errors import UsageError
+from .fitting_batch import largest_call
 from .fused_choice import FusedChoice, is_faster
 from .fused_steps import Fused
 from .gradient_scale import ScaledScore
@@ -58,10 +58,6 @@ from .whole_run import run_whole
 
 __all__ = ["Ebm"]
 
-_BATCH_NUMBERS = 2**18
-"""Numbers of x in one engine call, where nothing else limits the batch: 1 MiB of float32. A network of 64
-channels then holds 64 MiB for each activation that it keeps for the gradient."""
-
 
 class Ebm:
     """An energy-based model on an engine. A context manager; `close` frees the engine.
@@ -74,6 +70,8 @@ class Ebm:
         sampler: settings that calls start from.
         data: [M, *S] float32 states for init="data", where a call gives none.
         max_batch: most samples in one engine call; None picks about 2**18 numbers of x.
+        fitting: samples in one engine call on a CPU, where there are more and nobody says how many; None is `max_batch`. Deadlines and streams, whose
+            chains all go into one call, go by `max_batch` alone.
         choice: one line that says which engine this is and why.
         schedule: spans of steps and the engine that runs each, in place of `engine`, which then only scores; one
             engine may run several spans.
@@ -109,6 +107,7 @@ class Ebm:
         *,
         data: np.ndarray | None = None,
         max_batch: int | None = None,
+        fitting: int | None = None,
         choice: str = "",
         schedule: Sequence[tuple[Span, Engine]] = (),
         exact: Engine | None = None,
@@ -140,7 +139,8 @@ class Ebm:
         self.data = None if data is None else check_states("data", data, model.x.shape)
         if max_batch is not None:
             check_count("max_batch", max_batch)
-        self._max_batch = max_batch or max(1, _BATCH_NUMBERS // math.prod(model.x.shape))
+        self._max_batch = max_batch or largest_call(model)
+        self._fitting = min(fitting or self._max_batch, self._max_batch)
 
     @property
     def engine(self) -> Engine:
@@ -157,6 +157,13 @@ class Ebm:
     def max_batch(self) -> int:
         """Most samples in one engine call."""
         return self._max_batch
+
+    @property
+    def fitting(self) -> int:
+        """Samples in one engine call where there are more and nobody says how many; on a GPU as many as it takes."""
+        if self._fitting < self._max_batch and any(part.gpu for engine in self._engines for part in engine.parts):
+            return self._max_batch
+        return self._fitting
 
     def score(self, x: Any, /, *, cond: Mapping[str, Any] | None = None, **named: Any) -> tuple[np.ndarray, np.ndarray]:
         """Evaluates the energy and its gradient.
@@ -184,8 +191,9 @@ class Ebm:
         energies = np.empty(len(states), dtype=np.float32)
         grads = np.empty_like(states)
         with self._turns.taken():
-            for first in range(0, len(states), self._max_batch):
-                batch = range(first, min(first + self._max_batch, len(states)))
+            step = self.fitting
+            for first in range(0, len(states), step):
+                batch = range(first, min(first + step, len(states)))
                 rows = slice(batch.start, batch.stop)
                 shared = {name: rows_of(array, batch, 1) for name, array in conditions.items()}
                 energies[rows], grads[rows] = ScaledScore(self.engine, shared)(states[rows])
@@ -212,13 +220,13 @@ class Ebm:
         if overrides:  # without them nobody has said yet what calls will have
             check_settings(settings, overrides, [span for span, _ in self._schedule], exact=self._exact is not None)
         with self._turns.taken():
-            batch = largest_batch(settings, n, self._max_batch)
-            for size in {batch, n % batch or batch}:
+            most, batch = (largest_batch(settings, n, each) for each in (self._max_batch, self._fitting_for(settings)))
+            for size in {batch, n % batch or batch} | ({n} if most == n else set()):
                 warm_steps(self._engines, self.model, size * replicas(settings))
                 fused = self._fused.open_for(settings, size, worth=True)
                 if fused is not None:
                     warm_block(self._engine, fused, self.model, settings, size)
-            if batch == n:  # else neither a deadline nor a stream can be asked of them
+            if most == n:  # else neither a deadline nor a stream can be asked of them
                 start, cond = normal(0, 0, range(n), self.model.x.shape), blank_conditions(self.model, n)
                 self._best_runs.warm(self._engine, settings, n, functools.partial(self.refine, start, cond=cond))
 
@@ -298,7 +306,9 @@ class Ebm:
                 chain ever had a finite energy.
         """
         called = perf_counter()
-        request = self._prepare(n, seed, first, x0, data, keep, known, config, cond, max_batch, keywords)
+        request = self._prepare(
+            n, seed, first, x0, data, keep, known, config, cond, max_batch, keywords, together=deadline_ms is not None
+        )
         check_choice("diverged", diverged, get_args(Divergence))
         energy_range = check_range("energy_range", energy_range)
         if energy_range is not None:  # whoever says which energies are well says so of all
@@ -399,7 +409,7 @@ class Ebm:
         called = perf_counter()
         seconds = check_seconds("seconds", seconds)
         deadline = None if deadline_ms is None else called + check_deadline(deadline_ms) / 1000
-        request = self._prepare(n, seed, first, x0, data, keep, known, config, cond, max_batch, keywords)
+        request = self._prepare(n, seed, first, x0, data, keep, known, config, cond, max_batch, keywords, together=True)
         by_turns = functools.partial(self._by_turns, deadline=deadline)
         return self._best_runs.stream(request, by_turns, seconds=seconds, deadline=deadline)
 
@@ -459,8 +469,10 @@ class Ebm:
         cond: Mapping[str, Any] | None,
         max_batch: int | None,
         keywords: Mapping[str, Any],
+        *,
+        together: bool,
     ) -> Request:
-        """Checks the arguments of `sample` that `stream` takes too."""
+        """Checks the arguments of `sample` that `stream` takes too; `together` says whether all chains go into one engine call."""
         check_count("n", n)
         check_room("n", n, self.model.x.shape)
         check_first(first, n)
@@ -485,12 +497,16 @@ class Ebm:
             first=int(first),
             start=Start(settings, shape, seed, states, pool, kept, int(first)),
             cond=conditions,
-            max_batch=min(max_batch or self._max_batch, self._max_batch),
+            max_batch=min(max_batch or (self._max_batch if together else self._fitting_for(settings)), self._max_batch),
             engine=engines.pop(0, self._engine),
             switches=engines,
             exact=self._exact,
             runaways=Runaways(self.model, settings, self._told_of_far),
         )
+
+    def _fitting_for(self, settings: SamplerConfig) -> int:
+        """The same, but that all replicas of a chain go into one call."""
+        return min(max(self.fitting, replicas(settings)), self._max_batch)
 
     def _warn_of_precisions(self, settings: SamplerConfig, beside: str = "") -> None:
         """Warns where a low precision, or that of a part, is asked where nobody judged it; see `Judged.warn_of`."""

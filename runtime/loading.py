@@ -10,9 +10,11 @@ from .arguments import check_count
 from .artifact_engine import engine_of, fused_of
 from .bundle import Bundle
 from .choice import choose
+from .device import usable_cores
 from .ebm import Ebm
 from .engine import Engine
 from .errors import UsageError
+from .fitting_batch import fitting_batch
 from .fused_steps import Fused
 from .manifest import CALIBRATED, Artifact
 from .precision_schedule import is_schedule, parse_precision_schedule
@@ -49,8 +51,8 @@ def load(
         threads: threads that one engine call may use; None takes what was measured, or leaves it to the backend.
         engine: runs the model in place of the bundle's artifacts, for tests and for engines of one's own; it is opened
             here and closed with the Ebm.
-        max_batch: most samples in one engine call; None takes what the artifacts were built for, or else
-            about 2**18 numbers of x.
+        max_batch: most samples in one engine call; None takes what the artifacts were built for, or else as many as the caches of the
+            cores hold (see `fitting_batch.py`), and where all chains go into one call about 2**18 numbers of x.
         exact: a precision that samples are to follow exactly while chains move in the one that `precision` names, such as
             precision="int8", exact="fp32". Blocks of `SamplerConfig.block` steps are accepted or rejected.
         fuse: whether several steps go into one engine call, where the bundle was exported with --fuse. None lets measurement
@@ -122,6 +124,9 @@ def _on_artifacts(
         if "batch" in artifact.options:  # (smallest, most frequent, largest)
             largest = int(artifact.options["batch"][-1])
             max_batch = min(max_batch or largest, largest)
+    # Of a plan for a GPU, and of a caller who says how many, there is nothing to guess.
+    cores = threads or choices[0].threads or usable_cores()
+    fitting = fitting_batch(bundle.model, cores) if max_batch is None else None
     fused = telling = None
     if len(choices) == 1:
         only = choices[0]
@@ -147,6 +152,7 @@ def _on_artifacts(
         bundle.sampler,
         data=bundle.data(),
         max_batch=max_batch,
+        fitting=fitting,
         choice=choice,
         schedule=[(span, by_name[span.precision][0]) for span in spans],
         exact=engines[1] if exact is not None else None,

@@ -83,6 +83,8 @@ class ModelSpec:
         range: (smallest, largest) number of x on the verification trajectory, where known.
         energies: (lowest, highest) energy there, where known.
         scales: what is known of the gradient scales of its chains.
+        widest: numbers of one sample's largest value among those that change from step to step in its score graph; 0 where it is not
+            known, as in older bundles.
     """
 
     name: str
@@ -92,6 +94,7 @@ class ModelSpec:
     range: tuple[float, float] | None = None
     energies: tuple[float, float] | None = None
     scales: KnownScales = NOTHING_KNOWN
+    widest: int = 0
 
     @property
     def cond_names(self) -> tuple[str, ...]:
@@ -273,6 +276,7 @@ def _model(entries: _Entries) -> ModelSpec:
             usual=entries.scale("usual_scale", NOTHING_KNOWN.usual),
             highest=entries.scale("highest_scale", NOTHING_KNOWN.highest),
         ),
+        widest=max(0, entries.take("widest", int, 0)),
     )
 
 

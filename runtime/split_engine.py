@@ -25,7 +25,8 @@ rows, which takes longer than a deadline leaves: three numbers can be compiled b
 class SplitEngine(Engine):
     """Runs a prologue (conditioning inputs -> features) and a score graph that takes the features.
 
-    `prepare` runs the prologue, once for samples that share the conditions that it reads, whatever the batch. A call of `run` with conditioning inputs that were not prepared runs it too, so that the whole is an engine like any other.
+    `prepare` runs the prologue, once for samples that share the conditions that it reads, whatever the batch, and not at all where
+    they are those of the call before. A call of `run` with conditioning inputs that were not prepared runs it too, so that the whole is an engine like any other.
 
     Args:
         prologue: the engine of the prologue.
@@ -45,6 +46,9 @@ class SplitEngine(Engine):
         self.score = score
         self._reads, self._keeps = tuple(reads), tuple(keeps)
         self._features: tuple[str, ...] | None = None
+        self._latest: tuple[bytes, dict[str, np.ndarray]] | None = (
+            None  # the one condition asked for last, and its features
+        )
 
     @property
     def parts(self) -> tuple[Engine, ...]:
@@ -61,6 +65,7 @@ class SplitEngine(Engine):
 
     def close(self) -> None:
         """Closes both."""
+        self._latest = None
         self.prologue.close()
         self.score.close()
 
@@ -69,7 +74,7 @@ class SplitEngine(Engine):
         read = {name: cond[name] for name in self._reads}
         size = len(next(iter(read.values())))
         first, which = distinct_rows(read.values(), size)
-        features = self._ask({name: array[first] for name, array in read.items()}, len(first))
+        features = self._encoded({name: array[first] for name, array in read.items()}, len(first))
         if len(first) == 1:
             features = {name: np.broadcast_to(array, (size, *array.shape[1:])) for name, array in features.items()}
         elif len(first) < size:
@@ -98,6 +103,15 @@ class SplitEngine(Engine):
 
     def stays_on_host(self, why: str) -> None:
         self.score.stays_on_host(why)
+
+    def _encoded(self, read: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+        """The features of these rows; those of one that all chains share are kept, as their batches ask for it one after another."""
+        if size > 1:
+            return self._ask(read, size)
+        row = b"".join(array.tobytes() for array in read.values())
+        if self._latest is None or self._latest[0] != row:
+            self._latest = row, self._ask(read, size)
+        return self._latest[1]
 
     def _ask(self, read: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
         """Runs the prologue in calls of as many rows as fit; returns arrays of its own."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-__all__ = ["Layer", "find_layers", "size_of_one"]
+__all__ = ["Layer", "changing", "find_layers", "size_of_one"]
 
 _SIZES = frozenset({"Shape", "Size"})
 
@@ -134,6 +134,11 @@ def _macs(node: ir.Node) -> int:
     shape = [] if out.shape is None else [_for_one_sample(n) for n in out.shape]
     places = math.prod(shape[:1] + shape[2:]) if node.op_type == "Conv" else math.prod(shape[:-1])
     return size * places
+
+
+def changing(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes of a score graph whose results change from step to step, since they depend on x or on grad_scale."""
+    return _behind(graph, "x") | _behind(graph, "grad_scale")
 
 
 def size_of_one(value: ir.Value) -> int:

@@ -74,6 +74,27 @@ def test_a_shared_condition_is_one_row() -> None:
     np.testing.assert_array_equal(found, Ebm(whole_engine(), MODEL, CONFIG).sample(4, obs=OBS[:1], goal=GOAL))
 
 
+def test_a_shared_condition_is_encoded_once_for_all_batches() -> None:
+    engine, encoder = split_engine()
+    ebm = Ebm(engine, MODEL, CONFIG, fitting=1)
+    found = ebm.sample(4, obs=OBS[:1], goal=GOAL)
+    assert encoder.rows == [1]
+    np.testing.assert_array_equal(found, Ebm(whole_engine(), MODEL, CONFIG).sample(4, obs=OBS[:1], goal=GOAL))
+    ebm.sample(4, obs=OBS[1:2], goal=GOAL)
+    assert encoder.rows == [1, 1]
+
+
+def test_a_condition_that_was_changed_in_place_is_encoded_again() -> None:
+    engine, encoder = split_engine()
+    ebm, obs = Ebm(engine, MODEL, CONFIG), OBS[:1].copy()
+    ebm.sample(4, obs=obs, goal=GOAL)
+    obs += 1
+    np.testing.assert_array_equal(
+        ebm.sample(4, obs=obs, goal=GOAL), Ebm(whole_engine(), MODEL, CONFIG).sample(4, obs=obs, goal=GOAL)
+    )
+    assert encoder.rows == [1, 1]
+
+
 def test_conditions_that_chains_share_are_encoded_once() -> None:
     engine, encoder = split_engine()
     obs, goal = OBS[[2, 0, 2, 2]], GOAL * np.arange(4, dtype=np.float32)[:, None]
