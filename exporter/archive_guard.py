@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ..runtime.errors import LoadError
+from .reaching_out import reaches_out
 
 __all__ = ["check_archive", "restricted_unpickling"]
 
@@ -60,8 +61,12 @@ def _check_text(path: Path, value: Any) -> None:
         for key, entry in value.items():
             if key == "expr_str" and not _is_arithmetic(str(entry)):
                 raise LoadError(f"{path}: a size in the archive is no arithmetic expression: {entry!r}")
-            if key == "target" and "inputs" in value and not _TARGET.fullmatch(str(entry)):
+            # An operation can be an argument of another one, which calls it.
+            called = key == "as_operator" or (key == "target" and "inputs" in value)
+            if called and not _TARGET.fullmatch(str(entry)):
                 raise LoadError(f"{path}: the archive calls {entry!r}, which is no operation of PyTorch")
+            if called and reaches_out(str(entry).removeprefix("torch.ops.")):
+                raise LoadError(f"{path}: the archive calls {entry!r}, which does more than compute")
             _check_text(path, entry)
     elif isinstance(value, list):
         for entry in value:

@@ -19,6 +19,7 @@ from .energy import Energy, EnergyMode, make_energy
 from .factory import build_model
 from .file_form import FileForm, file_form
 from .input_spec import InputSpec, converted
+from .reaching_out import script_reaches_out
 from .torchscript import ScriptedGraph
 
 __all__ = ["load_model"]
@@ -145,6 +146,7 @@ def _as_in(energy: Energy, name: str, rows: torch.Tensor) -> torch.Tensor:
 
 
 def _read_torchscript(file: Path) -> nn.Module:
+    _check_script(file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
@@ -155,6 +157,19 @@ def _read_torchscript(file: Path) -> nn.Module:
                 f"{file} is a TorchScript archive that PyTorch {torch.__version__} cannot read: {line}"
             ) from error
     return ScriptedGraph(scripted)
+
+
+def _check_script(file: Path) -> None:
+    """Looks at the source text in a file, some of which PyTorch runs when it loads the file."""
+    try:
+        reader = torch._C.PyTorchFileReader(str(file))
+    except RuntimeError:  # damaged: what loads it says so
+        return
+    for record in reader.get_all_records():
+        if record.startswith("code/") and record.endswith(".py"):
+            found = script_reaches_out(reader.get_record(record).decode("utf-8", "replace"))
+            if found is not None:
+                raise LoadError(f"{file}: the TorchScript file calls {found} ({record}), which does more than compute")
 
 
 def _read_module(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..runtime.errors import LoadError
+from .reaching_out import reaches_out
 from .scripted_place import place_of
 from .scripted_types import FROM_NUMBER
 from .scripted_values import CONTAINERS, LISTS_OF_TENSORS, NUMBERS, ONLY_SCRIPT, TENSORS, TENSORS_BY_HAND
@@ -24,7 +25,7 @@ def operation(node: Any) -> Callable[..., Any]:
     kind = node.kind()
     space, _, name = kind.partition("::")
     schema = node.schema()
-    if schema == "(no schema)" or space == "prim":
+    if schema == "(no schema)" or space == "prim" or reaches_out(kind):
         return refuse(kind, place_of(node))
     overload = schema.partition("(")[0].partition("::")[2].partition(".")[2] or "default"
     arguments = torch._C.parse_schema(schema).arguments

@@ -160,6 +160,43 @@ class TestRefused:
         with pytest.raises(LoadError, match="the archive calls 'torch.os.system', which is no operation of PyTorch"):
             read_archive(edited(plain, tmp_path / "bad.pt2", "models/model.json", edit))
 
+    def test_a_function_that_an_operation_calls(self, tmp_path: Path) -> None:
+        """`wrap` is an operation of PyTorch, and calls what it is given: found by name among all that `torch` holds."""
+        path, ran = tmp_path / "m.pt2", tmp_path / "ran"
+        save_energy(lambda x: (x.square() * x).sum(1), path, torch.randn(2, 3))
+
+        def edit(content: bytes) -> bytes:
+            whole = json.loads(content)
+            graph = whole["graph_module"]["graph"]
+            product = next(node for node in graph["nodes"] if "mul" in node["target"])
+            command = {"as_string": f"touch {ran}"}
+            call = product | {
+                "target": "torch.ops.higher_order.wrap",
+                "name": "called",
+                "inputs": [
+                    {"name": "", "arg": arg, "kind": 1} for arg in ({"as_operator": "torch.os.system"}, command)
+                ],
+                "outputs": [{"as_tensor": {"name": "called"}}],
+                "is_hop_single_tensor_return": True,
+            }
+            graph["tensor_values"]["called"] = next(iter(graph["tensor_values"].values()))
+            graph["nodes"].insert(0, call)
+            product["inputs"][1]["arg"] = {"as_tensor": {"name": "called"}}
+            return json.dumps(whole).encode()
+
+        bad = edited(path, tmp_path / "bad.pt2", "models/model.json", edit)
+        with pytest.raises(LoadError, match="the archive calls 'torch.os.system', which is no operation of PyTorch"):
+            check_contract(read_archive(bad))
+        assert not ran.exists()
+
+    @pytest.mark.parametrize("name", ["aten.from_file.default", "aten.save.default", "debugprims.load_tensor.default"])
+    def test_an_operation_on_files(self, plain: Path, tmp_path: Path, name: str) -> None:
+        def edit(content: bytes) -> bytes:
+            return content.replace(b"torch.ops.aten.conv2d.default", f"torch.ops.{name}".encode())
+
+        with pytest.raises(LoadError, match=f"the archive calls 'torch.ops.{name}', which does more than compute"):
+            read_archive(edited(plain, tmp_path / "bad.pt2", "models/model.json", edit))
+
     def test_a_size_that_is_code(self, plain: Path, tmp_path: Path) -> None:
         def edit(content: bytes) -> bytes:
             text = json.dumps(json.loads(content))

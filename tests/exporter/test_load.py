@@ -288,3 +288,40 @@ class TestNoModel:
         torch.save(make_conv(), tmp_path / "m.pt")
         with pytest.raises(LoadError, match="is a pickled .*ConvEnergy. It is refused"):
             load_model(tmp_path / "m.pt", shape=SHAPE)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+class TestScriptsThatReachOut:
+    """PyTorch runs some of a TorchScript file when it loads it."""
+
+    def test_a_file_that_is_written_on_loading(self, tmp_path: Path) -> None:
+        class Writes(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.target = "nowhere"
+                self.kept = torch.zeros(4)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x.square().sum(1)
+
+            @torch.jit.export
+            def __getstate__(self) -> str:
+                return self.target
+
+            @torch.jit.export
+            def __setstate__(self, state: str) -> None:
+                self.target = state
+                self.training = False
+                if state != "nowhere":
+                    self.kept = torch.from_file(state, True, 4).fill_(1.0)
+
+        made = torch.jit.script(Writes())
+        made.target = str(tmp_path / "written")
+        torch.jit.save(made, tmp_path / "evil.pt")
+        with pytest.raises(
+            LoadError, match=r"the TorchScript file calls torch.from_file \(code/.*which does more than"
+        ):
+            load_model(tmp_path / "evil.pt", shape=(3,))
+        assert not (tmp_path / "written").exists()
+        torch.jit.load(tmp_path / "evil.pt")
+        assert (tmp_path / "written").exists()  # so it would have been
