@@ -18,6 +18,7 @@ from .openvino_bf16 import HAS_BF16, in_float32
 from .openvino_error import failed_node, in_one_sentence
 from .openvino_products import part_products
 from .openvino_saturation import has_large_weights, saturates
+from .openvino_sums import part_sums
 
 __all__ = ["OpenVinoEngine", "available"]
 
@@ -134,6 +135,7 @@ class OpenVinoEngine(Engine):
         if not has_bf16:
             in_float32(self._model)
         part_products(self._model)
+        part_sums(self._model)
         self._exact = has_large_weights(self._model) and saturates()
         if self._exact:
             _LOG.warning(
