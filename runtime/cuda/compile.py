@@ -79,10 +79,11 @@ def _read(nvrtc: Any, program: Any, what: str) -> bytes:
     """Reads one of the compiler's results."""
     status, size = getattr(nvrtc, f"nvrtcGet{what}Size")(program)
     _check(nvrtc, f"nvrtcGet{what}Size", status)
-    result = b" " * size  # cuda-python writes into it
+    # cuda-python writes into it, so nobody else may have it: bytes of length 1, which an empty log has, are shared by all of Python.
+    result = bytes(size + 1)
     (status,) = getattr(nvrtc, f"nvrtcGet{what}")(program, result)
     _check(nvrtc, f"nvrtcGet{what}", status)
-    return result
+    return result[:size]
 
 
 def _check(nvrtc: Any, function: str, status: Any) -> None:

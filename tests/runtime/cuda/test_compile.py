@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,6 +40,14 @@ def test_every_kernel_compiles_without_a_warning(architecture: str) -> None:
     shared = {name: size for name, size in held.items() if name.startswith(".nv.shared.")}
     assert 0 < shared[".nv.shared.draw"] < SHARED_MEMORY
     assert all(size < SHARED_MEMORY for size in shared.values())
+
+
+def test_the_log_is_not_written_over_a_byte_of_pythons(tmp_path: Any) -> None:
+    # In a process that compiles its modules itself: a literal of one byte is then the object that Python keeps for that byte.
+    code = "from ebm_export.runtime.cuda.compile import compile_kernels; compile_kernels('sm_87'); print(bytes([32]))"
+    fresh = os.environ | {"PYTHONPYCACHEPREFIX": str(tmp_path)}
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=fresh)
+    assert answer.stdout.strip() == str(b" ")
 
 
 def test_a_gpu_that_nvrtc_does_not_know() -> None:
