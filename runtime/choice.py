@@ -62,7 +62,8 @@ def choose(
         bundle: the bundle.
         backend: one of `BACKENDS`, or None.
         precision: as in the manifest, "fastest", or None.
-        threads: CPU threads, where the caller says; measurements with other numbers then do not count.
+        threads: CPU threads, where the caller says; measurements with other numbers then do not count, but for those of TensorRT,
+            which has none.
         fuse: whether several steps go into one call, where the caller says; measurements of the other way then do not count.
 
     Raises:
@@ -89,7 +90,10 @@ def choose(
     if backend is None or fastest:
         files = {one.path for one, _ in fitting if one.status == VERIFIED}
     rows = [] if kept is None else [row for row in kept.rows if row["file"] in files]
-    best = _fastest([row for row in rows if threads in (None, row["threads"]) and fuse in (None, row["fused"] > 0)])
+    # A plan has no threads on the CPU, and is measured without a number of them.
+    plans = {one.path for one, name in fitting if name == "tensorrt"}
+    asked = [row for row in rows if threads in (None, row["threads"]) or row["file"] in plans]
+    best = _fastest([row for row in asked if fuse in (None, row["fused"] > 0)])
     if fastest and best is None:
         if rows:
             raise UsageError(

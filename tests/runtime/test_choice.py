@@ -10,6 +10,7 @@ import pytest
 
 from ebm_export.runtime import Bundle, LoadError, MissingBackend, UsageError, backends, choice, runnable
 from ebm_export.runtime.choice import choose
+from ebm_export.runtime.measured import keep_measurements
 
 from .tiny_bundle import manifest_entries, write_manifest, writing_bundle
 
@@ -63,6 +64,27 @@ def test_tensorrt_first_where_it_is_usable_and_verified(tmp_path: Path, machine:
     picked = choose(bundle)
     assert picked.backend == "openvino"
     assert "not tensorrt.fp32 on tensorrt: built, not run" in picked.reason
+
+
+def test_threads_do_not_rule_out_a_plan_that_was_measured_to_be_the_fastest(
+    tmp_path: Path, machine: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    machine.add("tensorrt")
+    bundle = bundle_of(tmp_path, "tensorrt fp32", "openvino fp32", "openvino int8")
+    way = {"batch": 1, "fused": 0}
+    rows = [
+        {"file": "openvino.fp32", "threads": 1, "median ms": 2.0, **way},
+        {"file": "openvino.fp32", "threads": None, "median ms": 1.0, **way},
+        {"file": "openvino.int8", "threads": None, "median ms": 0.5, **way},
+    ]
+    keep_measurements(bundle, [*rows, {"file": "tensorrt.fp32", "threads": None, "median ms": 0.1, **way}])
+    for threads in (None, 1, 2):
+        for precision in (None, "fastest"):
+            assert choose(bundle, precision=precision, threads=threads).artifact.path == "tensorrt.fp32"
+    assert choose(bundle, "openvino", threads=1).threads == 1
+    keep_measurements(bundle, [*rows, {"file": "tensorrt.fp32", "threads": None, "median ms": 9.0, **way}])
+    assert choose(bundle, threads=1).artifact.path == "openvino.fp32"
 
 
 def test_fp32_on_a_later_backend_comes_before_another_precision(tmp_path: Path, machine: set[str]) -> None:
