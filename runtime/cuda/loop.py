@@ -15,7 +15,8 @@ later calls with chains of the same number.
 
 Nothing is copied to the host before the end but what is asked for on the way, between two graphs: positions for a file of states,
 and everything that chains go on from for a checkpoint. Each graph writes one number into the host's memory, how many chains are
-no longer well, and the host looks at it two graphs later, so that the GPU never waits for it. What the kernels compute is what
+no longer well, and the host looks at it two graphs later, so that the GPU never waits for it. Where the engine's work cannot be
+captured, as many steps are put into the stream one by one. What the kernels compute is what
 runtime/noise.py, runtime/gradient_scale.py and runtime/samplers do.
 
 This has not run on a GPU yet. The kernels have been compiled for sm_87, sm_90 and sm_110 and have run on a CPU, thread by
@@ -166,8 +167,7 @@ class CudaLoop(DeviceLoop):
             if done == settling:
                 self._launch("settle", shape.measure_blocks, self._stream)
             if graph is None:
-                self._step(shape, 0)
-                self._launch("advance", 1, self._stream, 1)
+                self._steps(shape)
             else:
                 self._call("cudaGraphLaunch", graph, self._stream)
             done += 1
@@ -231,22 +231,23 @@ class CudaLoop(DeviceLoop):
             done: of those that are done before.
             start: what is run.
             shape: of its steps.
-            graph: of `shape.steps` of them; None takes them one by one.
-            replays: steps done after each graph of the run so far; those launched here are added.
+            graph: of `shape.steps` of them; None puts as many into the stream one by one.
+            replays: steps done after each graph of the run so far, or what stands in for one; those launched here are added.
 
         Returns:
             How many steps are done then; None where a chain is lost that the run has to stop for.
         """
-        if graph is None:
-            stop = min(stop, done + shape.steps)
-        while graph is not None and stop - done >= shape.steps:
+        while stop - done >= shape.steps:
             event = f"graph{len(replays) % 2}"
             if len(replays) >= 2:
                 count = self._lost_by(event)
                 start.tell(replays[-2])
                 if count and start.stop:
                     return None
-            self._call("cudaGraphLaunch", graph, self._stream)
+            if graph is None:
+                self._steps(shape)
+            else:
+                self._call("cudaGraphLaunch", graph, self._stream)
             self._call("cudaEventRecord", self._events[event], self._stream)
             done += shape.steps
             replays.append(done)
@@ -351,9 +352,7 @@ class CudaLoop(DeviceLoop):
                     self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal,
                 )
                 try:
-                    for ahead in range(shape.steps):
-                        self._step(shape, ahead)
-                    self._launch("advance", 1, self._stream, shape.steps)
+                    self._steps(shape)
                 except EbmExportError:
                     # It fails as well where that broke the capture, else there is a graph; the first error says why.
                     status, *graph = self._cuda.cudaStreamEndCapture(self._stream)
@@ -370,6 +369,12 @@ class CudaLoop(DeviceLoop):
                 refused = str(error)
         _LOG.warning("steps go to the GPU one by one and not as a CUDA graph: %s", refused)
         return None
+
+    def _steps(self, shape: _Shape) -> None:
+        """Puts the steps of one graph into the stream."""
+        for ahead in range(shape.steps):
+            self._step(shape, ahead)
+        self._launch("advance", 1, self._stream, shape.steps)
 
     def _step(self, shape: _Shape, ahead: int) -> None:
         """Puts one step into the stream; `ahead` is its number after that of the loop."""
