@@ -23,6 +23,10 @@ from .snapshot import Snapshot
 __all__ = ["finish_on_device", "hand_over", "hindrance", "loop_for"]
 
 
+_MOST_STEPS = 2**31 - 1
+"""A loop on a device counts them in 32 bits."""
+
+
 def hindrance(config: SamplerConfig, **asked: Any) -> str | None:
     """Returns what keeps chains from staying on the engine's device, in words; None where nothing does.
 
@@ -32,6 +36,8 @@ def hindrance(config: SamplerConfig, **asked: Any) -> str | None:
     """
     if config.sampler not in FUSABLE:
         return f'the sampler "{config.sampler}" accepts and rejects, which the loop there does not'
+    if config.steps > _MOST_STEPS:
+        return f"the loop there counts up to {_MOST_STEPS} steps, and the chains have {config.steps}"
     words = {
         "exact": "exact sampling asks two engines",
         "switches": "precisions change over the steps",
