@@ -69,7 +69,8 @@ class BestRuns:
             fused = self._telling.open_for(config, n, worth=False, why=request.why_one_by_one())
         pace = Pace(
             deadline,
-            self._block_times.setdefault(n, {}),
+            # Without blocks, as of another sampler than the graph's, their times say nothing.
+            None if fused is None else self._block_times.setdefault(n, {}),
             after=0 if known else ASKED_AT_THE_END,
             handing_over=self._handing_over.setdefault(n, []),
         )

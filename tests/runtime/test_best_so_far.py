@@ -11,6 +11,7 @@ import pytest
 from ebm_export.runtime import DivergenceError, Ebm, FunctionEngine, SamplerConfig, UsageError
 from ebm_export.runtime.best_so_far import BestSoFar
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
+from ebm_export.runtime.pace import BlockTime
 from ebm_export.runtime.precision_schedule import Span
 
 MODEL = ModelSpec("bowl", TensorSpec("x", (3,), "float32"))
@@ -73,6 +74,15 @@ class TestDeadline:
         self, clock: Clock, deadline_ms: float, steps: int
     ) -> None:
         assert ebm(clock.bowl).refine(START, deadline_ms=deadline_ms).steps == steps  # 20 ms are over then
+
+    @pytest.mark.parametrize(("deadline_ms", "steps"), [(34, 0), (36, 1)])
+    def test_what_fused_steps_took_says_nothing_of_steps_that_are_not(
+        self, clock: Clock, deadline_ms: float, steps: int
+    ) -> None:
+        """As after a run of as many chains whose sampler the graph has."""
+        energy = ebm(clock.bowl)
+        energy._best_runs._block_times[len(START)] = {16: BlockTime(0.001, 0.001)}
+        assert energy.refine(START, deadline_ms=deadline_ms).steps == steps
 
     @pytest.mark.parametrize("deadline_ms", [np.float32(301), np.int64(301)])
     def test_numbers_of_numpy(self, clock: Clock, deadline_ms: float) -> None:
