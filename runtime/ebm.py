@@ -411,7 +411,8 @@ class Ebm:
         deadline = None if deadline_ms is None else called + check_deadline(deadline_ms) / 1000
         request = self._prepare(n, seed, first, x0, data, keep, known, config, cond, max_batch, keywords, together=True)
         by_turns = functools.partial(self._by_turns, deadline=deadline)
-        return self._best_runs.stream(request, by_turns, seconds=seconds, deadline=deadline)
+        with self._turns.taken(deadline):  # it may open an engine
+            return self._best_runs.stream(request, by_turns, seconds=seconds, deadline=deadline)
 
     def _by_turns(self, steps: Steps, deadline: float | None) -> Steps:
         """The same steps, each in a turn of its own: whoever listens may make other calls between two of them."""

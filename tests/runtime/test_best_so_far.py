@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from threading import Thread
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from ebm_export.runtime import DivergenceError, Ebm, FunctionEngine, SamplerConfig, UsageError
 from ebm_export.runtime.best_so_far import BestSoFar
+from ebm_export.runtime.fused_steps import Fused
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.pace import BlockTime
 from ebm_export.runtime.precision_schedule import Span
@@ -354,6 +356,23 @@ class TestStream:
         assert not calls
         next(stream), next(stream)
         assert len(calls) == 3
+
+    def test_two_at_once_open_fused_steps_once(self) -> None:
+        opened: list[float] = []
+
+        def slowly() -> None:
+            opened.append(perf_counter())
+            sleep(0.1)
+
+        config = SamplerConfig(steps=8, step_size=0.1)
+        telling = Fused(FunctionEngine(bowl), 4, config, slowly, each=True)
+        made = Ebm(FunctionEngine(bowl), MODEL, config, telling=telling, fuse=True)
+        threads = [Thread(target=made.stream, args=[4]) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(opened) == 1
 
     def test_not_more_often_than_asked(self, clock: Clock) -> None:
         # The start takes 20 ms and each step 10, so that the next one is due 45 ms after one, at the fifth step from there.
