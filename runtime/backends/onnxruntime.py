@@ -22,6 +22,9 @@ __all__ = ["OnnxRuntimeEngine", "available"]
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _NVIDIA = (_CUDA, "TensorrtExecutionProvider")
+_OWN_OPTIONS = {_CUDA: {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}}
+"""Options of providers where the caller gives none. CUDA's own defaults round the operands of float32 products to 10 bits of mantissa, and
+pick the kernels of convolutions by their time, so that the same run need not have the same bits again."""
 _DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
 _FATAL_ONLY = 4
 """onnxruntime's log severity: its warnings about node placement mean nothing to a caller, and its errors are raised as well, of which
@@ -64,7 +67,8 @@ class OnnxRuntimeEngine(Engine):
             precision: the name the bundle gives this artifact; the arithmetic is set by the graph's own types.
             threads: threads that one call may use on the CPU, None for one per physical core.
             options: `providers`, a list as `onnxruntime.InferenceSession` takes it (names, or pairs of a name and a
-                dict of the provider's options). `leave_out`: names of outputs that nobody asks for; what only they need
+                dict of the provider's options). Of options that it does not give, CUDA's `use_tf32` is "0" and
+                `cudnn_conv_algo_search` "HEURISTIC". `leave_out`: names of outputs that nobody asks for; what only they need
                 is not computed.
 
         Raises:
@@ -145,6 +149,7 @@ class OnnxRuntimeEngine(Engine):
         return answer
 
     def _make_session(self, onnxruntime: Any, providers: list[Any]) -> Any:
+        providers = [_with_own_options(provider) for provider in providers]
         settings = onnxruntime.SessionOptions()
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -229,6 +234,12 @@ class _Bound:
             self._binding.bind_cpu_input(name, inputs[name])
         self._session.run_with_iobinding(self._binding)
         return dict(self._answer)
+
+
+def _with_own_options(provider: Any) -> Any:
+    """The same provider, a name or a pair of a name and options, with ours where it has none."""
+    name, options = (provider, {}) if isinstance(provider, str) else provider
+    return (name, {**_OWN_OPTIONS[name], **options}) if name in _OWN_OPTIONS else provider
 
 
 def _zeros(port: Any) -> np.ndarray:

@@ -184,6 +184,37 @@ class TestBoundMemory:
 
 
 class TestProviders:
+    @staticmethod
+    def with_cuda_compiled_in(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
+        """Where it does not start; returns the lists of providers that sessions are asked to have."""
+        session = onnxruntime.InferenceSession
+        asked: list[list[Any]] = []
+
+        def without_cuda(path: Path, settings: Any, providers: list[Any]) -> Any:
+            asked.append(providers)
+            return session(path, settings, providers=[one for one in providers if CUDA not in (one, one[0])])
+
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+        monkeypatch.setattr(onnxruntime, "InferenceSession", without_cuda)
+        return asked
+
+    def test_cuda_keeps_to_float32_and_picks_no_kernel_by_its_time(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = self.with_cuda_compiled_in(monkeypatch)
+        own = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+        with make(path):
+            assert asked == [[(CUDA, own), CPU], [CPU]]
+        for given, options in (
+            (CUDA, own),
+            ((CUDA, {}), own),
+            ((CUDA, {"device_id": 1, "use_tf32": 1}), {**own, "device_id": 1, "use_tf32": 1}),
+        ):
+            asked.clear()
+            with pytest.raises(MissingBackend, match="could not start"):
+                make(path, providers=[given, (CPU, {})]).open()
+            assert asked == [[(CUDA, options), (CPU, {})]]
+
     def test_given_ones_are_used(self, path: Path) -> None:
         engine = make(path, providers=[(CPU, {})])
         with engine:
@@ -196,13 +227,7 @@ class TestProviders:
     def test_cuda_that_is_compiled_in_and_does_not_start(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        session = onnxruntime.InferenceSession
-
-        def without_cuda(path: Path, settings: Any, providers: list[str]) -> Any:
-            return session(path, settings, providers=[name for name in providers if name != CUDA])
-
-        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
-        monkeypatch.setattr(onnxruntime, "InferenceSession", without_cuda)
+        self.with_cuda_compiled_in(monkeypatch)
         with pytest.raises(MissingBackend, match="could not start CUDAExecutionProvider on this machine"):
             make(path, providers=[CUDA, CPU]).open()
         caplog.set_level(logging.INFO, "ebm_export")
