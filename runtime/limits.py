@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from pathlib import Path
 
 from .errors import UsageError
 
@@ -11,7 +13,7 @@ __all__ = ["limit_memory", "use_cpus"]
 
 
 def use_cpus(text: str) -> None:
-    """Keeps this process, and every thread that it starts from now on, on some CPUs.
+    """Keeps this process, and every thread that it has or starts from now on, on some CPUs.
 
     Args:
         text: numbers and ranges, such as "0-3,6".
@@ -33,7 +35,17 @@ def use_cpus(text: str) -> None:
         if last > max(there) or not there.issuperset(range(first, last + 1)):
             raise UsageError(f"--cpus {text}: this process may use {', '.join(map(str, sorted(there)))}")
         wanted |= set(range(first, last + 1))
-    os.sched_setaffinity(0, wanted)
+    for task in _tasks():
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.sched_setaffinity(task, wanted)
+
+
+def _tasks() -> list[int]:
+    """The numbers of this process's threads, such as OpenBLAS starts where numpy is imported; the setting is one of a thread."""
+    try:
+        return [int(task.name) for task in Path("/proc/self/task").iterdir()]
+    except FileNotFoundError:
+        return [0]  # this thread alone
 
 
 def limit_memory(text: str) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..device import own_threads
+from ..device import own_threads, usable_cores
 from ..engine import Engine
 from ..errors import EbmExportError, LoadError, MissingBackend, UsageError
 from ..gpu import gpu_said
@@ -65,7 +66,8 @@ class OnnxRuntimeEngine(Engine):
         Args:
             path: an .onnx file.
             precision: the name the bundle gives this artifact; the arithmetic is set by the graph's own types.
-            threads: threads that one call may use on the CPU, None for one per physical core.
+            threads: threads that one call may use on the CPU; None for one per physical core, or where this process may not use
+                all CPUs one for each that it may.
             options: `providers`, a list as `onnxruntime.InferenceSession` takes it (names, or pairs of a name and a
                 dict of the provider's options). Of options that it does not give, CUDA's `use_tf32` is "0" and
                 `cudnn_conv_algo_search` "HEURISTIC". `leave_out`: names of outputs that nobody asks for; what only they need
@@ -154,7 +156,7 @@ class OnnxRuntimeEngine(Engine):
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         settings.inter_op_num_threads = 1
-        settings.intra_op_num_threads = self.threads or 0  # 0: one per physical core
+        settings.intra_op_num_threads = self.threads or _threads()
         settings.log_severity_level = _FATAL_ONLY
         # On x86 without VNNI its kernels for unsigned by signed bytes overflow, and are left for slower ones only if asked.
         settings.add_session_config_entry("session.x64quantprecision", "1")
@@ -234,6 +236,12 @@ class _Bound:
             self._binding.bind_cpu_input(name, inputs[name])
         self._session.run_with_iobinding(self._binding)
         return dict(self._answer)
+
+
+def _threads() -> int:
+    """For onnxruntime where nobody says how many; 0 lets it start one per physical core, which it binds to this core, allowed or not."""
+    usable = usable_cores()
+    return 0 if usable == os.cpu_count() else usable
 
 
 def _with_own_options(provider: Any) -> Any:

@@ -6,11 +6,14 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ebm_export.runtime.errors import UsageError
 from ebm_export.runtime.limits import limit_memory, use_cpus
+
+from .tiny_bundle import write_bundle
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of Linux")
 
@@ -26,6 +29,33 @@ def test_keeps_to_cpus() -> None:
     first = min(os.sched_getaffinity(0))
     code = f"from ebm_export.runtime.limits import use_cpus; import os; use_cpus('{first}'); print(os.sched_getaffinity(0))"
     assert run(code).stdout.strip() == str({first})
+
+
+@LINUX
+@pytest.mark.native
+def test_threads_that_were_there_before_are_kept_to_them_too() -> None:
+    """OpenBLAS starts its own where numpy is imported."""
+    first = min(os.sched_getaffinity(0))
+    code = (
+        "from ebm_export.runtime.limits import use_cpus; import os, threading, time\n"
+        "before = threading.Thread(target=time.sleep, args=[1]); before.start()\n"
+        f"use_cpus('{first}'); print({{tuple(os.sched_getaffinity(int(task))) for task in os.listdir('/proc/self/task')}})"
+    )
+    assert run(code).stdout.strip() == str({(first,)})
+
+
+@LINUX
+@pytest.mark.native
+@pytest.mark.parametrize("threads", [None, 2])
+def test_threads_of_onnxruntime_are_kept_to_them_too(tmp_path: Path, threads: int | None) -> None:
+    path = write_bundle(tmp_path / "m.ebm")
+    first = min(os.sched_getaffinity(0))
+    code = (
+        f"from ebm_export.runtime.limits import use_cpus; import os; use_cpus('{first}')\n"
+        f"from ebm_export.runtime import load\nwith load({str(path)!r}, threads={threads}) as ebm:\n  ebm.sample(64)\n"
+        "  print({tuple(os.sched_getaffinity(int(task))) for task in os.listdir('/proc/self/task')})"
+    )
+    assert run(code).stdout.strip() == str({(first,)})
 
 
 @pytest.mark.parametrize(
