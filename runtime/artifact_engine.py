@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -24,6 +25,12 @@ __all__ = ["engine_of", "fused_of"]
 _LOG = logging.getLogger("ebm_export")
 _BATCH = (1, 8, 64)
 """Batches of a plan whose entry in the manifest does not say which: what an export builds for unless it is told."""
+
+_IN_THE_BUNDLE = (
+    "; the new one is not verified: from the next load on, another backend is taken where none is named, until `ebm-run verify` has "
+    "compared it with PyTorch"
+)
+_FOR_THIS_PROCESS = ", for this process alone, as the bundle cannot be written to; `ebm-run build` on a copy that can be makes one that stays"
 
 
 def engine_of(bundle: Bundle, artifact: Artifact, backend: str, *, threads: int | None = None) -> Engine:
@@ -92,14 +99,15 @@ def _rebuild(bundle: Bundle, artifact: Artifact) -> Callable[[LoadError], bytes]
         batch = tuple(artifact.options.get("batch", _BATCH))
         keeps = os.access(bundle.path, os.W_OK)
         _LOG.warning(
-            "%s does not fit this machine: building it again from %s, which can take minutes%s; `ebm-run verify` "
-            "compares the new one with PyTorch",
+            "%s does not fit this machine: building it again from %s, which can take minutes%s",
             artifact.path,
             source.path,
-            "" if keeps else " (for this process alone: the bundle cannot be written to)",
+            _IN_THE_BUNDLE if keeps else _FOR_THIS_PROCESS,
         )
         if not keeps:
-            return build_plan(bundle.file_of(source), batch=batch).data
+            data = build_plan(bundle.file_of(source), batch=batch).data
+            bundle.built_here[artifact.path] = hashlib.sha256(data).hexdigest()
+            return data
         build_plans(bundle.path, precisions=[artifact.precision], batch=batch)
         # Before the file is: what is read then is what this names, or a later one, which nobody takes for it.
         bundle.read_again()

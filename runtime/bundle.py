@@ -31,6 +31,7 @@ class Bundle:
     Attributes:
         path: the folder.
         manifest: what it says about itself.
+        built_here: sha256 of plans that were built for this process alone and are not in the folder, by the path of those they stand for.
 
     Raises:
         LoadError: there is no such folder, it is no bundle, or its manifest cannot be read.
@@ -41,6 +42,7 @@ class Bundle:
         # Some files are opened later, perhaps after the process went to another folder.
         self._folder = self.path.absolute()
         self.manifest = _read_manifest(self.path)
+        self.built_here: dict[str, str] = {}
 
     def read_again(self) -> None:
         """Reads the manifest again, which this process has changed.

@@ -73,9 +73,10 @@ def load(
                 raise UsageError(f"{name}={value!r} has no effect on the engine that was given: leave one of them out")
         choice = f"{engine.backend}: the engine that was given"
         opened: list[Engine | Fused] = [engine]
+        artifacts: list[Artifact] = []
         ebm = Ebm(engine, bundle.model, bundle.sampler, data=bundle.data(), max_batch=max_batch, choice=choice)
     else:
-        ebm, opened = _on_artifacts(bundle, backend, precision, threads, max_batch, exact, fuse)
+        ebm, opened, artifacts = _on_artifacts(bundle, backend, precision, threads, max_batch, exact, fuse)
     _LOG.info("%s: %s", bundle.path.name, ebm.choice)
     try:
         for each in opened:
@@ -83,6 +84,8 @@ def load(
     except BaseException:
         ebm.close()  # what was opened before the one that failed
         raise
+    # Only now: a plan that does not fit this machine is built again where it is opened.
+    ebm.fingerprint = " ".join(_fingerprint(bundle, artifact, fuse=bool(fuse)) for artifact in artifacts)
     return ebm
 
 
@@ -94,8 +97,8 @@ def _on_artifacts(
     max_batch: int | None,
     exact: str | None,
     fuse: bool | None,
-) -> tuple[Ebm, list[Engine | Fused]]:
-    """Makes an Ebm of a bundle's artifacts; arguments as in `load`. Returns it and what is to be opened of it now."""
+) -> tuple[Ebm, list[Engine | Fused], list[Artifact]]:
+    """Makes an Ebm of a bundle's artifacts; arguments as in `load`. Returns it, what is to be opened of it now, and the artifacts."""
     if precision is None or not is_schedule(precision):
         alone = choose(bundle, backend, precision, threads, False if exact is not None else fuse)
         # The export may have found that this precision is best left before the end.
@@ -162,13 +165,19 @@ def _on_artifacts(
         fused_is_faster=choices[0].fuse,
         judged=choices[0].artifact.precision if exact is None and choices[0].artifact.precision in CALIBRATED else "",
         energy_rounding=choices[0].artifact.energy_rounding,
-        fingerprint=" ".join(_fingerprint(bundle, choice.artifact, fuse=bool(fuse)) for choice in choices),
     )
-    return ebm, [*engines, *([fused] if fuse and fused is not None else [])]
+    opened: list[Engine | Fused] = [*engines, *([fused] if fuse and fused is not None else [])]
+    return ebm, opened, [choice.artifact for choice in choices]
 
 
 def _fingerprint(bundle: Bundle, artifact: Artifact, *, fuse: bool) -> str:
     """Of all files that decide what an engine answers: an OpenVINO .xml of other weights is the same, and so is its prologue's."""
-    parts = [artifact, bundle.prologue_of(artifact), bundle.sampler_of(artifact) if fuse else None]
-    sums = [value for part in parts if part is not None for value in (part.sha256, *part.files.values())]
+    now = next((entry for entry in bundle.artifacts if entry.path == artifact.path), artifact)
+    parts = [now, bundle.prologue_of(now), bundle.sampler_of(now) if fuse else None]
+    sums = [
+        value
+        for part in parts
+        if part is not None
+        for value in (bundle.built_here.get(part.path, part.sha256), *part.files.values())
+    ]
     return hashlib.sha256(" ".join(sums).encode()).hexdigest()[:16]

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
-from ebm_export.runtime import load
+from ebm_export.runtime import artifact_engine, load
 from ebm_export.runtime.artifact_engine import engine_of
 from ebm_export.runtime.backends import tensorrt
 from ebm_export.runtime.bundle import Bundle
@@ -66,14 +66,19 @@ def test_built_again_and_kept(tmp_path: Path, machine: list[bytes], caplog: pyte
     with load(path, backend="tensorrt") as ebm:
         x = np.random.default_rng(0).standard_normal((3, 3)).astype(np.float32)
         np.testing.assert_allclose(ebm.score(x)[1], x, rtol=1e-6)
+        fingerprint = ebm.fingerprint
     assert len(machine) == 2 and len(machine[1]) > 1000
     (line,) = [message for message in caplog.messages if "does not fit" in message]
-    assert line.startswith(f"{PLAN} does not fit this machine: building it again from score.fp32.onnx")
+    assert line == (
+        f"{PLAN} does not fit this machine: building it again from score.fp32.onnx, which can take minutes; the new one is not verified: "
+        "from the next load on, another backend is taken where none is named, until `ebm-run verify` has compared it with PyTorch"
+    )
     entry = next(entry for entry in Bundle(path).artifacts if entry.target == "tensorrt")
     assert entry.status == "built, not run" and list(entry.options["batch"]) == [2, 3, 4]
     assert entry.sha256 == sha256_of(path / PLAN) and (path / PLAN).read_bytes() == machine[1]
-    with load(path, backend="tensorrt"):  # the second time it fits
+    with load(path, backend="tensorrt") as ebm:  # the second time it fits
         assert len(machine) == 3
+        assert ebm.fingerprint == fingerprint, "a checkpoint of the first run is gone on with"
 
 
 @pytest.mark.tensorrt
@@ -85,8 +90,21 @@ def test_a_bundle_that_cannot_be_written_to(
     monkeypatch.setattr(os, "access", lambda where, mode: False)  # the tests may run as root, who may write anywhere
     with load(path, backend="tensorrt"):
         assert len(machine[1]) > 1000
-    assert "for this process alone: the bundle cannot be written to" in caplog.text
+    assert "for this process alone, as the bundle cannot be written to; `ebm-run build` on a copy" in caplog.text
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
+def test_what_was_built_for_one_process_is_told_from_what_was_for_another(
+    tmp_path: Path, machine: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bundle_with_plan(tmp_path / "m.ebm")
+    monkeypatch.setattr(os, "access", lambda where, mode: False)
+    found = []
+    for data in (b"one plan", b"another plan", b"one plan"):
+        monkeypatch.setattr(artifact_engine, "build_plan", lambda *_, data=data, **__: SimpleNamespace(data=data))
+        with load(path, backend="tensorrt") as ebm:
+            found.append(ebm.fingerprint)
+    assert found[0] == found[2] != found[1]
 
 
 def test_no_onnx_file_to_build_it_from(tmp_path: Path, machine: list[bytes]) -> None:
