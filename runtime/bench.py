@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from .bundle import Bundle
 from .chain import chain_steps
 from .device import usable_cores
 from .engine import Engine
+from .errors import UsageError
 from .fused_steps import Fused
 from .manifest import Artifact, TensorSpec
 from .noise import normal
@@ -25,6 +27,8 @@ from .progress import Progress
 from .runnable import why_not
 
 __all__ = ["numbers_of_threads", "time_bundle"]
+
+_LOG = logging.getLogger("ebm_export")
 
 _SECONDS = 0.5
 """Time given to each engine and batch, after a warm-up."""
@@ -75,13 +79,13 @@ def time_bundle(
         progress: called with (what is being done, done, in all).
 
     Returns:
-        A row for each engine, number of threads and batch: file, backend, precision, batch, threads (None for the library's own),
+        A row for each engine, number of threads and batch that it takes in one call: file, backend, precision, batch, threads (None for the library's own),
         fused (steps in one engine call, 0 for one by one), and the median, 10th and 90th percentile over turns of the time of one
         step in milliseconds.
 
     Raises:
         LoadError: the bundle or a file of it cannot be read.
-        UsageError: a batch size is no whole number of at least 1.
+        UsageError: a batch size is no whole number of at least 1, or no engine takes so many samples in one call.
     """
     for batch in batches:
         check_count("batches", batch)
@@ -104,7 +108,13 @@ def time_bundle(
                     many.open()
                     entries.append(_Entry(artifact, backend, count, engine, many))
         for number, batch in enumerate(batches):
-            for entry in entries:
+            taken = [entry for entry in entries if batch <= (entry.engine.largest_batch or batch)]
+            left_out = {entry.artifact.path: entry.engine.largest_batch for entry in entries if entry not in taken}
+            for name, most in left_out.items():
+                _LOG.warning(
+                    "%s is not timed at a batch of %d: it takes %d samples in one call at the most", name, batch, most
+                )
+            for entry in taken:
                 entry.times.clear()
                 entry.spent = 0.0
 
@@ -112,8 +122,12 @@ def time_bundle(
                 if progress is not None:
                     progress(f"timing a batch of {batch}", number * total + done, len(batches) * total)
 
-            _take_turns(bundle, entries, batch, seconds, tell)
-            rows += [_row(entry, batch) for entry in entries]
+            _take_turns(bundle, taken, batch, seconds, tell)
+            rows += [_row(entry, batch) for entry in taken]
+    if here and not rows:
+        raise UsageError(
+            f"batches: no engine of {path} that runs here takes {min(batches)} samples in one call: give smaller ones (--batch)"
+        )
     return rows
 
 

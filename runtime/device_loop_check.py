@@ -48,7 +48,7 @@ def check_device_loop(
     start = golden["x"][0][rows]
     cond = {name.removeprefix("cond."): array[0][rows] for name, array in golden.items() if name.startswith("cond.")}
     sampler = config.sampler if config.sampler in FUSABLE else "langevin"
-    ebm = Ebm(engine, model, config.replace(sampler=sampler, steps=STEPS, warmup=None))
+    ebm = Ebm(engine, model, config.replace(sampler=sampler, steps=STEPS, warmup=None), max_batch=engine.largest_batch)
     try:
         host = ebm.refine(start, cond=cond, callback=on_the_host)
     except DivergenceError:

@@ -31,6 +31,9 @@ class Engine(ABC):
     cpu_threads: int | str | None = None
     """CPU threads of one call, among which sums are split; words where the library picks their number, None where there are none."""
 
+    largest_batch: int | None = None
+    """Most samples in one call, known once the engine is open; None where memory alone sets a limit. Any smaller number will do."""
+
     known_scales: KnownScales = NOTHING_KNOWN
     """What is known of the gradient scales that chains on it have."""
 

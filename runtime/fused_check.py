@@ -65,10 +65,11 @@ def why_steps_differ(
     stages = np.unique(np.linspace(0, len(golden["step"]) - 1, _STAGES).round().astype(int))
     settings = config.replace(steps=fused.count, warmup=0)
     still = settings.replace(noise=None, temperature=0.0)
+    chains = slice(engine.largest_batch)
     for stage in stages:
-        x = golden["x"][stage]
+        x = golden["x"][stage][chains]
         cond = {
-            name.removeprefix("cond."): np.ascontiguousarray(rows[stage])
+            name.removeprefix("cond."): np.ascontiguousarray(rows[stage][chains])
             for name, rows in golden.items()
             if name.startswith("cond.")
         }

@@ -62,6 +62,7 @@ class SplitEngine(Engine):
                 engine.open()
                 opened.callback(engine.close)
             opened.pop_all()
+        self.largest_batch = self.score.largest_batch
 
     def close(self) -> None:
         """Closes both."""

@@ -34,7 +34,7 @@ from .errors import EngineMismatch, UsageError
 __all__ = ["BATCHES", "UNLIMITED", "StageResult", "Tolerance", "check_engine", "is_judged", "tolerance"]
 
 BATCHES = (slice(0, 1), slice(1, 4), slice(0, 8))
-"""Rows of each stage that make the batches of 1, 3 and 8."""
+"""Rows of each stage that make the batches of 1, 3 and 8; an engine that takes fewer gets them in parts."""
 
 _HIGHEST_FLOOR = 0.7
 """A gradient that is off by more than this share of its length is wrong, whatever rounding may do."""
@@ -160,7 +160,7 @@ def check_engine(
         limits: a tolerance in place of the precision's own.
 
     Returns:
-        One result per stage and batch size, G times 3.
+        One result per stage and batch, G times 3, or more where the engine does not take all of a batch in one call.
 
     Raises:
         UsageError: no tolerance is set for this precision.
@@ -180,11 +180,20 @@ def check_engine(
     largest = float(typical.max(initial=0.0))
     results = []
     for stage, step in enumerate(golden["step"]):
-        for rows in BATCHES:
+        for rows in _that_fit(engine):
             batch = {name: array[stage][rows] for name, array in golden.items() if array.ndim > 1}
             norms = (typical[stage], largest)
             results.append(_check_batch(engine, batch, limits, spread, norms, stage, int(step)))
     return results
+
+
+def _that_fit(engine: Engine) -> list[slice]:
+    """`BATCHES`, in parts where the engine takes fewer samples in one call."""
+    parts = []
+    for rows in BATCHES:
+        largest = engine.largest_batch or rows.stop
+        parts += [slice(first, min(first + largest, rows.stop)) for first in range(rows.start, rows.stop, largest)]
+    return parts
 
 
 def _check_batch(

@@ -51,7 +51,7 @@ def available() -> str | None:
 
 
 class TensorRtEngine(Engine):
-    """A plan, its execution context, and buffers for the largest batch that the plan takes.
+    """A plan, its execution context, and buffers for the largest batch that the plan takes. One below its smallest is filled up.
 
     Device memory for every input and output, and page-locked host memory for the outputs, are allocated once, in
     `open`; a smaller batch uses the front of them. A call copies the inputs to the GPU, runs the plan and copies
@@ -139,6 +139,7 @@ class TensorRtEngine(Engine):
             self._led = next(name for name in self._inputs if self._sizes[name][:1] == (-1,))
             smallest, _, largest = self._engine.get_tensor_profile_shape(self._led, 0)
             self.batch = (int(smallest[0]), int(largest[0]))
+            self.largest_batch = self.batch[1]
             for name in names:
                 dtype = np.dtype(library.nptype(self._engine.get_tensor_dtype(name)))
                 size = math.prod(self._shape(name, self.batch[1])) * dtype.itemsize
@@ -173,40 +174,47 @@ class TensorRtEngine(Engine):
         """Evaluates one batch; see `Engine.run`. The arrays are views that the next call overwrites.
 
         Raises:
-            UsageError: the batch is outside what the plan was built for.
+            UsageError: the batch is larger than what the plan was built for.
         """
         size = inputs[self._led].shape[0]
-        if not self.batch[0] <= size <= self.batch[1]:
+        if size > self.batch[1]:
             raise UsageError(
-                f"{self.path.name} takes batches of {self.batch[0]} to {self.batch[1]}, not {size}: split the batch, "
+                f"{self.path.name} takes batches of up to {self.batch[1]}, not {size}: split the batch, "
                 "or export with a wider --batch MIN:OPT:MAX"
             )
+        rows = max(size, self.batch[0])
+        sent = []  # what is copied from must live until the stream is waited for
         to_device = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         to_host = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         for name in self._inputs:
             array = inputs[name]
-            if self._shapes.get(name) != array.shape:
-                if not self._context.set_input_shape(name, array.shape):
-                    raise UsageError(f"{self.path.name} does not take the shape {array.shape} for {name!r}")
-                self._shapes[name] = array.shape
-                if self._loop is not None:
-                    self._loop.forget_graphs()  # they hold what the plan does at the shapes of before
             if self._sent.get(name) is array:
                 continue
+            filled = array if rows == size else self._filled(name, array, rows)
+            if self._shapes.get(name) != filled.shape:
+                if not self._context.set_input_shape(name, filled.shape):
+                    raise UsageError(f"{self.path.name} does not take the shape {filled.shape} for {name!r}")
+                self._shapes[name] = filled.shape
+                if self._loop is not None:
+                    self._loop.forget_graphs()  # they hold what the plan does at the shapes of before
             if array.flags.writeable or name in ("x", "grad_scale"):  # which a loop on the GPU moves in place
                 self._sent.pop(name, None)
             else:
                 self._sent[name] = array
-            self._call("cudaMemcpyAsync", self._device[name], array.ctypes.data, array.nbytes, to_device, self._stream)
+            sent.append(filled)
+            self._call(
+                "cudaMemcpyAsync", self._device[name], filled.ctypes.data, filled.nbytes, to_device, self._stream
+            )
         self._execute()
         results = {}
         for name in self._outputs:
-            shape = self._shape(name, size)
+            shape = self._shape(name, rows)
             results[name] = self._host[name][: math.prod(shape)].reshape(shape)
         for name, array in results.items():
             self._call("cudaMemcpyAsync", array.ctypes.data, self._device[name], array.nbytes, to_host, self._stream)
         self._call("cudaStreamSynchronize", self._stream)
-        return results
+        del sent
+        return results if rows == size else {name: self._first(name, array, size) for name, array in results.items()}
 
     def device_loop(self) -> DeviceLoop | None:
         """The loop of `cuda/loop.py`, made at the first call; None where it cannot be, which is logged once."""
@@ -243,6 +251,20 @@ class TensorRtEngine(Engine):
     def _shape(self, name: str, batch: int) -> tuple[int, ...]:
         """The shape of an input or output for a batch."""
         return tuple(batch if size == -1 else size for size in self._sizes[name])
+
+    def _filled(self, name: str, array: np.ndarray, rows: int) -> np.ndarray:
+        """An input with so many rows of the batch, the last one as often as it takes; samples do not see one another."""
+        if -1 not in self._sizes[name]:
+            return array
+        axis = self._sizes[name].index(-1)
+        return array.take(np.minimum(np.arange(rows), array.shape[axis] - 1), axis=axis)
+
+    def _first(self, name: str, array: np.ndarray, size: int) -> np.ndarray:
+        """The first samples of an output."""
+        if -1 not in self._sizes[name]:
+            return array
+        first = (*[slice(None)] * self._sizes[name].index(-1), slice(size))
+        return array[first]
 
     def _page_locked(self, dtype: np.dtype[Any], size: int) -> np.ndarray:
         """An array in host memory that the GPU copies into directly."""

@@ -16,9 +16,11 @@ import pytest
 from ebm_export.runtime import artifact_engine, load
 from ebm_export.runtime.artifact_engine import engine_of
 from ebm_export.runtime.backends import tensorrt
+from ebm_export.runtime.bench import time_bundle
 from ebm_export.runtime.bundle import Bundle
-from ebm_export.runtime.errors import LoadError
+from ebm_export.runtime.errors import LoadError, MissingBackend
 from ebm_export.runtime.file_hash import sha256_of
+from ebm_export.runtime.verify_bundle import verify_bundle
 
 from .backends.test_tensorrt import Cuda, Plan
 from .tiny_bundle import artifact_entry, golden_data, manifest_entries, quadratic_graph, write_manifest, writing_bundle
@@ -58,6 +60,10 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     monkeypatch.setattr(tensorrt, "tensorrt_library", fake)
     monkeypatch.setattr(tensorrt, "_import_cuda", Cuda)
     return tried
+
+
+def without_kernels(call: Any, cuda: Any) -> Any:
+    raise MissingBackend("no kernels here")
 
 
 @pytest.mark.tensorrt
@@ -105,6 +111,23 @@ def test_what_was_built_for_one_process_is_told_from_what_was_for_another(
         with load(path, backend="tensorrt") as ebm:
             found.append(ebm.fingerprint)
     assert found[0] == found[2] != found[1]
+
+
+def test_verify_and_bench_ask_a_plan_for_what_it_takes(
+    tmp_path: Path, machine: list[bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which are batches of 2 to 4 here, and those of fewer."""
+    path = bundle_with_plan(tmp_path / "m.ebm")
+    monkeypatch.setattr(tensorrt.tensorrt_library, "load_plan", lambda data: Plan())
+    monkeypatch.setattr("ebm_export.runtime.runnable.available", lambda backend: None)
+    monkeypatch.setattr(tensorrt, "load_kernels", without_kernels)
+    rows = verify_bundle(path)
+    assert [(row["file"], row["result"]) for row in rows] == [(PLAN, "passed"), ("score.fp32.onnx", "passed")]
+    timed = time_bundle(path, batches=[1, 8], seconds=0.05)
+    assert [(row["file"], row["batch"]) for row in timed] == [(PLAN, 1), ("score.fp32.onnx", 1), ("score.fp32.onnx", 8)]
+    assert f"{PLAN} is not timed at a batch of 8: it takes 4 samples in one call at the most" in caplog.messages
+    with load(path, backend="tensorrt") as ebm:
+        assert ebm.sample(9, steps=3).shape == (9, 3)  # the last batch is one of 1
 
 
 def test_no_onnx_file_to_build_it_from(tmp_path: Path, machine: list[bytes]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from ebm_export.runtime import SamplerConfig
+from ebm_export.runtime import SamplerConfig, fused_check
 from ebm_export.runtime.backends.function import FunctionEngine
-from ebm_export.runtime.fused_check import steps_to_compare
+from ebm_export.runtime.fused_check import steps_to_compare, why_steps_differ
+from ebm_export.runtime.fused_steps import Fused
 
 
 def test_states_on_a_bound_are_not_disturbed_across_it() -> None:
@@ -57,3 +59,18 @@ def test_a_leap_that_one_of_many_disturbed_runs_takes_is_found() -> None:
     x = np.ones((1, 3), np.float32)
     with FunctionEngine(energy) as engine:
         assert steps_to_compare(engine, config, x, {}, "int8", 32) == 16
+
+
+def test_no_more_chains_than_the_engine_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        fused_check, "_why_paths_differ", lambda e, f, c, x, cond, *rest: asked.append((len(x), len(cond["centre"])))
+    )
+    engine = FunctionEngine(lambda x, centre: (x.sum(1), x))
+    config = SamplerConfig(steps=4, step_size=0.1)
+    golden = {"x": np.zeros((2, 8, 3), np.float32), "step": np.arange(2), "cond.centre": np.zeros((2, 8, 3))}
+    for largest, rows in ((None, 8), (3, 3), (64, 8)):
+        asked.clear()
+        engine.largest_batch = largest
+        assert why_steps_differ(engine, Fused(engine, 4, config), config, golden, "fp32") is None
+        assert set(asked) == {(rows, rows)}

@@ -225,6 +225,32 @@ def test_rows_of_a_real_run(tmp_path: Path) -> None:
     assert "measured by ebm-run bench" in choose(Bundle(path)).reason
 
 
+def test_an_engine_is_timed_at_batches_that_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = bench.engine_of
+
+    def of_four(bundle: Bundle, artifact: Artifact, backend: str, threads: int | None = None) -> Engine:
+        engine = real(bundle, artifact, backend, threads=threads)
+        engine.largest_batch = 4 if artifact.precision == "int8" else None
+        return engine
+
+    monkeypatch.setattr(bench, "engine_of", of_four)
+    path = write_two_precisions(tmp_path / "m.ebm")
+    rows = time_bundle(path, batches=[1, 4, 5], seconds=0.05)
+    assert [(row["precision"], row["batch"]) for row in rows] == [
+        *[("fp32", 1), ("int8", 1), ("fp32", 4), ("int8", 4)],
+        ("fp32", 5),
+    ]
+    name = "score.int8.onnxruntime.onnx"
+    assert caplog.messages == [f"{name} is not timed at a batch of 5: it takes 4 samples in one call at the most"]
+    monkeypatch.setattr(bench, "why_not", lambda artifact: "not this one" if artifact.precision == "fp32" else None)
+    with pytest.raises(
+        UsageError, match=r"batches: no engine of .*m\.ebm that runs here takes 5 samples in one call: .*--batch"
+    ):
+        time_bundle(path, batches=[5, 8], seconds=0.05)
+
+
 class BusyMachine:
     """Stalls for 20 ms after as much work as this on average, at random; no time passes but that of its calls."""
 

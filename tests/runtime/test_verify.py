@@ -35,6 +35,29 @@ def test_the_same_engine_passes_at_every_stage_and_batch_size() -> None:
     assert max(result.relative_error for result in results) < 1e-6
 
 
+class TakesFew(FunctionEngine):
+    """Of the same energy."""
+
+    def __init__(self, largest: int) -> None:
+        super().__init__(lambda x: (0.5 * (x * x).sum(axis=1), x))
+        self.largest_batch = largest
+        self.asked: list[np.ndarray] = []
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        assert self.largest_batch is not None and len(inputs["x"]) <= self.largest_batch
+        self.asked.append(inputs["x"])
+        return super().run(inputs)
+
+
+@pytest.mark.parametrize(("largest", "batches"), [(1, [1] * 12), (2, [1, 2, 1, 2, 2, 2, 2]), (4, [1, 3, 4, 4])])
+def test_batches_are_those_that_an_engine_takes(largest: int, batches: list[int]) -> None:
+    engine = TakesFew(largest)
+    results = check(engine)
+    assert [result.batch for result in results if result.stage == 1] == batches
+    assert all(result.passed for result in results)
+    np.testing.assert_array_equal(np.concatenate(engine.asked[: len(batches)])[4:], golden_data()["x"][0][:8])
+
+
 def test_conditions_reach_the_engine() -> None:
     engine = FunctionEngine(lambda x, centre: (0.5 * ((x - centre) ** 2).sum(axis=1), x - centre))
     with engine:

@@ -191,7 +191,7 @@ class TestSeveralSteps:
         random = np.random.default_rng(0)
         with TensorRtEngine(path, precision="fp16") as engine:
             assert engine.batch == (SMALLEST, LARGEST)
-            for size in (3, 4, 2):
+            for size in (3, 4, 2, 1):
                 x, noise = (random.standard_normal(shape, dtype=np.float32) for shape in ((size, 3), (2, size, 3)))
                 answer = engine.run({"x": x, "noise": noise, "step": np.array([1, 2], np.float32)})
                 first = x + noise[0]
@@ -237,16 +237,25 @@ class TestRun:
                 assert cuda.calls.count("to device") == 2
                 np.testing.assert_allclose(result["energy"], (frozen["x"] ** 2).sum(1) / 2, rtol=1e-6)
 
-    @pytest.mark.parametrize("size", [1, 5])
-    def test_a_batch_outside_the_profile(
-        self, plan: Plan, path: Path, monkeypatch: pytest.MonkeyPatch, size: int
-    ) -> None:
+    def test_a_batch_above_the_profile(self, plan: Plan, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         use(monkeypatch, Cuda())
         with (
             TensorRtEngine(path, precision="fp16") as engine,
-            pytest.raises(UsageError, match=rf"takes batches of 2 to 4, not {size}: .* --batch MIN:OPT:MAX"),
+            pytest.raises(UsageError, match=r"takes batches of up to 4, not 5: .* --batch MIN:OPT:MAX"),
         ):
-            engine.run(batch_of(size))
+            assert engine.largest_batch == 4
+            engine.run(batch_of(5))
+
+    def test_one_below_it_is_filled_up(self, plan: Plan, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        use(monkeypatch, Cuda())
+        with TensorRtEngine(path, precision="fp16") as engine:
+            for size in (1, 3, 1):
+                inputs = batch_of(size)
+                result = engine.run(inputs)
+                assert plan.context.shapes["x"] == (max(size, SMALLEST), 3)
+                assert (result["energy"].shape, result["grad"].shape) == ((size,), (size, 3))
+                np.testing.assert_allclose(result["energy"], (inputs["x"] ** 2).sum(1) / 2, rtol=1e-6)
+                np.testing.assert_array_equal(result["grad"], inputs["grad_scale"][:, None] * inputs["x"])
 
 
 class TestPlansOfAnotherMachine:

@@ -300,11 +300,13 @@ class Plan:
         energy: Energy,
         shapes: dict[str, tuple[int, ...]],
         *,
+        smallest: int = 1,
         largest: int = 64,
         capturable: bool | None = None,
         refuses_capture: bool = False,
     ) -> None:
-        self.gpu, self.energy, self.largest, self.refuses_capture = gpu, energy, largest, refuses_capture
+        self.gpu, self.energy, self.refuses_capture = gpu, energy, refuses_capture
+        self.smallest, self.largest = smallest, largest
         self.shapes = {**shapes, "grad_scale": (), "energy": (), "grad": shapes["x"]}
         self.conditions = [name for name in shapes if name != "x"]
         self.num_io_tensors = len(self.shapes)
@@ -329,7 +331,7 @@ class Plan:
         return (-1, *self.shapes[name])
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
-        return [(size, *self.shapes[name]) for size in (1, self.largest, self.largest)]
+        return [(size, *self.shapes[name]) for size in (self.smallest, self.largest, self.largest)]
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
@@ -337,7 +339,7 @@ class Plan:
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.rows = shape[0]
-        return shape[1:] == self.shapes[name]
+        return shape[1:] == self.shapes[name] and self.smallest <= self.rows <= self.largest
 
     def _view(self, name: str, rows: int) -> np.ndarray:
         shape = (rows, *self.shapes[name])

@@ -36,6 +36,12 @@ def test_a_right_loop(opened: Open, order: str) -> None:
         assert "graph" in bench.gpu.log
 
 
+def test_a_plan_that_takes_fewer_chains(opened: Open) -> None:
+    with opened(largest=3) as bench:
+        found = gap(bench)
+        assert found is not None and 0 <= found < 1e-5
+
+
 @pytest.mark.parametrize(
     ("sampler", "kernel"), [("optimize", "descend"), ("underdamped", "kick"), ("preconditioned", "settle")]
 )

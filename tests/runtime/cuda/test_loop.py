@@ -107,6 +107,20 @@ class TestSameSamples:
         with opened(config=SamplerConfig(steps=20, step_size=0.1)) as bench:
             close(*bench.both(11, max_batch=4))
 
+    @pytest.mark.parametrize("settings", [{}, {"order": "noise-drift"}, {"sampler": "underdamped"}], ids=str)
+    def test_fewer_chains_than_the_plan_takes(self, opened: Open, settings: dict[str, Any]) -> None:
+        config = SamplerConfig.from_dict({"steps": 20, "step_size": 0.02, **settings})
+        with opened(around, config, smallest=4, largest=8) as bench:
+            centre = np.random.default_rng(0).standard_normal((11, *SHAPE))
+            device, host = bench.both(11, centre=centre, max_batch=8)
+            close(device, host)
+            for n in (1, 3, 1):
+                close(bench.both(n, centre=centre[:n])[0], device[:n])
+
+    def test_chains_that_run_again_may_be_fewer_than_the_plan_takes(self, opened: Open) -> None:
+        with opened(cliff, SamplerConfig(steps=20, step_size=0.1, noise=0.3), smallest=8) as bench:
+            close(*bench.both(9, seed=6, diverged="restart"))
+
     @pytest.mark.parametrize("first", [4096, 4097, CHAINS - 6])
     def test_chains_of_a_later_part(self, opened: Open, first: int) -> None:
         with opened(config=SamplerConfig(steps=20, step_size=0.1)) as bench:
