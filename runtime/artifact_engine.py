@@ -70,7 +70,7 @@ def fused_of(
         sampler = dataclasses.replace(sampler, options=options)
     engine = _engine_of_file(bundle, sampler, backend, threads)
     settings = SamplerConfig.from_dict(dict(sampler.settings))
-    return Fused(engine, sampler.steps, settings, lambda: bundle.file_of(sampler), each=each)
+    return Fused(engine, sampler.steps, settings, lambda: bundle.file_of(bundle.now(sampler)), each=each)
 
 
 def _engine_of_file(bundle: Bundle, artifact: Artifact, backend: str, threads: int | None) -> Engine:

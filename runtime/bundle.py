@@ -67,6 +67,10 @@ class Bundle:
         """The settings it is sampled with unless told otherwise."""
         return self.manifest.sampler
 
+    def now(self, artifact: Artifact) -> Artifact:
+        """Returns an artifact as it is entered now, which is other than it was where this process has built it again."""
+        return next((entry for entry in self.artifacts if entry.path == artifact.path), artifact)
+
     def file_of(self, artifact: Artifact) -> Path:
         """Returns an artifact's file, after comparing it and the files that belong to it with their sha256.
 

@@ -172,7 +172,7 @@ def _on_artifacts(
 
 def _fingerprint(bundle: Bundle, artifact: Artifact, *, fuse: bool) -> str:
     """Of all files that decide what an engine answers: an OpenVINO .xml of other weights is the same, and so is its prologue's."""
-    now = next((entry for entry in bundle.artifacts if entry.path == artifact.path), artifact)
+    now = bundle.now(artifact)
     parts = [now, bundle.prologue_of(now), bundle.sampler_of(now) if fuse else None]
     sums = [
         value

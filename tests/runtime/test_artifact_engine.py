@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -14,12 +15,14 @@ import onnx
 import pytest
 
 from ebm_export.runtime import artifact_engine, load
-from ebm_export.runtime.artifact_engine import engine_of
+from ebm_export.runtime.artifact_engine import engine_of, fused_of
 from ebm_export.runtime.backends import tensorrt
 from ebm_export.runtime.bench import time_bundle
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.errors import LoadError, MissingBackend
 from ebm_export.runtime.file_hash import sha256_of
+from ebm_export.runtime.tensorrt_library import Fingerprint
+from ebm_export.runtime.tensorrt_library import Plan as BuiltPlan
 from ebm_export.runtime.verify_bundle import verify_bundle
 
 from .backends.test_tensorrt import Cuda, Plan
@@ -85,6 +88,32 @@ def test_built_again_and_kept(tmp_path: Path, machine: list[bytes], caplog: pyte
     with load(path, backend="tensorrt") as ebm:  # the second time it fits
         assert len(machine) == 3
         assert ebm.fingerprint == fingerprint, "a checkpoint of the first run is gone on with"
+
+
+def test_fused_steps_are_built_again_with_it(
+    tmp_path: Path, machine: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their engine is opened later, when the file is another one than the one that was looked up."""
+    monkeypatch.setattr("ebm_export.runtime.build.build_plan", lambda *graph, **how: BuiltPlan(b"built here", {}))
+    made_by = Fingerprint("tensorrt", "10.3.0.0", "Orin", "8.7")
+    monkeypatch.setattr("ebm_export.runtime.build.fingerprint", lambda: made_by)
+    with writing_bundle(tmp_path / "m.ebm") as folder:
+        entries = []
+        for target, ending in (("onnx", "onnx"), ("tensorrt", "tensorrt.plan")):
+            for role, more in (("score", {"sampler": f"sampler.fp32.{ending}"}), ("sampler", {"steps": 4})):
+                (folder / f"{role}.fp32.{ending}").write_bytes(b"a plan of another machine")
+                entries.append(artifact_entry(folder, f"{role}.fp32.{ending}", target=target, role=role, **more))
+        write_manifest(folder, manifest_entries(entries))
+    bundle = Bundle(tmp_path / "m.ebm")
+    (plan,) = (entry for entry in bundle.artifacts if entry.path == PLAN)
+    fused = fused_of(bundle, plan, "tensorrt")
+    assert fused is not None
+    with engine_of(bundle, plan, "tensorrt"), contextlib.closing(fused):
+        fused.open()
+    assert machine == [b"a plan of another machine", b"built here", b"built here"]
+    (tmp_path / "m.ebm" / "sampler.fp32.tensorrt.plan").write_bytes(b"something else")
+    with pytest.raises(LoadError, match="damaged or was changed"):
+        fused.open()
 
 
 @pytest.mark.tensorrt
