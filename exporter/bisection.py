@@ -10,7 +10,9 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+from torch.utils._pytree import tree_map_only
 
+from .folding import widen
 from .lowering.lower import ATEN_NODE, ORIGIN
 from .score_graph import ScoreGraph
 
@@ -157,17 +159,15 @@ def values_in_float64(traced: ScoreGraph, inputs: dict[str, np.ndarray]) -> dict
             views = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
             target = torch.ops.aten.reshape.default if target in views else target
             kwargs = {key: torch.float64 if value is torch.float32 else value for key, value in kwargs.items()}
-            return super().call_function(target, args, kwargs)
-
-    def widened(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.double() if tensor.is_floating_point() else tensor
+            # As in folding: what is made of whole numbers, or of nothing, is float32.
+            return tree_map_only(torch.Tensor, widen, super().call_function(target, args, kwargs))
 
     arguments = []
     for node in traced.graph.nodes:
         if node.op == "placeholder" and node.name in traced.constants:
-            arguments.append(widened(traced.constants[node.name]))
+            arguments.append(widen(traced.constants[node.name]))
         elif node.op == "placeholder":
-            arguments.append(widened(torch.tensor(inputs[node.name.removeprefix("input_")])))
+            arguments.append(widen(torch.tensor(inputs[node.name.removeprefix("input_")])))
     graph = torch.fx.GraphModule(torch.nn.Module(), traced.graph)
     with torch.no_grad():
         Keep(graph).run(*arguments, enable_io_processing=False)

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .batch import BatchSize
 
-__all__ = ["fold", "remove_dead"]
+__all__ = ["fold", "remove_dead", "widen"]
 
 aten = torch.ops.aten
 
@@ -58,7 +58,7 @@ def fold(graph: Graph, constants: dict[str, torch.Tensor], origins: dict[str, st
     sources: dict[Node, list[str]] = {}
     for node in graph.nodes:
         if node.op == "placeholder" and node.name in constants:
-            values[node], own[node] = _widen(constants[node.name]), constants[node.name]
+            values[node], own[node] = widen(constants[node.name]), constants[node.name]
             sources[node] = [node.name]
         elif node.op == "call_function" and all(argument in values for argument in node.all_input_nodes):
             if not _is_static(node.meta.get("shape")) or node.meta.get("batched"):
@@ -66,7 +66,7 @@ def fold(graph: Graph, constants: dict[str, torch.Tensor], origins: dict[str, st
             if node in decisive:
                 own[node] = _evaluate(node, own, widened=False)
             if _jumps(node):
-                value = tree_map_only(torch.Tensor, _widen, own[node])
+                value = tree_map_only(torch.Tensor, widen, own[node])
                 jumped |= any(_is_float(own[argument]) for argument in node.all_input_nodes)
             else:
                 value = _evaluate(node, values, widened=True)
@@ -129,7 +129,10 @@ def _is_float(value: Any) -> bool:
     return any(isinstance(leaf, torch.Tensor) and leaf.is_floating_point() for leaf in tree_leaves(value))
 
 
-def _widen(value: torch.Tensor) -> torch.Tensor:
+def widen(value: torch.Tensor) -> torch.Tensor:
+    """In float64 or complex128; whole numbers and booleans stay."""
+    if value.is_complex():
+        return value.to(torch.complex128)
     return value.double() if value.is_floating_point() else value
 
 
@@ -151,4 +154,6 @@ def _evaluate(node: Node, values: Mapping[Node, Any], *, widened: bool) -> Any:
     views = (aten.view.default, aten._unsafe_view.default)
     target = aten.reshape.default if node.target in views else node.target
     with torch.no_grad():
-        return target(*args, **kwargs)  # type: ignore[operator]
+        result = target(*args, **kwargs)  # type: ignore[operator]
+    # What is made of whole numbers (a quotient, a root) or of nothing is float32, and no product takes both types.
+    return tree_map_only(torch.Tensor, widen, result) if widened else result

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from ebm_export.exporter.bisection import bisect
+from ebm_export.exporter.bisection import bisect, values_in_float64
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.lowering import lower
 from ebm_export.exporter.passes import optimize
@@ -57,3 +57,21 @@ def test_a_wrong_operation_is_found_all_the_same(made) -> None:
     found = bisect(model, traced, states, wrong, 1e-3)
     assert found is not None and "aten.exp" in found.origin
     assert found.relative_error == pytest.approx(2.0, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [lambda x: torch.full((x.shape[0], 3), 0.3), lambda x: torch.arange(3).expand(x.shape[0], 3) / 7],
+    ids=["full", "quotient"],
+)
+def test_numbers_that_are_made_in_float32_go_with_those_of_float64(rows) -> None:
+    """As many as the batch has samples, so that no constant is made of them."""
+    weight = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+
+    def energy(x: torch.Tensor) -> torch.Tensor:
+        return ((rows(x) @ weight) * x.sin()).sum(1)
+
+    traced = trace(make_energy(energy, torch.zeros(2, 3)))
+    states = inputs(traced)
+    values, (made, _) = values_in_float64(traced, states), next(iter(reversed(traced.graph.nodes))).args[0]
+    np.testing.assert_allclose(values[made.name], energy(torch.from_numpy(states["x"])), rtol=1e-5)

@@ -13,9 +13,11 @@ from torch import nn
 from ebm_export.exporter import export
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.golden import make_golden
+from ebm_export.exporter.lowering import lower
 from ebm_export.exporter.trace import trace
 from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.bundle import GOLDEN
+from tests.calibration.quantization.graphs import run
 
 CONFIG = SamplerConfig(steps=12, step_size=0.01)
 
@@ -75,6 +77,47 @@ def test_what_jumps_is_as_the_model_has_it(name: str, tmp_path: Path, caplog: py
     assert len(said) == 1
     with np.load(out / GOLDEN) as golden:  # else an engine that is far off would pass
         assert np.median(golden["reference_error"]) < 1e-4
+
+
+class Mixed(nn.Module):
+    """A parameter, and numbers that PyTorch makes of whole ones or of nothing: float32, whatever the parameter is."""
+
+    def __init__(self, join: Callable[[Mixed], torch.Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(3, 3))
+        self.register_buffer("places", torch.arange(3))
+        self.register_buffer("turns", torch.polar(torch.ones(3, 3), torch.randn(3, 3)))
+        self.join = join
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x @ self.join(self).T).sum(-1) + x.square().sum(-1)
+
+
+OF_BOTH = {
+    "quotient": lambda own: (own.places[:, None] / 7).expand(3, 3) @ own.weight,
+    "root": lambda own: torch.diag(own.places.sqrt()) @ own.weight,
+    "sine": lambda own: torch.bmm(torch.sin(own.places[:, None] * own.places)[None], own.weight[None])[0],
+    "full": lambda own: nn.functional.linear(torch.full((3, 3), 0.3), own.weight),
+    "mean of a mask": lambda own: ((own.places > 0).sum() / 3).expand(3, 3) @ own.weight,
+    "kernel": lambda own: nn.functional.conv1d(own.weight[:, None], (own.places / 3)[None, None], padding=1)[:, 0],
+    "added to": lambda own: torch.full((3, 3), 0.1).index_add(0, own.places, own.weight),
+    "complex": lambda own: (torch.polar(own.weight.abs(), own.weight) @ own.turns).real,
+}
+
+
+@pytest.mark.parametrize("name", OF_BOTH)
+def test_numbers_of_whole_ones_go_with_weights(name: str) -> None:
+    model = Mixed(OF_BOTH[name])
+    x = torch.randn(4, 3, requires_grad=True)
+    energy = model(x)
+    (grad,) = torch.autograd.grad(energy.sum(), x)
+    traced = trace(make_energy(model, x.detach()))
+    assert not any(constant.dtype in (torch.float64, torch.complex128) for constant in traced.constants.values())
+    graph = lower(traced, "mixed")
+    found = run(graph, {"x": x.detach().numpy(), "grad_scale": np.ones(4, np.float32)})
+    np.testing.assert_allclose(found["energy"], energy.detach(), rtol=1e-5)
+    np.testing.assert_allclose(found["grad"], grad, rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_is_said_of_a_model_whose_terms_cancel(caplog: pytest.LogCaptureFixture) -> None:
