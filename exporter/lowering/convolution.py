@@ -114,8 +114,9 @@ def _avg_pool(
     kernel: Sequence[int],
     stride: Sequence[int] = (),
     padding: Sequence[int] = (0,),
+    *_: Any,
 ) -> ir.Value:
-    # Odd cases (ceil_mode, other divisors, no batch) are rewritten by `rules.max_pool`.
+    # Odd cases (ceil_mode, other divisors, no batch) are rewritten by `rules.average_pool`: what else is given changes nothing.
     rank = len(context.shape) - 2
     size = per_axis(kernel, rank)
     pads = per_axis(padding, rank)

@@ -77,6 +77,8 @@ CASES: dict[str, Case] = {
     "avg_pool2d_overlapping": module_case(lambda: nn.AvgPool2d(3, stride=2, padding=1), IMAGE),
     "avg_pool2d_stride1": module_case(lambda: nn.AvgPool2d(3, stride=1, padding=1), IMAGE),
     "avg_pool2d_exclude_pad": module_case(lambda: nn.AvgPool2d(3, 2, padding=1, count_include_pad=False), IMAGE),
+    "avg_pool1d_exclude_no_pad": module_case(lambda: nn.AvgPool1d(3, count_include_pad=False), LINE),
+    "avg_pool2d_exclude_no_pad": module_case(lambda: nn.AvgPool2d(2, count_include_pad=False), IMAGE),
     "avg_pool2d_ceil": module_case(lambda: nn.AvgPool2d(2, ceil_mode=True), (3, 7, 9)),
     "avg_pool2d_ceil_padding": module_case(lambda: nn.AvgPool2d(3, 2, padding=1, ceil_mode=True), IMAGE),
     "avg_pool2d_ceil_exclude_pad": module_case(
@@ -88,6 +90,7 @@ CASES: dict[str, Case] = {
     "avg_pool2d_kernel_below_stride": module_case(lambda: nn.AvgPool2d(2, stride=3), IMAGE),
     "avg_pool2d_global": op_case(global_average, IMAGE),
     "avg_pool3d": module_case(lambda: nn.AvgPool3d(2), VOLUME),
+    "avg_pool3d_exclude_no_pad": module_case(lambda: nn.AvgPool3d(2, count_include_pad=False), VOLUME),
     "avg_pool3d_options": module_case(
         lambda: nn.AvgPool3d((3, 2, 2), stride=(2, 1, 2), padding=(1, 1, 0), count_include_pad=False), VOLUME
     ),
