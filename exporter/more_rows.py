@@ -28,7 +28,7 @@ def rows_like(example: torch.Tensor, size: int, seed: int, spread: float | None 
         if spread is None:
             finite = rows[rows.isfinite()]
             spread = float(finite.float().std(correction=0)) if finite.numel() else 0.0
-        rows[batch:] += (0.3 * (spread or 1.0) * noise).to(rows.dtype)
+        rows[batch:] += (0.3 * (spread or 1.0) * noise).to(rows)
     return rows
 
 

@@ -57,7 +57,7 @@ def trace(energy: Energy, *, with_energy: bool = True) -> ScoreGraph:
         ContractError: the model fixes the batch size, or fails under tracing.
     """
     kept = {**dict(energy.module.named_parameters()), **dict(energy.module.named_buffers())}
-    state = {name: dense(value) for name, value in kept.items()}
+    state = {name: dense(value).detach().cpu() for name, value in kept.items()}
     names = input_names(energy)
     inputs = [name for name in names.values() if name != "x"]
     inputs = ["x", *inputs, "grad_scale"]

@@ -47,6 +47,21 @@ def test_a_mask_of_infinities_passes_where_few_rows_were_given(given: int) -> No
     check_contract(make_energy(attended, X[:given], cond={"mask": mask}))
 
 
+class Elsewhere(torch.Tensor):
+    """Stands for a tensor on a GPU, to which none of another place is added."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.add_:
+            assert isinstance(args[1], cls), "Expected all tensors to be on the same device"
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def test_rows_are_made_up_where_the_given_ones_are() -> None:
+    rows = rows_like(torch.ones(2, 3).as_subclass(Elsewhere), 5, seed=0)
+    assert isinstance(rows, Elsewhere) and rows.shape == (5, 3)
+
+
 def test_the_module_is_not_touched() -> None:
     class Lazy(nn.Module):
         def __init__(self) -> None:

@@ -111,6 +111,18 @@ class TestModule:
         assert all(parameter.requires_grad for parameter in module.parameters())
         assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
+    def test_constants_are_copies_on_the_cpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With no GPU at hand, `cpu` copies as it does from one; then nothing of the graph may lie where the module's own weights do."""
+        monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: tensor.clone())
+        module = Recorded()
+        module.register_buffer("scale", torch.rand(3))
+        own = {value.data_ptr() for value in module.state_dict().values()}
+        traced = trace(make_energy(lambda x: module(x * module.scale), torch.zeros(2, 3)))
+        assert {"layer.weight", "layer.bias", "scale"} <= {
+            name.rpartition("module.")[2] for name in traced.origins.values()
+        }
+        assert not own & {value.data_ptr() for value in traced.constants.values()}
+
     def test_control_flow_on_data_is_refused_with_its_place(self) -> None:
         class Branching(Recorded):
             def forward(self, x: torch.Tensor) -> torch.Tensor:
