@@ -37,7 +37,9 @@ def copy_module(module: nn.Module) -> nn.Module:
             elif not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     try:
-        return copy.deepcopy(module, memo).float().cpu().requires_grad_(False)
+        with torch.no_grad():  # TorchScript clones its parameters, which then are no leaves any more
+            copied = copy.deepcopy(module, memo)
+        return copied.float().cpu().requires_grad_(False)
     except Exception as error:  # weights on the meta device, an open file as attribute
         raise ContractError(
             f"the model cannot be copied ({type(error).__name__}: {error}); run it once before exporting, load its "

@@ -165,6 +165,8 @@ def _tracing() -> Iterator[None]:
         with (
             fx_traceback.preserve_node_meta(),
             sdpa_kernel(SDPBackend.MATH),
+            # A part that is TorchScript runs with other operations from its second call on, and with gradients of its own.
+            torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
             # The gradient of a write into a view replays the view; by strides no other layout could follow it.
             torch.autograd.grad_mode._force_original_view_tracking(True),
             # The tracer describes each value by a fake tensor. Left alone it makes a mode for each of them, which takes a stack trace.

@@ -54,6 +54,30 @@ def test_energies_and_gradients_are_the_originals(tmp_path: Path, name: str, for
         assert set(dict(module.named_buffers())) >= set(dict(model.named_buffers()))
 
 
+@pytest.mark.parametrize("form", ["traced", "scripted"])
+def test_a_part_of_a_model_can_be_torchscript(tmp_path: Path, form: str) -> None:
+    """A pretrained encoder, say; its parameters would be trained with those of the model."""
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layers = nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 8)).eval()
+            self.encoder = saved(tmp_path / "m.pt", lambda: FORMS[form](layers, torch.randn(2, 3)))
+            self.head = nn.Linear(8, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.encoder(x).tanh()).squeeze(1)
+
+    model = Outer().eval()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    x = torch.randn(4, 3)
+    opened = session(score_graph(make_energy(model, x[:2])))
+    found = opened.run(["energy", "grad"], {"x": x.numpy(), "grad_scale": np.ones(4, np.float32)})
+    for value, expected in zip(found, energy_and_gradient(model, x), strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 CONVOLUTIONS = {
     "1d": (lambda: nn.Conv1d(2, 4, 3, padding=1), (2, 6)),
     "2d": (lambda: nn.Conv2d(2, 4, 3, stride=2, dilation=2, padding="valid"), (2, 8, 8)),
