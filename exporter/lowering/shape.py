@@ -265,14 +265,16 @@ def _write(context: Context, x: Node, source: ir.Value, axis: int, start: int, s
         return context.op("Pad", source, context.emit.ints(pads), context.value(0), mode="constant")
     own = context.value(x, context.dtype)
     if step > 1 and count > 1:
-        written = np.zeros(size, np.bool_)
-        written[start:stop:step] = True
-        mask = context.emit.constant(written.reshape([size if i == axis else 1 for i in range(rank)]))
+        every = np.zeros(size, np.bool_)
+        every[start:stop:step] = True
+        written = every.reshape([size if i == axis else 1 for i in range(rank)])
         pads = [0] * (2 * rank)
         pads[axis], pads[rank + axis] = start, size - stop
         if start or size - stop:
             source = context.op("Pad", source, context.emit.ints(pads), context.value(0), mode="constant")
-        return context.op("Where", mask, source, own)
+        if context.dtype == ir.DataType.BOOL:  # onnxruntime's CPU provider chooses between numbers only
+            return context.op("Or", source, context.op("And", context.emit.constant(~written), own))
+        return context.op("Where", context.emit.constant(written), source, own)
     parts = []
     if start > 0:
         parts.append(cut(context, own, axis, 0, start, 1, sized(start)))

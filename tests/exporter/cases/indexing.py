@@ -140,6 +140,14 @@ def write_buffer(x: torch.Tensor) -> torch.Tensor:
     return canvas.sin()
 
 
+def write_mask(x: torch.Tensor) -> torch.Tensor:
+    """Every other entry of a mask that x decides about is another."""
+    mask = x > 0.2
+    mask[:, ::2] = False
+    mask[:, :, 1:4:2] = x[:, :, :2] > -0.5
+    return x.sin() * mask + 0.1 * x
+
+
 def copy_in_place(x: torch.Tensor) -> torch.Tensor:
     h = torch.empty_like(x)
     h.copy_(x.sin())
@@ -362,6 +370,7 @@ CASES: dict[str, Case] = {
     "write_masked": op_case(write_masked, S),
     "write_through_views": op_case(write_through_views, S),
     "write_buffer": op_case(write_buffer, S),
+    "write_mask": op_case(write_mask, S),
     "copy_in_place": op_case(copy_in_place, S),
     "masked_fill_in_place": op_case(lambda x: (x * 2).masked_fill_(x > 0.3, 0.5) + x.sin(), S),
     "index_add_in_place": op_case(lambda x: (x * 2).index_add_(1, torch.tensor([0, 0]), x[:, 2:].sin()), S),
