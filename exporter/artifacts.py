@@ -28,7 +28,7 @@ from .precision import typed
 from .score_graph import ScoreGraph
 from .tail import Tail, low_types, write_tail
 from .targets import Artifact, Progress, add_note
-from .targets.refusal import placed
+from .targets.refusal import as_refusals, placed
 from .targets.score import files_of, write_plan, write_score
 from .verify import Verification, describe_failure, measure_artifact, verify_artifact
 
@@ -107,9 +107,10 @@ class _Writer:
 
     def _written(self, name: str, precision: str) -> tuple[Artifact, Verification | None]:
         model = self.models[precision]
-        artifact = write_score(
-            name, model, self.folder, precision=precision, batch=self.batch, splits=self.splits, progress=self.tell
-        )
+        with as_refusals():
+            artifact = write_score(
+                name, model, self.folder, precision=precision, batch=self.batch, splits=self.splits, progress=self.tell
+            )
         if self.golden is None:
             return artifact, None
         self.tell(f"verifying {name} {precision}", 0, 0)

@@ -18,6 +18,7 @@ from ..runtime.verify import UNLIMITED, StageResult, Tolerance, check_engine, to
 from .bisection import bisect
 from .score_graph import ScoreGraph
 from .targets import Artifact, target
+from .targets.refusal import as_refusals
 from .whole_graph import describe_whole
 from .written_engine import written_engine
 
@@ -67,6 +68,9 @@ def verify_artifact(artifact: Artifact, folder: Path, golden: dict[str, np.ndarr
         artifact: its entry, with the path relative to `folder`.
         folder: where its files are.
         golden: as `make_golden` returns it.
+
+    Raises:
+        UnsupportedOperation: the engine's library does not load or run it.
     """
     return _checked(artifact, folder, golden, None)
 
@@ -98,7 +102,11 @@ def _checked(artifact: Artifact, folder: Path, golden: dict[str, np.ndarray], li
     missing = available(backend)
     if missing is not None:
         return Verification(artifact["path"], artifact["precision"], [], missing)
-    with tempfile.TemporaryDirectory() as scratch, written_engine(artifact, folder, Path(scratch)) as engine:
+    with (
+        as_refusals(),
+        tempfile.TemporaryDirectory() as scratch,
+        written_engine(artifact, folder, Path(scratch)) as engine,
+    ):
         stages = check_engine(engine, golden, artifact["precision"], limits)
     return Verification(artifact["path"], artifact["precision"], stages, "")
 

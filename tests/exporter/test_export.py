@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import openvino
 import pytest
 import torch
@@ -394,6 +395,55 @@ class TestRefusal:
         with pytest.raises(UnsupportedOperation, match="no bundle was written"):
             export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", targets=["openvino"], sampler=CONFIG)
         assert not list(tmp_path.iterdir())
+
+
+REFUSALS = {
+    "no kernel": "NOT_IMPLEMENTED : Could not find an implementation for {kind}(16) node with name '{name}'",
+    "no such type": "INVALID_GRAPH : Type 'tensor(bool)' of input parameter (a) of operator ({kind}) in node ({name}) is invalid.",
+    "no operation": 'INVALID_GRAPH : This is an invalid model. In Node, ("{name}", {kind}, "", -1) : ("a": tensor(bool),)',
+}
+"""What onnxruntime says of a node that it does not load."""
+
+
+class TestFailureOfAnEngine:
+    """An engine whose library does not load or run what was written for it, and says which node of it or does not."""
+
+    @pytest.mark.parametrize("said", REFUSALS.values(), ids=REFUSALS)
+    def test_onnxruntime_names_a_node(self, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(path: Path, *_: object, **__: object) -> None:
+            node = next(node for node in onnx.load(path).graph.node if node.op_type == "Conv")
+            raise RuntimeError(said.format(kind=node.op_type, name=node.name))
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+        text = self.refused(tmp_path / "n.ebm", left_out="onnxruntime", kept="openvino")
+        assert "onnxruntime cannot load score.fp32.onnxruntime.onnx: " in text
+        assert "it stands for aten.convolution.default, in module 'stem' (test_export.py:" in text
+        assert "leave the target onnxruntime out" in text
+
+    def test_openvino_names_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise RuntimeError("no memory is left")
+
+        monkeypatch.setattr(openvino.CompiledModel, "create_infer_request", refuse)
+        text = self.refused(tmp_path / "n.ebm", left_out="openvino", kept="onnxruntime")
+        assert "OpenVINO cannot compile score.fp32.openvino.xml for a batch of " in text
+        assert "no memory is left; leave the target openvino out" in text
+
+    def test_a_file_cannot_be_made(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise RuntimeError("nobody knows why")
+
+        monkeypatch.setattr(openvino, "save_model", refuse)
+        text = self.refused(tmp_path / "n.ebm", left_out="openvino", kept="onnxruntime")
+        assert "OpenVINO cannot convert the fp32 score graph: nobody knows why" in text
+
+    @staticmethod
+    def refused(out: Path, *, left_out: str, kept: str) -> str:
+        with pytest.raises(UnsupportedOperation, match="the others were written") as caught:
+            export(Net().eval(), EXAMPLE, out=out, targets=[kept, left_out], sampler=CONFIG)
+        assert [artifact.target for artifact in Bundle(out).artifacts] == [kept]
+        assert not [file for file in out.iterdir() if left_out in file.name]
+        return str(caught.value)
 
 
 class TestNothingHalfWritten:
