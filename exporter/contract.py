@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,14 +66,7 @@ def check_contract(energy: Energy, start: torch.Tensor | None = None) -> None:
         _check_output(energy, _call(energy, module, example), int(energy.x.shape[0]))
         _check_complete(energy.module, module)
         rows = _start_rows(energy, example, start)
-        try:
-            output = module(*_refinable(rows))
-        except Exception as error:  # the model's own error, whatever it is
-            raise ContractError(
-                f"the model runs at the example's batch of {energy.x.shape[0]} and fails at a batch of {_BATCH}: "
-                f"{type(error).__name__}: {_line(error)}; take the batch size from x.shape[0] inside forward"
-            ) from error
-        _check_output(energy, output, _BATCH)
+        _check_output(energy, _call_at_start(energy, module, example, rows), _BATCH)
         check_repeatability(module, rows, energy.reduce)
         check_independence(module, rows, energy.reduce)
         _check_gradient(energy, module, rows)
@@ -95,9 +89,10 @@ def check_repeatability(
         reduce: turns the output into energies.
 
     Raises:
-        ContractError: they differ by more than rounding.
+        ContractError: they differ by more than rounding, or a call fails.
     """
-    first, second = (_energies(module, rows, reduce) for _ in range(2))
+    with _failing("the model fails when it is called again with the same inputs", "forward changes its own state"):
+        first, second = (_energies(module, rows, reduce) for _ in range(2))
     gap = _gap(first, second)
     if gap:
         raise ContractError(
@@ -107,7 +102,11 @@ def check_repeatability(
 
 
 def check_independence(
-    module: nn.Module, rows: Sequence[torch.Tensor], reduce: Callable[[torch.Tensor], torch.Tensor] | None = None
+    module: nn.Module,
+    rows: Sequence[torch.Tensor],
+    reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    *,
+    at_other_sizes: bool = True,
 ) -> None:
     """Checks that each energy is a function of its own sample, in any company.
 
@@ -115,15 +114,17 @@ def check_independence(
         module: the model; its state may change.
         rows: a batch of every input, [B, ...] with B at least 2.
         reduce: turns the output into energies.
+        at_other_sizes: False for a model that may fail at another batch than that of the rows, which is then none of its faults here.
 
     Raises:
-        ContractError: an energy changes with the other samples, or with how many they are.
+        ContractError: an energy changes with the other samples, or with how many they are, or the model fails there.
     """
     size = rows[0].shape[0]
     before = _energies(module, rows, reduce)
     for kept in (0, size - 1):
         changed = [_others_changed(value, kept) for value in rows]
-        after = _energies(module, changed, reduce)
+        with _failing("the model fails at other rows in the range of those that it ran on", _GIVE_ROWS):
+            after = _energies(module, changed, reduce)
         gap = _gap(before[kept : kept + 1], after[kept : kept + 1], _largest(before))
         if gap:
             raise ContractError(
@@ -132,9 +133,12 @@ def check_independence(
                 + _training_hint(module, "look for a mean, norm or softmax over dimension 0 in forward")
             )
     try:
-        fewer = _energies(module, [value[: size - 1] for value in rows], reduce)
-    except RuntimeError:
-        return  # a model of one batch size; the caller has a better text for it
+        with _failing(f"the model runs at a batch of {size} and fails at a batch of {size - 1}", _TAKE_SIZE):
+            fewer = _energies(module, [value[: size - 1] for value in rows], reduce)
+    except ContractError:
+        if at_other_sizes:
+            raise
+        return
     gap = _gap(before[: size - 1], fewer)
     if gap:
         raise ContractError(
@@ -187,6 +191,40 @@ def _call(energy: Energy, module: nn.Module, inputs: Sequence[torch.Tensor]) -> 
             f"the model fails on the example ({shapes}): {type(error).__name__}: {_line(error)}"
             f"{_type_hint(energy, _line(error))}{_sparse_hint(energy.module, _line(error))}"
         ) from error
+
+
+_TAKE_SIZE = "take the batch size from x.shape[0] inside forward"
+_GIVE_ROWS = "give conditioning inputs as they come in use, several rows of each (--cond NAME=FILE.npy)"
+
+
+@contextlib.contextmanager
+def _failing(where: str, advice: str) -> Iterator[None]:
+    """Says of the model's own error, whatever it is, where it came and what to do about it."""
+    try:
+        yield
+    except EbmExportError:
+        raise  # an operation of the model's file that cannot be run
+    except Exception as error:
+        raise ContractError(f"{where}: {type(error).__name__}: {_line(error)}; {advice}") from error
+
+
+def _call_at_start(
+    energy: Energy, module: nn.Module, example: Sequence[torch.Tensor], rows: Sequence[torch.Tensor]
+) -> Any:
+    """The output for the rows of a check; the example's own as many times tell a batch that does not fit from numbers that do not."""
+    try:
+        return module(*_refinable(rows))
+    except Exception:
+        with _failing(
+            f"the model runs at the example's batch of {energy.x.shape[0]} and fails at a batch of {_BATCH}", _TAKE_SIZE
+        ):
+            module(*_refinable([value[torch.arange(_BATCH) % len(value)] for value in example]))
+        start = energy.sampler.init if energy.sampler is not None else "normal"
+        with _failing(
+            f"the model runs on the example and fails where chains start ({start})",
+            f"check the range of the inputs (bounds, init){energy.made_up}",
+        ):
+            raise
 
 
 def _sparse_hint(module: nn.Module, said: str) -> str:
@@ -333,9 +371,13 @@ def _largest(values: torch.Tensor) -> float:
 
 
 def _others_changed(value: torch.Tensor, kept: int) -> torch.Tensor:
+    """Rows of which one stays; the others change places, and each number moves within the range that it has among them."""
     changed = value.flip(0)
     if value.is_floating_point():
-        changed = 1.7 * changed + 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(3))
+        changed = conditions_like(changed, 2 * len(value), seed=3)[len(value) :]
+        low, high = value.amin(0), value.amax(0)
+        if bool((low < high).any()):  # one may be a place in a table, and another a length
+            changed = changed.clamp(low, high)
     changed[kept] = value[kept]
     return changed
 

@@ -162,6 +162,31 @@ class TestOutput:
         with pytest.raises(ContractError, match=r"runs at the example's batch of 4 and fails at a batch of 5.*x.shape"):
             check_contract(make_energy(lambda x: x.view(4, 6).sum(1), X))
 
+    @pytest.mark.parametrize("kind", [RuntimeError, ValueError])
+    def test_a_batch_size_of_the_checks_own(self, kind: type[Exception]) -> None:
+        def energy(x: torch.Tensor) -> torch.Tensor:
+            if len(x) != 5:
+                raise kind("expected 5 samples")
+            return x.square().sum(1)
+
+        text = rf"runs at a batch of 5 and fails at a batch of 4: {kind.__name__}: expected 5 samples; .*x.shape"
+        with pytest.raises(ContractError, match=text):
+            check_contract(make_energy(energy, torch.randn(5, 6)))
+
+    def test_a_start_that_the_model_does_not_take(self) -> None:
+        """The example's own rows at the batch of the checks say that it is not the batch."""
+
+        def energy(x: torch.Tensor) -> torch.Tensor:
+            return x.square().sum(1) + torch.arange(10.0)[(x * 10).long()].sum(1)
+
+        inside = torch.rand(4, 6)
+        text = (
+            r"runs on the example and fails where chains start \(normal\): IndexError: .*check the range .*bounds, init"
+        )
+        with pytest.raises(ContractError, match=text):
+            check_contract(make_energy(energy, inside))
+        check_contract(make_energy(energy, inside, sampler=SamplerConfig(init="uniform", bounds=(0.0, 0.99))))
+
 
 class TestSamples:
     def test_batch_norm_in_training_mode(self) -> None:
@@ -188,6 +213,33 @@ class TestSamples:
             ContractError, match=r"change with the number of samples in the batch \(.*do not divide by B"
         ):
             check_contract(make_energy(lambda x: x.square().sum(1) / x.shape[0], X))
+
+
+class TestConditions:
+    """They change from sample to sample, within what was given."""
+
+    @staticmethod
+    def scaled(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return x.square().sum(1) / torch.linspace(0.1, 1, 10)[t.long()]
+
+    def test_a_place_in_a_table_that_is_given_in_floats(self) -> None:
+        check_contract(make_energy(self.scaled, X, cond={"t": torch.tensor([9.0, 8.0, 7.0, 6.0])}))
+
+    def test_each_number_has_a_range_of_its_own(self) -> None:
+        rows = torch.stack([torch.arange(12) % 10, 100.0 + torch.arange(12)], 1)
+        check_contract(
+            make_energy(lambda x, c: self.scaled(x, c[:, 0]) * c[:, 1], torch.randn(12, 3), cond={"c": rows})
+        )
+
+    def test_one_row_that_nothing_is_known_around(self) -> None:
+        text = r"fails at other rows in the range of those that it ran on: IndexError: .*--cond NAME=FILE\.npy"
+        with pytest.raises(ContractError, match=text):
+            check_contract(make_energy(self.scaled, torch.randn(6, 3), cond={"t": torch.full((6,), 9.0)}))
+
+    @pytest.mark.parametrize("given", [torch.full((6,), 0.5), torch.linspace(0.5, 1, 6)], ids=["one", "many"])
+    def test_a_mean_over_the_conditions_of_a_batch(self, given: torch.Tensor) -> None:
+        with pytest.raises(ContractError, match="changes with the other samples of its batch"):
+            check_contract(make_energy(lambda x, s: x.square().sum(1) / s.mean(), torch.randn(6, 3), cond={"s": given}))
 
 
 class TestStart:
