@@ -274,7 +274,7 @@ class Ebm:
             first: number of the first chain, which start and noise are drawn by: chains 0 to 63 in one process and, with first=64, 64 to
                 127 in another are the 128 of one call; where there are fused steps, both with the same `fuse`. Arrays hold the rows of
                 this call's chains, and what is told of chains counts them from 0.
-            x0: [n, *S] or [1, *S] states to start from, in place of what `init` says.
+            x0: [n, *S] or [1, *S] states to start from, in place of what `init` says; numbers outside the bounds are moved onto these.
             data: [M, *S] states that init="data" picks from; left out, the bundle's own.
             keep: [n, *S] or [1, *S] bool, true where a number of x stays what it is; the others are sampled given those.
             known: [n, *S] or [1, *S], the numbers that stay where `keep` says so; left out, those of `x0`.

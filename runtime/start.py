@@ -20,7 +20,7 @@ class Start:
         config: settings; `init` and `bounds` are used.
         shape: shape S of one state.
         seed: as in `NoiseSource`.
-        given: [n, *S] float32, states to start from; None draws them.
+        given: [n, *S] float32, states to start from, which are projected into the bounds; None draws them.
         data: [M, *S] float32, for init="data"; None where there are none.
         kept: numbers that stay; None where all may move.
         first: number of chain 0 in what is drawn.
@@ -52,12 +52,19 @@ class Start:
     def __call__(self, chains: Chains, attempt: int = 0) -> np.ndarray:
         """Returns the start states [len(chains), *S] float32 of these chains; those that are drawn differ by attempt."""
         if self._given is not None:
-            position = rows_at(self._given, chains)
+            position = _within(self._config.bounds, rows_at(self._given, chains))
         else:
             position = start_states(
                 self._config, self.shape, shifted(chains, self._first), self._seed, self.data, attempt
             )
         return position if self._kept is None else self._kept.put(position, chains)
+
+
+def _within(bounds: tuple[float, float] | None, position: np.ndarray) -> np.ndarray:
+    """Returns positions projected into the bounds; the same array where they are there, which may be as large as the memory left."""
+    if bounds is None or (position.min() >= bounds[0] and position.max() <= bounds[1]):  # false for NaN
+        return position
+    return np.clip(position, *bounds)
 
 
 def start_states(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from ebm_export.runtime import SamplerConfig, UsageError
+from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
+from ebm_export.runtime.best_of import best_of
+from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.noise import normal
 from ebm_export.runtime.start import start_states
 
@@ -44,3 +48,51 @@ def test_data_picks_every_state_about_equally_often() -> None:
 def test_data_without_states() -> None:
     with pytest.raises(UsageError, match=r'init="data" starts .* there are none: pass data= an array \[M, 3\]'):
         start_states(SamplerConfig(init="data"), (3,), range(2), 0)
+
+
+class TestGivenOutsideTheBounds:
+    """Whatever returns the best state so far may return the start."""
+
+    GIVEN = np.array([[5.0, -7.0, 0.25]])
+
+    @staticmethod
+    def ebm(**settings: Any) -> Ebm:
+        """Its energy is lowest where a start outside of the bounds is."""
+        spec = ModelSpec("slope", TensorSpec("x", (3,), "float32"))
+        sign = np.array([-1, 1, 0], np.float32)
+        engine = FunctionEngine(lambda x: ((sign * x).sum(1), sign + 0 * x))
+        return Ebm(
+            engine, spec, SamplerConfig.from_dict({"steps": 5, "step_size": 0.01, "bounds": (-1, 1), **settings})
+        )
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {},
+            {"order": "noise-drift"},
+            {"bounds_mode": "reflect"},
+            *({"sampler": name} for name in ("preconditioned", "underdamped", "optimize", "mala", "hmc", "tempering")),
+        ],
+        ids=lambda settings: next(iter(settings.values()), "langevin"),
+    )
+    def test_is_brought_into_them(self, settings: dict[str, Any]) -> None:
+        with self.ebm(**settings) as ebm:
+            best = [
+                ebm.refine(self.GIVEN, deadline_ms=10_000),
+                *ebm.stream(1, x0=self.GIVEN),
+                best_of(ebm, 1, 3, x0=self.GIVEN, deadline_ms=10_000),
+            ]
+        for one in best:
+            assert abs(one.x).max() <= 1
+            np.testing.assert_allclose(one.energy, one.x[:, 1] - one.x[:, 0], rtol=1e-6)
+
+    def test_is_left_as_it_is_where_there_are_none(self) -> None:
+        with self.ebm(bounds=None) as ebm:
+            first = next(iter(ebm.stream(1, x0=self.GIVEN)))
+        np.testing.assert_array_equal(first.x, self.GIVEN)
+
+    def test_keeps_the_callers_array(self) -> None:
+        given = self.GIVEN.astype(np.float32)
+        with self.ebm() as ebm:
+            ebm.refine(given)
+        np.testing.assert_array_equal(given, self.GIVEN)

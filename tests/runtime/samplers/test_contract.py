@@ -197,7 +197,7 @@ def test_every_state_stays_in_the_bounds(name: str, mode: str) -> None:
         name,
         config,
         50,
-        callback=lambda now: ends.append((now.state.position.min(), now.state.position.max())) if now.done else None,
+        callback=lambda now: ends.append((now.state.position.min(), now.state.position.max())),
     )
     assert min(low for low, _ in ends) >= -0.5 and max(high for _, high in ends) <= 0.25
 
