@@ -42,6 +42,8 @@ class BestAfterDrift(Best):
             self._likely, self._newest = self._x.copy(), np.empty_like(self._x)
             self._is_new = np.zeros(len(position), dtype=bool)
             np.copyto(self._energy, told, where=np.isfinite(told))
+            if now.diverged is not None:  # an energy can be finite where a position is not
+                self._energy[now.diverged] = np.inf
             self._now = now
             return False
         if now.done - 1 in self._switches:

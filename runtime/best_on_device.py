@@ -59,5 +59,8 @@ def until_on_device(
         if now.diverged is not None:
             energy = np.where(now.diverged, np.float32(np.inf), energy)
         best = loop.run_while(start, energy, goes_on)
+        if now.diverged is not None:  # which the device does not know: the engine may answer them as if they were well
+            best.x[now.diverged], best.energy[now.diverged] = start.position[now.diverged], np.inf
+            best = best._replace(lost=best.lost | now.diverged)
     check_energies(best.energy, best.steps)
     return BestSoFar(best.x, best.energy, best.steps, best.steps == config.steps, best.lost)

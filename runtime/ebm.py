@@ -45,6 +45,7 @@ from .on_device import loop_for
 from .precision_schedule import Span
 from .progress import Callback
 from .request import Request
+from .row_norms import square_sums
 from .run import largest_batch
 from .run_identity import identity_of
 from .runaway import Runaways
@@ -178,7 +179,7 @@ class Ebm:
             **named: the same, as keywords.
 
         Returns:
-            energy [B] float32 and dE/dx [B, *S] float32, both new arrays.
+            energy [B] float32 and dE/dx [B, *S] float32, both new arrays; NaN where a state is not finite.
 
         Raises:
             UsageError: an argument has a wrong name, type or shape.
@@ -197,6 +198,10 @@ class Ebm:
                 rows = slice(batch.start, batch.stop)
                 shared = {name: rows_of(array, batch, 1) for name, array in conditions.items()}
                 energies[rows], grads[rows] = ScaledScore(self.engine, shared)(states[rows])
+        broken = ~np.isfinite(
+            square_sums(states)
+        )  # of which some libraries make a plausible answer, as of broken conditions
+        energies[broken], grads[broken] = np.nan, np.nan
         return energies, grads
 
     def warm(self, n: int, config: SamplerConfig | None = None, **keywords: Any) -> None:
@@ -274,7 +279,8 @@ class Ebm:
             first: number of the first chain, which start and noise are drawn by: chains 0 to 63 in one process and, with first=64, 64 to
                 127 in another are the 128 of one call; where there are fused steps, both with the same `fuse`. Arrays hold the rows of
                 this call's chains, and what is told of chains counts them from 0.
-            x0: [n, *S] or [1, *S] states to start from, in place of what `init` says; numbers outside the bounds are moved onto these.
+            x0: [n, *S] or [1, *S] states to start from, in place of what `init` says; numbers outside the bounds are moved onto these. A chain
+                whose state is not finite has diverged at its start.
             data: [M, *S] states that init="data" picks from; left out, the bundle's own.
             keep: [n, *S] or [1, *S] bool, true where a number of x stays what it is; the others are sampled given those.
             known: [n, *S] or [1, *S], the numbers that stay where `keep` says so; left out, those of `x0`.

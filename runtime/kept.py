@@ -58,8 +58,8 @@ def check_kept(
         bounds: what numbers are kept in.
 
     Raises:
-        UsageError: wrong type or shape, values without a mask or a mask without values, values outside the bounds, or
-            a mask that leaves a chain nothing to move.
+        UsageError: wrong type or shape, values without a mask or a mask without values, values outside the bounds or not finite,
+            or a mask that leaves a chain nothing to move.
     """
     if keep is None:
         if known is not None:
@@ -78,6 +78,8 @@ def check_kept(
             "keep: expected at least one number of each state to be free, got a mask that is true everywhere"
         )
     held = values[np.broadcast_to(mask, values.shape)]
+    if known is not None and not np.isfinite(held).all():  # those of a start that is not finite are looked for with it
+        raise UsageError("known: expected finite numbers where keep is true, got NaN or infinity among them")
     if bounds is not None and held.size and not (held.min() >= bounds[0] and held.max() <= bounds[1]):
         raise UsageError(
             f"known: expected numbers inside the bounds {bounds}, which hold for all of x, got numbers from "

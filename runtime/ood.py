@@ -45,7 +45,7 @@ def ood_scores(
         **cond: conditioning arrays by name, as in `Ebm.score`.
 
     Returns:
-        [B] float64; NaN where the energy or gradient is NaN.
+        [B] float64; infinite where the energy or gradient is NaN, as for a state that is not finite: NaN is above no threshold.
 
     Raises:
         UsageError: an argument has a wrong name, type, shape or value.
@@ -77,7 +77,9 @@ def check_reference(kind: Kind, reference: Any) -> None:
 def scores_of(kind: Kind, energy: np.ndarray, grad: np.ndarray, reference: Any = None) -> np.ndarray:
     """Returns what `ood_scores` does, of energies [B] and gradients [B, *S] that are known; the other arguments are checked already."""
     if kind == "energy":
-        return energy.astype(np.float64)
-    if kind == "gradient":
-        return np.sqrt(square_sums(grad))
-    return np.asarray(np.abs(energy - np.asarray(reference, dtype=np.float64).mean()))
+        scores = energy.astype(np.float64)
+    elif kind == "gradient":
+        scores = np.sqrt(square_sums(grad))
+    else:
+        scores = np.abs(energy - np.asarray(reference, dtype=np.float64).mean())
+    return np.where(np.isnan(scores), np.inf, scores)
