@@ -13,6 +13,7 @@ from .best_runs import check_deadline
 from .best_so_far import BestSoFar
 from .divergence import Divergence
 from .ebm import Ebm
+from .energies import energies_of
 from .errors import DivergenceError, UsageError
 from .progress import Callback
 
@@ -121,12 +122,7 @@ def best_of(
     if isinstance(drawn, BestSoFar):
         rows, lowest = _lowest(drawn.energy, n, candidates, any_serves=True)
         return drawn._replace(x=drawn.x[rows], energy=lowest, diverged=drawn.diverged[rows])
-    energies = np.empty(n * candidates, dtype=np.float32)
-    for begin in range(0, len(drawn), max_batch or len(drawn)):
-        part = slice(begin, begin + (max_batch or len(drawn)))
-        own = {name: array if len(array) == 1 else array[part] for name, array in repeated.items()}
-        energies[part], _ = ebm.score(drawn[part], cond=own)
-    rows, lowest = _lowest(energies, n, candidates)
+    rows, lowest = _lowest(energies_of(ebm, drawn, repeated, max_batch=max_batch), n, candidates)
     return drawn[rows], lowest
 
 

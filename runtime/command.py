@@ -21,6 +21,7 @@ from .checkpoint import dropped_in
 from .composed_bundles import Composition, load_composition
 from .divergence import Divergence
 from .ebm import Ebm
+from .energies import energies_of
 from .errors import UsageError
 from .fused_steps import FUSABLE
 from .loading import load
@@ -175,8 +176,6 @@ def run_draw(
             dropped = dropped_in(options.checkpoint)
         if isinstance(drawn, np.ndarray):
             states, taken = drawn, {"dropped": dropped} if watch.drops else {}
-            own = {name: rows if len(rows) == 1 else np.delete(rows, dropped, 0) for name, rows in options.cond.items()}
-            energy, _ = ebm.score(states, cond=own)
         else:  # what there was at the deadline, or at the end of a stream
             states, energy = drawn.x, drawn.energy
             taken = {
@@ -193,6 +192,9 @@ def run_draw(
             # same, begun after the chains' end, has removed it.
             options.checkpoint.unlink(missing_ok=True)
         buffered = {} if turn is None else {"buffer": turn.end(states, dropped)}
+        if isinstance(drawn, np.ndarray):  # asked for once nothing can be lost
+            own = {name: rows if len(rows) == 1 else np.delete(rows, dropped, 0) for name, rows in options.cond.items()}
+            energy = energies_of(ebm, states, own)
     result = {
         "out": str(options.out),
         "shape": list(states.shape),
