@@ -31,7 +31,9 @@ def draw(options: DrawOptions, as_json: bool) -> None:
         return
     LOG.print(result["engine"], markup=False, soft_wrap=True)
     count, *shape = result["shape"]
-    print(f"{result['out']}: {count} samples {shape}, energy {result['energy_mean']:.4g} on average")
+    print(
+        f"{result['out']}: {count} samples {shape}, energy {result['energy_mean']:.4g} on average, seed {result['seed']}"
+    )
     if "steps" in result:
         print(f"{result['steps']} of {drawn.steps} steps")
         lost = result["without_energy"]

@@ -42,7 +42,6 @@ from ..options import (
     OrderOption,
     PrecisionName,
     Sampler,
-    Seed,
     StatesFile,
     Steps,
     StepSize,
@@ -64,7 +63,13 @@ def refine(
     bundle: BundleArgument,
     start: Annotated[Path, typer.Argument(help="FILE.npy with the states to start from, [n, *S].", show_default=False)],
     out: Annotated[Path, typer.Option(help="FILE.npy to write, [n, *S] float32.")] = Path("refined.npy"),
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Same seed, same samples. If left out it follows from the states in START, so that no noise of the run that they come from "
+            "is repeated; the seed is printed. Parts of one run, with --first, need the same."
+        ),
+    ] = None,
     first: First = 0,
     cond: CondFiles = None,
     add: Added = None,

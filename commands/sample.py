@@ -43,7 +43,6 @@ from ..options import (
     OrderOption,
     PrecisionName,
     Sampler,
-    Seed,
     StatesFile,
     Steps,
     StepSize,
@@ -73,7 +72,13 @@ def sample(
     bundle: BundleArgument,
     n: Annotated[int, typer.Option("-n", help="Number of samples.", min=1)] = 64,
     out: Annotated[Path, typer.Option(help="FILE.npy to write, [n, *S] float32.")] = Path("samples.npy"),
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Same seed, same samples. If left out it is 0, or with --buffer one that follows from the states in it, so that each turn "
+            "has noise of its own; the seed is printed."
+        ),
+    ] = None,
     first: First = 0,
     cond: CondFiles = None,
     add: Added = None,
@@ -131,8 +136,7 @@ def sample(
     buffer: Annotated[
         Path | None,
         typer.Option(
-            help="FILE.npy of states that chains start from, and where they end put back; made where there is none. Give another "
-            "--seed each time."
+            help="FILE.npy of states that chains start from, and where they end put back; made where there is none."
         ),
     ] = None,
     share: Annotated[

@@ -71,6 +71,11 @@ class BufferTurn:
     ) -> None:
         self._use.close()
 
+    @property
+    def states(self) -> np.ndarray:
+        """[M, *S] float32, the states that chains may start from."""
+        return self._buffer.states
+
     def start(self, fresh: np.ndarray, seed: int) -> np.ndarray:
         """Returns where chains start, [n, *S] float32; `fresh` [n, *S] are the new starts that some of them have."""
         starts, self._places = self._buffer.draw(fresh, seed, self._file.share)

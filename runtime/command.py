@@ -28,6 +28,7 @@ from .loading import load
 from .progress import Callback, Progress, ProgressOnly
 from .replaced_file import replacing, write_npy
 from .schedule import temperature_schedule
+from .seed_of_states import seed_of_states
 from .start import start_states
 
 __all__ = ["DrawOptions", "Drawn", "run_draw"]
@@ -45,13 +46,15 @@ class DrawOptions:
     """The options of both commands; see their --help. Files that are read are read already.
 
     Attributes:
+        seed: None is 0, or where chains go on from states one that follows from these: with the seed of the run that they come from
+            its noise would be repeated.
         n: number of chains to draw; None where `start` says where chains begin.
         start: [n, *S], the states to refine; None draws them.
     """
 
     bundle: Path
     out: Path
-    seed: int
+    seed: int | None
     settings: Mapping[str, Any]
     cond: Mapping[str, np.ndarray]
     n: int | None = None
@@ -170,7 +173,11 @@ def run_draw(
         if sampler.sampler in FUSABLE and not options.exact and not watch.drops:
             # There is no acceptance to measure.
             callback = ProgressOnly(lambda done, total: tell("sampling", done, total))
-        drawn = _draw(ebm, options, callback, turn, hears)
+        start = options.start
+        if start is not None:  # else it would be called x0, which nobody typed
+            start = check_states("START", start, ebm.model.x.shape)
+        seed = _seed_of(options, start, turn)
+        drawn = _draw(ebm, options, start, seed, callback, turn, hears)
         dropped = watch.dropped
         if watch.drops and options.checkpoint is not None:  # batches that were done before a kill told nobody now
             dropped = dropped_in(options.checkpoint)
@@ -198,6 +205,7 @@ def run_draw(
     result = {
         "out": str(options.out),
         "shape": list(states.shape),
+        "seed": seed,
         **_summary(energy),
         "engine": chosen,
         **composition,
@@ -265,33 +273,40 @@ def _loaded(options: DrawOptions) -> tuple[Ebm, dict[str, Any]]:
     return ebm, {"composition": said}
 
 
+def _seed_of(options: DrawOptions, start: np.ndarray | None, turn: BufferTurn | None) -> int:
+    """The seed that was given, or the one that is taken in its place."""
+    if options.seed is not None:
+        return options.seed
+    states = start if turn is None else turn.states
+    return 0 if states is None or not len(states) else seed_of_states(states)
+
+
 def _draw(
     ebm: Ebm,
     options: DrawOptions,
+    start: np.ndarray | None,
+    seed: int,
     callback: Callback,
     turn: BufferTurn | None,
     hears: Callable[[Mapping[str, Any]], bool],
 ) -> Any:
     """Asks the Ebm: for samples, for the best of several, or for what there is at a deadline."""
-    start = options.start
-    if start is not None:  # else it would be called x0, which nobody typed
-        start = check_states("START", start, ebm.model.x.shape)
     common = {"cond": options.cond, "max_batch": options.max_batch, **options.settings, **options.special}
     n = (options.n or 1) if start is None else len(start)
     if options.deadline_ms is not None:  # what is done once is not to be done in that time
         ebm.warm(n * (options.candidates or 1), **options.settings)
     if options.stream is not None:
-        return _streamed(ebm.stream(n, options.seed, x0=start, seconds=options.stream, **common), options.out, hears)
+        return _streamed(ebm.stream(n, seed, x0=start, seconds=options.stream, **common), options.out, hears)
     if options.deadline_ms is None:
         common["callback"] = callback
     if options.candidates is not None:
-        drawn = best_of(ebm, n, options.candidates, options.seed, x0=start, **common)
+        drawn = best_of(ebm, n, options.candidates, seed, x0=start, **common)
         return drawn if isinstance(drawn, BestSoFar) else drawn[0]
     if start is not None:
-        return ebm.refine(start, options.seed, **common)
+        return ebm.refine(start, seed, **common)
     if turn is not None:
-        common["x0"] = turn.start(_fresh_starts(ebm, options, n), options.seed)
-    return ebm.sample(n, options.seed, **common)
+        common["x0"] = turn.start(_fresh_starts(ebm, options, n, seed), seed)
+    return ebm.sample(n, seed, **common)
 
 
 def _streamed(stream: Iterator[BestSoFar], out: Path, hears: Callable[[Mapping[str, Any]], bool]) -> BestSoFar:
@@ -322,8 +337,8 @@ def _summary(energy: np.ndarray) -> dict[str, float]:
     }
 
 
-def _fresh_starts(ebm: Ebm, options: DrawOptions, n: int) -> np.ndarray:
+def _fresh_starts(ebm: Ebm, options: DrawOptions, n: int, seed: int) -> np.ndarray:
     """[n, *S] float32, where these chains would start without a buffer."""
     check_room("n", n, ebm.model.x.shape)
     data = ebm.data if options.data is None else check_states("data", options.data, ebm.model.x.shape)
-    return start_states(ebm.sampler.replace(**options.settings), ebm.model.x.shape, range(n), options.seed, data)
+    return start_states(ebm.sampler.replace(**options.settings), ebm.model.x.shape, range(n), seed, data)
