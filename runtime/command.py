@@ -305,6 +305,8 @@ def _draw(
     if start is not None:
         return ebm.refine(start, seed, **common)
     if turn is not None:
+        for said in ("init", "data"):  # which the new starts have followed
+            common.pop(said, None)
         common["x0"] = turn.start(_fresh_starts(ebm, options, n, seed), seed)
     return ebm.sample(n, seed, **common)
 

@@ -50,7 +50,7 @@ from .run import largest_batch
 from .run_identity import identity_of
 from .runaway import Runaways
 from .seen_ranges import SeenRanges
-from .start import Start
+from .start import Start, check_start
 from .states_on_the_way import sample_file_of
 from .turns import Turns
 from .usable_settings import check_settings
@@ -281,7 +281,7 @@ class Ebm:
                 this call's chains, and what is told of chains counts them from 0.
             x0: [n, *S] or [1, *S] states to start from, in place of what `init` says; numbers outside the bounds are moved onto these. A chain
                 whose state is not finite has diverged at its start.
-            data: [M, *S] states that init="data" picks from; left out, the bundle's own.
+            data: [M, *S] states that init="data" picks from; left out, the bundle's own. Refused where nothing picks from them.
             keep: [n, *S] or [1, *S] bool, true where a number of x stays what it is; the others are sampled given those.
             known: [n, *S] or [1, *S], the numbers that stay where `keep` says so; left out, those of `x0`.
             config: settings to start from in place of the bundle's.
@@ -492,6 +492,7 @@ class Ebm:
         self._warn_of_precisions(settings)
         conditions = check_conditions({**values, **(cond or {})}, self.model.cond, n)
         self._seen.warn_of(conditions)
+        check_start(settings, overrides, given=x0 is not None, data=data is not None)
         shape = self.model.x.shape
         states = None if x0 is None else check_states("x0", x0, shape, n)
         pool = self.data if data is None else check_states("data", data, shape)

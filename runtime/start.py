@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from .chain_numbers import Chains, rows_at, shifted
@@ -10,7 +13,7 @@ from .errors import UsageError
 from .kept import Kept
 from .noise import NoiseSource, Stream
 
-__all__ = ["Start", "start_states"]
+__all__ = ["Start", "check_start", "start_states"]
 
 
 class Start:
@@ -65,6 +68,31 @@ def _within(bounds: tuple[float, float] | None, position: np.ndarray) -> np.ndar
     if bounds is None or (position.min() >= bounds[0] and position.max() <= bounds[1]):  # false for NaN
         return position
     return np.clip(position, *bounds)
+
+
+def check_start(settings: SamplerConfig, overrides: Mapping[str, Any], *, given: bool, data: bool) -> None:
+    """Refuses what a call says of where chains start, and what has no effect.
+
+    Args:
+        settings: of the call.
+        overrides: those of them that the call itself names.
+        given: whether it gives the states to start from (x0).
+        data: whether it gives states to pick from.
+
+    Raises:
+        UsageError: something has none.
+    """
+    if given:
+        for name, called in (("data", data), ("init", "init" in overrides)):
+            if called:
+                value = f"{overrides[name]!r} " if name in overrides else ""
+                raise UsageError(
+                    f"{name}: {value}has no effect beside x0, which says where chains start: leave one of them out"
+                )
+    elif data and settings.init != "data":
+        raise UsageError(
+            f'data: has no effect on chains that start by init={settings.init!r}: give init="data" (--init data) too, or leave it out'
+        )
 
 
 def start_states(

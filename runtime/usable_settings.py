@@ -7,7 +7,7 @@ from typing import Any
 
 from .config import SamplerConfig
 from .errors import UsageError
-from .method import check_used
+from .method import check_used, warm_up_steps
 from .precision_schedule import Span, check_steps
 
 __all__ = ["check_settings", "check_temperature"]
@@ -30,12 +30,14 @@ def check_settings(settings: SamplerConfig, given: Mapping[str, Any], spans: Seq
     check_temperature(settings, given)
     if not exact:
         check_used(settings.sampler, given)
+        _check_companions(settings, given)
         return
     if settings.sampler not in ("langevin", "mala"):
         raise UsageError(
             f"exact sampling corrects Langevin steps: expected sampler langevin or mala, got {settings.sampler!r}"
         )
     check_used("exact", given)
+    _check_companions(settings, given)
 
 
 def check_temperature(settings: SamplerConfig, given: Mapping[str, Any]) -> None:
@@ -53,3 +55,19 @@ def check_temperature(settings: SamplerConfig, given: Mapping[str, Any]) -> None
             f"temperature={given['temperature']!r} has no effect while noise={settings.noise!r} is set, which with the "
             "step size says the temperature: set noise=None as well (--noise none)"
         )
+
+
+def _check_companions(settings: SamplerConfig, given: Mapping[str, Any]) -> None:
+    """Refuses a given setting that says how another one acts which is not there."""
+    missing = {}
+    if settings.grad_clip is None:
+        missing["grad_clip_mode"] = "grad_clip: set grad_clip (--grad-clip)"
+    if settings.bounds is None:
+        missing["bounds_mode"] = "bounds: set bounds (--bounds)"
+    if not warm_up_steps(settings):
+        short = f"steps={settings.steps} has no warm-up unless warmup says one"
+        why = short if settings.warmup is None else f"warmup={settings.warmup} is none"
+        missing["target_accept"] = f"a warm-up, and {why}: set warmup (--warmup)"
+    for name, what in missing.items():
+        if given.get(name) is not None:
+            raise UsageError(f"{name}: {given[name]!r} has no effect without {what} too, or leave it out")
