@@ -135,12 +135,17 @@ Steps = Annotated[int | None, typer.Option(help="Number of Langevin steps.", min
 StepSize = Annotated[str | None, typer.Option(help="Step size; 'a,b,..' is a schedule over the steps.")]
 Noise = Annotated[str | None, typer.Option(help="Noise per step (sd); 'none' is sqrt(2 * step size * temperature).")]
 Temperature = Annotated[str | None, typer.Option(help="Temperature; 'a,b,..' is a schedule.")]
-GradClip = Annotated[float | None, typer.Option(help="Limit of the gradient before it is multiplied by the step.")]
+GradClip = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NUMBER", help="Limit of the gradient before it is multiplied by the step; 'none' is no limit."
+    ),
+]
 GradClipMode = Annotated[
     ClipMode | None,
     typer.Option(help="What --grad-clip limits: the size of each number, or the length of a sample's gradient."),
 ]
-Bounds = Annotated[str | None, typer.Option(help="LOW,HIGH that every number of x stays in.")]
+Bounds = Annotated[str | None, typer.Option(help="LOW,HIGH that every number of x stays in; 'none' is no bounds.")]
 InitOption = Annotated[Init | None, typer.Option(help="Where chains start: N(0, I), uniform over the bounds, or data.")]
 OrderOption = Annotated[Order | None, typer.Option(help="Which comes first in a step.")]
 BundleArgument = Annotated[Path, typer.Argument(help="The folder that ebm-export wrote.", show_default=False)]
@@ -169,7 +174,10 @@ WarmUp = Annotated[
         min=0,
     ),
 ]
-TargetAccept = Annotated[float | None, typer.Option(help="Acceptance that step sizes are adapted to.")]
+TargetAccept = Annotated[
+    str | None,
+    typer.Option(metavar="NUMBER", help="Acceptance that step sizes are adapted to; 'none' is the sampler's own."),
+]
 Leapfrog = Annotated[int | None, typer.Option(help="hmc: leapfrog steps in one step.", min=1)]
 Friction = Annotated[float | None, typer.Option(help="underdamped: one over the time that velocities last.")]
 Momentum = Annotated[float | None, typer.Option(help="optimize: share of the last move that is made again.")]

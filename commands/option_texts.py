@@ -30,24 +30,30 @@ __all__ = [
     "sampler_settings",
 ]
 
+_MAY_BE_NONE = ("--noise", "--grad-clip", "--bounds", "--target-accept")
+"""Options of settings that may be None."""
+
 
 def sampler_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """The sampler settings among the options of a command, as SamplerConfig takes them; those not given are left out."""
     given = {name: options[name] for name in SamplerConfig.field_names() if options.get(name) is not None}
-    for name in ("step_size", "noise", "temperature", "bounds", "ladder"):
+    for name in ("step_size", "noise", "temperature", "grad_clip", "bounds", "ladder", "target_accept"):
         if name in given:
             given[name] = numbers_of(f"--{name.replace('_', '-')}", given[name])
     return {name: value.value if isinstance(value, Enum) else value for name, value in given.items()}
 
 
 def numbers_of(option: str, text: str) -> float | tuple[float, ...] | None:
-    """Reads a number, or numbers with commas between them; None stands for the noise of the temperature."""
-    if option == "--noise" and text == "none":  # what the temperature says, in place of the bundle's own noise
+    """Reads a number, or numbers with commas between them; None stands for `none`, which takes away what a bundle has."""
+    if option in _MAY_BE_NONE and text == "none":
         return None
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise UsageError(f"{option}: expected a number, or numbers with commas between them, got {text!r}") from error
+        none = ", or none" if option in _MAY_BE_NONE else ""
+        raise UsageError(
+            f"{option}: expected a number, or numbers with commas between them{none}, got {text!r}"
+        ) from error
     return numbers[0] if len(numbers) == 1 else numbers
 
 

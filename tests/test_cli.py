@@ -645,6 +645,20 @@ class TestRun:
             assert run.returncode == 0, run.stderr
             np.testing.assert_allclose(np.load(tmp_path / "refined.npy")[0], expected, rtol=1e-6)
 
+    def test_a_bundles_clip_and_bounds_are_taken_away(self, tmp_path: Path) -> None:
+        own = {"steps": 1, "step_size": 1.0, "noise": 0.0, "grad_clip": 0.5, "bounds": [-1, 3]}
+        write_bundle(tmp_path / "b.ebm", sampler=own)
+        np.save(tmp_path / "x.npy", np.array([[4, -4, 1]], np.float32))
+        none = ("--grad-clip", "none")
+        for given, expected in (((), [2.5, -0.5, 0.5]), (none, [0, 0, 0]), (("--bounds", "none"), [3.5, -3.5, 0.5])):
+            run = command("ebm-run", "refine", "b.ebm", "x.npy", *given, cwd=tmp_path)
+            assert run.returncode == 0, run.stderr
+            np.testing.assert_allclose(np.load(tmp_path / "refined.npy")[0], expected, atol=1e-6)
+        run = command("ebm-run", "sample", "b.ebm", *none, "--grad-clip-mode", "norm", cwd=tmp_path)
+        assert run.returncode == 2 and "--grad-clip-mode: 'norm' has no effect without grad_clip" in run.stderr
+        run = command("ebm-run", "sample", "b.ebm", "--grad-clip", "off", cwd=tmp_path)
+        assert run.returncode == 2 and "--grad-clip: expected a number" in run.stderr
+
     def test_tasks(self, tmp_path: Path) -> None:
         write_bundle(tmp_path / "b.ebm")
         np.save(tmp_path / "keep.npy", np.array([[True, False, False]]))

@@ -14,7 +14,7 @@ import typer
 from ebm_export.commands.bench import bench
 from ebm_export.commands.compare import compare_command
 from ebm_export.commands.export import export_command
-from ebm_export.commands.option_texts import as_typed, conditions_of
+from ebm_export.commands.option_texts import as_typed, conditions_of, numbers_of, sampler_settings
 from ebm_export.commands.refine import refine
 from ebm_export.commands.sample import sample
 from ebm_export.commands.score import score
@@ -55,6 +55,26 @@ def test_every_option_is_known_by_the_name_of_its_argument(command: Callable[...
             assert (said, parameter.opts[0]) == (f"{parameter.name}: expected", others[parameter.name])
         else:
             assert said == f"{parameter.opts[0]}: expected"
+
+
+class TestSettings:
+    @pytest.mark.parametrize("name", ["noise", "grad_clip", "bounds", "target_accept"])
+    def test_none_takes_away_what_the_bundle_has(self, name: str) -> None:
+        assert sampler_settings({name: "none", "steps": None}) == {name: None}
+
+    @pytest.mark.parametrize("name", ["step_size", "temperature", "ladder"])
+    def test_there_is_always_one_of_the_others(self, name: str) -> None:
+        option = f"--{name.replace('_', '-')}"
+        with pytest.raises(UsageError, match=f"{option}: expected a number, or numbers with commas .*, got 'none'"):
+            sampler_settings({name: "none"})
+
+    def test_numbers(self) -> None:
+        given = {"grad_clip": "0.5", "target_accept": "0.9", "bounds": "-1,2"}
+        assert sampler_settings(given) == {"grad_clip": 0.5, "target_accept": 0.9, "bounds": (-1, 2)}
+
+    def test_what_may_be_none_says_so(self) -> None:
+        with pytest.raises(UsageError, match="--grad-clip: expected a number, .* or none, got 'off'"):
+            numbers_of("--grad-clip", "off")
 
 
 class TestConditions:
