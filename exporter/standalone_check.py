@@ -16,7 +16,7 @@ from ..runtime.config import SamplerConfig
 from ..runtime.engine import Engine
 from ..runtime.errors import EbmExportError
 from ..runtime.fused_check import first_steps, gap_between, largest_gap, steps_to_compare
-from ..runtime.verify import Tolerance
+from ..runtime.verify import Tolerance, energy_sizes
 
 __all__ = ["StandaloneCheck", "check_standalone"]
 
@@ -29,9 +29,9 @@ class StandaloneCheck(NamedTuple):
 
     Attributes:
         wrong: what is off, in words that follow the file's name; empty where nothing is.
-        found: the manifest's entry: `chains`; `energy_error`, the largest error of a returned energy relative to its size or the spread of the
-            golden energies, and `gap`, how far a chain without noise ends from the runtime's in units of its way, the largest;
-            both are at least 0 and best there, and each is at most `allowed_` of the same name; `gap_steps`, the number of steps that this is of. Empty
+        found: the manifest's entry: `chains`; `energy_error`, the largest error of a returned energy relative to the spread of the golden
+            energies or, where that is more, to a share of its size (`energy_sizes`), and `gap`, how far a chain without noise ends from the
+            runtime's in units of its way, the largest; both are at least 0 and best there, and each is at most `allowed_` of the same name; `gap_steps`, the number of steps that this is of. Empty
             where no numbers were compared.
     """
 
@@ -107,7 +107,7 @@ def check_standalone(
             f"returns {_CHAINS - np.count_nonzero(well)} of {_CHAINS} chains whose numbers are not finite", {}
         )
     truth, energy = truth[well], energy[well]
-    sizes = np.maximum(np.maximum(np.abs(truth), np.std(golden["energy"])), np.finfo(np.float32).tiny)
+    sizes = energy_sizes(truth, float(np.std(golden["energy"])), limits)
     rounded = golden.get("reference_energy_error" + ("" if precision == "fp32" else f".{precision}"), np.zeros((1, 1)))
     own = np.nan_to_num(rounded[-1], nan=0.0, posinf=0.0).max()  # PyTorch's, where chains end
     allowed = np.maximum(limits.energy_error, limits.reference_factor * own / sizes)
@@ -132,7 +132,7 @@ def check_standalone(
         "gap_steps": steps,
     }
     if not (off <= allowed).all():
-        said = "returns another energy than that of its sample: off by {energy_error:.2g} of its size, allowed {allowed_energy_error:.2g}"
+        said = "returns another energy than that of its sample: off by {energy_error:.2g} of the spread of energies, allowed {allowed_energy_error:.2g}"
     elif not gap <= allowed_gap:
         said = "leaves the runtime's chain where both have no noise: after {gap_steps} steps by {gap:.2g} of the way, allowed {allowed_gap:g}"
     else:

@@ -93,6 +93,7 @@ def measure_artifact(artifact: Artifact, folder: Path, golden: dict[str, np.ndar
         cosine=max(-1.0, 1 - _ROOM * (1 - cosine) - 1e-3),
         energy_error=_ROOM * max(stage.energy_error for stage in found.stages) + 1e-2,
         least_size=UNLIMITED.least_size,
+        least_spread=UNLIMITED.least_spread,
     )
     return dataclasses.replace(found, limits=limits)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..runtime.verify import StageResult, Tolerance, tolerance
+from ..runtime.verify import StageResult, Tolerance, energy_sizes, tolerance
 from .bisection import values_in_float64
 from .score_graph import ScoreGraph
 
@@ -57,7 +57,7 @@ def _is_another(traced: ScoreGraph, golden: dict[str, np.ndarray], stage: int, i
     limit = tolerance("fp32")
     off = np.linalg.norm(grad / at["grad_scale"][:, None] - reference, axis=1)
     share = np.maximum(limit.relative_error, limit.reference_factor * at["reference_error"])
-    size = np.maximum(np.abs(at["energy"]), np.std(golden["energy"]))
+    size = energy_sizes(at["energy"], float(np.std(golden["energy"])), limit)
     room = np.maximum(limit.energy_error * size, limit.reference_factor * at["reference_energy_error"])
     length = np.linalg.norm(reference, axis=1)
     # A gradient of zero has nothing to be compared with, but for rounding.

@@ -4,9 +4,10 @@ What is compared, for every sample b, with g the engine's gradient divided by gr
 
     relative error  ||g - r|| / ||r||
     cosine          <g, r> / (||g|| ||r||)
-    energy error    |e - e_ref| / max(|e_ref|, standard deviation of e_ref over all golden states)
+    energy error    |e - e_ref| / max(standard deviation of e_ref over all golden states, least_spread |e_ref|)
 
-The last is not relative to |e_ref| alone because an energy has no natural zero: the spread is what a sampler sees.
+An energy has no natural zero, so the last is relative to the spread, which is what a sampler sees: an engine that returns the constant of an energy
+and nothing else is right to any share of |e_ref|. `Tolerance.least_spread` times the limit is what rounding may do beside a large constant.
 
 A reference gradient of exactly zero has neither relative error nor direction. Its error is then taken relative to the
 typical gradient of its stage, the median norm of the references there that are not zero (of all stages, where
@@ -31,7 +32,7 @@ import numpy as np
 from .engine import Engine
 from .errors import EngineMismatch, UsageError
 
-__all__ = ["BATCHES", "UNLIMITED", "StageResult", "Tolerance", "check_engine", "is_judged", "tolerance"]
+__all__ = ["BATCHES", "UNLIMITED", "StageResult", "Tolerance", "check_engine", "energy_sizes", "is_judged", "tolerance"]
 
 BATCHES = (slice(0, 1), slice(1, 4), slice(0, 8))
 """Rows of each stage that make the batches of 1, 3 and 8; an engine that takes fewer gets them in parts."""
@@ -66,6 +67,8 @@ class Tolerance:
             be finite, at a tenth of the states at most.
         least_size: share of the largest of the stages' typical gradients that a shorter one counts as, see the top of this file.
             Times the limit it is what rounding may do.
+        least_spread: share of |E| that a smaller spread of the energies counts as. Times the limit it is what rounding may do, where
+            activations are approximated and what they are off by adds up.
     """
 
     relative_error: float
@@ -73,6 +76,7 @@ class Tolerance:
     energy_error: float
     reference_factor: float = 0.0
     least_size: float = 0.0
+    least_spread: float = 0.0
 
     def to_dict(self) -> dict[str, float]:
         """The manifest's entry."""
@@ -116,14 +120,16 @@ class StageResult:
 
 
 _TOLERANCES = {
-    # Rounding may do eight units in the last place of float32, and four of FP16 and BF16.
-    "fp32": Tolerance(1e-4, cosine=-1.0, energy_error=1e-4, reference_factor=_FLOOR_FACTOR, least_size=0.01),
-    "fp16": Tolerance(5e-2, cosine=0.999, energy_error=5e-2, reference_factor=_FLOOR_FACTOR, least_size=0.08),
-    "bf16": Tolerance(5e-2, cosine=0.999, energy_error=5e-2, reference_factor=_FLOOR_FACTOR, least_size=0.64),
+    # Rounding may do eight units in the last place of float32, and four of FP16 and BF16; to energies 32 of float32, as
+    # right engines of a perceptron with twelve layers, whose last terms cancel, were off by four, and six to eight of the low types, as those of
+    # convolutions with group norms were off by four.
+    "fp32": Tolerance(1e-4, -1.0, 1e-4, reference_factor=_FLOOR_FACTOR, least_size=0.01, least_spread=0.04),
+    "fp16": Tolerance(5e-2, 0.999, 5e-2, reference_factor=_FLOOR_FACTOR, least_size=0.08, least_spread=0.16),
+    "bf16": Tolerance(5e-2, 0.999, 5e-2, reference_factor=_FLOOR_FACTOR, least_size=0.64, least_spread=1.0),
 }
 
 
-UNLIMITED = Tolerance(relative_error=math.inf, cosine=-1.0, energy_error=math.inf, least_size=0.1)
+UNLIMITED = Tolerance(relative_error=math.inf, cosine=-1.0, energy_error=math.inf, least_size=0.1, least_spread=0.1)
 """Measures and accepts everything, for engines that are judged by their samples."""
 
 
@@ -167,13 +173,15 @@ def check_engine(
         EngineMismatch: an output is missing or has another shape.
     """
     limits = limits or tolerance(precision)
+    spread = float(np.std(golden["energy"]))
+    sizes = energy_sizes(golden["energy"], spread, limits)  # [G, N]
     if precision != "fp32" and not golden.get("rests", False):
         limits = dataclasses.replace(limits, least_size=0.0)
-    spread = float(np.std(golden["energy"]))
-    golden = dict(golden)
+    golden = dict(golden) | {"energy_size": sizes}
     for name in ("reference_error", "reference_energy_error"):
         if precision != "fp32":  # what FP32 may be off by is nothing beside it
             golden[name] = golden.get(f"{name}.{precision}", np.zeros(golden["energy"].shape))
+    golden["reference_energy_error"] = _energy_rounding(golden["reference_energy_error"])
     unknown = limits.reference_factor * golden["reference_error"] > _HIGHEST_FLOOR  # [G, N]
     golden["unknown"] = unknown & (unknown.mean() <= _UNKNOWN)
     typical = _typical_norms(golden["grad"])
@@ -183,7 +191,7 @@ def check_engine(
         for rows in _that_fit(engine):
             batch = {name: array[stage][rows] for name, array in golden.items() if array.ndim > 1}
             norms = (typical[stage], largest)
-            results.append(_check_batch(engine, batch, limits, spread, norms, stage, int(step)))
+            results.append(_check_batch(engine, batch, limits, norms, stage, int(step)))
     return results
 
 
@@ -196,11 +204,28 @@ def _that_fit(engine: Engine) -> list[slice]:
     return parts
 
 
+def energy_sizes(energy: np.ndarray, spread: float, limits: Tolerance) -> np.ndarray:
+    """What errors of energies are relative to, in the shape of `energy`; 1 where that would be 0.
+
+    Args:
+        energy: exact energies.
+        spread: their standard deviation over all golden states.
+        limits: what applies.
+    """
+    sizes = np.maximum(spread, limits.least_spread * np.abs(energy))
+    return np.where(sizes > 0, sizes, 1.0)
+
+
+def _energy_rounding(errors: np.ndarray) -> np.ndarray:
+    """PyTorch's own errors [G, N], each at least the median of its stage: one state alone may be right by chance."""
+    known = np.nan_to_num(errors, nan=0.0, posinf=0.0)
+    return np.maximum(known, np.median(known, axis=1, keepdims=True))
+
+
 def _check_batch(
     engine: Engine,
     golden: Mapping[str, np.ndarray],
     limits: Tolerance,
-    spread: float,
     typical: tuple[float, float],
     stage: int,
     step: int,
@@ -224,18 +249,13 @@ def _check_batch(
     cosine = np.divide(dot, lengths, out=np.zeros(size), where=lengths > 0)
     cosine = np.where((norms > 0) & (norms >= sizes), cosine, 1.0)
 
-    energy_size = np.maximum(np.abs(golden["energy"]), spread)
-    energy_error = np.abs(energy - golden["energy"]) / np.where(energy_size > 0, energy_size, 1.0)
+    energy_error = np.abs(energy - golden["energy"]) / golden["energy_size"]
     energy_error = np.where(np.isfinite(energy), energy_error, np.inf)
 
     floor = np.minimum(np.nan_to_num(floor * norms / sizes, nan=0.0, posinf=0.0), _HIGHEST_FLOOR)
     # A gradient that is off by a share r of its length has turned by an angle of at most arcsin r.
     cosine_floor = np.sqrt(1 - np.minimum(floor, 1) ** 2)
-    energy_floor = np.nan_to_num(
-        limits.reference_factor * golden["reference_energy_error"] / np.where(energy_size > 0, energy_size, 1.0),
-        nan=0.0,
-        posinf=0.0,
-    )
+    energy_floor = limits.reference_factor * golden["reference_energy_error"] / golden["energy_size"]
     right = (relative <= np.maximum(limits.relative_error, floor)) & (cosine >= np.minimum(limits.cosine, cosine_floor))
     passed = (
         finite
