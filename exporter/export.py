@@ -215,7 +215,8 @@ def export_energy(
         if judges:
             warn_of_few(energy)
         tell("checking the energy", 0, 0)
-        check_contract(energy, None if data is None else torch.as_tensor(data))
+        starts_there = data is not None and energy.sampler is not None and energy.sampler.init == "data"
+        check_contract(energy, torch.as_tensor(data) if starts_there else None)
         config, trajectory = energy.sampler, None
         if config is None:
             config, trajectory = find_sampler(

@@ -280,6 +280,24 @@ class TestRefused:
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize(
+        "sampler",
+        [SamplerConfig(steps=2, step_size=0.01), SamplerConfig(steps=2, init="uniform", bounds=(-1, 1)), None],
+    )
+    def test_data_is_no_place_to_check_where_chains_start_elsewhere(
+        self, sampler: SamplerConfig | None, tmp_path: Path
+    ) -> None:
+        def positive(x: torch.Tensor) -> torch.Tensor:
+            return (x - torch.log(x)).sum(1)
+
+        data = np.random.default_rng(0).uniform(0.5, 1.5, (16, 3)).astype(np.float32)
+        example = torch.rand(4, 3) + 0.5
+        start = "normal" if sampler is None else sampler.init
+        with pytest.raises(ContractError, match=rf"energies are not finite \(nan\) where chains start \({start}\)"):
+            export(positive, example, out=tmp_path / "n.ebm", sampler=sampler, data=data)
+        there = SamplerConfig(steps=2, step_size=0.01, init="data")
+        assert export(positive, example, out=tmp_path / "n.ebm", sampler=there, data=data).exists()
+
+    @pytest.mark.parametrize(
         ("options", "text"),
         [
             ({"sampler": SamplerConfig(init="data")}, "starts from data"),
