@@ -112,8 +112,16 @@ def _trace_at(energy: Energy, batch: int, *, with_energy: bool) -> torch.fx.Grap
 
 
 def input_names(energy: Energy) -> dict[str, str]:
-    """Graph input name of each of the energy's inputs; the refined one is `x`, a clash gets an underscore."""
-    return {name: "x" if name == energy.wrt else name + "_" if name in _RESERVED else name for name in energy.inputs}
+    """Graph input name of each of the energy's inputs; the refined one is `x`, a clash gets underscores until the name is free."""
+    names: dict[str, str] = {}
+    taken = {*_RESERVED, *energy.cond}
+    for name in energy.inputs:
+        free = name
+        while name in _RESERVED and free in taken:
+            free += "_"
+        names[name] = "x" if name == energy.wrt else free
+        taken.add(names[name])
+    return names
 
 
 def graph_dtype(example: torch.Tensor) -> torch.dtype:

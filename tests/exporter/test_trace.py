@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ebm_export.exporter.batch import generalize
 from ebm_export.exporter.energy import make_energy
-from ebm_export.exporter.trace import trace
+from ebm_export.exporter.trace import input_names, trace
 from ebm_export.runtime.errors import ContractError, UnsupportedOperation
 
 from .cases import FAMILIES, REFUSED, all_cases
@@ -262,3 +262,16 @@ def test_one_fake_mode_describes_all_values(monkeypatch: pytest.MonkeyPatch) -> 
     net = nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 1))
     trace(make_energy(net, torch.zeros(2, 3)))
     assert 1 <= len(made) <= 4
+
+
+def test_names_that_clash_with_ours_and_with_one_another() -> None:
+    def energy(
+        action: torch.Tensor, x: torch.Tensor, x_: torch.Tensor, grad: torch.Tensor, sample: torch.Tensor
+    ) -> torch.Tensor:
+        return (action * x + x_ * grad + sample * action.square()).sum(1)
+
+    rows = {name: torch.randn(4, 3) for name in ("x", "x_", "grad", "sample")}
+    made = make_energy(energy, torch.randn(4, 3), cond=rows, wrt="action")
+    wanted = {"action": "x", "x": "x__", "x_": "x_", "grad": "grad_", "sample": "sample_"}
+    assert input_names(made) == wanted
+    assert trace(made).inputs == ("x", "x__", "x_", "grad_", "sample_", "grad_scale")
