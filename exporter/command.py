@@ -46,6 +46,7 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[ExportReport
         features=options.features or "pixels",
         classes=options.classes,
     )
+    _check_gate_options(options, gating.judges(precisions))
     check_options(
         targets,
         precisions,
@@ -92,3 +93,13 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[ExportReport
         report, fused=options.fuse is not None, gated=not options.no_gate, batch=batch[1], progress=progress
     )
     return report, rows
+
+
+def _check_gate_options(options: ExportOptions, judges: bool) -> None:
+    """Refuses what says how samples are judged where none are."""
+    for option, value in (("--gate", options.gate), ("--smallest-difference", options.smallest_difference)):
+        if value is not None and not judges:
+            raise UsageError(
+                f"{option} says how the quality gate judges samples, and nothing goes through it here: ask for int8 or mixed without "
+                "--no-gate, or for fp16 or bf16 with --gate, or leave it out"
+            )

@@ -67,7 +67,7 @@ def load_model(
     file = Path(path)
     form = file_form(file)
     if form in (FileForm.ARCHIVE, FileForm.TORCHSCRIPT):
-        _refuse_weight_options(file, form, factory, state_key, strip_prefix)
+        _refuse_weight_options(file, form, factory, factory_args, state_key, strip_prefix)
     if form is FileForm.ARCHIVE:
         found = read_archive(file, wrt=wrt, energy=energy, trust_pickle=trust_pickle)
         _check_shapes(found, shape, cond)
@@ -97,9 +97,20 @@ def load_model(
 
 
 def _refuse_weight_options(
-    file: Path, form: FileForm, factory: str | None, state_key: str | None, strip_prefix: str | None
+    file: Path,
+    form: FileForm,
+    factory: str | None,
+    factory_args: Mapping[str, Any] | None,
+    state_key: str | None,
+    strip_prefix: str | None,
 ) -> None:
-    for option, value in (("--model", factory), ("--state-key", state_key), ("--strip-prefix", strip_prefix)):
+    given = {
+        "--model": factory,
+        "--model-arg": factory_args or None,
+        "--state-key": state_key,
+        "--strip-prefix": strip_prefix,
+    }
+    for option, value in given.items():
         if value is not None:
             raise UsageError(f"{option} is for files of weights; {file} is a {form.value} and holds the model itself")
 
@@ -117,6 +128,7 @@ def _check_shapes(
                 f"--cond: the archive has no conditioning input {name!r}; it has {', '.join(others) or 'none'}"
             )
         given[name] = tuple(_example(value, 0).shape[1:])
+        _check_type(name, value, energy.cond[name].dtype)
     for name, wanted in given.items():
         if wanted != inside[name]:
             rows = (cond or {}).get(name)
@@ -131,6 +143,15 @@ def _check_shapes(
                 f"{option}: the archive was exported for {name!r} of shape {_text(inside[name])}, got {_text(wanted)}; "
                 "leave the option out, or export the archive with the other shape"
             )
+
+
+def _check_type(name: str, value: InputSpec | Sequence[int] | torch.Tensor, inside: torch.dtype) -> None:
+    """A type given beside a shape must be the archive's; float32 is also what a shape without one has."""
+    if isinstance(value, InputSpec) and value.dtype not in (torch.float32, inside):
+        came, takes = (str(dtype).removeprefix("torch.") for dtype in (value.dtype, inside))
+        raise UsageError(
+            f"--cond {name}: the archive takes {takes}, got {came}; leave the option out, or export the archive with the other type"
+        )
 
 
 def _as_in(energy: Energy, name: str, rows: torch.Tensor) -> torch.Tensor:
@@ -183,7 +204,7 @@ def _read_module(
 ) -> nn.Module:
     content = read_weights(file, form, trust_pickle=trust_pickle)
     if isinstance(content, nn.Module):
-        _refuse_weight_options(file, form, factory, state_key, strip_prefix)
+        _refuse_weight_options(file, form, factory, factory_args, state_key, strip_prefix)
         return content
     try:
         states = find_states(content, state_key)

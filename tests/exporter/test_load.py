@@ -213,6 +213,9 @@ class TestOptionsThatDoNotBelong:
             ("archive", {"factory": "a:b"}, "--model is for files of weights; .* is a torch.export archive"),
             ("scripted", {"state_key": "a"}, "--state-key is for files of weights; .* is a TorchScript archive"),
             ("module", {"strip_prefix": "a"}, "--strip-prefix is for files of weights"),
+            ("archive", {"factory_args": {"width": 64}}, "--model-arg is for files of weights"),
+            ("traced", {"factory_args": {"width": 64}}, "--model-arg is for files of weights"),
+            ("module", {"factory_args": {"width": 64}}, "--model-arg is for files of weights"),
             ("archive", {"shape": (3, 8, 8)}, "--shape: the archive was exported for 'x' of shape 1,8,8, got 3,8,8"),
             ("archive", {"cond": {"y": (3,)}}, "--cond: the archive has no conditioning input 'y'; it has none"),
         ],
@@ -221,6 +224,19 @@ class TestOptionsThatDoNotBelong:
         path = tmp_path / "m.pt"
         with pytest.raises(UsageError, match=text):
             load_model(path, **write(path, form) | option)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("inside", [torch.float32, torch.uint8])
+    def test_a_type_is_the_archives_own(self, tmp_path: Path, inside: torch.dtype) -> None:
+        def energy(x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+            return (x - c).square().sum(1)
+
+        path = tmp_path / "m.pt2"
+        save_energy(energy, path, torch.randn(4, 3), cond={"c": torch.zeros(4, 3, dtype=inside)})
+        name = str(inside).removeprefix("torch.")
+        with pytest.raises(UsageError, match=rf"--cond c: the archive takes {name}, got int64; leave the option out"):
+            load_model(path, cond={"c": InputSpec((3,), torch.int64)})
+        assert load_model(path, cond={"c": InputSpec((3,), inside)}).cond["c"].dtype == inside
+        assert load_model(path, cond={"c": (3,)}).cond["c"].dtype == inside
 
     def test_the_archives_own_shape_may_be_given(self, tmp_path: Path) -> None:
         path = tmp_path / "m.pt"

@@ -31,6 +31,13 @@ def told(what: str, done: int, total: int) -> None:
         ({"ranges": "mse"}, "nothing is calibrated here"),
         ({"search_seconds": 60.0, "precisions": ["int8"]}, r"\(--search-seconds\) is the time of the search for mixed"),
         ({"ranges": "max", "precisions": ["int8"]}, "ranges: expected one of .*, got 'max'"),
+        ({"gate": 1.5}, r"--gate says how the quality gate judges samples, and nothing goes through it here"),
+        ({"smallest_difference": 0.1}, "--smallest-difference says how the quality gate"),
+        ({"smallest_difference": 0.1, "precisions": ["bf16"]}, "--smallest-difference says how the quality gate"),
+        (
+            {"smallest_difference": 0.1, "precisions": ["int8"], "no_gate": True},
+            "--smallest-difference says how the quality gate",
+        ),
         ({"targets": ["openvino"]}, "needs the package openvino"),
         ({"targets": ["tpu"]}, "there is none called 'tpu'"),
         ({"batch": "4:2:8"}, "MIN <= OPT <= MAX"),
@@ -56,3 +63,19 @@ def test_before_the_model_is_loaded(
         run_export(options(**given).with_files(None), told)
     with pytest.raises(AssertionError, match="loading m.pt: too late"):
         run_export(options(), told)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"gate": 1.5, "precisions": ["fp32", "bf16"]},
+        {"smallest_difference": 0.1, "precisions": ["int8"]},
+        {"smallest_difference": 0.1, "precisions": ["fp16"], "gate": 1.5},
+    ],
+)
+def test_what_judges_samples_is_taken_where_some_are_judged(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AssertionError, match="loading m.pt: too late"):
+        run_export(options(**given), told)
