@@ -35,14 +35,17 @@ def ebm_export() -> None:
     """The whole of ebm-export; `entry` begins it, as the others."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=None)
     app.command(name="ebm-export")(export_command)
-    _main(app)
+    _main(
+        app,
+        "close other programs, or give a smaller --batch, or a larger --smallest-difference where samples are judged",
+    )
 
 
 def ebm_compare() -> None:
     """The whole of ebm-compare."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=None)
     app.command(name="ebm-compare")(compare_command)
-    _main(app)
+    _main(app, "give fewer --chains, or a larger --smallest-difference")
 
 
 def ebm_run() -> None:
@@ -57,10 +60,12 @@ def ebm_run() -> None:
     )
     for command in (info, verify, build, sample, refine, score, bench):
         app.command()(command)
-    _main(app)
+    _main(app, "give a larger --memory-limit, or a smaller -n, --batch or --max-batch")
 
 
-def _main(app: Callable[[], None]) -> None:
+def _main(app: Callable[[], None], spare: str) -> None:
+    """Runs a command; `spare` says which of its options it takes less memory with."""
+    out_of_memory = f"error: out of memory; {spare}\n".encode()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text in this encoding
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -68,7 +73,7 @@ def _main(app: Callable[[], None]) -> None:
         app()
     except MemoryError:
         # With what is left, and nothing that would have to be imported.
-        os.write(2, b"error: out of memory; give a larger --memory-limit, or a smaller -n, --batch or --max-batch\n")
+        os.write(2, out_of_memory)
         os._exit(EbmExportError.exit_code)
     except EbmExportError as error:
         said = as_typed(str(error), sys.argv[1:]) if isinstance(error, UsageError) else str(error)

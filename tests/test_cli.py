@@ -500,6 +500,20 @@ class TestRun:
         assert run.returncode == 1
         assert "out of memory; give a larger --memory-limit" in run.stderr
 
+    @pytest.mark.parametrize(
+        ("tool", "kinds"), [("ebm-export", [()]), ("ebm-compare", [()]), ("ebm-run", [("sample",), ("bench",)])]
+    )
+    def test_where_memory_is_not_enough_options_are_named_that_there_are(
+        self, tool: str, kinds: list[tuple[str, ...]], tmp_path: Path
+    ) -> None:
+        name = tool.replace("-", "_")
+        code = f"import typer\ndef full(*_): raise MemoryError\ntyper.Typer.__call__ = full\nfrom ebm_export.cli import {name} as main\nmain()"
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        assert (run.returncode, run.stdout) == (1, "") and run.stderr.startswith("error: out of memory; ")
+        named = [word.strip(",\n") for word in run.stderr.split() if word.startswith("-")]
+        told = {word for kind in kinds for word in command(tool, *kind, "--help", cwd=tmp_path).stdout.split()}
+        assert named and not set(named) - told
+
     def test_a_long_run_is_gone_on_with(self, folder: Path) -> None:
         arguments = (
             "ebm-run",
