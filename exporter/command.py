@@ -64,7 +64,7 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[ExportReport
         options.model,
         factory=options.factory,
         factory_args=parse_model_args(options.model_args),
-        shape=parse_shape(options.shape) if options.shape else None,
+        shape=None if options.shape is None else parse_shape(options.shape),
         cond=parse_cond(options.cond) if options.cond else None,
         wrt=options.wrt,
         energy=options.energy,

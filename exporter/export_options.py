@@ -93,4 +93,5 @@ class ExportOptions:
         if name in ("gate", "no_gate"):  # one choice with two names
             return self.no_gate or self.gate is not None
         value = getattr(self, name)
-        return value is not None and value != "" and value != [] and (name not in _SWITCHES or value)
+        empty = value == [] or (value == "" and name != "shape")  # an empty shape is that of a number
+        return value is not None and not empty and (name not in _SWITCHES or value)

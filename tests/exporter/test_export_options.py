@@ -120,3 +120,9 @@ def test_a_value_of_another_type_is_refused(file: Path, text: str, said: str) ->
     file.write_text(text)
     with pytest.raises(UsageError, match=f"c.toml: {said}"):
         options().with_files(file)
+
+
+def test_an_empty_shape_on_the_command_line_wins_too(file: Path) -> None:
+    file.write_text('shape = "2"\n')
+    assert options(shape="").with_files(file).shape == ""
+    assert options().with_files(file).shape == "2"

@@ -7,13 +7,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from ebm_export.exporter.command import run_export
 from ebm_export.exporter.targets import TARGETS
-from ebm_export.runtime import EbmExportError
+from ebm_export.runtime import EbmExportError, load
 
 from ..runtime.tiny_bundle import write_bundle
 from .test_export_options import options
+
+
+class Curved(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor([1.0, 2.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.a[0] * x.square() + self.a[1] * x.sin()
 
 
 def told(what: str, done: int, total: int) -> None:
@@ -79,3 +90,16 @@ def test_what_judges_samples_is_taken_where_some_are_judged(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AssertionError, match="loading m.pt: too late"):
         run_export(options(**given), told)
+
+
+def test_a_sample_of_one_number_has_an_empty_shape(tmp_path: Path) -> None:
+    """As in --cond NAME=, and in Python: x is [B]."""
+    torch.save(Curved(), tmp_path / "m.pt")
+    settings = {"steps": 5, "step_size": 0.01}
+    given = options(model=tmp_path / "m.pt", shape="", trust_pickle=True, out=tmp_path / "m.ebm", settings=settings)
+    report, _ = run_export(given, lambda what, done, total: None)
+    with load(report.path) as ebm:
+        x = np.linspace(-1, 1, 5, dtype=np.float32)
+        energy, grad = ebm.score(x)
+    np.testing.assert_allclose(energy, x**2 + 2 * np.sin(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(grad, 2 * x + 2 * np.cos(x), rtol=1e-5, atol=1e-6)
