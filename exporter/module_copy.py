@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..runtime.errors import ContractError
+from .hook_closures import rebind_hooks
 from .sparse import dense, is_sparse
 
 __all__ = ["copy_module"]
@@ -39,6 +40,7 @@ def copy_module(module: nn.Module) -> nn.Module:
     try:
         with torch.no_grad():  # TorchScript clones its parameters, which then are no leaves any more
             copied = copy.deepcopy(module, memo)
+        rebind_hooks(copied, memo)
         return copied.float().cpu().requires_grad_(False)
     except Exception as error:  # weights on the meta device, an open file as attribute
         raise ContractError(
