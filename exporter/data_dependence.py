@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from ..runtime.errors import ContractError
 from .provenance import Provenance
 from .random_draws import draw, draws
+from .rules.masks import is_choice
 from .sparse import refuse_sparse
 
 __all__ = ["DataDependence"]
@@ -75,6 +76,12 @@ class DataDependence(TorchDispatchMode):
                 "same shapes at every call; compute every choice for all samples and pick with torch.where(mask, a, b), or "
                 "with a product by the mask or by F.one_hot(index, count)"
             )
+        if depends and self._places_depend(func, args):
+            raise ContractError(
+                f"the model writes a value of its own at each place of a mask that depends on the data{self._provenance.describe_last()}: "
+                "a graph cannot tell how many there are; compute a value for every place and pick with torch.where(mask, values, x), "
+                "or write the same at all of them, x[mask] = token"
+            )
         if draws(func) and not depends:
             self.drawn = True
             return draw(func, args, kwargs or {})
@@ -90,6 +97,13 @@ class DataDependence(TorchDispatchMode):
             return any(self._is_marked(index) and index.dtype in (torch.bool, torch.uint8) for index in args[1])
         place = _SIZED_BY.get(func)
         return place is not None and self._is_marked(args[place])
+
+    def _places_depend(self, func: Any, args: Any) -> bool:
+        """Whether a marked mask says how many rows of the values are written, and where."""
+        if func not in (aten.index_put.default, aten.index_put_.default):
+            return False
+        masks = [i for i in args[1] if self._is_marked(i) and i.dtype in (torch.bool, torch.uint8)]
+        return bool(masks) and not is_choice(*args[:3])
 
     def _mark(self, tensors: Iterable[torch.Tensor]) -> None:
         for tensor in tensors:

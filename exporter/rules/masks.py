@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "is_choice"]
 
 aten = torch.ops.aten
 
@@ -35,15 +35,30 @@ def _index(x: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> Any:
 def _index_put(
     x: torch.Tensor, indices: Sequence[torch.Tensor | None], values: torch.Tensor, accumulate: bool = False
 ) -> Any:
-    """Writes under a mask: one value for all of it is a choice between value and x."""
+    """Writes under a mask: what is the same at all of its places is a choice between that and x."""
     if not _has_mask(indices):
         return NotImplemented
-    mask = indices[0]
-    if len(indices) == 1 and mask is not None and values.numel() == 1:
-        spread = mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim()))
-        value = values.reshape(())
+    if is_choice(x, indices, values):
+        (mask,) = indices
+        assert mask is not None
+        value = values.reshape(()) if values.numel() == 1 else values
+        spread = mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())).to(torch.bool)
         return torch.where(spread, x + value if accumulate else value, x)
     return aten.index_put.default(x, _positions(indices), values, accumulate)
+
+
+def is_choice(x: torch.Tensor, indices: Sequence[torch.Tensor | None], values: torch.Tensor) -> bool:
+    """Whether x[mask] = values writes the same at every place of one mask over the first dimensions of x.
+
+    Args:
+        x: [M.., D..].
+        indices: the mask, [M..]; with positions or a second mask beside it this is no choice.
+        values: what broadcasts to [D..], as a token does, or to [1, D..].
+    """
+    if len(indices) != 1 or indices[0] is None:
+        return False
+    rest = x.dim() - indices[0].dim()
+    return values.numel() == 1 or all(size == 1 for size in values.shape[: max(0, values.dim() - rest)])
 
 
 RULES = {

@@ -169,6 +169,23 @@ class TestModule:
         with pytest.raises(ContractError, match=r"test_trace\.py:\d+, in energy.*F\.one_hot\(index, count\)"):
             trace(make_energy(energy, torch.zeros(2, 3), cond={"label": torch.tensor([0, 2])}))
 
+    @pytest.mark.parametrize(
+        "part", [lambda mask: (mask,), lambda mask: (slice(None), mask[0])], ids=["alone", "behind"]
+    )
+    def test_values_for_the_places_of_a_mask_are_refused_with_the_remedy(self, part) -> None:
+        def energy(x: torch.Tensor) -> torch.Tensor:
+            first = x[..., 0]
+            mask = first == first.amax(1, keepdim=True)  # one place in each sample
+            h = x.sin()
+            places = part(mask)
+            h[places] = x.mean(1) if len(places) == 1 else 2 * x[:, :1]
+            return h.sum((1, 2))
+
+        with pytest.raises(
+            ContractError, match=r"each place of a mask that .*test_trace\.py:\d+, in energy.*x\[mask\] = token"
+        ):
+            trace(make_energy(energy, torch.randn(8, 4, 3)))
+
     def test_masks_that_keep_shapes_are_taken(self) -> None:
         keep = torch.tensor([True, False, True])
 

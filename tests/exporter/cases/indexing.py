@@ -116,6 +116,15 @@ def write_before_and_after(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([h.flatten(1), before], dim=1)
 
 
+TOKEN = torch.linspace(-1, 1, 5)
+
+
+def write_token(x: torch.Tensor, mask: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+    h = x.sin()
+    h[mask] = token.to(x.dtype)
+    return h * x
+
+
 def write_masked(x: torch.Tensor) -> torch.Tensor:
     h = x.clone()
     h[x > 0.5] = 0.1
@@ -368,6 +377,13 @@ CASES: dict[str, Case] = {
     "write_slices": op_case(write_slices, S),
     "write_before_and_after": op_case(write_before_and_after, S),
     "write_masked": op_case(write_masked, S),
+    "write_token": op_case(lambda x, token: write_token(x, x[..., 0] > 0, token), (4, 5, 6), (6,)),
+    "write_token_row": op_case(lambda x, token: write_token(x, x[..., 0] > 0, token), (4, 5, 6), (1, 6)),
+    "write_token_planes": op_case(lambda x, token: write_token(x, x[:, :, 0, 0] > 0, token), (4, 5, 6), (5, 6)),
+    "write_token_added": op_case(
+        lambda x, token: x.index_put((x[..., 0] > 0,), token, accumulate=True), (4, 5, 6), (6,)
+    ),
+    "write_token_on_mask": Case(seeded(lambda: OnMask(lambda x, m: write_token(x, m[:, :, 0], TOKEN))), S, MASK),
     "write_through_views": op_case(write_through_views, S),
     "write_buffer": op_case(write_buffer, S),
     "write_mask": op_case(write_mask, S),
