@@ -57,6 +57,12 @@ def check_contract(energy: Energy, start: torch.Tensor | None = None) -> None:
             f"the refined input {energy.wrt!r} is {_dtype(energy.x)}; expected floating point, since it moves along a "
             "gradient: choose another input with wrt (--wrt), or embed it outside the energy"
         )
+    for name, value in energy.cond.items():
+        if value.is_complex():
+            raise ContractError(
+                f"the conditioning input {name!r} is {_dtype(value)}; expected real numbers, as engines have no complex ones: give its "
+                "real and imaginary parts as inputs of their own"
+            )
     refuse_quantized(energy.module)
     refuse_nested(energy.module)
     warn_of_dense(energy.module)
@@ -186,6 +192,12 @@ def _call(energy: Energy, module: nn.Module, inputs: Sequence[torch.Tensor]) -> 
                 "forward uses a tensor that was made in torch.inference_mode(), which autograd cannot follow; make it "
                 "under torch.no_grad() instead, or clone it outside of inference mode"
             ) from error
+        if any(phrase in _line(error) for phrase in _ON_A_GPU):
+            raise ContractError(
+                f"the model makes tensors on a GPU, and an export runs its copy on the CPU ({_line(error).partition('. ')[0]}): make them "
+                "where x is (device=x.device); a torch.export archive or TorchScript file keeps the device that it was written on, so "
+                "write it again from model.cpu()"
+            ) from error
         shapes = ", ".join(f"{tuple(value.shape)} {_dtype(value)}" for value in inputs)
         raise ContractError(
             f"the model fails on the example ({shapes}): {type(error).__name__}: {_line(error)}"
@@ -233,6 +245,10 @@ def _sparse_hint(module: nn.Module, said: str) -> str:
     if not found or not any(word in said.lower() for word in ("sparse", "layout", "strided")):
         return ""
     return f"; sparse matrices ({', '.join(found)}) are dense in an export, which forward must take too"
+
+
+_ON_A_GPU = ("'CUDA' backend", "compiled with CUDA", "NVIDIA driver", "CUDA GPUs", "cuda:")
+"""Phrases of PyTorch's errors about tensors that forward makes on a GPU, with one in the machine and without."""
 
 
 def _type_hint(energy: Energy, said: str) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from ebm_export.exporter.archive import save_energy
 from ebm_export.exporter.contract import check_contract
 from ebm_export.exporter.energy import make_energy
+from ebm_export.exporter.load import load_model
 from ebm_export.exporter.more_rows import rows_like
 from ebm_export.runtime.config import SamplerConfig
 from ebm_export.runtime.errors import ContractError
@@ -301,3 +305,48 @@ def test_a_model_may_take_gradients_by_its_input() -> None:
         return slope.square().sum(1)
 
     check_contract(make_energy(force, torch.randn(3, 4)))
+
+
+def test_a_complex_condition_is_refused_by_name() -> None:
+    def energy(x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return (x * z.real + x.cos() * z.imag).sum(1)
+
+    rows = torch.zeros(4, 6, dtype=torch.complex64)
+    with pytest.raises(
+        ContractError, match=r"the conditioning input 'z' is complex64; expected real numbers, .* parts"
+    ):
+        check_contract(make_energy(energy, X, cond={"z": rows}))
+
+
+class TestOfAnotherDevice:
+    """Whatever PyTorch says of it, which depends on the machine: the remedy is the same."""
+
+    TEXT = r"makes tensors on a GPU, .* \(device=x\.device\); .*write it again from model\.cpu\(\)$"
+
+    def test_a_tensor_made_in_forward(self) -> None:
+        with pytest.raises(ContractError, match=self.TEXT):
+            check_contract(make_energy(lambda x: (x * torch.arange(6, device="cuda")).sum(1), X))
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    def test_a_torchscript_file_that_was_written_on_a_gpu(self, tmp_path: Path) -> None:
+        class OnGpu(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return (x * torch.arange(6, device=torch.device("cuda:0"))).sum(1)
+
+        torch.jit.script(OnGpu()).save(str(tmp_path / "m.pt"))
+        with pytest.raises(ContractError, match=self.TEXT):
+            check_contract(load_model(tmp_path / "m.pt", shape=(6,)))
+
+    def test_an_archive_that_was_written_on_a_gpu(self, tmp_path: Path) -> None:
+        save_energy(lambda x: (x * torch.arange(6, device=x.device)).sum(1), tmp_path / "cpu.pt2", X)
+        with zipfile.ZipFile(tmp_path / "cpu.pt2") as written, zipfile.ZipFile(tmp_path / "m.pt2", "w") as made:
+            for entry in written.infolist():
+                content = written.read(entry)
+                if entry.filename.endswith("models/model.json"):
+                    assert b'"as_device": {"type": "cpu", "index": null}' in content
+                    content = content.replace(
+                        b'"as_device": {"type": "cpu", "index": null}', b'"as_device": {"type": "cuda", "index": 0}'
+                    )
+                made.writestr(entry, content)
+        with pytest.raises(ContractError, match=self.TEXT):
+            check_contract(load_model(tmp_path / "m.pt2"))
