@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -201,7 +202,7 @@ def _call(energy: Energy, module: nn.Module, inputs: Sequence[torch.Tensor]) -> 
         shapes = ", ".join(f"{tuple(value.shape)} {_dtype(value)}" for value in inputs)
         raise ContractError(
             f"the model fails on the example ({shapes}): {type(error).__name__}: {_line(error)}"
-            f"{_type_hint(energy, _line(error))}{_sparse_hint(energy.module, _line(error))}"
+            f"{_type_hint(energy, _line(error))}{_sparse_hint(energy.module, _line(error))}{_double_hint(_line(error))}"
         ) from error
 
 
@@ -249,6 +250,16 @@ def _sparse_hint(module: nn.Module, said: str) -> str:
 
 _ON_A_GPU = ("'CUDA' backend", "compiled with CUDA", "NVIDIA driver", "CUDA GPUs", "cuda:")
 """Phrases of PyTorch's errors about tensors that forward makes on a GPU, with one in the machine and without."""
+
+
+def _double_hint(said: str) -> str:
+    """That the copy is float32 where the model need not be, if its error is about the two types; else empty."""
+    if not all(re.search(rf"\b{name}\b", said, re.IGNORECASE) for name in ("float", "double")):
+        return ""
+    return (
+        "; an export runs a copy whose parameters and buffers are float32, as x is: have forward follow the type of x (k.to(x.dtype)) in the "
+        "place of asking for float64, and keep its tensors as buffers (register_buffer)"
+    )
 
 
 def _type_hint(energy: Energy, said: str) -> str:

@@ -350,3 +350,36 @@ class TestOfAnotherDevice:
                 made.writestr(entry, content)
         with pytest.raises(ContractError, match=self.TEXT):
             check_contract(load_model(tmp_path / "m.pt2"))
+
+
+class Doubled(nn.Module):
+    """Computes in float64, with a matrix that is a buffer or that no call of .float() reaches."""
+
+    def __init__(self, as_buffer: bool) -> None:
+        super().__init__()
+        self.net = net()
+        matrix = torch.eye(6, dtype=torch.float64)
+        if as_buffer:
+            self.register_buffer("matrix", matrix)
+        else:
+            self.matrix = matrix
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.double() if "matrix" in dict(self.named_buffers()) else x
+        return self.net((x @ self.matrix).to(self.net[0].weight.dtype)).squeeze(1)
+
+
+@pytest.mark.parametrize("as_buffer", [True, False])
+def test_a_model_of_float64_is_told_that_its_copy_is_float32(as_buffer: bool) -> None:
+    model, x = (Doubled(True), X) if as_buffer else (Doubled(False).double(), X.double())
+    model(x)
+    with pytest.raises(
+        ContractError, match=r"a copy whose parameters and buffers are float32, .* \(k\.to\(x\.dtype\)\)"
+    ):
+        check_contract(make_energy(model, x))
+
+
+def test_other_failures_say_nothing_of_float64() -> None:
+    with pytest.raises(ContractError, match="the model fails on the example") as caught:
+        check_contract(make_energy(net(), X[:, :5]))
+    assert "float64" not in str(caught.value)
