@@ -138,8 +138,8 @@ def kill_again_and_again(run: Run, whole: Run, seconds: float) -> Counter[str]:
         run.samples.unlink()
 
 
-LONG_ENOUGH = 2.0
-"""Seconds of a run that is worth killing: with fewer it is hardly saved between two kills."""
+LONG_ENOUGH = 5.0
+"""Seconds of a run that is worth killing: with fewer it is killed before its engine is compiled, again and again."""
 
 
 @pytest.mark.parametrize(
