@@ -16,7 +16,7 @@ import numpy as np
 from .blocks import ends_of_blocks
 from .chain_random import ChainRandom
 from .config import SamplerConfig
-from .engine import Engine
+from .engine import Engine, read_only
 from .gradient_scale import ScaledScore
 from .method import Method
 from .pace import Pace
@@ -200,7 +200,9 @@ def fuse(
     number = 1  # of the steps that come next
     wanted = ports(config.sampler, config.order)
     given = [(f"sampler.{name}", name) for name in wanted.state]
-    series = [(f"sampler.{name}", numbers) for name, numbers in series_of(config, wanted.series).items()]
+    series = {f"sampler.{name}": numbers for name, numbers in series_of(config, wanted.series).items()}
+    # What is the same for all steps is the same array for all blocks, which engines that were given it need not read again.
+    same = {port: read_only(series.pop(port)[:count]) for port in [*series] if not series[port].strides[0]}
     noise = np.zeros((count, *position.shape), np.float32)
     changing = ("position", "grad", "velocity") if "velocity" in wanted.state else ("position", "grad")
     taken = [("sampler.next.x" if name == "position" else f"sampler.next.{name}", name) for name in changing]
@@ -222,10 +224,10 @@ def fuse(
         if number < count or 0 < method.warm_up == step:
             return singly(random, state, score, step, number)
         before, calls = score.state, score.calls
-        inputs = {"x": state.position}
+        inputs = {"x": state.position, **same}
         for port, name in given:
             inputs[port] = getattr(state, name)
-        for port, numbers in series:
+        for port, numbers in series.items():
             inputs[port] = np.ascontiguousarray(numbers[step : step + count])
         if wanted.noise:
             inputs["sampler.noise"] = random.normals(noise)
