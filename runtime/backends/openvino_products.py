@@ -36,7 +36,10 @@ def part_products(model: Any) -> None:
 
 def _is_link(operation: Any) -> bool:
     """Whether an operation is a product of matrices; those of more dimensions are no part of such chains."""
-    return operation.get_type_name() == "MatMul" and operation.get_output_partial_shape(0).rank.get_length() <= 2
+    if operation.get_type_name() != "MatMul":
+        return False
+    rank = operation.get_output_partial_shape(0).rank  # not known of some graphs that were made elsewhere
+    return rank.is_dynamic or rank.get_length() <= 2
 
 
 def _only_reader(value: Any) -> Any:

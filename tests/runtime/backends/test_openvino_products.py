@@ -45,3 +45,12 @@ def test_what_is_no_such_chain_stays(options: dict[str, Any]) -> None:
     before = kinds(model)
     part_products(model)
     assert kinds(model) == before
+
+
+def test_a_product_of_which_nobody_knows_how_many_dimensions_it_has() -> None:
+    """As in some graphs that were made elsewhere."""
+    x = op.parameter(openvino.PartialShape.dynamic(), np.float32, name="x")
+    y = op.tanh(op.matmul(x, weights(3, 4), False, False))
+    model = openvino.Model([op.result(op.matmul(y, weights(4, 2), False, False))], [x])
+    part_products(model)
+    assert "Maximum" in kinds(model)
