@@ -9,14 +9,13 @@ import numpy as np
 
 from ..runtime.config import SamplerConfig
 from ..runtime.engine import Engine
+from ..runtime.fitting_batch import largest_call
 from ..runtime.schedule import noise_schedule
 
 __all__ = ["energy_rounding"]
 
 _COPIES = 4
 """States around each sample, itself one of them."""
-_CALL_NUMBERS = 2**18
-"""Numbers of x in one engine call, as `runtime.ebm` limits them."""
 
 
 def energy_rounding(
@@ -67,7 +66,7 @@ def energy_rounding(
 def _energies(engine: Engine, x: np.ndarray, cond: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns [N] float64."""
     found = np.empty(len(x))
-    size = max(1, _CALL_NUMBERS // math.prod(x.shape[1:]))
+    size = largest_call(x.shape[1:])
     for first in range(0, len(x), size):
         part = slice(first, first + size)
         features = engine.prepare({name: np.ascontiguousarray(array[part]) for name, array in cond.items()})

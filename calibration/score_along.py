@@ -8,13 +8,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from ..runtime.engine import Engine
+from ..runtime.fitting_batch import largest_call
 from .metrics.score_fidelity import StageFidelity, score_fidelity
 from .trajectory import Trajectory
 
 __all__ = ["fidelity_along", "gradients_along"]
-
-_CALL_NUMBERS = 2**18
-"""Numbers of x in one engine call, as `runtime.ebm` limits them."""
 
 
 def gradients_along(
@@ -38,7 +36,7 @@ def gradients_along(
         [G, n, *S] float32, dE/dx.
     """
     grads = np.empty_like(trajectory.x)
-    rows = max(1, _CALL_NUMBERS // math.prod(trajectory.x.shape[2:]))
+    rows = largest_call(trajectory.x.shape[2:])
     rows = min(rows, max_batch or rows)
     prepared: dict[int, Mapping[str, np.ndarray]] = {}  # by engine: a prologue runs once
     for stage, (step, states, scales) in enumerate(

@@ -140,7 +140,7 @@ class Ebm:
         self.data = None if data is None else check_states("data", data, model.x.shape)
         if max_batch is not None:
             check_count("max_batch", max_batch)
-        self._max_batch = max_batch or largest_call(model)
+        self._max_batch = max_batch or largest_call(model.x.shape)
         self._fitting = min(fitting or self._max_batch, self._max_batch)
 
     @property
@@ -198,9 +198,8 @@ class Ebm:
                 rows = slice(batch.start, batch.stop)
                 shared = {name: rows_of(array, batch, 1) for name, array in conditions.items()}
                 energies[rows], grads[rows] = ScaledScore(self.engine, shared)(states[rows])
-        broken = ~np.isfinite(
-            square_sums(states)
-        )  # of which some libraries make a plausible answer, as of broken conditions
+        # Some libraries make a plausible answer of them, as of broken conditions.
+        broken = ~np.isfinite(square_sums(states))
         energies[broken], grads[broken] = np.nan, np.nan
         return energies, grads
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from .ebm import Ebm
+from .fitting_batch import largest_call
 
 __all__ = ["energies_of"]
-
-_NUMBERS = 2**18
-"""Numbers of x, and so of gradients, that are asked for together, where one engine call takes fewer."""
 
 
 def energies_of(ebm: Ebm, x: np.ndarray, cond: Mapping[str, np.ndarray], *, max_batch: int | None = None) -> np.ndarray:
@@ -27,7 +24,7 @@ def energies_of(ebm: Ebm, x: np.ndarray, cond: Mapping[str, np.ndarray], *, max_
     Returns:
         [B] float32.
     """
-    calls = max(1, _NUMBERS // (ebm.fitting * math.prod(x.shape[1:])))  # whole ones, whose sizes are those of `score`
+    calls = max(1, largest_call(x.shape[1:]) // ebm.fitting)  # whole ones, whose sizes are those of `score`
     step = max_batch or calls * ebm.fitting
     energies = np.empty(len(x), dtype=np.float32)
     for first in range(0, len(x), step):

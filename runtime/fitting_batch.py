@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from .manifest import ModelSpec
 
@@ -17,9 +18,9 @@ _FEWEST = 8
 """Chains that a call has where one sample is wider than that: convolutions gain nothing from fewer."""
 
 
-def largest_call(model: ModelSpec) -> int:
-    """Returns the most samples that a call is given unless its caller says otherwise."""
-    return max(1, _STATES // math.prod(model.x.shape))
+def largest_call(shape: Sequence[int]) -> int:
+    """Returns the most samples of a shape S that a call is given unless its caller says otherwise."""
+    return max(1, _STATES // math.prod(shape))
 
 
 def fitting_batch(model: ModelSpec, cores: int = 1) -> int:
@@ -33,7 +34,7 @@ def fitting_batch(model: ModelSpec, cores: int = 1) -> int:
         model: the energy; of one whose `widest` is not known, x alone counts.
         cores: that share a call.
     """
-    most = largest_call(model)
+    most = largest_call(model.x.shape)
     if not model.widest:
         return most
     return max(1, min(most, max(_FEWEST, cores * _ACTIVATIONS // model.widest)))

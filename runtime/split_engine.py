@@ -46,9 +46,8 @@ class SplitEngine(Engine):
         self.score = score
         self._reads, self._keeps = tuple(reads), tuple(keeps)
         self._features: tuple[str, ...] | None = None
-        self._latest: tuple[bytes, dict[str, np.ndarray]] | None = (
-            None  # the one condition asked for last, and its features
-        )
+        # The one condition that was asked for last, and its features.
+        self._latest: tuple[bytes, dict[str, np.ndarray]] | None = None
 
     @property
     def parts(self) -> tuple[Engine, ...]:
