@@ -12,9 +12,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ..calibration.sample_networks import SampleNetworks
+from ..calibration.temperature import comes_to_rest
 from ..calibration.verdict import GateResult
 from ..runtime.config import SamplerConfig
-from ..runtime.errors import QualityGateError, UnsupportedOperation
+from ..runtime.errors import DivergenceError, EngineMismatch, QualityGateError, UnsupportedOperation, UsageError
 from ..runtime.manifest import CALIBRATED, ModelSpec
 from .calibrated import Calibrated, CalibratedArtifacts
 from .calibration_file import write_calibration
@@ -30,6 +31,7 @@ from .tail import Tail, low_types, write_tail
 from .targets import Artifact, Progress, add_note
 from .targets.refusal import as_refusals, placed
 from .targets.score import files_of, write_plan, write_score
+from .time_to_judge import seconds_to_draw
 from .verify import Verification, describe_failure, measure_artifact, verify_artifact
 
 __all__ = ["Written", "write_artifacts"]
@@ -88,14 +90,16 @@ class _Writer:
             )
             self._remove(artifact, self.written.mismatches)
             return
-        if self.gating.all_low and precision != "fp32" and name != "tensorrt":  # whose plan is as its ONNX file is
+        if precision != "fp32" and name != "tensorrt":  # whose plan is as its ONNX file is
             try:
-                refused, result = self._judged(artifact)
+                refused, result = self._judged(artifact, found)
             except UnsupportedOperation as error:  # which a comparison with PyTorch finds first, where there is one
                 self._leave_out(name, precision, error, before)
                 return
             if refused:
-                self.written.refusals.append(f"{artifact['path']} fails the quality gate: {refused}")
+                self.written.refusals.append(
+                    f"{artifact['path']} fails the quality gate: {refused}. Without the gate (gate=None, --no-gate) it is written as it is"
+                )
                 self._remove(artifact, self.written.refusals)
                 return
             if result is not None:
@@ -119,9 +123,37 @@ class _Writer:
         except UnsupportedOperation as error:
             raise placed(error, ir.to_proto(model), name) from error
 
-    def _judged(self, artifact: Artifact) -> tuple[str, GateResult | None]:
+    def _judged(self, artifact: Artifact, found: Verification | None) -> tuple[str, GateResult | None]:
+        """Why the gate refuses an FP16 or BF16 artifact, or "", and what it found; nothing where it is not asked."""
+        if self.gating.if_quick:
+            why_not = self._why_not_judged(artifact, found)
+            if why_not:
+                add_note(artifact, f"its samples were not judged: {why_not}")
+                return "", None
+        elif self.gating.low_seconds == 0:
+            return "", None
         self.tell(f"judging the score of {artifact['path']}", 0, 0)
-        return self.calibrated.verdict(artifact, self.folder)
+        try:
+            return self.calibrated.verdict(artifact, self.folder)
+        except (DivergenceError, EngineMismatch, UsageError) as error:  # of FP32, or of its chains
+            if not self.gating.if_quick:
+                raise
+            add_note(artifact, f"its samples were not judged: {error}")
+            return "", None
+
+    def _why_not_judged(self, artifact: Artifact, found: Verification | None) -> str:
+        """Why nobody who did not ask for it should wait for the gate, or "" where it is quick."""
+        if self.golden is None or found is None or found.reason:
+            return "it was not run"
+        config = self.calibrated.config
+        if comes_to_rest(config):
+            return "its chains come to rest, maybe all at one point, where there is no spread to compare with"
+        self.tell(f"timing {artifact['path']}", 0, 0)
+        with self.calibrated.open(artifact, self.folder) as engine:
+            seconds = seconds_to_draw(engine, self.golden, config, chains=self.gating.chains, rows=self.calibrated.rows)
+        return (
+            "" if seconds <= self.gating.low_seconds else f"that takes some {max(2, round(seconds / 60))} minutes here"
+        )
 
     def _leave_out(self, name: str, precision: str, error: UnsupportedOperation, before: set[Path]) -> None:
         """Notes what a target, or its engine, does not take, and removes what was written since; others may take it."""

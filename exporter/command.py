@@ -42,7 +42,7 @@ def run_export(options: ExportOptions, progress: Progress) -> tuple[ExportReport
         else options.smallest_difference,
         out=out,
         seconds=options.search_seconds,
-        all_low=options.gate is not None,
+        all_low=options.gate is not None or (options.smallest_difference is not None and not options.no_gate),
         features=options.features or "pixels",
         classes=options.classes,
     )
@@ -101,5 +101,5 @@ def _check_gate_options(options: ExportOptions, judges: bool) -> None:
         if value is not None and not judges:
             raise UsageError(
                 f"{option} says how the quality gate judges samples, and nothing goes through it here: ask for int8 or mixed without "
-                "--no-gate, or for fp16 or bf16 with --gate, or leave it out"
+                "--no-gate, or for fp16 or bf16, or leave it out"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -112,9 +113,10 @@ def export(
         batch: smallest, most frequent and largest batch, for engines that are built for a range.
         data: states [M, *S] that chains start from with init="data"; kept in the bundle. INT8 is calibrated on some of them too, each
             under its own row of `cond` where there are as many rows.
-        gate: largest distance of INT8 and mixed engines' samples from FP32's, in units of the distance between FP32's own
-            samples of two seeds; None turns the quality gate off. FP16 and BF16 go through it beside INT8 or mixed.
-        gate_all: FP16 and BF16 go through the gate without INT8 or mixed beside them too, as with --gate on the command line.
+        gate: largest distance of an engine's samples in low precision from FP32's, in units of the distance between FP32's own
+            samples of two seeds; None turns the quality gate off. Without INT8 or mixed beside them, FP16 and BF16 go through it where
+            the model came with sampler settings, is compared with PyTorch, and drawing the samples takes a minute at most.
+        gate_all: FP16 and BF16 go through the gate whatever time that takes, as with --gate on the command line.
         features: what the gate compares samples by: "pixels" for x itself, "model" for what the model's own last layer sees, or an
             ONNX file from x to features.
         classes: an ONNX file from x to one number for each class: the likeliest is a sample's mode. None finds modes by clustering.
@@ -199,11 +201,15 @@ def export_energy(
     begun = time.perf_counter()
     tell = progress or (lambda what, done, total: None)
     gating = gating or Gating()
+    if (
+        energy.sampler is None and gating.if_quick
+    ):  # samples of settings that are found to verify with say nothing of the model's own
+        gating = dataclasses.replace(gating, low_seconds=0.0)
     plan = check_options(
         targets, precisions, batch, out=out, force=force, gating=gating, weight_bits=weight_bits, ranges=ranges
     )
     _check_sampler(energy.sampler or SamplerConfig(), data is not None, fuse, splits)
-    judges = gating.judges(precisions)
+    judges = gating.may_judge(precisions)
     # Whatever the caller runs in: here gradients are taken, and tensors computed with in their own types.
     with (
         torch.inference_mode(False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,14 @@ import onnx_ir as ir
 from ..calibration.chain_plan import plan_chains
 from ..calibration.gate_rules import GateRules
 from ..calibration.sample_networks import SampleNetworks, check_networks, sample_networks
-from ..runtime.errors import UsageError
+from ..runtime.errors import MissingBackend, UsageError
 from ..runtime.manifest import CALIBRATED, ModelSpec
 from .conditions import Conditions
 
 __all__ = ["Gating", "gating_for"]
+
+_QUICK = 60.0
+"""Seconds that an export in FP16 or BF16 may spend on samples that nobody asked it to draw."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Gating:
 
     Attributes:
         rules: of the gate; None judges nothing.
-        all_low: whether FP16 and BF16 engines go through it too, and not only INT8 and mixed ones.
+        low_seconds: FP16 and BF16 engines go through it where drawing the first samples takes at most so long: infinity for in any
+            case, 0 for never.
         log: file that a search resumes from; the target's name is put before its ending. None keeps none.
         seconds: time of a search, after which it begins no new trial; None for no limit.
         features: what samples are compared by; see `sample_networks`.
@@ -35,15 +40,29 @@ class Gating:
     """
 
     rules: GateRules | None = None
-    all_low: bool = False
+    low_seconds: float = 0.0
     log: Path | None = None
     seconds: float | None = None
     features: str = "pixels"
     classes: Path | None = None
 
     def judges(self, precisions: Sequence[str]) -> bool:
-        """Whether samples of an export in these precisions are judged."""
-        return self.rules is not None and self.all_low and set(precisions) != {"fp32"}
+        """Whether samples of an export in these precisions are judged in any case."""
+        return self.may_judge(precisions) and self.low_seconds == math.inf
+
+    def may_judge(self, precisions: Sequence[str]) -> bool:
+        """Whether they are judged if that takes little time."""
+        return self.rules is not None and self.low_seconds > 0 and set(precisions) != {"fp32"}
+
+    @property
+    def if_quick(self) -> bool:
+        """Whether it depends on the time whether FP16 and BF16 are judged: nobody asked for it then."""
+        return 0 < self.low_seconds < math.inf
+
+    @property
+    def chains(self) -> int:
+        """Chains that the first samples of an engine are of."""
+        return 0 if self.rules is None else plan_chains(self.rules.gate, self.rules.smallest_difference).pool
 
     def networks(self, model: ir.Model, conditions: Conditions, spec: ModelSpec, folder: Path) -> SampleNetworks:
         """What samples are compared by; the model's own features are those of its whole graph, at the first of the conditions.
@@ -90,24 +109,24 @@ def gating_for(
     """What an export judges.
 
     Args:
-        precisions: of the export. INT8 and mixed are judged, and FP16 and BF16 beside them: FP32's samples are there then.
+        precisions: of the export. INT8 and mixed are judged, and FP16 and BF16 beside them: FP32's samples are there then. Alone, FP16
+            and BF16 are judged where that is quick and the packages for it are installed.
         gate: largest ratio; None judges nothing.
         smallest_difference: that the gate should see.
         out: the bundle; a search keeps its log beside it until the export is done.
         seconds: limit of a search.
         all_low: FP16 and BF16 are judged in any case.
-        features: what samples are compared by.
-        classes: what tells their modes.
+        features: what samples are compared by; another than "pixels" has FP16 and BF16 judged in any case.
+        classes: what tells their modes; given, it does so too.
     """
-    asked = all_low
-    all_low = asked or any(precision in CALIBRATED for precision in precisions)
-    if (features != "pixels" or classes is not None) and (gate is None or not all_low or set(precisions) == {"fp32"}):
+    named = features != "pixels" or classes is not None
+    if named and (gate is None or set(precisions) == {"fp32"}):
         raise UsageError(
             "features and classes (--features, --classes) are what the gate compares samples by, and nothing goes through it here: ask "
-            "for int8 or mixed with it, or have fp16 and bf16 judged (gate_all=True, --gate 1.25)"
+            "for int8 or another low precision with them, and leave gate=None (--no-gate) out"
         )
     if gate is None:
-        if asked:
+        if all_low:
             raise UsageError("gate_all asks for the gate and gate=None turns it off: leave one of them out")
         return Gating()
     # Both refuse what cannot be, before any work.
@@ -116,4 +135,15 @@ def gating_for(
     rules = GateRules(gate=gate, smallest_difference=smallest_difference)
     out = out.absolute()  # "." has no name
     log = out.with_name(f"{out.name}.search.jsonl")
-    return Gating(rules, all_low, log, seconds, features, None if classes is None else Path(classes))
+    in_any_case = all_low or named or any(precision in CALIBRATED for precision in precisions)
+    low_seconds = math.inf if in_any_case else _QUICK if _can_compare() else 0.0
+    return Gating(rules, low_seconds, log, seconds, features, None if classes is None else Path(classes))
+
+
+def _can_compare() -> bool:
+    """Whether what compares samples is installed."""
+    try:
+        from ..calibration.metrics import scientific  # noqa: F401
+    except MissingBackend:
+        return False
+    return True

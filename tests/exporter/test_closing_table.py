@@ -57,7 +57,7 @@ def test_an_engine_that_no_gate_judged_says_so_and_how_it_would_be(
     artifact = {"target": target, "precision": precision}
     assert _gate_said(artifact, None) == said
     found = _how_to_judge(artifact, {"fp32", precision})
-    assert found.startswith("its samples were not judged: --gate 1.25 has") == (said is not None)
+    assert found.startswith("--gate 1.25 has") == (said is not None)
 
 
 def test_what_came_with_mixed_is_judged_where_its_precision_is_asked_for() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +74,79 @@ def test_a_score_that_bf16_bends_is_refused(tmp_path: Path, target: str) -> None
     (kept,) = bent.artifacts
     assert kept.precision == "fp32" and [entry["path"] for entry in bent.manifest.verification] == [kept.path]
     assert not list((tmp_path / "bent.ebm").glob("*bf16*"))
-    path = export(Scaled(UNKIND).eval(), EXAMPLE, out=tmp_path / "not judged.ebm", **more)
-    assert not gated(path), "without gate_all nothing is judged, and the verification lets it pass"
+    path = export(Scaled(UNKIND).eval(), EXAMPLE, out=tmp_path / "not judged.ebm", gate=None, **more)
+    assert not gated(path), "without the gate nothing is judged, and the verification lets it pass"
     path = export(Scaled(KIND).eval(), EXAMPLE, out=tmp_path / "kind.ebm", gate_all=True, **more)
     (result,) = gated(path).values()
     assert result.passed and result.chains >= 128 and {"energy", "score gain"} <= {v.metric for v in result.verdicts}
+
+
+LOW = {"targets": ["openvino"], "precisions": ["fp32", "bf16"], "smallest_difference": FEW}
+
+
+@pytest.fixture
+def takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing the samples would take three minutes."""
+    monkeypatch.setattr("ebm_export.exporter.artifacts.seconds_to_draw", lambda *args, **kinds: 180.0)
+
+
+def note(path: Path) -> str:
+    """What a bundle says of its BF16 engine."""
+    (found,) = (artifact.note for artifact in Bundle(path).artifacts if artifact.precision == "bf16")
+    return found
+
+
+def test_what_is_judged_quickly_is_judged_unasked(tmp_path: Path) -> None:
+    with pytest.raises(QualityGateError, match=r"score.bf16.openvino.xml fails the quality gate: score gain 0.02"):
+        export(Scaled(UNKIND).eval(), EXAMPLE, out=tmp_path / "bent.ebm", sampler=CONFIG, **LOW)
+    path = export(Scaled(KIND).eval(), EXAMPLE, out=tmp_path / "kind.ebm", sampler=CONFIG, **LOW)
+    (result,) = gated(path).values()
+    assert result.passed and "not judged" not in note(path)
+
+
+def test_what_takes_long_is_judged_where_that_is_asked_for(tmp_path: Path, takes_long: None) -> None:
+    path = export(Scaled(UNKIND).eval(), EXAMPLE, out=tmp_path / "bent.ebm", sampler=CONFIG, **LOW)
+    assert not gated(path) and "its samples were not judged: that takes some 3 minutes here" in note(path)
+    with pytest.raises(QualityGateError, match="score gain"):
+        export(
+            Scaled(UNKIND).eval(), EXAMPLE, out=tmp_path / "bent.ebm", sampler=CONFIG, gate_all=True, force=True, **LOW
+        )
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"sampler": CONFIG, "verify": False}, "its samples were not judged: it was not run"),
+        ({"sampler": CONFIG.replace(sampler="optimize", temperature=0.0)}, "its chains come to rest"),
+        ({"sampler": None}, ""),  # settings that were found are no model's own
+    ],
+)
+def test_unasked_nothing_is_judged_where_that_says_little(tmp_path: Path, more: dict[str, Any], said: str) -> None:
+    path = export(Scaled(UNKIND).eval(), EXAMPLE, out=tmp_path / "bent.ebm", **LOW, **more)
+    assert not gated(path) and said in note(path)
+
+
+class Leaving(nn.Module):
+    """A bowl within |x|^2 = 11, which one start of forty lies beyond: from there chains leave."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        far = x.square().sum(1)
+        return 0.5 * far - 1e4 * (far - 11.0).relu() ** 3
+
+
+def test_unasked_an_fp32_whose_chains_diverge_is_no_failure_of_bf16(tmp_path: Path) -> None:
+    path = export(Leaving().eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler=CONFIG, **LOW)
+    assert not gated(path) and re.search(
+        r"its samples were not judged: \d+ of \d+ chains have an energy, .* not finite", note(path)
+    )
+
+
+def test_without_the_packages_nothing_is_judged_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "ebm_export.calibration.metrics.scientific", raising=False)
+    monkeypatch.delattr("ebm_export.calibration.metrics.scientific", raising=False)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    path = export(Scaled(UNKIND).eval(), EXAMPLE, out=tmp_path / "bent.ebm", sampler=CONFIG, **LOW)
+    assert not gated(path)
 
 
 def test_fp16_that_overflows_is_refused_and_no_plan_is_built_from_it(tmp_path: Path) -> None:
@@ -196,13 +266,19 @@ def test_the_graph_with_the_models_features_is_held_beside_the_engines(
     assert not [entry for entry in path.iterdir() if entry.is_dir()] and not list(path.rglob("score.onnx"))
 
 
-@pytest.mark.parametrize(
-    "more", [{"precisions": ["fp32"]}, {"precisions": ["int8"], "gate": None}, {"precisions": ["fp32", "bf16"]}]
-)
+@pytest.mark.parametrize("more", [{"precisions": ["fp32"]}, {"precisions": ["int8"], "gate": None}])
 @pytest.mark.parametrize("asked", [{"features": "model"}, {"classes": "c.onnx"}])
 def test_features_without_a_gate_are_refused(tmp_path: Path, more: dict[str, Any], asked: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="are what the gate compares samples by, and nothing goes through it here"):
         export(Scaled(KIND).eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler=CONFIG, **more, **asked)
+
+
+def test_features_have_bf16_judged_whatever_time_that_takes(tmp_path: Path, takes_long: None) -> None:
+    path = export(
+        Seeing().eval(), EXAMPLE, cond={"goal": torch.randn(16, 2)}, out=tmp_path / "n.ebm", targets=["openvino"],
+        precisions=["bf16"], sampler=CONFIG, smallest_difference=0.25, features="model",
+    )  # fmt: skip
+    assert set(gated(path)) == {"score.bf16.openvino.xml"}
 
 
 def test_both_ways_at_once_are_refused(tmp_path: Path) -> None:

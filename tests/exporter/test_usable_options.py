@@ -44,7 +44,6 @@ def told(what: str, done: int, total: int) -> None:
         ({"ranges": "max", "precisions": ["int8"]}, "ranges: expected one of .*, got 'max'"),
         ({"gate": 1.5}, r"--gate says how the quality gate judges samples, and nothing goes through it here"),
         ({"smallest_difference": 0.1}, "--smallest-difference says how the quality gate"),
-        ({"smallest_difference": 0.1, "precisions": ["bf16"]}, "--smallest-difference says how the quality gate"),
         (
             {"smallest_difference": 0.1, "precisions": ["int8"], "no_gate": True},
             "--smallest-difference says how the quality gate",
