@@ -173,12 +173,13 @@ class _Writer:
                 self._leave_out(name, precision, error, before)
             return
         try:
-            if precision == "int8":
-                log = self.gating.log_of(name) if "mixed" in self.asked else None
-                made = write_int8(self.calibrated, name, self.folder, log)
-            else:
-                made = self._mixed(name).made
-            lower_prologue(self.calibrated, name, self.folder, made)
+            with as_refusals():
+                if precision == "int8":
+                    log = self.gating.log_of(name) if "mixed" in self.asked else None
+                    made = write_int8(self.calibrated, name, self.folder, log)
+                else:
+                    made = self._mixed(name).made
+                lower_prologue(self.calibrated, name, self.folder, made)
         except QualityGateError as error:
             self.written.refusals.append(str(error))
             if name == "onnx":

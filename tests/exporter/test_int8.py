@@ -22,7 +22,7 @@ from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from ebm_export.runtime.backends.openvino_saturation import has_large_weights, saturates
 from ebm_export.runtime.bundle import Bundle
-from ebm_export.runtime.errors import QualityGateError, UsageError
+from ebm_export.runtime.errors import LoadError, QualityGateError, UnsupportedOperation, UsageError
 from ebm_export.runtime.verify_bundle import verify_bundle
 
 from .calibrated_models import CONFIG, SHAPE, Residual, options
@@ -213,3 +213,23 @@ class TestRefused:
             "manifest.json",
             "score.fp32.onnxruntime.onnx",
         ]
+
+
+@pytest.mark.parametrize("precision", ["int8", "mixed"])
+def test_what_a_library_cannot_load_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    opened = OnnxRuntimeEngine.open
+
+    def refused(self: OnnxRuntimeEngine) -> None:
+        if self.precision in ("int8", "mixed"):
+            raise LoadError(f"onnxruntime cannot load {self.path.name}: no kernel for this")
+        opened(self)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "open", refused)
+    more = options(tmp_path, targets=["onnxruntime", "openvino"], precisions=["fp32", precision])
+    with pytest.raises(UnsupportedOperation, match="no kernel for this; the others were written to"):
+        export(Residual().eval(), torch.randn(4, *SHAPE), **more)
+    kept = {artifact.path for artifact in Bundle(more["out"]).artifacts}
+    assert kept >= {"score.fp32.onnxruntime.onnx", "score.fp32.openvino.xml", f"score.{precision}.openvino.xml"}
+    assert not list(more["out"].glob(f"*{precision}.onnxruntime*"))
