@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,26 +12,24 @@ from torch import nn
 
 from ..runtime.errors import ContractError, EbmExportError
 from ..runtime.start import start_states
+from .batch_trials import check_independence, check_repeatability, refinable
 from .full_precision import FullPrecision
+from .model_errors import TAKE_SIZE, dtype_name, failing, first_line, why_it_fails
 from .module_copy import copy_module
 from .more_rows import conditions_like, rows_like
 from .nested import refuse_nested
 from .quantized import refuse_quantized
-from .sparse import is_sparse, warn_of_dense
+from .sparse import warn_of_dense
 
 if TYPE_CHECKING:
     from .energy import Energy
 
-__all__ = ["check_contract", "check_independence", "check_repeatability"]
+__all__ = ["check_contract"]
 
 _LOG = logging.getLogger("ebm_export")
 
 _BATCH = 5
 """Samples in a check; an odd number that few models have as a size."""
-
-_ROUNDING = 1e-4
-"""Difference of two energies that counts as rounding, relative to the largest energy of the batch. Other batch sizes
-make other sums of float32, which differ by some 1e-6; a batch norm in training mode or a dropout changes more."""
 
 
 def check_contract(energy: Energy, start: torch.Tensor | None = None) -> None:
@@ -55,13 +51,13 @@ def check_contract(energy: Energy, start: torch.Tensor | None = None) -> None:
     """
     if not energy.x.is_floating_point():
         raise ContractError(
-            f"the refined input {energy.wrt!r} is {_dtype(energy.x)}; expected floating point, since it moves along a "
+            f"the refined input {energy.wrt!r} is {dtype_name(energy.x)}; expected floating point, since it moves along a "
             "gradient: choose another input with wrt (--wrt), or embed it outside the energy"
         )
     for name, value in energy.cond.items():
         if value.is_complex():
             raise ContractError(
-                f"the conditioning input {name!r} is {_dtype(value)}; expected real numbers, as engines have no complex ones: give its "
+                f"the conditioning input {name!r} is {dtype_name(value)}; expected real numbers, as engines have no complex ones: give its "
                 "real and imaginary parts as inputs of their own"
             )
     refuse_quantized(energy.module)
@@ -85,140 +81,18 @@ def check_contract(energy: Energy, start: torch.Tensor | None = None) -> None:
         )
 
 
-def check_repeatability(
-    module: nn.Module, rows: Sequence[torch.Tensor], reduce: Callable[[torch.Tensor], torch.Tensor] | None = None
-) -> None:
-    """Checks that two calls with the same inputs give the same energies.
-
-    Args:
-        module: the model; its state may change.
-        rows: a batch of every input, [B, ...].
-        reduce: turns the output into energies.
-
-    Raises:
-        ContractError: they differ by more than rounding, or a call fails.
-    """
-    with _failing("the model fails when it is called again with the same inputs", "forward changes its own state"):
-        first, second = (_energies(module, rows, reduce) for _ in range(2))
-    gap = _gap(first, second)
-    if gap:
-        raise ContractError(
-            f"two calls with the same inputs gave different energies ({gap}); expected equal ones: "
-            + _training_hint(module, "the model draws random numbers or changes its own state in forward")
-        )
-
-
-def check_independence(
-    module: nn.Module,
-    rows: Sequence[torch.Tensor],
-    reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    *,
-    at_other_sizes: bool = True,
-) -> None:
-    """Checks that each energy is a function of its own sample, in any company.
-
-    Args:
-        module: the model; its state may change.
-        rows: a batch of every input, [B, ...] with B at least 2.
-        reduce: turns the output into energies.
-        at_other_sizes: False for a model that may fail at another batch than that of the rows, which is then none of its faults here.
-
-    Raises:
-        ContractError: an energy changes with the other samples, or with how many they are, or the model fails there.
-    """
-    size = rows[0].shape[0]
-    before = _energies(module, rows, reduce)
-    for kept in (0, size - 1):
-        changed = [_others_changed(value, kept) for value in rows]
-        with _failing("the model fails at other rows in the range of those that it ran on", _GIVE_ROWS):
-            after = _energies(module, changed, reduce)
-        gap = _gap(before[kept : kept + 1], after[kept : kept + 1], _largest(before))
-        if gap:
-            raise ContractError(
-                f"the energy of sample {kept} changes with the other samples of its batch ({gap}); expected it to "
-                "depend on its own sample alone: "
-                + _training_hint(module, "look for a mean, norm or softmax over dimension 0 in forward")
-            )
-    try:
-        with _failing(f"the model runs at a batch of {size} and fails at a batch of {size - 1}", _TAKE_SIZE):
-            fewer = _energies(module, [value[: size - 1] for value in rows], reduce)
-    except ContractError:
-        if at_other_sizes:
-            raise
-        return
-    gap = _gap(before[: size - 1], fewer)
-    if gap:
-        raise ContractError(
-            f"the energies change with the number of samples in the batch ({gap}, at {size} and {size - 1} samples); "
-            "expected one number per sample whatever its company: " + _training_hint(module, "do not divide by B")
-        )
-
-
-# --- the parts
-
-_WANTED_TYPES = (
-    (
-        (
-            "used as indices",
-            "scalar types: Long",
-            "scalar type Long but found Float",
-            "Expected dtype int32 or int64",
-            "LongTensor",
-        ),
-        "int64",
-    ),
-    (("only supports boolean", "scalar type Bool", "expected BoolTensor", "mask to be bool"), "bool"),
-)
-"""Phrases of PyTorch's errors about an argument of another type, and the type to give. Tables that are too small say other things."""
-
-
 def _plain(value: torch.Tensor) -> torch.Tensor:
     value = value.detach().cpu()
     return value.float() if value.is_floating_point() else value
 
 
-def _refinable(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The inputs as a sampler has them: a model may take a gradient by its input inside forward."""
-    return [v.detach().clone().requires_grad_() if v.is_floating_point() else v for v in inputs]
-
-
 def _call(energy: Energy, module: nn.Module, inputs: Sequence[torch.Tensor]) -> Any:
     try:
-        return module(*_refinable(inputs))
-    except EbmExportError:
-        raise  # an operation of the model's file that cannot be run
-    except Exception as error:  # the model's own error, whatever it is
-        if "Inference tensors cannot be saved" in str(error):
-            raise ContractError(
-                "forward uses a tensor that was made in torch.inference_mode(), which autograd cannot follow; make it "
-                "under torch.no_grad() instead, or clone it outside of inference mode"
-            ) from error
-        if any(phrase in _line(error) for phrase in _ON_A_GPU):
-            raise ContractError(
-                f"the model makes tensors on a GPU, and an export runs its copy on the CPU ({_line(error).partition('. ')[0]}): make them "
-                "where x is (device=x.device); a torch.export archive or TorchScript file keeps the device that it was written on, so "
-                "write it again from model.cpu()"
-            ) from error
-        shapes = ", ".join(f"{tuple(value.shape)} {_dtype(value)}" for value in inputs)
-        raise ContractError(
-            f"the model fails on the example ({shapes}): {type(error).__name__}: {_line(error)}"
-            f"{_type_hint(energy, _line(error))}{_sparse_hint(energy.module, _line(error))}{_double_hint(_line(error))}"
-        ) from error
-
-
-_TAKE_SIZE = "take the batch size from x.shape[0] inside forward"
-_GIVE_ROWS = "give conditioning inputs as they come in use, several rows of each (--cond NAME=FILE.npy)"
-
-
-@contextlib.contextmanager
-def _failing(where: str, advice: str) -> Iterator[None]:
-    """Says of the model's own error, whatever it is, where it came and what to do about it."""
-    try:
-        yield
+        return module(*refinable(inputs))
     except EbmExportError:
         raise  # an operation of the model's file that cannot be run
     except Exception as error:
-        raise ContractError(f"{where}: {type(error).__name__}: {_line(error)}; {advice}") from error
+        raise why_it_fails(energy, inputs, error) from error
 
 
 def _call_at_start(
@@ -226,54 +100,18 @@ def _call_at_start(
 ) -> Any:
     """The output for the rows of a check; the example's own as many times tell a batch that does not fit from numbers that do not."""
     try:
-        return module(*_refinable(rows))
+        return module(*refinable(rows))
     except Exception:
-        with _failing(
-            f"the model runs at the example's batch of {energy.x.shape[0]} and fails at a batch of {_BATCH}", _TAKE_SIZE
+        with failing(
+            f"the model runs at the example's batch of {energy.x.shape[0]} and fails at a batch of {_BATCH}", TAKE_SIZE
         ):
-            module(*_refinable([value[torch.arange(_BATCH) % len(value)] for value in example]))
+            module(*refinable([value[torch.arange(_BATCH) % len(value)] for value in example]))
         start = energy.sampler.init if energy.sampler is not None else "normal"
-        with _failing(
+        with failing(
             f"the model runs on the example and fails where chains start ({start})",
             f"check the range of the inputs (bounds, init){energy.made_up}",
         ):
             raise
-
-
-def _sparse_hint(module: nn.Module, said: str) -> str:
-    """That forward is called with dense matrices in the place of sparse ones, where its error speaks of these; else empty."""
-    found = [name for name, value in (*module.named_parameters(), *module.named_buffers()) if is_sparse(value)]
-    if not found or not any(word in said.lower() for word in ("sparse", "layout", "strided")):
-        return ""
-    return f"; sparse matrices ({', '.join(found)}) are dense in an export, which forward must take too"
-
-
-_ON_A_GPU = ("'CUDA' backend", "compiled with CUDA", "NVIDIA driver", "CUDA GPUs", "cuda:")
-"""Phrases of PyTorch's errors about tensors that forward makes on a GPU, with one in the machine and without."""
-
-
-def _double_hint(said: str) -> str:
-    """That the copy is float32 where the model need not be, if its error is about the two types; else empty."""
-    if not all(re.search(rf"\b{name}\b", said, re.IGNORECASE) for name in ("float", "double")):
-        return ""
-    return (
-        "; an export runs a copy whose parameters and buffers are float32, as x is: have forward follow the type of x (k.to(x.dtype)) in the "
-        "place of asking for float64, and keep its tensors as buffers (register_buffer)"
-    )
-
-
-def _type_hint(energy: Energy, said: str) -> str:
-    """How to give a condition the type of a label or a mask, where the model's error asks for one of these; else empty."""
-    wanted = next((dtype for words, dtype in _WANTED_TYPES if any(word in said for word in words)), None)
-    floats = [name for name in energy.cond if energy.cond[name].is_floating_point()]
-    if wanted is None or not floats:
-        return ""
-    options = [f"--cond {name}:{wanted}={','.join(map(str, energy.cond[name].shape[1:]))}" for name in floats]
-    what = "labels or other whole numbers" if wanted == "int64" else "a mask"
-    return (
-        f"; {' and '.join(map(repr, floats))} came as floating point: if it holds {what}, give it as {wanted} "
-        f"({' or '.join(options)} on the command line)"
-    )
 
 
 def _check_complete(module: nn.Module, called: nn.Module) -> None:
@@ -298,7 +136,7 @@ def _check_output(energy: Energy, output: Any, batch: int) -> None:
             f"the model returns a {kinds}; expected {expected}: wrap it in a function that returns the energy alone"
         )
     if not output.is_floating_point():
-        raise ContractError(f"the model returns {_dtype(output)}; expected {expected} in floating point")
+        raise ContractError(f"the model returns {dtype_name(output)}; expected {expected} in floating point")
     shape = tuple(output.shape)
     if energy.mode == "logsumexp":
         if len(shape) != 2 or shape[0] != batch:
@@ -360,7 +198,7 @@ def _check_gradient(energy: Energy, module: nn.Module, rows: Sequence[torch.Tens
     try:
         (grad,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
     except Exception as error:  # a backward of the user's own may raise anything
-        raise ContractError(f"the gradient of the energy fails: {type(error).__name__}: {_line(error)}") from error
+        raise ContractError(f"the gradient of the energy fails: {type(error).__name__}: {first_line(error)}") from error
     if grad is None:
         raise ContractError(unrelated)
     broken = ~torch.isfinite(grad).reshape(len(grad), -1).all(dim=1)
@@ -374,59 +212,3 @@ def _check_gradient(energy: Energy, module: nn.Module, rows: Sequence[torch.Tens
             f"the gradient in {energy.wrt!r} is zero for all {_BATCH} samples where chains start ({start}); expected "
             "a slope to follow: the model is constant there (saturated, rounded, or its last layer is zero)"
         )
-
-
-def _energies(
-    module: nn.Module, rows: Sequence[torch.Tensor], reduce: Callable[[torch.Tensor], torch.Tensor] | None
-) -> torch.Tensor:
-    output = module(*_refinable(rows))
-    return (reduce(output) if reduce is not None else output).detach()  # type: ignore[no-any-return]
-
-
-def _gap(first: torch.Tensor, second: torch.Tensor, largest: float = 0.0) -> str:
-    """Describes the largest difference, or is empty where there is none beyond rounding; NaN equals NaN here."""
-    difference = (first - second).abs().nan_to_num(nan=0.0)
-    allowed = _ROUNDING * max(largest, _largest(first))
-    if not difference.numel() or float(difference.max()) <= allowed:
-        return ""
-    place = int(difference.flatten().argmax())
-    return f"{first.flatten()[place].item():.6g} and {second.flatten()[place].item():.6g}"
-
-
-def _largest(values: torch.Tensor) -> float:
-    return float(values.abs().nan_to_num(0.0, 0.0, 0.0).max()) if values.numel() else 0.0
-
-
-def _others_changed(value: torch.Tensor, kept: int) -> torch.Tensor:
-    """Rows of which one stays; the others change places, and each number moves within the range that it has among them."""
-    changed = value.flip(0)
-    if value.is_floating_point():
-        changed = conditions_like(changed, 2 * len(value), seed=3)[len(value) :]
-        low, high = value.amin(0), value.amax(0)
-        if bool((low < high).any()):  # one may be a place in a table, and another a length
-            changed = changed.clamp(low, high)
-    changed[kept] = value[kept]
-    return changed
-
-
-_MODES = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
-
-
-def _training_hint(module: nn.Module, otherwise: str) -> str:
-    """Names what is in training mode, or says where else to look."""
-    named = [(path, child) for path, child in module.named_modules() if child.training]
-    kinds = [(path, child) for path, child in named if isinstance(child, _MODES)]
-    if not named:
-        return otherwise
-    listed = ", ".join(f"{path or 'the model'} ({type(child).__name__})" for path, child in (kinds or named)[:4])
-    more = len(kinds or named) - 4
-    tail = f" and {more} more" if more > 0 else ""
-    return f"{listed}{tail} in training mode; call model.eval() before exporting"
-
-
-def _dtype(value: torch.Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
-
-
-def _line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "no message")

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from ..runtime.errors import ContractError
 from .archived_graph import ArchivedGraph, archived_graph, example_inputs
+from .batch_trials import check_independence, check_repeatability
 
 __all__ = ["rebatch"]
 
@@ -340,8 +341,6 @@ def _rows(example: torch.Tensor, size: int, generator: torch.Generator) -> torch
 
 def _explain(module: ArchivedGraph, examples: tuple[torch.Tensor, ...], batch: int) -> None:
     """Raises what the contract says where the archive itself breaks it, which is then the real reason."""
-    from .contract import check_independence, check_repeatability
-
     rows = tuple(_rows(example, batch, torch.Generator().manual_seed(2)) for example in examples)
     check_repeatability(module, rows)
     if batch > 1:
