@@ -23,7 +23,7 @@ extern "C" __global__ void draw(const Loop *loop, int ahead)
     __shared__ unsigned words[ROUND];
     __shared__ unsigned ends[THREADS], counts[THREADS];
     const int step = loop->step + ahead;
-    if (step >= loop->steps || !(loop->sigma[step] > 0))
+    if (step >= loop->steps || !(loop->sigma[scheduled(loop, step)] > 0))
         return;
     const unsigned thread = threadIdx.x;
     for (unsigned i = thread; i < STRIPS; i += THREADS) {

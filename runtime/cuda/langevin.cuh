@@ -9,7 +9,8 @@ extern "C" __global__ void move(const Loop *loop, int ahead, int parts)
     if (step >= loop->steps || parts == 0)
         return;
     const unsigned numbers = loop->rows * loop->size;
-    const float sigma = loop->sigma[step], step_size = loop->step_size[step];
+    const int at = scheduled(loop, step);
+    const float sigma = loop->sigma[at], step_size = loop->step_size[at];
     for (unsigned i = blockIdx.x * THREADS + threadIdx.x; i < numbers; i += gridDim.x * THREADS) {
         float value = loop->position[i];
         if (parts & WITH_NOISE)

@@ -24,9 +24,9 @@ struct Loop {
     int *lost;                    // [rows], number of steps after which a chain was first not well, or -1
     int *lost_count;              // rows that have such a number
     volatile int *told;           // the same number in the host's memory
-    const float *step_size;       // [steps]
-    const float *sigma;           // [steps]; null where the sampler has no noise
-    const float *kept;            // [steps], the share of a velocity that is kept; null where the sampler has none
+    const float *step_size;       // [scheduled]
+    const float *sigma;           // [scheduled]; null where the sampler has no noise
+    const float *kept;            // [scheduled], the share of a velocity that is kept; null where the sampler has none
     const Tables *tables;
     unsigned long long seed, stream;
     long long first_chain;
@@ -35,9 +35,16 @@ struct Loop {
     double lowest, highest;       // energy of a chain that is well
     double highest_scale;         // of the running scale; 0 where the scale stays
     int step, steps;
+    int scheduled;                // numbers in a schedule; the last is that of all later steps too
     int learn_from, learn_to;     // the first step whose gradient is learned from, and the one after the last
     unsigned rows, size;          // chains here, and numbers in one
     unsigned block_chains;        // chains in a block of noise
     unsigned lanes;               // threads for one row in `measure`: a power of two, at most THREADS
     int clip, bounds;             // enum Clip, enum Bounds
 };
+
+// The place of a step in the schedules.
+__device__ inline int scheduled(const Loop *loop, int step)
+{
+    return min(step, loop->scheduled - 1);
+}

@@ -7,7 +7,8 @@ extern "C" __global__ void descend(const Loop *loop, int ahead)
     if (step >= loop->steps)
         return;
     const unsigned numbers = loop->rows * loop->size;
-    const float step_size = loop->step_size[step], kept = loop->kept[step];
+    const int at = scheduled(loop, step);
+    const float step_size = loop->step_size[at], kept = loop->kept[at];
     for (unsigned i = blockIdx.x * THREADS + threadIdx.x; i < numbers; i += gridDim.x * THREADS) {
         const unsigned row = i / loop->size;
         float velocity = loop->velocity[i] * kept - clipped(loop, gradient(loop, i, row), row) * step_size;

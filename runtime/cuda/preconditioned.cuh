@@ -9,7 +9,8 @@ extern "C" __global__ void stride(const Loop *loop, int ahead)
     if (step >= loop->steps)
         return;
     const unsigned numbers = loop->rows * loop->size;
-    const float step_size = loop->step_size[step], sigma = loop->sigma[step];
+    const int at = scheduled(loop, step);
+    const float step_size = loop->step_size[at], sigma = loop->sigma[at];
     const bool learns = loop->learn_from <= step && step < loop->learn_to;
     for (unsigned i = blockIdx.x * THREADS + threadIdx.x; i < numbers; i += gridDim.x * THREADS) {
         const unsigned row = i / loop->size;

@@ -35,7 +35,7 @@ class Loop(ctypes.Structure):
         ),
         ("first_chain", ctypes.c_int64),
         *((name, ctypes.c_double) for name in ("low", "high", "limit", "lowest", "highest", "highest_scale")),
-        *((name, ctypes.c_int32) for name in ("step", "steps", "learn_from", "learn_to")),
+        *((name, ctypes.c_int32) for name in ("step", "steps", "scheduled", "learn_from", "learn_to")),
         *((name, ctypes.c_uint32) for name in ("rows", "size", "block_chains", "lanes")),
         *((name, ctypes.c_int32) for name in ("clip", "bounds")),
     ]
@@ -61,6 +61,7 @@ def loop_settings(config: SamplerConfig, rows: int, size: int) -> Loop:
         lowest=-math.inf,
         highest=math.inf,
         steps=config.steps,
+        scheduled=config.steps,
         learn_from=warm_up // 2,  # in the first half a chain still comes from its start
         learn_to=warm_up,
         rows=rows,

@@ -8,7 +8,8 @@ extern "C" __global__ void glide(const Loop *loop, int ahead)
     if (step >= loop->steps)
         return;
     const unsigned numbers = loop->rows * loop->size;
-    const float half = loop->step_size[step], kept = loop->kept[step], sigma = loop->sigma[step];
+    const int at = scheduled(loop, step);
+    const float half = loop->step_size[at], kept = loop->kept[at], sigma = loop->sigma[at];
     for (unsigned i = blockIdx.x * THREADS + threadIdx.x; i < numbers; i += gridDim.x * THREADS) {
         const unsigned row = i / loop->size;
         float velocity = loop->velocity[i] - clipped(loop, gradient(loop, i, row), row) * half;
@@ -29,7 +30,7 @@ extern "C" __global__ void kick(const Loop *loop, int ahead)
     if (step >= loop->steps)
         return;
     const unsigned numbers = loop->rows * loop->size;
-    const float half = loop->step_size[step];
+    const float half = loop->step_size[scheduled(loop, step)];
     for (unsigned i = blockIdx.x * THREADS + threadIdx.x; i < numbers; i += gridDim.x * THREADS) {
         const unsigned row = i / loop->size;
         loop->velocity[i] -= clipped(loop, gradient(loop, i, row), row) * half;

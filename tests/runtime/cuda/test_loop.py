@@ -512,6 +512,15 @@ class TestDeadline:
             assert 0 < device.diverged.sum() < 9
             self.check(device, host)
 
+    @pytest.mark.parametrize("sampler", ["langevin", "underdamped", "optimize"])
+    def test_what_is_alike_for_all_steps_is_sent_once(self, opened: Open, sampler: str) -> None:
+        config = SamplerConfig.from_dict({"steps": 10**9, "step_size": 0.02, "sampler": sampler})
+        with opened(config=config) as bench:
+            result = bench.ebm.sample(3, deadline_ms=300)
+            assert 0 < result.steps < 10**9 and "measure" in bench.gpu.launched
+            sizes = [int(entry.split()[-1]) for entry in bench.gpu.log if entry.startswith("to device")]
+            assert sizes.count(4) >= 2 and max(sizes) < 2**16  # the largest are the tables of the noise
+
     def test_a_start_that_is_lost(self, opened: Open) -> None:
         start = np.zeros((2, *SHAPE))
         start[1, 0, 0] = 3
