@@ -68,7 +68,7 @@ class Int8Graphs:
         if whole and scheme in self._whole:
             return self._whole[scheme].clone()
         model = quantizer.model(int8)
-        correct_score(self.exact, model, quantizer.layers, self.states, batch=self.batch)
+        correct_score(self.exact, model, quantizer.layers, self.states, batch=self.batch, progress=self._tell)
         if whole:
             self._whole[scheme] = model.clone()
         return model

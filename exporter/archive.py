@@ -23,12 +23,14 @@ from ..runtime.config import SamplerConfig
 from ..runtime.errors import ContractError, LoadError, UsageError
 from .archive_guard import check_archive, restricted_unpickling
 from .archived_graph import example_inputs
+from .checked_functions import unchecked_distributions
 from .contract import check_contract
 from .energy import Energy, EnergyMode, make_energy
 from .full_precision import FullPrecision
 from .module_copy import copy_module
 from .more_rows import conditions_like, rows_like
 from .static_batch import rebatch
+from .trace import trace
 
 __all__ = ["SETTINGS_FILE", "read_archive", "save_energy"]
 
@@ -85,7 +87,11 @@ def save_energy(
     count = max(2, *(len(value) for value in given))
     inputs = _filled_up([_plain(value) for value in given], count, described.position)
     with FullPrecision():
-        program = _export(module, inputs)
+        try:
+            program = _export(module, inputs)
+        except ContractError:
+            trace(described)  # has better words for most of what torch.export refuses
+            raise
     settings = {
         "schema_version": _SCHEMA_VERSION,
         "name": described.name,
@@ -138,7 +144,8 @@ def _export(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> ExportedProg
     names: Any = tuple({0: batch} for _ in inputs)
     if any(p.kind == p.VAR_POSITIONAL for p in _parameters(module)):
         names = (names,)
-    with warnings.catch_warnings():
+    # Where it fails it prints the whole graph.
+    with warnings.catch_warnings(), unchecked_distributions(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             return torch.export.export(module, inputs, dynamic_shapes=names, strict=False)

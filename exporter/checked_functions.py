@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 
 from ..runtime.errors import ContractError
 
-__all__ = ["WithoutChecks"]
+__all__ = ["WithoutChecks", "unchecked_distributions"]
 
 
 def _one_hot(index: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
@@ -31,3 +34,14 @@ class WithoutChecks(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _REPLACED.get(func, func)(*args, **(kwargs or {}))
+
+
+@contextmanager
+def unchecked_distributions() -> Iterator[None]:
+    """Has distributions that were not told to check their arguments not do so; by default each log_prob looks at its values."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)

@@ -110,9 +110,18 @@ def run_in_pytorch(
         with FunctionEngine(Reference(energy, torch.float32)) as engine:
             return record_trajectory(engine, config, shape, CHAINS, seed=seed, cond=cond, data=data, progress=progress)
     except DivergenceError as error:
-        if not energy.made_up:
-            raise
-        raise DivergenceError(f"{error}{energy.made_up}") from error
+        raise DivergenceError(
+            f"{error}; the model itself does so, in PyTorch{_other_sign(energy)}{energy.made_up}"
+        ) from error
+
+
+def _other_sign(energy: Energy) -> str:
+    """What may be the reason of chains that leave for no good one."""
+    turned = {
+        "energy": "a log density is an energy with energy='negative' (--energy negative)",
+        "negative": "the model may be an energy and no log density",
+    }
+    return f": {turned[energy.mode]}" if energy.mode in turned else ""
 
 
 def fresh_conditions(energy: Energy, count: int, seed: int) -> dict[str, np.ndarray]:

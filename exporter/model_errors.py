@@ -74,7 +74,7 @@ def why_it_fails(energy: Energy, inputs: Sequence[torch.Tensor], error: Exceptio
     shapes = ", ".join(f"{tuple(value.shape)} {dtype_name(value)}" for value in inputs)
     return ContractError(
         f"the model fails on the example ({shapes}): {type(error).__name__}: {said}"
-        f"{_type_hint(energy, said)}{_sparse_hint(energy.module, said)}{_double_hint(said)}"
+        f"{_type_hint(energy, said)}{_sparse_hint(energy.module, said)}{_double_hint(said)}{_shape_hint(energy, said)}"
     )
 
 
@@ -86,6 +86,13 @@ def dtype_name(value: torch.Tensor) -> str:
 def first_line(error: BaseException) -> str:
     """What an error says first, on one line."""
     return next(iter(str(error).strip().splitlines()), "no message")
+
+
+def _shape_hint(energy: Energy, said: str) -> str:
+    """What the example's shape should be, where the model's error is about shapes; else empty."""
+    if not re.search(r"shape|size|dimension|channels|out of range|unpack", said):
+        return ""
+    return f"; the example is a batch of samples, [B, *S], and the shape that is given as S (--shape) is that of one{energy.made_up}"
 
 
 def _sparse_hint(module: nn.Module, said: str) -> str:

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..runtime.errors import ContractError, UnsupportedOperation
 from .batch import generalize
-from .checked_functions import WithoutChecks
+from .checked_functions import WithoutChecks, unchecked_distributions
 from .data_dependence import DataDependence
 from .energy import Energy
 from .finite_gradients import FiniteGradients
@@ -172,6 +172,7 @@ def _tracing() -> Iterator[None]:
     try:
         with (
             fx_traceback.preserve_node_meta(),
+            unchecked_distributions(),
             sdpa_kernel(SDPBackend.MATH),
             # A part that is TorchScript runs with other operations from its second call on, and with gradients of its own.
             torch.jit.optimized_execution(False),  # type: ignore[attr-defined]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +19,9 @@ _LEAST_SPREAD = 1e-3
 _LARGEST_GAIN = 0.1
 """A factor farther from one than this is no gain but damage, which is for the gate to see."""
 
+_Answers = tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]
+"""Weights of a batch of states, and what the graph in float32 and the one in INT8 give there."""
+
 
 def correct_score(
     model: ir.Model,
@@ -28,6 +31,7 @@ def correct_score(
     *,
     batch: int = 8,
     threads: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
     """Gives the gradient of an INT8 graph float32's length and mean, in place.
 
@@ -58,22 +62,29 @@ def correct_score(
         states: where the graph is asked along trajectories.
         batch: states in one call.
         threads: threads of one call.
+        progress: called with (what is being done, states seen, in all), each state twice.
     """
     last = [layer for layer in layers if layer.writes_grad and layer.half == "gradient"]
-    _lengthen(model, quantized, last, states, batch, threads)
-    _center(model, quantized, states, batch, threads)
+
+    def both(names: Sequence[str], turn: int) -> Iterator[_Answers]:
+        done = turn * len(states)
+        for answers in _both(model, quantized, names, states, batch, threads):
+            yield answers
+            done += len(answers[0])
+            if progress is not None:
+                progress("correcting the gradient's length and mean", done, 2 * len(states))
+
+    if last:
+        _lengthen(quantized, last, states, both([layer.output for layer in last], 0))
+    _center(quantized, states, both([], 1))
 
 
-def _lengthen(
-    model: ir.Model, quantized: ir.Model, last: Sequence[Layer], states: States, batch: int, threads: int | None
-) -> None:
-    if not last:
-        return
+def _lengthen(quantized: ir.Model, last: Sequence[Layer], states: States, both: Iterator[_Answers]) -> None:
     names = [layer.output for layer in last]
     steps = np.unique(states.step)
     sums = {name: _StageSums(len(steps)) for name in names}
     first = 0
-    for weights, wanted, got in _both(model, quantized, names, states, batch, threads):
+    for weights, wanted, got in both:
         rows = slice(first, first + len(weights))
         first = rows.stop
         scale = np.asarray(states.grad_scale[rows], np.float64)[:, None]
@@ -126,14 +137,14 @@ def _weight(step: int | np.ndarray, end: int) -> np.ndarray:
     return np.where(step == DATA_STEP, end, step) / end
 
 
-def _center(model: ir.Model, quantized: ir.Model, states: States, batch: int, threads: int | None) -> None:
+def _center(quantized: ir.Model, states: States, both: Iterator[_Answers]) -> None:
     steps = np.unique(states.step)
     shape = (2, len(steps), *states.x.shape[1:])  # of one half of the chains and the other, by stage
     errors, reach, count = np.zeros(shape), np.zeros(shape[:2]), np.zeros(shape[:2])
     lengths = np.zeros(len(steps))
     halves = states.share(2)
     first = 0
-    for weights, wanted, got in _both(model, quantized, [], states, batch, threads):
+    for weights, wanted, got in both:
         for row in range(len(weights)):
             state = first + row
             if states.large[state]:
@@ -169,7 +180,7 @@ def _center(model: ir.Model, quantized: ir.Model, states: States, batch: int, th
 
 def _both(
     model: ir.Model, quantized: ir.Model, names: Sequence[str], states: States, batch: int, threads: int | None
-) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]]:
+) -> Iterator[_Answers]:
     """Runs both graphs over the states; yields the states' weights and what each graph gave."""
     exact, rough = (Taps(ir.to_proto(graph), names, threads) for graph in (model, quantized))
     end = max(int(states.step.max()), 1)

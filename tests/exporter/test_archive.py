@@ -39,6 +39,19 @@ def edited(source: Path, target: Path, part: str, edit: Any) -> Path:
     return target
 
 
+class Flow(nn.Module):
+    """Minus the log density of a flow of one layer."""
+
+    def __init__(self, checked: bool | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.scale = nn.Parameter(0.1 * torch.randn(4))
+        self.prior = torch.distributions.MultivariateNormal(torch.zeros(4), torch.eye(4), validate_args=checked)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -self.prior.log_prob(x * self.scale.exp()) - self.scale.sum()
+
+
 class TestSaveEnergy:
     def test_settings_may_be_a_dictionary(self, tmp_path: Path) -> None:
         save_energy(make_conv(), tmp_path / "m.pt2", torch.randn(2, 1, 8, 8), sampler={"steps": 7, "noise": 0.005})
@@ -101,7 +114,7 @@ class TestSaveEnergy:
     def test_no_energy_writes_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(ContractError, match="call model.eval"):
             save_energy(make_conv().train(), tmp_path / "m.pt2", torch.randn(2, 1, 8, 8))
-        with pytest.raises(ContractError, match="torch.export cannot export the model"):
+        with pytest.raises(ContractError, match=r"the model decides by the value of a tensor .*use torch.where"):
             save_energy(
                 lambda x: x.sum(1) * (1 if float(x[0, 0].detach()) == 1.25 else 2), tmp_path / "m.pt2", torch.ones(2, 2)
             )
@@ -119,6 +132,23 @@ class TestSaveEnergy:
 
         with pytest.raises(ContractError, match="archive's gradient differs .* custom autograd functions"):
             save_energy(lambda x: Doubled.apply(x).square().sum(1), tmp_path / "m.pt2", torch.randn(2, 3))
+
+    def test_distributions_that_check_their_arguments_by_default(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        save_energy(Flow(None), tmp_path / "flow.pt2", torch.randn(3, 4))
+        assert not capfd.readouterr().err
+        assert torch.distributions.Distribution._validate_args == __debug__, "the default is what it was"
+        loaded = read_archive(tmp_path / "flow.pt2")
+        x = torch.randn(7, 4)
+        torch.testing.assert_close(loaded.reduce(loaded.module(x)), Flow(None)(x))
+
+    def test_what_torch_export_cannot_write_is_said_in_the_models_words(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(ContractError, match="the model decides by the value of a tensor"):
+            save_energy(Flow(True), tmp_path / "flow.pt2", torch.randn(3, 4))
+        assert len(capfd.readouterr().err.splitlines()) < 5, "and not in a thousand lines of a graph"
 
     def test_a_folder(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="is a folder; expected the name of a file"):

@@ -62,6 +62,13 @@ def test_brings_back_length_and_mean(build, length: float, shift: float) -> None
         assert abs(before.gain) > 0.025
 
 
+def test_progress_is_told() -> None:
+    model, told = conv_net(), []
+    other, states = bent(model, 1.03, 0.1, int8=True), states_for(model, 64)
+    correct_score(model, other, find_layers(model), states, threads=1, progress=lambda *now: told.append(now[1:]))
+    assert told[0][0] < 16 and told[-1] == (128, 128) and [done for done, _ in told] == sorted(done for done, _ in told)
+
+
 def test_a_layer_in_float_is_shortened_too() -> None:
     model = conv_net()
     other = bent(model, 1.03, 0.0, int8=False)

@@ -414,11 +414,8 @@ class TorchDistribution(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         mixture = torch.distributions.MixtureSameFamily(
-            torch.distributions.Categorical(logits=self.logits, validate_args=False),
-            torch.distributions.Independent(
-                torch.distributions.Normal(self.means, self.scales, validate_args=False), 1, validate_args=False
-            ),
-            validate_args=False,
+            torch.distributions.Categorical(logits=self.logits),
+            torch.distributions.Independent(torch.distributions.Normal(self.means, self.scales), 1),
         )
         return -mixture.log_prob(x)
 
