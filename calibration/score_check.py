@@ -12,6 +12,8 @@ from ..runtime.config import SamplerConfig
 from ..runtime.distinct_rows import distinct_rows
 from ..runtime.engine import Engine
 from ..runtime.manifest import ModelSpec
+from ..runtime.row_norms import square_sums
+from ..runtime.samplers.clipping import clip_gradient
 from .gate_rules import GateRules
 from .metrics.score_fidelity import StageFidelity
 from .score_along import fidelity_along, gradients_along
@@ -33,7 +35,7 @@ _BYTES = 128 * 2**20
 
 
 class ScoreCheck:
-    """FP32's gradients at the states of its own trajectories.
+    """FP32's gradients at the states of its own trajectories, as the sampler's steps read them: clipped where it clips.
 
     There is one trajectory, and another one for an engine that fails by less than what chance could do: noise of few directions looks
     like a bias where few chains are asked. Then the verdict is that on all states together, as often as the rules allow.
@@ -70,6 +72,7 @@ class ScoreCheck:
         self._condition = which[own_row]
         self._rules = rules
         self._rests = comes_to_rest(config)
+        self._config = config
         self._along: list[tuple[Trajectory, np.ndarray]] = []  # with FP32's gradients
 
         def record(seed: int) -> tuple[Trajectory, np.ndarray]:
@@ -86,7 +89,7 @@ class ScoreCheck:
                     max_batch=max_batch,
                     progress=progress,
                 )
-                return trajectory, gradients_along(engine, trajectory, self._cond, max_batch=max_batch)
+                return trajectory, self._as_read(gradients_along(engine, trajectory, self._cond, max_batch=max_batch))
 
         self._record = record
         self._trajectory(0)
@@ -108,7 +111,8 @@ class ScoreCheck:
         found: list[np.ndarray] = []
         while True:
             trajectory, _ = self._trajectory(len(found))
-            found.append(gradients_along(engine, trajectory, self._cond, max_batch=max_batch, progress=progress))
+            asked = gradients_along(engine, trajectory, self._cond, max_batch=max_batch, progress=progress)
+            found.append(self._as_read(asked))
             exact = [self._trajectory(number)[1] for number in range(len(found))]
             conditions = np.tile(self._condition, len(found))
             fidelity = fidelity_along(trajectory, _joined(exact), _joined(found), conditions, rests=self._rests)
@@ -117,6 +121,19 @@ class ScoreCheck:
             settled = any(verdict.decided for verdict in failed) or (not failed and len(found) == 1)
             if settled or len(found) > self._rules.extra_rounds:
                 return fidelity
+
+    def _as_read(self, grads: np.ndarray) -> np.ndarray:
+        """Gradients [G, n, *S] as steps read them, in place: clipped, but for those that are not finite.
+
+        A chain that clips goes as far from a steep place as from a steeper one. A few of these, at which no two precisions agree, would else
+        outweigh all others.
+        """
+        for stage in grads if self._config.grad_clip is not None else ():
+            finite = np.isfinite(square_sums(stage))
+            well = stage[finite]
+            clipped = clip_gradient(well, self._config.grad_clip, self._config.grad_clip_mode, np.empty_like(well))
+            stage[finite] = clipped[0]
+        return grads
 
     def _trajectory(self, number: int) -> tuple[Trajectory, np.ndarray]:
         if number == len(self._along):

@@ -42,7 +42,7 @@ def correct_score(
         1 / factor = sum_k w_k (sum <q, f> / sum <f, f>)    over the stages k, with the inner sums over a stage's states,
 
     f and q being the output in float32 and in the INT8 graph, both divided by the gradient scale, of each layer of the
-    gradient half between which and `grad` no other lies. That is the gain that the gate looks at, for each of these layers.
+    gradient half between which and `grad` no other lies. That is the gain that the gate looks at (where nothing is clipped), for each of these layers.
 
     *Mean.* A constant c is subtracted from `grad`, number by number of x: the one with the smallest
 

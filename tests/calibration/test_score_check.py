@@ -94,3 +94,35 @@ def test_another_engine_is_asked_at_the_same_trajectories() -> None:
     recorded = len(opened)
     check.fidelity(bowl(noise=0.3))
     assert len(opened) == recorded
+
+
+def steep(length: float) -> FunctionEngine:
+    """A bowl in which one state of fifty has a gradient fifty times as long, times `length`; another with `length` 0 has none that is finite."""
+
+    def energy(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rare = (1e5 * np.abs(x.sum(axis=1, dtype=np.float64))) % 50 < 1
+        factor = np.where(rare, 50.0 * length if length else np.inf, 1.0)
+        return 0.5 * np.square(x).sum(axis=1), (factor[:, None] * x).astype(np.float32)
+
+    return FunctionEngine(energy)
+
+
+@pytest.mark.parametrize("mode", ["value", "norm"])
+def test_gradients_are_compared_as_a_step_reads_them(mode: str) -> None:
+    limit = {"value": 3.0, "norm": 3.0 * SIZE**0.5}[mode]
+
+    def passed(engine: Engine, clip: float | None) -> dict[str, bool]:
+        config = CONFIG.replace(grad_clip=clip, grad_clip_mode=mode)
+
+        @contextmanager
+        def fp32() -> Iterator[Engine]:
+            yield steep(1.0)
+
+        check = ScoreCheck(fp32, MODEL, config, GateRules(), conditions=lambda count: {})
+        verdicts = judge_score(check.fidelity(engine), GateRules().bias_limit)
+        return {verdict.metric: verdict.passed for verdict in verdicts}
+
+    assert not passed(steep(0.9), None)["score gain"], "these states are most of the mean"
+    assert passed(steep(0.9), limit)["score gain"], "and are the same beyond the limit"
+    assert not passed(steep(0.0), limit)["score gain"], "which makes a number of what is none"
+    assert not passed(bowl(gain=1.02), limit)["score gain"]
