@@ -78,8 +78,12 @@ def sampler_graph(
         return made.op("Concat", [made.op("Unsqueeze", [value, made.constant([0])]) for value in values], axis=0)
 
     if each:
-        for name, values, shape in zip(EACH, (places, energies), ([batch, *sizes[1:]], [batch]), strict=True):
-            made.output(name, stacked(values), [steps, *shape])
+        # Beside each other and turned, not behind each other: OpenVINO 2026.4 lets a state live inside of a Concat on the first axis, and
+        # where a Transpose before a convolution reads that state too, later steps are taken from something else.
+        beside = made.op("Concat", [made.op("Unsqueeze", [place, made.constant([1])]) for place in places], axis=1)
+        turned = made.op("Transpose", [beside], perm=(1, 0, *range(2, len(sizes) + 1)))
+        for name, value, shape in zip(EACH, (turned, stacked(energies)), ([batch, *sizes[1:]], [batch]), strict=True):
+            made.output(name, value, [steps, *shape])
     if highest_scale is not None or config.grad_clip is not None or config.bounds is not None:
         # Elsewhere a gradient that is not finite leads to a position that is not.
         squares = stacked([writer.square_sum(grad) for grad in writer.grads])

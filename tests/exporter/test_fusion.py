@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from ebm_export.exporter import export
 from ebm_export.exporter import sampler_graph as sampler_graph_module
@@ -641,3 +642,33 @@ def test_the_files_are_checked_onnx(tmp_path: Path) -> None:
     path = write(tmp_path, targets=["onnx"])
     for name in ("sampler.fp32.onnx", "standalone.fp32.onnx", "score.fp32.onnx"):
         onnx.checker.check_model(onnx.load(path / name), full_check=True)
+
+
+class Trajectory(nn.Module):
+    """Reads a trajectory [B, T, A] by convolutions over its time, as policies do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.first, self.second = nn.Conv1d(2, 16, 3, padding=1), nn.Conv1d(16, 16, 3, padding=1)
+        self.head = nn.Linear(16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = nn.functional.silu(self.first(x.transpose(1, 2)))
+        h = nn.functional.silu(h + self.second(h))
+        return 5 * self.head(h.mean(2)).squeeze(1) + x.square().sum((1, 2))
+
+
+@pytest.mark.parametrize("mode", ["project", "reflect"])
+def test_a_state_that_is_told_and_turned_is_the_one_that_steps_go_on_from(tmp_path: Path, mode: str) -> None:
+    """OpenVINO 2026.4 had it live inside of the outputs that tell of each step, and be read there when another had taken its place."""
+    config = SamplerConfig(steps=8, step_size=0.02, bounds=(-1.0, 1.0), bounds_mode=mode, init="uniform")
+    path = export(
+        Trajectory().eval(), torch.rand(4, 8, 2), out=tmp_path / "m.ebm", targets=["openvino"], sampler=config, fuse=COUNT
+    )  # fmt: skip
+    with load(path, fuse=True) as ebm, load(path, fuse=False) as singly:
+        told = list(ebm.stream(6, seed=1))
+        assert told[-1].complete
+        *_, wanted = singly.stream(6, seed=1)
+        np.testing.assert_array_equal(told[-1].x, wanted.x)
+        np.testing.assert_array_equal(told[-1].energy, wanted.energy)
