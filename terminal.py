@@ -60,7 +60,7 @@ def _cell(value: Any) -> str:
 @contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
     """Shows (what, done, total) on stderr: a bar with its rate on a terminal, lines elsewhere."""
-    begun, last, there = 0.0, "", 0
+    begun, last, there, reached = 0.0, "", 0, 0
     with ExitStack() as stack:
         bar = None
         if LOG.is_terminal:
@@ -75,13 +75,14 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         told = 0.0
 
         def tell(what: str, done: int, total: int) -> None:
-            nonlocal begun, last, there, told
+            nonlocal begun, last, there, reached, told
             now = time.monotonic()
-            if what != last:
+            if what != last or done < reached:  # the same work may be there again for something else
                 # Work that is gone on with is told of first at the place where it was left.
-                begun, last, there, told = now, what, done, now
-                if bar is None:
+                begun, there, told = now, done, now
+                if bar is None and what != last:
                     LOG.print(what, markup=False, soft_wrap=True)
+            last, reached = what, done
             rate = _rate(done, total, now - begun, there)
             if bar is not None:
                 bar.update(task, description=what, completed=done, total=total or None, rate=rate)

@@ -281,7 +281,8 @@ def _call_order(signature: inspect.Signature, cond: dict[str, Any], wrt: str) ->
         raise UsageError(
             f"the model also takes {also}, which {'have' if others else 'has'} no default: pass a batch of {'each' if others else 'it'}, "
             f"cond={{{', '.join(f'{name!r}: ...' for name in missing)}}} (on the command line --cond {first}=FILE.npy with rows of it, "
-            f"--cond {first}=SHAPE, or --cond {first}:int64= for a label{', and so on' if others else ''})"
+            f"--cond {first}=SHAPE, or --cond {first}:int64= for a label{', and so on' if others else ''}); where {wrt!r} is a condition "
+            f"and it is {also if not others else 'one of these'} that is refined, say so: wrt={first!r} (--wrt {first})"
         )
     order = tuple([p.name for p in named if p.name in given] + extra) or (wrt,)
     prefix = [p.name for p in named if p.kind is not p.KEYWORD_ONLY][: len(order)]

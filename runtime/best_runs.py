@@ -41,6 +41,7 @@ class BestRuns:
         self._telling = telling
         self._block_times: dict[int, dict[int, BlockTime]] = {}  # by number of chains, see `Pace`
         self._handing_over: dict[int, list[float]] = {}  # likewise
+        self._told_of_no_step = False
 
     def by_deadline(self, request: Request, deadline: float) -> tuple[BestSoFar, Pace]:
         """Runs chains until a deadline.
@@ -91,6 +92,13 @@ class BestRuns:
             asked = None if request.exact is None else _asked_in_block(config)
             keeper = Best(request.switches) if known else BestAfterDrift(request.switches)
             best = until(steps, pace, keeper, evaluations(config), asked)
+        if not (best.steps or best.complete or self._told_of_no_step):
+            self._told_of_no_step = True  # a control loop asks a hundred times a second
+            _LOG.warning(
+                "no step was taken by the deadline, so the states are those that chains start from: give it more time, fewer chains or a "
+                "faster engine, and call warm(%d) before; later calls are not told of (see `steps` of what comes back)",
+                request.n,
+            )
         return _told_of_runaways(best, request), pace
 
     def stream(
@@ -147,7 +155,9 @@ class BestRuns:
         ):  # where `call` starts from noise, which is no start of this model's chains
             if loop is not None:
                 # What stays on a device allocates there and captures a step; no time is left for taking one.
+                told, self._told_of_no_step = self._told_of_no_step, True
                 call(config=config, deadline_ms=1e-3)
+                self._told_of_no_step = told
                 return
             fused = self._telling.open_for(config, n, worth=True)
             if fused is not None:

@@ -224,6 +224,8 @@ def _bounds(value: object) -> tuple[float, float]:
 
 
 def _ladder(value: object) -> tuple[float, ...]:
+    if isinstance(value, str):
+        raise UsageError(f"ladder: expected numbers such as (1, 2, 4, 8), got the text {value!r}")
     rungs = _schedule("ladder", value)
     rungs = rungs if isinstance(rungs, tuple) else (rungs,)
     if len(rungs) < 2 or rungs[0] != 1 or any(high <= low for low, high in itertools.pairwise(rungs)):

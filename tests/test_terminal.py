@@ -52,3 +52,15 @@ def test_slow_work_has_a_rate_too(
         tell("a trajectory", 0, 160)
         tell("a trajectory", 16, 160)
     assert capsys.readouterr().err.splitlines()[1:] == ([] if said is None else [f"a trajectory: 10%, {said}"])
+
+
+def test_the_same_work_once_more_has_a_clock_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second round of ten minutes after one of ten was said to go at half the speed."""
+    clock = iter([1000.0, 1600.0, 1600.0, 1900.0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    with terminal.progress() as tell:
+        for done in (0, 12, 0, 6):
+            tell("comparing", done, 12)
+    assert capsys.readouterr().err.splitlines() == ["comparing", "comparing: 50%, 50.0 s each, 5:00 left"]

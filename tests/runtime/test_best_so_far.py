@@ -77,6 +77,14 @@ class TestDeadline:
     ) -> None:
         assert ebm(clock.bowl).refine(START, deadline_ms=deadline_ms).steps == steps  # 20 ms are over then
 
+    def test_no_step_at_all_is_told_of_once(self, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+        energy = ebm(clock.bowl)
+        assert energy.refine(START, deadline_ms=36).steps == 1 and not caplog.messages
+        for _ in range(3):
+            assert energy.refine(START, deadline_ms=34).steps == 0
+        (said,) = caplog.messages
+        assert "no step was taken by the deadline" in said and f"warm({len(START)})" in said
+
     @pytest.mark.parametrize(("deadline_ms", "steps"), [(34, 0), (36, 1)])
     def test_what_fused_steps_took_says_nothing_of_steps_that_are_not(
         self, clock: Clock, deadline_ms: float, steps: int

@@ -43,6 +43,7 @@ def test_a_warm_up_stays_with_samplers_that_have_one() -> None:
         ({"leapfrog": 0}, "leapfrog: expected a whole number of at least 1, got 0"),
         ({"friction": -1}, "friction: expected a number of at least 0, got -1"),
         ({"momentum": 1}, "momentum: expected a number from 0 to below 1, got 1"),
+        ({"ladder": "1,2"}, r"ladder: expected numbers such as \(1, 2, 4, 8\), got the text '1,2'"),
         ({"ladder": (1,)}, r"ladder: expected at least two factors that rise from 1, .*, got \(1.0,\)"),
         ({"ladder": (2, 4)}, r"rise from 1, .*, got \(2.0, 4.0\)"),
         ({"ladder": (1, 4, 4)}, r"rise from 1, .*, got \(1.0, 4.0, 4.0\)"),
