@@ -58,6 +58,7 @@ def chain_steps(
     pace: Pace | None = None,
     runs: tuple[int, int] | None = None,
     energies: bool = False,
+    unwatched: bool = False,
 ) -> Generator[Progress, None, None]:
     """Runs one batch of chains and tells of the start and of every step; whoever listens may stop at any of them.
 
@@ -90,6 +91,7 @@ def chain_steps(
         runs: as in `Progress`.
         energies: whether whoever listens wants to know those of states. Where the sampler does not, the start's is evaluated, and
             `Progress.energies` tells those of others.
+        unwatched: whether nobody wants to hear of steps but at the end and at multiples of `every`.
 
     Raises:
         DivergenceError: as in `run.run_chains`.
@@ -108,7 +110,7 @@ def chain_steps(
     if fused is not None and pace is not None and not pace.has_time(fused.count):
         fused = None  # there will be no more time than there is now
     if fused is not None:
-        method = fuse(method, fused, config, start, every, pace)
+        method = fuse(method, fused, config, start, every, pace, unwatched=unwatched)
     score: ScaledScore
     ask: Evaluate
     step_sizes = spread(config.step_size, config.steps)

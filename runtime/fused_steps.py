@@ -51,6 +51,10 @@ EACH = ("sampler.each.x", "sampler.each.energy")
 LEAVE_OUT = "leave_out"
 """An option of backends: names of outputs that are not computed, such as `EACH` where nobody asks for them."""
 
+_CALLS = 8
+"""Most calls that are told of together where nobody listens: telling takes as long as two steps of a small network. What is found at the last of
+them only, a position that is not finite beside an energy that is, has as many done again."""
+
 
 class Ports(NamedTuple):
     """What a graph of fused steps takes beside `x`, `grad_scale` and what the score graph takes.
@@ -181,6 +185,8 @@ def fuse(
     position: np.ndarray,
     every: int | None = None,
     pace: Pace | None = None,
+    *,
+    unwatched: bool = False,
 ) -> Method:
     """Lets a sampler take its steps in blocks, as far as there are whole ones.
 
@@ -194,8 +200,10 @@ def fuse(
         position: [B, *S] float32, in the shape of the batch; its numbers are not looked at.
         every: number of steps of which no block goes beyond a multiple; None for no such place.
         pace: says whether there is time for a block; None where there is always.
+        unwatched: whether nobody wants to hear of each block, so that some of them may be told of together.
     """
     count = fused.count
+    most = _CALLS * count if unwatched and pace is None and not fused.each else count
     ends = ends_of_blocks(count, config.steps, method.warm_up, every)
     number = 1  # of the steps that come next
     wanted = ports(config.sampler, config.order)
@@ -206,8 +214,10 @@ def fuse(
     noise = np.zeros((count, *position.shape), np.float32)
     changing = ("position", "grad", "velocity") if "velocity" in wanted.state else ("position", "grad")
     taken = [("sampler.next.x" if name == "position" else f"sampler.next.{name}", name) for name in changing]
-    # A block reads the state of the one before, and engines write into the same memory at every call.
-    sets = [{name: np.empty_like(position) for name in changing} for _ in range(2)]
+    going_on = [(port, name) for port, name in given if name in changing]
+    # A block reads the state of the one before, engines write into the same memory at every call, and the state that several blocks begin with
+    # may be gone back to: the first of these is where it lies.
+    sets = [{name: np.empty_like(position) for name in changing} for _ in range(3)]
     each = EachStep(np.empty_like(noise), np.empty(noise.shape[:2], np.float32)) if fused.each else None
 
     def end(step: int) -> int:
@@ -217,6 +227,10 @@ def fuse(
         alone = number < count or 0 < method.warm_up == step or (pace is not None and not pace.has_time(count))
         if alone and each is not None:  # whoever wants to hear of each step hears of it at once
             number = 1
+        while not alone and number < most and ends(step + number) == step + number + count:
+            if every is not None and (step + number) % every == 0:
+                break
+            number += count
         return step + number
 
     def step(random: ChainRandom, state: Any, score: Evaluate, step_size: Any, step: int) -> tuple[Any, FusedInfo]:
@@ -227,24 +241,35 @@ def fuse(
         inputs = {"x": state.position, **same}
         for port, name in given:
             inputs[port] = getattr(state, name)
-        for port, numbers in series.items():
-            inputs[port] = np.ascontiguousarray(numbers[step : step + count])
-        if wanted.noise:
-            inputs["sampler.noise"] = random.normals(noise)
-        answer = score.take_steps(fused.engine, inputs, count)
-        energy = answer["sampler.energy"]
-        # A gradient that is not finite shows in the sum of its squares, and where these are not told in the position.
-        told = [energy, answer["sampler.next.x"], answer.get("sampler.squares", answer["sampler.next.grad"])]
-        if each is not None:
-            for name, array in zip(EACH, each, strict=True):
-                np.copyto(array, answer[name])
-            told.append(each.energy)
-        if not all([math.isfinite(np.add.reduce(numbers, axis=None)) for numbers in told]):
-            score.state, score.calls = before, calls
-            return singly(random, state, score, step, number)
-        sets.reverse()
-        for port, name in taken:
-            np.copyto(sets[0][name], answer[port])
+        last = number // count - 1
+        for block in range(last + 1):
+            begin, put = step + block * count, sets[1 + block % 2]
+            for port, numbers in series.items():
+                inputs[port] = np.ascontiguousarray(numbers[begin : begin + count])
+            if wanted.noise:
+                inputs["sampler.noise"] = (random.at(begin) if block else random).normals(noise)
+            answer = score.take_steps(fused.engine, inputs, count)
+            energy = answer["sampler.energy"]
+            # A gradient that is not finite shows in the sum of its squares, and where these are not told in the position, which is none from
+            # then on.
+            told = [energy]
+            if "sampler.squares" in answer:
+                told.append(answer["sampler.squares"])
+            if block == last:
+                told += [answer["sampler.next.x"], answer["sampler.next.grad"]]
+            if each is not None:
+                for name, array in zip(EACH, each, strict=True):
+                    np.copyto(array, answer[name])
+                told.append(each.energy)
+            if not all([math.isfinite(np.add.reduce(numbers, axis=None)) for numbers in told]):
+                score.state, score.calls = before, calls
+                return singly(random, state, score, step, number)
+            for port, name in taken:
+                np.copyto(put[name], answer[port])
+            inputs["x"] = put["position"]
+            for port, name in going_on:
+                inputs[port] = put[name]
+        sets[0], sets[1 + last % 2] = put, sets[0]
         return state._replace(energy=energy.copy(), **sets[0]), FusedInfo(0, each)
 
     def singly(random: ChainRandom, state: Any, score: Evaluate, step: int, number: int) -> tuple[Any, FusedInfo]:

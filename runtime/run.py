@@ -132,6 +132,7 @@ def run_chains(
             shared=callback is not None,
             every=None if samples is None else samples.every,
             runs=(past, n + again) if again else None,
+            unwatched=callback is None and checkpoint is None,
         )
         with contextlib.closing(steps):  # at once, where the callback raises
             if loop is not None:

@@ -166,7 +166,9 @@ class TestFunctions:
 
 class TestErrors:
     def test_a_missing_input_names_itself_and_the_option(self) -> None:
-        with pytest.raises(UsageError, match=r"also takes 'action'.*cond=\{'action': \.\.\.\}.*--cond action=SHAPE.*--wrt action"):
+        with pytest.raises(
+            UsageError, match=r"also takes 'action'.*cond=\{'action': \.\.\.\}.*--cond action=SHAPE.*--wrt action"
+        ):
             make_energy(ConditionalEnergy(), torch.randn(3, 3))
 
     def test_an_unknown_cond_names_the_nearest(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import nn
 from ebm_export.exporter import export
 from ebm_export.exporter import sampler_graph as sampler_graph_module
 from ebm_export.exporter.sampler_steps import StepWriter
-from ebm_export.runtime import DivergenceError, EngineMismatch, SamplerConfig, UsageError, load
+from ebm_export.runtime import DivergenceError, EngineMismatch, SamplerConfig, UsageError, chain, load
 from ebm_export.runtime.artifact_engine import fused_of
 from ebm_export.runtime.backends import backend_of
 from ebm_export.runtime.bundle import Bundle
@@ -135,6 +136,44 @@ def test_a_chain_that_diverges_is_found_in_a_block(bundle: Path) -> None:
     assert found.shape == (2, 3)
     with load(bundle, backend="onnxruntime", threads=1, fuse=False) as ebm:
         np.testing.assert_array_equal(found, ebm.sample(3, x0=x0, goal=GOAL, diverged="drop"))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_several_blocks_are_gone_back_over_where_a_chain_diverges_in_one(bundle: Path, backend: str) -> None:
+    """Nobody listens, so they are told of together. The second chain's numbers overflow within nine long steps, the others come back."""
+    step_sizes = np.full(120, 0.05)
+    step_sizes[40:49], step_sizes[49:60] = 30.0, 1 / 0.6
+    config = CONFIG.replace(steps=120, step_size=tuple(step_sizes), noise=0.1)
+    x0 = np.ones((3, 3), np.float32)
+    x0[1] = 1e17
+    kept, messages = [], []
+    for fuse in (True, False):
+        with load(bundle, backend=backend, threads=1, fuse=fuse) as ebm:
+            kept.append(ebm.sample(3, x0=x0, goal=GOAL, config=config, diverged="drop"))
+            with pytest.raises(DivergenceError) as error:
+                ebm.sample(3, x0=x0, goal=GOAL, config=config)
+            messages.append(re.sub(r"after step \d+", "", str(error.value)))
+    assert kept[0].shape == (2, 3) and np.isfinite(kept[0]).all()
+    np.testing.assert_array_equal(*kept)
+    assert messages[0] == messages[1]
+
+
+def test_only_who_listens_has_each_block_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[int] = []
+    honest = chain.fuse
+
+    def watched(*given: Any, **more: Any) -> Any:
+        method = honest(*given, **more)
+        assert method.end is not None
+        return method._replace(end=lambda step: (ends.append(found := method.end(step)), found)[1])
+
+    monkeypatch.setattr(chain, "fuse", watched)
+    with load(bundle, backend="onnxruntime", threads=1, fuse=True) as ebm:
+        alone = ebm.sample(2, goal=GOAL, steps=70)
+        assert ends == [32, 64, 68, 70]
+        ends.clear()
+        np.testing.assert_array_equal(ebm.sample(2, goal=GOAL, steps=70, callback=lambda now: None), alone)
+        assert ends == [*range(4, 69, 4), 70]
 
 
 def test_energies_are_looked_at_after_each_step(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
