@@ -14,7 +14,7 @@ from .config import SamplerConfig
 from .divergence import stop_if_diverged
 from .energy_rounding import warn_of_rounding
 from .engine import Engine
-from .fused_steps import Fused, fuse
+from .fused_steps import Fused, FusedInfo, fuse
 from .gradient_scale import ScaledScore
 from .method import build_method, knows_energies, replicas
 from .pace import Pace, TimeIsOver
@@ -110,7 +110,7 @@ def chain_steps(
     if fused is not None and pace is not None and not pace.has_time(fused.count):
         fused = None  # there will be no more time than there is now
     if fused is not None:
-        method = fuse(method, fused, config, start, every, pace, unwatched=unwatched)
+        method = fuse(method, fused, config, start, every, pace, unwatched=unwatched, stops=stop_when_diverged)
     score: ScaledScore
     ask: Evaluate
     step_sizes = spread(config.step_size, config.steps)
@@ -206,7 +206,8 @@ def chain_steps(
             else:
                 standstill.take(info, done - step)
         elif info.not_finite:
-            check(are_finite(state.energy, state.grad), done)
+            seen = info.lost_after if isinstance(info, FusedInfo) else None
+            check(are_finite(state.energy, state.grad), done if seen is None else seen)
         if energy_range is not None:
             check(in_range(state.energy), done)
         if done == config.steps:

@@ -172,10 +172,12 @@ class FusedInfo(NamedTuple):
     Attributes:
         not_finite: number of chains whose energy or gradient was not finite at one of the steps.
         each: the states on the way, where the engine tells of each step; None for a single step, whose state is told anyway.
+        lost_after: number of steps after which the first chain was not finite, where one was.
     """
 
     not_finite: int
     each: EachStep | None = None
+    lost_after: int | None = None
 
 
 def fuse(
@@ -187,6 +189,7 @@ def fuse(
     pace: Pace | None = None,
     *,
     unwatched: bool = False,
+    stops: bool = False,
 ) -> Method:
     """Lets a sampler take its steps in blocks, as far as there are whole ones.
 
@@ -201,6 +204,7 @@ def fuse(
         every: number of steps of which no block goes beyond a multiple; None for no such place.
         pace: says whether there is time for a block; None where there is always.
         unwatched: whether nobody wants to hear of each block, so that some of them may be told of together.
+        stops: whether a chain that is not finite is an error, after which no step is of use.
     """
     count = fused.count
     most = _CALLS * count if unwatched and pace is None and not fused.each else count
@@ -274,17 +278,21 @@ def fuse(
 
     def singly(random: ChainRandom, state: Any, score: Evaluate, step: int, number: int) -> tuple[Any, FusedInfo]:
         finite: np.ndarray = np.ones(len(position), dtype=bool)
+        lost_after: int | None = None
         for index in range(step, step + number):
             state, info = method.step(random.at(index), state, score, step_sizes.item(index), index)
             if info.not_finite:
                 finite &= are_finite(state.energy, state.grad)
+                lost_after = index + 1 if lost_after is None else lost_after
+                if stops:
+                    break
             if each is not None and number > 1:
                 each.position[index - step] = state.position
                 each.energy[index - step] = np.where(finite, state.energy, np.float32(np.nan))
         lost = int(np.count_nonzero(~finite))
         if lost:
             state = state._replace(energy=np.where(finite, state.energy, np.float32(np.nan)))
-        return state, FusedInfo(lost, each if number > 1 else None)
+        return state, FusedInfo(lost, each if number > 1 else None, lost_after)
 
     step_sizes = spread(config.step_size, config.steps)
     return method._replace(step=step, end=end)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import shutil
 import time
 from pathlib import Path
@@ -152,7 +151,7 @@ def test_several_blocks_are_gone_back_over_where_a_chain_diverges_in_one(bundle:
             kept.append(ebm.sample(3, x0=x0, goal=GOAL, config=config, diverged="drop"))
             with pytest.raises(DivergenceError) as error:
                 ebm.sample(3, x0=x0, goal=GOAL, config=config)
-            messages.append(re.sub(r"after step \d+", "", str(error.value)))
+            messages.append(str(error.value))
     assert kept[0].shape == (2, 3) and np.isfinite(kept[0]).all()
     np.testing.assert_array_equal(*kept)
     assert messages[0] == messages[1]
