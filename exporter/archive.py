@@ -75,6 +75,7 @@ def save_energy(
 
     Raises:
         ContractError: the model is no energy, or torch.export does not keep it as it is.
+        UnsupportedOperation: torch.export does not take it, and an export would not either.
         UsageError: the parameters of forward and the given names do not fit.
     """
     described = make_energy(model, example, cond=cond, wrt=wrt, energy=energy, name=name, sampler=sampler)

@@ -38,10 +38,15 @@ class WithoutChecks(TorchFunctionMode):
 
 @contextmanager
 def unchecked_distributions() -> Iterator[None]:
-    """Has distributions that were not told to check their arguments not do so; by default each log_prob looks at its values."""
-    before = Distribution._validate_args
+    """Has distributions not look at the values of their arguments, as each log_prob does by default.
+
+    Those that were told to, or made by `expand`, which keeps the default as if it had been told, look at parameters when they are made alone.
+    """
+    default, check = Distribution._validate_args, Distribution._validate_sample
     Distribution.set_default_validate_args(False)
+    Distribution._validate_sample = lambda self, value: None  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Distribution.set_default_validate_args(before)
+        Distribution.set_default_validate_args(default)
+        Distribution._validate_sample = check  # type: ignore[method-assign]
