@@ -9,9 +9,10 @@ from .schedule import distinct, temperature_schedule
 
 __all__ = ["Judged"]
 
-_DECISIVE = ("sampler", "temperature", "noise", "anneal")
+_DECISIVE = ("sampler", "temperature", "noise", "anneal", "grad_clip", "grad_clip_mode")
 """Settings that say where chains spend their time, and so where gradients are asked. On a cold chain they are smaller than any that a
-low precision was calibrated on: that of a transformer was off by 2 % at T = 1, where it was judged, and by 53 % at T = 0.1."""
+low precision was calibrated on: that of a transformer was off by 2 % at T = 1, where it was judged, and by 53 % at T = 0.1. What a step
+reads beyond a limit was judged by nobody."""
 
 _LONGER = 4
 """Times the judged number of steps, from which on what a small bias adds up to is not known: the variance of a Gaussian with condition

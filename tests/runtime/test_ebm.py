@@ -537,6 +537,10 @@ class TestJudgedElsewhere:
                 ebm.sample(2, sampler="mala")
             assert f"which are rounded as {said}" in caplog.messages[-1]
 
+    def test_gradients_that_are_clipped_elsewhere(self, caplog: pytest.LogCaptureFixture) -> None:
+        """They were judged as steps read them."""
+        assert "with grad_clip=3.0 its samples" in self.warnings(caplog, "int8", grad_clip=3.0)[0]
+
     def test_much_longer_chains(self, caplog: pytest.LogCaptureFixture) -> None:
         assert "with steps=13 its samples" in self.warnings(caplog, "bf16", steps=13)[0]
 
