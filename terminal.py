@@ -79,7 +79,8 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
             now = time.monotonic()
             if what != last or done < reached:  # the same work may be there again for something else
                 # Work that is gone on with is told of first at the place where it was left.
-                begun, there, told = now, done, now
+                begun, there = now, done
+                told = told if what == last else now
                 if bar is None and what != last:
                     LOG.print(what, markup=False, soft_wrap=True)
             last, reached = what, done

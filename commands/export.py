@@ -101,8 +101,8 @@ def export_command(
         typer.Option(
             help="The quality gate, above 1: how far an engine's samples may be from FP32's, in units of the distance "
             "between FP32 samples of two seeds. 1.25 if left out. Engines that fail are not written (exit code 6). It "
-            "judges int8 and mixed, and fp16 and bf16 beside them or where drawing samples takes a minute at most; given, whatever "
-            "time that takes. It judges the onnx file behind a TensorRT plan too.",
+            "judges int8 and mixed, and fp16 and bf16 beside them or where drawing their first samples takes a minute at most in all; given, "
+            "whatever time that takes. It judges the onnx file behind a TensorRT plan too.",
         ),
     ] = None,
     no_gate: Annotated[

@@ -73,6 +73,10 @@ class _Writer:
     """Precisions whose ONNX file failed, so that no plan is built from it, with the lines that say so."""
     asked: Collection[str] = ()
     """Precisions of the export."""
+    drawing: float = 0.0
+    """Seconds that samples nobody asked for were expected to take so far."""
+    no_reference: str = ""
+    """Why FP32 has no samples that these could be compared with, once that is known."""
     alone: set[str] = field(default_factory=set)
     """Precisions whose whole chain is written."""
 
@@ -131,6 +135,8 @@ class _Writer:
                 add_note(artifact, f"its samples were not judged: {why_not}")
                 return "", None
         elif self.gating.low_seconds == 0:
+            if self.gating.why_not:
+                add_note(artifact, f"its samples were not judged: {self.gating.why_not}")
             return "", None
         self.tell(f"judging the score of {artifact['path']}", 0, 0)
         try:
@@ -138,6 +144,7 @@ class _Writer:
         except (DivergenceError, EngineMismatch, UsageError) as error:  # of FP32, or of its chains
             if not self.gating.if_quick:
                 raise
+            self.no_reference = str(error)
             add_note(artifact, f"its samples were not judged: {error}")
             return "", None
 
@@ -145,15 +152,18 @@ class _Writer:
         """Why nobody who did not ask for it should wait for the gate, or "" where it is quick."""
         if self.golden is None or found is None or found.reason:
             return "it was not run"
+        if self.no_reference:
+            return self.no_reference
         config = self.calibrated.config
         if comes_to_rest(config):
             return "its chains come to rest, maybe all at one point, where there is no spread to compare with"
         self.tell(f"timing {artifact['path']}", 0, 0)
         with self.calibrated.open(artifact, self.folder) as engine:
             seconds = seconds_to_draw(engine, self.golden, config, chains=self.gating.chains, rows=self.calibrated.rows)
-        return (
-            "" if seconds <= self.gating.low_seconds else f"that takes some {max(2, round(seconds / 60))} minutes here"
-        )
+        if self.drawing + seconds > self.gating.low_seconds:
+            return f"that takes about {_minutes(seconds)} here; --gate 1.25 (gate_all=True) has it done all the same"
+        self.drawing += seconds
+        return ""
 
     def _leave_out(self, name: str, precision: str, error: UnsupportedOperation, before: set[Path]) -> None:
         """Notes what a target, or its engine, does not take, and removes what was written since; others may take it."""
@@ -310,6 +320,11 @@ class _Writer:
             (self.folder / file).unlink()
         if artifact["target"] == "onnx":
             self.refused[artifact["precision"]] = lines
+
+
+def _minutes(seconds: float) -> str:
+    """A time to draw samples, roughly."""
+    return "1 minute" if seconds < 90 else f"{round(seconds / 60)} minutes"
 
 
 def write_artifacts(

@@ -113,7 +113,7 @@ def _how_to_judge(artifact: Any, precisions: Collection[str]) -> str:
         artifact: its entry.
         precisions: of the bundle.
     """
-    if _gate_said(artifact, None) is None:
+    if _gate_said(artifact, None) is None or "samples were not judged" in artifact["note"]:  # which says why
         return ""
     if "mixed" in precisions:  # the gate is on, and this one came with a schedule
         return f"--precision {artifact['precision']} has the export judge them too, and ebm-compare judges the bundle"

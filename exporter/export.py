@@ -115,7 +115,8 @@ def export(
             under its own row of `cond` where there are as many rows.
         gate: largest distance of an engine's samples in low precision from FP32's, in units of the distance between FP32's own
             samples of two seeds; None turns the quality gate off. Without INT8 or mixed beside them, FP16 and BF16 go through it where
-            the model came with sampler settings, is compared with PyTorch, and drawing the samples takes a minute at most.
+            the model came with sampler settings under which chains do not come to rest, is compared with PyTorch, what compares samples
+            is installed, and drawing the first samples takes a minute at most, for all of them together.
         gate_all: FP16 and BF16 go through the gate whatever time that takes, as with --gate on the command line.
         features: what the gate compares samples by: "pixels" for x itself, "model" for what the model's own last layer sees, or an
             ONNX file from x to features.
@@ -204,7 +205,7 @@ def export_energy(
     if (
         energy.sampler is None and gating.if_quick
     ):  # samples of settings that are found to verify with say nothing of the model's own
-        gating = dataclasses.replace(gating, low_seconds=0.0)
+        gating = dataclasses.replace(gating, low_seconds=0.0, why_not="the model came without sampler settings")
     plan = check_options(
         targets, precisions, batch, out=out, force=force, gating=gating, weight_bits=weight_bits, ranges=ranges
     )
@@ -218,7 +219,7 @@ def export_energy(
         writing_bundle(out, force=force) as folder,
     ):
         data = _check_data(data, energy)
-        if judges:
+        if gating.judges(precisions):
             warn_of_few(energy)
         tell("checking the energy", 0, 0)
         starts_there = data is not None and energy.sampler is not None and energy.sampler.init == "data"
@@ -281,6 +282,8 @@ def export_energy(
                 scratch=Path(scratch),
                 tell=tell,
             )
+        if written.gates and not gating.judges(precisions):
+            warn_of_few(energy)
         failures = [*written.mismatches, *written.unsupported, *written.refusals]
         refused = UnsupportedOperation if written.unsupported else QualityGateError
         kind = EngineMismatch if written.mismatches else refused

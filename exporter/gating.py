@@ -15,14 +15,14 @@ import onnx_ir as ir
 from ..calibration.chain_plan import plan_chains
 from ..calibration.gate_rules import GateRules
 from ..calibration.sample_networks import SampleNetworks, check_networks, sample_networks
-from ..runtime.errors import MissingBackend, UsageError
+from ..runtime.errors import UsageError
 from ..runtime.manifest import CALIBRATED, ModelSpec
 from .conditions import Conditions
 
 __all__ = ["Gating", "gating_for"]
 
 _QUICK = 60.0
-"""Seconds that an export in FP16 or BF16 may spend on samples that nobody asked it to draw."""
+"""Seconds that all of an export's FP16 and BF16 engines may take for first samples that nobody asked it to draw."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Gating:
         rules: of the gate; None judges nothing.
         low_seconds: FP16 and BF16 engines go through it where drawing the first samples takes at most so long: infinity for in any
             case, 0 for never.
+        why_not: with 0, why FP16 and BF16 are not, where somebody may wonder.
         log: file that a search resumes from; the target's name is put before its ending. None keeps none.
         seconds: time of a search, after which it begins no new trial; None for no limit.
         features: what samples are compared by; see `sample_networks`.
@@ -41,6 +42,7 @@ class Gating:
 
     rules: GateRules | None = None
     low_seconds: float = 0.0
+    why_not: str = ""
     log: Path | None = None
     seconds: float | None = None
     features: str = "pixels"
@@ -136,14 +138,17 @@ def gating_for(
     out = out.absolute()  # "." has no name
     log = out.with_name(f"{out.name}.search.jsonl")
     in_any_case = all_low or named or any(precision in CALIBRATED for precision in precisions)
-    low_seconds = math.inf if in_any_case else _QUICK if _can_compare() else 0.0
-    return Gating(rules, low_seconds, log, seconds, features, None if classes is None else Path(classes))
+    low_seconds, why_not = (math.inf if in_any_case else _QUICK), ""
+    # FP32 alone has nothing to judge, and need not import what judges.
+    if not in_any_case and set(precisions) != {"fp32"} and not _can_compare():
+        low_seconds, why_not = 0.0, "what compares samples is not installed: pip install 'ebm-export[calibration]'"
+    return Gating(rules, low_seconds, why_not, log, seconds, features, None if classes is None else Path(classes))
 
 
 def _can_compare() -> bool:
     """Whether what compares samples is installed."""
     try:
         from ..calibration.metrics import scientific  # noqa: F401
-    except MissingBackend:
+    except Exception:  # missing, or broken, which is no reason to end an export that did not ask for it
         return False
     return True

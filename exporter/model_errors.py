@@ -90,7 +90,10 @@ def first_line(error: BaseException) -> str:
 
 def _shape_hint(energy: Energy, said: str) -> str:
     """What the example's shape should be, where the model's error is about shapes; else empty."""
-    if not re.search(r"shape|size|dimension|channels|out of range|unpack", said):
+    if (
+        not re.search(r"\b(shapes?|sizes?|channels|not enough values to unpack)\b|Dimension out of range", said)
+        or "memory" in said
+    ):
         return ""
     return f"; the example is a batch of samples, [B, *S], and the shape that is given as S (--shape) is that of one{energy.made_up}"
 

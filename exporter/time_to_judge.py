@@ -31,7 +31,8 @@ def seconds_to_draw(
         chains: how many are drawn of each side.
         rows: samples in one call.
     """
-    rows = min(rows, engine.largest_batch or rows)
+    states = chains * replicas(config)
+    rows = min(rows, states, engine.largest_batch or rows)
 
     def taken(name: str) -> np.ndarray:
         last = golden[name][-1]
@@ -46,5 +47,5 @@ def seconds_to_draw(
         begun = time.perf_counter()
         steps.run(inputs)
         times.append(time.perf_counter() - begun)
-    calls = -(-chains * replicas(config) // rows) * config.steps * evaluations(config)
+    calls = -(-states // rows) * config.steps * evaluations(config)
     return _SIDES * calls * float(np.median(times))

@@ -156,8 +156,10 @@ class BestRuns:
             if loop is not None:
                 # What stays on a device allocates there and captures a step; no time is left for taking one.
                 told, self._told_of_no_step = self._told_of_no_step, True
-                call(config=config, deadline_ms=1e-3)
-                self._told_of_no_step = told
+                try:
+                    call(config=config, deadline_ms=1e-3)
+                finally:
+                    self._told_of_no_step = told
                 return
             fused = self._telling.open_for(config, n, worth=True)
             if fused is not None:

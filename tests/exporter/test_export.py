@@ -263,10 +263,13 @@ class TestRefused:
             export(net, EXAMPLE, out=tmp_path / "n.ebm", sampler=CONFIG)
         assert not list(tmp_path.iterdir())
 
-    def test_chains_that_diverge_in_pytorch(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("mode", "hint"), [("energy", "--energy negative"), ("negative", "may be an energy and no log density")]
+    )
+    def test_chains_that_diverge_in_pytorch(self, tmp_path: Path, mode: Any, hint: str) -> None:
         wild = SamplerConfig(steps=5, step_size=1e30)
-        with pytest.raises(DivergenceError, match=r"bounds \(--step-size, --grad-clip, --bounds\)$"):
-            export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler=wild)
+        with pytest.raises(DivergenceError, match=rf"--bounds\); the model itself does so, in PyTorch: .*{hint}"):
+            export(Net().eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler=wild, energy=mode)
         assert not list(tmp_path.iterdir())
 
     def test_data_that_is_not_finite(self, tmp_path: Path) -> None:

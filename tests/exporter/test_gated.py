@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def test_what_is_judged_quickly_is_judged_unasked(tmp_path: Path) -> None:
 
 def test_what_takes_long_is_judged_where_that_is_asked_for(tmp_path: Path, takes_long: None) -> None:
     path = export(Scaled(UNKIND).eval(), EXAMPLE, out=tmp_path / "bent.ebm", sampler=CONFIG, **LOW)
-    assert not gated(path) and "its samples were not judged: that takes some 3 minutes here" in note(path)
+    assert not gated(path) and "its samples were not judged: that takes about 3 minutes here; --gate 1.25" in note(path)
     with pytest.raises(QualityGateError, match="score gain"):
         export(
             Scaled(UNKIND).eval(), EXAMPLE, out=tmp_path / "bent.ebm", sampler=CONFIG, gate_all=True, force=True, **LOW
@@ -118,7 +119,7 @@ def test_what_takes_long_is_judged_where_that_is_asked_for(tmp_path: Path, takes
     [
         ({"sampler": CONFIG, "verify": False}, "its samples were not judged: it was not run"),
         ({"sampler": CONFIG.replace(sampler="optimize", temperature=0.0)}, "its chains come to rest"),
-        ({"sampler": None}, ""),  # settings that were found are no model's own
+        ({"sampler": None}, "the model came without sampler settings"),  # those that were found are no model's own
     ],
 )
 def test_unasked_nothing_is_judged_where_that_says_little(tmp_path: Path, more: dict[str, Any], said: str) -> None:
@@ -146,7 +147,25 @@ def test_without_the_packages_nothing_is_judged_unasked(tmp_path: Path, monkeypa
     monkeypatch.delattr("ebm_export.calibration.metrics.scientific", raising=False)
     monkeypatch.setitem(sys.modules, "sklearn", None)
     path = export(Scaled(UNKIND).eval(), EXAMPLE, out=tmp_path / "bent.ebm", sampler=CONFIG, **LOW)
-    assert not gated(path)
+    assert not gated(path) and "pip install 'ebm-export[calibration]'" in note(path)
+
+
+def test_the_minute_is_that_of_all_engines_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ebm_export.exporter.artifacts.seconds_to_draw", lambda *args, **kinds: 40.0)
+    more = LOW | {"targets": ["onnxruntime", "openvino"]}
+    path = export(Scaled(KIND).eval(), EXAMPLE, out=tmp_path / "kind.ebm", sampler=CONFIG, **more)
+    assert set(gated(path)) == {"score.bf16.onnxruntime.onnx"}
+    said = {artifact.path: artifact.note for artifact in Bundle(path).artifacts}
+    assert "that takes about 1 minute here" in said["score.bf16.openvino.xml"]
+
+
+def test_fp32_alone_imports_nothing_that_judges(tmp_path: Path) -> None:
+    code = (
+        "import sys, torch; from ebm_export.exporter import export; "
+        f"export(torch.nn.Sequential(torch.nn.Linear(4, 1)).eval(), torch.zeros(4, 4), out={str(tmp_path / 'm.ebm')!r}, "
+        "sampler={'steps': 3}); assert 'sklearn' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_fp16_that_overflows_is_refused_and_no_plan_is_built_from_it(tmp_path: Path) -> None:

@@ -54,3 +54,11 @@ def test_both_sides_draw_their_chains_in_batches(config: SamplerConfig, calls: i
     found = seconds_to_draw(engine, GOLDEN, config, chains=100, rows=20)
     assert found == pytest.approx(2 * 5 * calls * SECONDS, rel=0.3)
     assert set(engine.rows) == {20}
+
+
+def test_no_call_is_timed_that_is_larger_than_the_chains_make_it() -> None:
+    engine = Slow()
+    assert seconds_to_draw(engine, GOLDEN, SamplerConfig(steps=3), chains=7, rows=500) == pytest.approx(
+        6 * SECONDS, rel=0.3
+    )
+    assert set(engine.rows) == {7}
