@@ -151,7 +151,7 @@ extern "C" size_t offset_of(const char *field)
         return offsetof(Loop, name);
     FIELD(position) FIELD(grad) FIELD(energy) FIELD(scale) FIELD(answer_scale) FIELD(factor) FIELD(noise) FIELD(velocity) FIELD(squares) FIELD(precondition) FIELD(free)
     FIELD(best) FIELD(best_energy) FIELD(lost) FIELD(lost_count) FIELD(told) FIELD(step_size) FIELD(sigma) FIELD(kept) FIELD(tables) FIELD(seed) FIELD(stream)
-    FIELD(first_chain) FIELD(low) FIELD(high) FIELD(limit) FIELD(lowest) FIELD(highest) FIELD(highest_scale) FIELD(step) FIELD(steps) FIELD(learn_from) FIELD(learn_to) FIELD(rows) FIELD(size)
+    FIELD(first_chain) FIELD(low) FIELD(high) FIELD(limit) FIELD(lowest) FIELD(highest) FIELD(highest_scale) FIELD(step) FIELD(steps) FIELD(scheduled) FIELD(learn_from) FIELD(learn_to) FIELD(rows) FIELD(size)
     FIELD(block_chains) FIELD(lanes) FIELD(clip) FIELD(bounds)
     return sizeof(Loop);
 }
