@@ -161,7 +161,10 @@ class _Writer:
         with self.calibrated.open(artifact, self.folder) as engine:
             seconds = seconds_to_draw(engine, self.golden, config, chains=self.gating.chains, rows=self.calibrated.rows)
         if self.drawing + seconds > self.gating.low_seconds:
-            return f"that takes about {_minutes(seconds)} here; --gate 1.25 (gate_all=True) has it done all the same"
+            more = " more" if self.drawing else ""
+            return (
+                f"that takes about {_minutes(seconds)}{more} here; --gate 1.25 (gate_all=True) has it done all the same"
+            )
         self.drawing += seconds
         return ""
 
