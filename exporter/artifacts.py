@@ -12,10 +12,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ..calibration.sample_networks import SampleNetworks
-from ..calibration.temperature import comes_to_rest
 from ..calibration.verdict import GateResult
 from ..runtime.config import SamplerConfig
-from ..runtime.errors import DivergenceError, EngineMismatch, QualityGateError, UnsupportedOperation, UsageError
+from ..runtime.errors import QualityGateError, UnsupportedOperation
 from ..runtime.manifest import CALIBRATED, ModelSpec
 from .calibrated import Calibrated, CalibratedArtifacts
 from .calibration_file import write_calibration
@@ -23,6 +22,7 @@ from .conditions import Conditions
 from .fusion import Fusion
 from .gating import Gating
 from .int8 import write_int8
+from .low_gate import LowGate
 from .low_prologue import lower_prologue
 from .mixed import Mixed, write_mixed
 from .precision import typed
@@ -31,7 +31,6 @@ from .tail import Tail, low_types, write_tail
 from .targets import Artifact, Progress, add_note
 from .targets.refusal import as_refusals, placed
 from .targets.score import files_of, write_plan, write_score
-from .time_to_judge import seconds_to_draw
 from .verify import Verification, describe_failure, measure_artifact, verify_artifact
 
 __all__ = ["Written", "write_artifacts"]
@@ -66,6 +65,7 @@ class _Writer:
     calibrated: CalibratedArtifacts
     splits: bool
     fusion: Fusion | None
+    low_gate: LowGate
     written: Written = field(default_factory=Written)
     calibrations: list[Calibrated] = field(default_factory=list)
     """The INT8 and mixed artifacts that were written."""
@@ -73,10 +73,6 @@ class _Writer:
     """Precisions whose ONNX file failed, so that no plan is built from it, with the lines that say so."""
     asked: Collection[str] = ()
     """Precisions of the export."""
-    drawing: float = 0.0
-    """Seconds that samples nobody asked for were expected to take so far."""
-    no_reference: str = ""
-    """Why FP32 has no samples that these could be compared with, once that is known."""
     alone: set[str] = field(default_factory=set)
     """Precisions whose whole chain is written."""
 
@@ -96,7 +92,7 @@ class _Writer:
             return
         if precision != "fp32" and name != "tensorrt":  # whose plan is as its ONNX file is
             try:
-                refused, result = self._judged(artifact, found)
+                refused, result = self.low_gate.judge(artifact, ran=found is not None and not found.reason)
             except UnsupportedOperation as error:  # which a comparison with PyTorch finds first, where there is one
                 self._leave_out(name, precision, error, before)
                 return
@@ -126,47 +122,6 @@ class _Writer:
             return artifact, verify_artifact(artifact, self.folder, self.golden)
         except UnsupportedOperation as error:
             raise placed(error, ir.to_proto(model), name) from error
-
-    def _judged(self, artifact: Artifact, found: Verification | None) -> tuple[str, GateResult | None]:
-        """Why the gate refuses an FP16 or BF16 artifact, or "", and what it found; nothing where it is not asked."""
-        if self.gating.if_quick:
-            why_not = self._why_not_judged(artifact, found)
-            if why_not:
-                add_note(artifact, f"its samples were not judged: {why_not}")
-                return "", None
-        elif self.gating.low_seconds == 0:
-            if self.gating.why_not:
-                add_note(artifact, f"its samples were not judged: {self.gating.why_not}")
-            return "", None
-        self.tell(f"judging the score of {artifact['path']}", 0, 0)
-        try:
-            return self.calibrated.verdict(artifact, self.folder)
-        except (DivergenceError, EngineMismatch, UsageError) as error:  # of FP32, or of its chains
-            if not self.gating.if_quick:
-                raise
-            self.no_reference = str(error)
-            add_note(artifact, f"its samples were not judged: {error}")
-            return "", None
-
-    def _why_not_judged(self, artifact: Artifact, found: Verification | None) -> str:
-        """Why nobody who did not ask for it should wait for the gate, or "" where it is quick."""
-        if self.golden is None or found is None or found.reason:
-            return "it was not run"
-        if self.no_reference:
-            return self.no_reference
-        config = self.calibrated.config
-        if comes_to_rest(config):
-            return "its chains come to rest, maybe all at one point, where there is no spread to compare with"
-        self.tell(f"timing {artifact['path']}", 0, 0)
-        with self.calibrated.open(artifact, self.folder) as engine:
-            seconds = seconds_to_draw(engine, self.golden, config, chains=self.gating.chains, rows=self.calibrated.rows)
-        if self.drawing + seconds > self.gating.low_seconds:
-            more = " more" if self.drawing else ""
-            return (
-                f"that takes about {_minutes(seconds)}{more} here; --gate 1.25 (gate_all=True) has it done all the same"
-            )
-        self.drawing += seconds
-        return ""
 
     def _leave_out(self, name: str, precision: str, error: UnsupportedOperation, before: set[Path]) -> None:
         """Notes what a target, or its engine, does not take, and removes what was written since; others may take it."""
@@ -325,11 +280,6 @@ class _Writer:
             self.refused[artifact["precision"]] = lines
 
 
-def _minutes(seconds: float) -> str:
-    """A time to draw samples, roughly."""
-    return "1 minute" if seconds < 90 else f"{round(seconds / 60)} minutes"
-
-
 def write_artifacts(
     plan: Sequence[tuple[str, str]],
     models: Mapping[str, ir.Model],
@@ -393,7 +343,8 @@ def write_artifacts(
             )
         )
         fusion = None if fuse is None else Fusion(fuse, config, splits, spec.scales)
-        writer = _Writer(models, traced, golden, batch, folder, tell, gating, calibrated, splits, fusion)
+        low_gate = LowGate(gating, calibrated, golden, folder, tell)
+        writer = _Writer(models, traced, golden, batch, folder, tell, gating, calibrated, splits, fusion, low_gate)
         writer.asked = {precision for _, precision in plan}
         for index, (name, precision) in enumerate(plan):
             tell(f"building {name} {precision}", index, len(plan))

@@ -202,9 +202,8 @@ def export_energy(
     begun = time.perf_counter()
     tell = progress or (lambda what, done, total: None)
     gating = gating or Gating()
-    if (
-        energy.sampler is None and gating.if_quick
-    ):  # samples of settings that are found to verify with say nothing of the model's own
+    if energy.sampler is None and gating.if_quick:
+        # Samples of settings that are found to verify with say nothing of the model's own.
         gating = dataclasses.replace(gating, low_seconds=0.0, why_not="the model came without sampler settings")
     plan = check_options(
         targets, precisions, batch, out=out, force=force, gating=gating, weight_bits=weight_bits, ranges=ranges

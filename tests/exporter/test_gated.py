@@ -88,7 +88,7 @@ LOW = {"targets": ["openvino"], "precisions": ["fp32", "bf16"], "smallest_differ
 @pytest.fixture
 def takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing the samples would take three minutes."""
-    monkeypatch.setattr("ebm_export.exporter.artifacts.seconds_to_draw", lambda *args, **kinds: 180.0)
+    monkeypatch.setattr("ebm_export.exporter.low_gate.seconds_to_draw", lambda *args, **kinds: 180.0)
 
 
 def note(path: Path) -> str:
@@ -151,7 +151,7 @@ def test_without_the_packages_nothing_is_judged_unasked(tmp_path: Path, monkeypa
 
 
 def test_the_minute_is_that_of_all_engines_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ebm_export.exporter.artifacts.seconds_to_draw", lambda *args, **kinds: 40.0)
+    monkeypatch.setattr("ebm_export.exporter.low_gate.seconds_to_draw", lambda *args, **kinds: 40.0)
     more = LOW | {"targets": ["onnxruntime", "openvino"]}
     path = export(Scaled(KIND).eval(), EXAMPLE, out=tmp_path / "kind.ebm", sampler=CONFIG, **more)
     assert set(gated(path)) == {"score.bf16.onnxruntime.onnx"}
