@@ -207,7 +207,7 @@ def chain_steps(
                 standstill.take(info, done - step)
         elif info.not_finite:
             seen = info.lost_after if isinstance(info, FusedInfo) else None
-            check(are_finite(state.energy, state.grad), done if seen is None else seen)
+            check(are_finite(state.energy, state.grad), done if seen is None else int(seen[seen >= 0].min()))
         if energy_range is not None:
             check(in_range(state.energy), done)
         if done == config.steps:

@@ -172,12 +172,12 @@ class FusedInfo(NamedTuple):
     Attributes:
         not_finite: number of chains whose energy or gradient was not finite at one of the steps.
         each: the states on the way, where the engine tells of each step; None for a single step, whose state is told anyway.
-        lost_after: number of steps after which the first chain was not finite, where one was.
+        lost_after: [B] int64, the number of steps after which each chain was seen not to be finite, -1 for those that are; None where all are.
     """
 
     not_finite: int
     each: EachStep | None = None
-    lost_after: int | None = None
+    lost_after: np.ndarray | None = None
 
 
 def fuse(
@@ -277,22 +277,20 @@ def fuse(
         return state._replace(energy=energy.copy(), **sets[0]), FusedInfo(0, each)
 
     def singly(random: ChainRandom, state: Any, score: Evaluate, step: int, number: int) -> tuple[Any, FusedInfo]:
-        finite: np.ndarray = np.ones(len(position), dtype=bool)
-        lost_after: int | None = None
+        lost_after = np.full(len(position), -1)
         for index in range(step, step + number):
             state, info = method.step(random.at(index), state, score, step_sizes.item(index), index)
             if info.not_finite:
-                finite &= are_finite(state.energy, state.grad)
-                lost_after = index + 1 if lost_after is None else lost_after
+                lost_after[(lost_after < 0) & ~are_finite(state.energy, state.grad)] = index + 1
                 if stops:
                     break
             if each is not None and number > 1:
                 each.position[index - step] = state.position
-                each.energy[index - step] = np.where(finite, state.energy, np.float32(np.nan))
-        lost = int(np.count_nonzero(~finite))
+                each.energy[index - step] = np.where(lost_after < 0, state.energy, np.float32(np.nan))
+        lost = int(np.count_nonzero(lost_after >= 0))
         if lost:
-            state = state._replace(energy=np.where(finite, state.energy, np.float32(np.nan)))
-        return state, FusedInfo(lost, each if number > 1 else None, lost_after)
+            state = state._replace(energy=np.where(lost_after < 0, state.energy, np.float32(np.nan)))
+        return state, FusedInfo(lost, each if number > 1 else None, lost_after if lost else None)
 
     step_sizes = spread(config.step_size, config.steps)
     return method._replace(step=step, end=end)

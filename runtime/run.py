@@ -15,7 +15,7 @@ from .config import SamplerConfig
 from .divergence import EARLIER, RESTARTS, Divergence, stop_if_diverged, tell_of_restarts
 from .engine import Engine
 from .errors import UsageError
-from .fused_steps import Fused
+from .fused_steps import Fused, FusedInfo
 from .gradient_scale import ScaledScore
 from .method import replicas
 from .noise import NoiseSource
@@ -167,7 +167,11 @@ def run_chains(
                 seen[resume.lost] = EARLIER
             for now in steps:
                 if now.diverged is not None:
-                    seen[now.diverged & (seen == -1)] = now.done
+                    new = now.diverged & (seen == -1)
+                    seen[new] = now.done
+                    if isinstance(now.info, FusedInfo) and now.info.lost_after is not None:
+                        new &= now.info.lost_after >= 0
+                        seen[new] = now.info.lost_after[new]
                 if callback is not None:
                     callback(now)
                 if samples is not None and now.done % samples.every == 0 < now.done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -138,7 +139,9 @@ def test_a_chain_that_diverges_is_found_in_a_block(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_several_blocks_are_gone_back_over_where_a_chain_diverges_in_one(bundle: Path, backend: str) -> None:
+def test_several_blocks_are_gone_back_over_where_a_chain_diverges_in_one(
+    bundle: Path, backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Nobody listens, so they are told of together. The second chain's numbers overflow within nine long steps, the others come back."""
     step_sizes = np.full(120, 0.05)
     step_sizes[40:49], step_sizes[49:60] = 30.0, 1 / 0.6
@@ -151,10 +154,14 @@ def test_several_blocks_are_gone_back_over_where_a_chain_diverges_in_one(bundle:
             kept.append(ebm.sample(3, x0=x0, goal=GOAL, config=config, diverged="drop"))
             with pytest.raises(DivergenceError) as error:
                 ebm.sample(3, x0=x0, goal=GOAL, config=config)
-            messages.append(str(error.value))
+            caplog.clear()
+            with pytest.raises(DivergenceError):  # it starts from the same place each time
+                ebm.sample(3, x0=x0, goal=GOAL, config=config, diverged="restart")
+            messages.append([str(error.value), *(line for line in caplog.messages if "started anew" in line)])
     assert kept[0].shape == (2, 3) and np.isfinite(kept[0]).all()
     np.testing.assert_array_equal(*kept)
-    assert messages[0] == messages[1]
+    assert messages[0] == messages[1] and len(messages[0]) == 4
+    assert re.search("seen after step 4[0-9]", messages[0][1])
 
 
 def test_only_who_listens_has_each_block_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
