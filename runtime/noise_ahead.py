@@ -7,6 +7,7 @@ bits are those of a loop without a second thread.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -46,8 +47,8 @@ def pays(numbers: int, stride: int = 1) -> bool:
 class NoiseAhead:
     """Gives the numbers of one step and has those of the next drawn.
 
-    Its thread begins with the first step's at once, while a chain's start is prepared, and ends with `close`; it never keeps a
-    process alive.
+    A second thread begins with the first step's at once, while a chain's start is prepared. It is that of an earlier run where one has
+    ended: to start and to end one takes 0.4 ms, which is 2 % of a call of a policy with an image. It never keeps a process alive.
 
     Args:
         draw: called by one thread at a time.
@@ -63,9 +64,9 @@ class NoiseAhead:
         self._stride = stride
         self._given, self._coming = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
         self._expected: int | None = None  # the step whose numbers are being drawn
-        self._orders: queue.SimpleQueue[tuple[int, np.ndarray] | None] = queue.SimpleQueue()
+        # This run's own, so that what an interrupted one was told is nothing to the next with the same thread.
         self._results: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._thread: _Thread | None = None
         self._order(first)
 
     def take(self, step: int) -> np.ndarray:
@@ -91,30 +92,53 @@ class NoiseAhead:
         if step >= self._steps:
             return
         if self._thread is None:
-            arguments = (self._draw, self._orders, self._results)
-            self._thread = threading.Thread(target=_work, args=arguments, name="ebm-export noise", daemon=True)
-            self._thread.start()
-        self._orders.put((step, self._coming))
+            self._thread = _borrowed()
+        self._thread.orders.put((self._draw, step, self._coming, self._results))
         self._expected = step
 
     def close(self) -> None:
-        """Ends the thread; safe to call twice."""
+        """Leaves the thread to the next run, once it has drawn what it is drawing; safe to call twice."""
         if self._thread is not None:
-            self._orders.put(None)
-            self._thread.join()
+            if self._expected is not None:
+                self._expected = None
+                self._results.get()
+            _IDLE.append(self._thread)
             self._thread = None
 
 
-def _work(
-    draw: Draw,
-    orders: queue.SimpleQueue[tuple[int, np.ndarray] | None],
-    results: queue.SimpleQueue[BaseException | None],
-) -> None:
-    """What the thread does."""
-    while (order := orders.get()) is not None:
-        try:
-            draw(*order)
-        except BaseException as error:  # raised where the numbers are asked for
-            results.put(error)
-        else:
-            results.put(None)
+class _Thread(threading.Thread):
+    """Draws what it is ordered to, for one run after another."""
+
+    def __init__(self) -> None:
+        super().__init__(name="ebm-export noise", daemon=True)
+        self.orders: queue.SimpleQueue[tuple[Draw, int, np.ndarray, queue.SimpleQueue[BaseException | None]]] = (
+            queue.SimpleQueue()
+        )
+
+    def run(self) -> None:
+        while True:
+            draw, step, out, results = self.orders.get()
+            try:
+                draw(step, out)
+            except BaseException as error:  # raised where the numbers are asked for
+                results.put(error)
+            else:
+                results.put(None)
+            del draw, out, results  # else they are kept until the next order
+
+
+_IDLE: list[_Thread] = []
+"""Threads that no run has."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_IDLE.clear)  # where they do not exist
+
+
+def _borrowed() -> _Thread:
+    """A thread of an earlier run, or a new one."""
+    try:
+        return _IDLE.pop()
+    except IndexError:
+        thread = _Thread()
+        thread.start()
+        return thread

@@ -1,10 +1,14 @@
-"""Noise that is drawn while the engine works: same bits, no thread left over."""
+"""Noise that is drawn while the engine works: same bits, and a thread for the next run."""
 
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 import numpy as np
@@ -23,13 +27,16 @@ from .samplers.test_contract import SAMPLERS, bowl, run, settings
 
 
 def helpers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "ebm-export noise"]
+    """Those that a run has."""
+    threads = [thread for thread in threading.enumerate() if thread.name == "ebm-export noise"]
+    return [thread for thread in threads if thread not in noise_ahead_module._IDLE]
 
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Any:
     yield
     assert not helpers()
+    assert len(set(noise_ahead_module._IDLE)) == len(noise_ahead_module._IDLE)  # none is lent twice
 
 
 @pytest.fixture
@@ -96,6 +103,73 @@ class TestNoiseAhead:
             noise.take(1)
         noise.take(2)
         noise.close()
+
+    def test_the_next_run_has_the_same_thread(self) -> None:
+        drawn: list[threading.Thread] = []
+
+        def draw(step: int, out: np.ndarray) -> None:
+            drawn.append(threading.current_thread())
+            numbered(step, out)
+
+        for _ in range(3):
+            noise = NoiseAhead(draw, (3,), 3)
+            noise.take(0), noise.take(1)
+            noise.close()  # before the last was asked for
+        assert len(drawn) == 9 and len(set(drawn)) == 1
+
+    def test_runs_beside_one_another_have_their_own(self) -> None:
+        first, second = (NoiseAhead(lambda step, out, run=run: out.fill(10 * run + step), (3,), 5) for run in range(2))
+        assert len(helpers()) == 2
+        for step in range(5):
+            np.testing.assert_array_equal([noise.take(step)[0] for noise in (first, second)], [step, 10 + step])
+        first.close(), second.close()
+
+    def test_what_an_interrupted_run_was_told_is_nothing_to_the_next(self) -> None:
+        go_on = threading.Event()
+
+        def slow(step: int, out: np.ndarray) -> None:
+            assert go_on.wait(10)
+            numbered(step, out)
+
+        interrupted = NoiseAhead(slow, (3,), 5)
+        interrupted._expected = None  # as Ctrl-C leaves it where `take` waits
+        interrupted.close()
+        noise = NoiseAhead(slow, (3,), 5, first=3)
+        assert not noise._results.qsize()
+        go_on.set()
+        np.testing.assert_array_equal(noise.take(3), np.full(3, 3))
+        noise.close()
+
+    def test_keeps_nothing_of_a_run_that_ended(self) -> None:
+        numbers = weakref.ref(noise := NoiseAhead(numbered, (3,), 5))
+        arrays = weakref.ref(noise.take(0))
+        noise.close()
+        del noise
+        gc.collect()
+        deadline = time.monotonic() + 10
+        while (numbers() or arrays() is not None) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert numbers() is None and arrays() is None
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+    def test_a_forked_process_has_threads_of_its_own(self) -> None:
+        code = """
+import os, numpy as np
+from ebm_export.runtime.noise_ahead import NoiseAhead
+
+def drawn():
+    noise = NoiseAhead(lambda step, out: out.fill(step), (3,), 3)
+    found = noise.take(0)[0] + noise.take(1)[0]
+    noise.close()
+    return found
+
+assert drawn() == 1
+child = os.fork()
+if not child:
+    os._exit(0 if drawn() == 1 else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+        assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60, check=False).returncode == 0
 
 
 class TestChainRandom:
