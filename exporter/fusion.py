@@ -17,6 +17,7 @@ from ..runtime.fused_steps import BAKED, EACH, FUSABLE, LEAVE_OUT, Fused
 from ..runtime.known_scales import NOTHING_KNOWN, KnownScales
 from ..runtime.manifest import CALIBRATED
 from ..runtime.verify import Tolerance
+from .passes.infinite_energy import may_be_infinite_alone
 from .sampler_graph import sampler_graph
 from .split import Split, split
 from .standalone_check import check_standalone
@@ -77,7 +78,8 @@ class Fusion(NamedTuple):
         made = self._written(artifact, ir.to_proto(graph), folder, batch, "sampler", tell)
         made["steps"] = self.steps
         if each:
-            made["options"][LEAVE_OUT] = list(EACH)
+            # Energies are looked at in any case where nothing else shows that one was infinite.
+            made["options"][LEAVE_OUT] = [EACH[0]] if may_be_infinite_alone(score.graph) else list(EACH)
         return made
 
     def write_standalone(

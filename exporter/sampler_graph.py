@@ -13,6 +13,7 @@ from ..runtime.config import SamplerConfig
 from ..runtime.fused_steps import EACH, ports
 from .graph_builder import GraphBuilder
 from .passes.graph import dims
+from .passes.infinite_energy import may_be_infinite_alone
 from .sampler_steps import NOISE_FACTOR, StepWriter
 
 __all__ = ["sampler_graph"]
@@ -30,7 +31,8 @@ def sampler_graph(
         steps: K, at least 1.
         highest_scale: where the gradient scale goes on from step to step in the graph, its limit; None where `grad_scale` is
             used as it is.
-        each: whether it has outputs that tell of each step (`runtime.fused_steps.EACH`).
+        each: whether it has outputs that tell of each step (`runtime.fused_steps.EACH`). Energies are told in any case where nothing
+            else would show that one was infinite.
 
     Returns:
         A model with the inputs and outputs of `runtime.fused_steps.ports`, and the score graph's conditions and features.
@@ -82,8 +84,9 @@ def sampler_graph(
         # where a Transpose before a convolution reads that state too, later steps are taken from something else.
         beside = made.op("Concat", [made.op("Unsqueeze", [place, made.constant([1])]) for place in places], axis=1)
         turned = made.op("Transpose", [beside], perm=(1, 0, *range(2, len(sizes) + 1)))
-        for name, value, shape in zip(EACH, (turned, stacked(energies)), ([batch, *sizes[1:]], [batch]), strict=True):
-            made.output(name, value, [steps, *shape])
+        made.output(EACH[0], turned, [steps, batch, *sizes[1:]])
+    if each or may_be_infinite_alone(score.graph):
+        made.output(EACH[1], stacked(energies), [steps, batch])
     if highest_scale is not None or config.grad_clip is not None or config.bounds is not None:
         # Elsewhere a gradient that is not finite leads to a position that is not.
         squares = stacked([writer.square_sum(grad) for grad in writer.grads])

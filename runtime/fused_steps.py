@@ -62,7 +62,8 @@ class Ports(NamedTuple):
     Inputs are called "sampler.NAME"; `sampler.noise` is [K, B, *S]. Outputs are `sampler.next.x`, `sampler.next.grad`,
     `sampler.next.velocity` where there is one, and `sampler.energy` [B] of the last evaluation. Where a scale runs there are its
     `sampler.grad_scale` [B] and `sampler.next.grad_scale` [B] of the next one. Where clipping, bounds or a scale could hide a gradient that is not finite
-    there is `sampler.squares` [K, B] too, the sums of squares of the gradients as the score graph gives them.
+    there is `sampler.squares` [K, B] too, the sums of squares of the gradients as the score graph gives them. Where an energy could be infinite beside
+    a gradient that is finite, as behind a wall, that of each step is there (`EACH`), even if nobody asks for the states on the way.
 
     Attributes:
         state: arrays [B, *S] of the sampler's `State`.
@@ -265,6 +266,8 @@ def fuse(
                 for name, array in zip(EACH, each, strict=True):
                     np.copyto(array, answer[name])
                 told.append(each.energy)
+            elif EACH[1] in answer:  # an energy can be infinite where nothing else is
+                told.append(answer[EACH[1]])
             if not all([math.isfinite(np.add.reduce(numbers, axis=None)) for numbers in told]):
                 score.state, score.calls = before, calls
                 return singly(random, state, score, step, number)

@@ -164,6 +164,40 @@ def test_several_blocks_are_gone_back_over_where_a_chain_diverges_in_one(
     assert re.search("seen after step 4[0-9]", messages[0][1])
 
 
+def walled(x: torch.Tensor) -> torch.Tensor:
+    """Infinite behind a wall, where the gradient is the spring's."""
+    return 0.5 * x.square().sum(1) + torch.where(x[:, 0] > 2.8, torch.inf, 0.0)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_an_energy_that_is_infinite_in_the_middle_of_a_block_is_found(tmp_path: Path, backend: str) -> None:
+    path = export(
+        walled,
+        torch.rand(8, 2),
+        out=tmp_path / "wall.ebm",
+        targets=[backend],
+        sampler=SamplerConfig(steps=40, step_size=0.1),
+        fuse=8,
+        verify=False,  # whose own chains would come behind the wall
+    )
+    x0 = np.zeros((200, 2), np.float32)
+    kept, messages = [], []
+    for fuse in (True, False):
+        with load(path, backend=backend, threads=1, fuse=fuse) as ebm:
+            kept.append(ebm.refine(x0, diverged="drop"))
+            *_, best = ebm.stream(200, x0=x0)
+            kept.append(best.x)
+            for seed in range(4):
+                with pytest.raises(DivergenceError) as error:
+                    ebm.refine(x0, seed=seed)
+                messages.append(str(error.value))
+    assert 100 < len(kept[0]) < 200
+    for one, other in zip(kept[:2], kept[2:], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert messages[:4] == messages[4:]
+    assert any(int(re.findall("after step ([0-9]+)", message)[0]) % 8 for message in messages)  # not at a block's end
+
+
 def test_only_who_listens_has_each_block_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ends: list[int] = []
     honest = chain.fuse
