@@ -20,7 +20,7 @@ from .manifest import Artifact
 from .split_engine import SplitEngine
 from .tensorrt_library import build_plan
 
-__all__ = ["engine_of", "fused_of"]
+__all__ = ["engine_of", "fingerprint_of", "fused_of"]
 
 _LOG = logging.getLogger("ebm_export")
 _BATCH = (1, 8, 64)
@@ -70,7 +70,26 @@ def fused_of(
         sampler = dataclasses.replace(sampler, options=options)
     engine = _engine_of_file(bundle, sampler, backend, threads)
     settings = SamplerConfig.from_dict(dict(sampler.settings))
-    return Fused(engine, sampler.steps, settings, lambda: bundle.file_of(bundle.now(sampler)), each=each)
+    return Fused(
+        engine,
+        sampler.steps,
+        settings,
+        lambda: bundle.file_of(bundle.now(sampler)),
+        lambda: fingerprint_of(bundle, sampler),
+        each=each,
+    )
+
+
+def fingerprint_of(bundle: Bundle, artifact: Artifact) -> str:
+    """Of all files that decide what an engine answers: an OpenVINO .xml of other weights is the same, and so is its prologue's."""
+    now = bundle.now(artifact)
+    sums = [
+        value
+        for part in (now, bundle.prologue_of(now))
+        if part is not None
+        for value in (bundle.built_here.get(part.path, part.sha256), *part.files.values())
+    ]
+    return hashlib.sha256(" ".join(sums).encode()).hexdigest()[:16]
 
 
 def _engine_of_file(bundle: Bundle, artifact: Artifact, backend: str, threads: int | None) -> Engine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import numbers
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -67,7 +68,7 @@ class BestRuns:
             request.engine.stays_on_host(why)
         fused = None
         if loop is None:
-            fused = self._telling.open_for(config, n, worth=False, why=request.why_one_by_one())
+            fused = self._telling.open_for(config, n, calls=0, why=request.why_one_by_one())
         pace = Pace(
             deadline,
             # Without blocks, as of another sampler than the graph's, their times say nothing.
@@ -126,7 +127,7 @@ class BestRuns:
         pace = None if deadline is None else Pace(deadline, after=0 if known else ASKED_AT_THE_END)
         # As in `by_deadline`: nobody asks the engine once time is over.
         watched = request if pace is None else request._replace(runaways=None)
-        fused = self._telling.open_for(config, request.n, worth=False, why=request.why_one_by_one())
+        fused = self._telling.open_for(config, request.n, calls=0, why=request.why_one_by_one())
         steps = _in_one_batch(watched, "stream()", shared=True, evenly=pace is not None, fused=fused, pace=pace)
         request.engine.stays_on_host("stream() looks at the states of every step")
         if not known:
@@ -161,7 +162,7 @@ class BestRuns:
                 finally:
                     self._told_of_no_step = told
                 return
-            fused = self._telling.open_for(config, n, worth=True)
+            fused = self._telling.open_for(config, n, calls=math.inf)
             if fused is not None:
                 block = config.replace(steps=fused.count, warmup=0)
                 for _ in range(2):  # in the first the engine compiles, which is not how long a block takes

@@ -25,9 +25,9 @@ from .partial_file import remove_left
 from .replaced_file import replacing
 from .snapshot import Snapshot, from_arrays, to_arrays
 
-__all__ = ["Checkpoint", "Saved", "dropped_in"]
+__all__ = ["Checkpoint", "Saved", "dropped_in", "fused_in"]
 
-_VERSION = 3
+_VERSION = 4
 
 
 class Saved(NamedTuple):
@@ -184,6 +184,15 @@ def dropped_in(path: str | Path) -> list[int]:
     """Returns the numbers of the chains that the run of a checkpoint has dropped so far."""
     with np.load(path, allow_pickle=False) as file:
         return [int(chain) for chain in file["dropped"]]
+
+
+def fused_in(path: str | Path) -> bool | None:
+    """Returns whether the run of a checkpoint takes several steps in one call; None where there is no such file, or one that cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return bool(json.loads(str(file["identity"]))["fuse"])
+    except Exception:  # `Checkpoint.load` says what is wrong with it
+        return None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from .arguments import (
 from .best_runs import BestRuns, check_deadline
 from .best_so_far import BestSoFar, Steps
 from .chain import rows_of
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, fused_in
 from .config import SamplerConfig
 from .divergence import Divergence
 from .engine import Engine
@@ -55,7 +56,7 @@ from .states_on_the_way import sample_file_of
 from .turns import Turns
 from .usable_settings import check_settings
 from .warming import blank_conditions, warm_block, warm_steps
-from .whole_run import run_whole
+from .whole_run import fused_for, run_whole
 
 __all__ = ["Ebm"]
 
@@ -227,7 +228,7 @@ class Ebm:
             most, batch = (largest_batch(settings, n, each) for each in (self._max_batch, self._fitting_for(settings)))
             for size in {batch, n % batch or batch} | ({n} if most == n else set()):
                 warm_steps(self._engines, self.model, size * replicas(settings))
-                fused = self._fused.open_for(settings, size, worth=True)
+                fused = self._fused.open_for(settings, size, calls=math.inf)
                 if fused is not None:
                     warm_block(self._engine, fused, self.model, settings, size)
             if most == n:  # else neither a deadline nor a stream can be asked of them
@@ -337,6 +338,10 @@ class Ebm:
             pace.handed_over()
             return best
         with self._turns.taken():
+            earlier = None if checkpoint is None else fused_in(checkpoint)
+            fused = fused_for(
+                request, self._fused, callback=callback, energy_range=energy_range, every=every, earlier=earlier
+            )
             kept = None
             if checkpoint is not None:
                 identity = identity_of(
@@ -344,7 +349,7 @@ class Ebm:
                     model=self.model.name,
                     engines=self._engines,
                     files=self.fingerprint,
-                    fuse=bool(self._fused.asked),
+                    fused=fused,
                     diverged=diverged,
                     energy_range=energy_range,
                     every=every,
@@ -361,7 +366,7 @@ class Ebm:
             ):
                 return run_whole(
                     request,
-                    self._fused,
+                    fused,
                     callback=callback,
                     diverged=diverged,
                     energy_range=energy_range,

@@ -27,6 +27,10 @@ _LONG_STEP = 2e-3
 """Seconds of a step beside which what a call costs (tens of microseconds) is nothing; then no engine is compiled to find out."""
 _ROUNDS = 5
 
+_LONG_RUN = 4096
+"""Engine calls from which it is worth timing fused steps: that takes a hundred, and compiling an engine. Those of earlier runs count, where
+the run itself is of an eighth as many: a control loop of a few steps is not to stop for that one day."""
+
 
 class FusedChoice:
     """Decides whether steps are fused, for each number of chains once.
@@ -54,51 +58,63 @@ class FusedChoice:
         self._measured = measured or {}
         self._time = time
         self._faster: dict[int, bool] = {}
+        self._calls: dict[int, float] = {}  # of runs one by one, by the number of chains
         self._told: set[str] = set()
 
     def open_for(
-        self, config: SamplerConfig, batch: int, *, worth: bool, why: str = "", every: int | None = None
+        self,
+        config: SamplerConfig,
+        batch: int,
+        *,
+        calls: float,
+        why: str = "",
+        every: int | None = None,
+        asked: bool | None = None,
     ) -> Fused | None:
         """Returns what takes several steps in one call, open, or None where they are taken one by one.
 
         Args:
             config: settings of the chains.
             batch: chains in one engine call.
-            worth: whether it is worth timing both ways, where that has not been done.
+            calls: of the engine that the run would take one by one, from which follows whether it is worth timing both ways where that has
+                not been done: 0 never is, infinity always.
             why: what stands against it, whatever the settings are; empty where nothing does.
             every: number of steps of which no call goes beyond a multiple; None for no such place.
+            asked: what this run needs, in place of what the caller said; None leaves it at that.
 
         Raises:
             LoadError: fused steps were asked for, and their file is gone or another one.
         """
         fused = self._fused
-        if fused is None or self.asked is False:
+        asked = self.asked if asked is None else asked
+        if fused is None or asked is False:
             return None
         why = why or fused.why_not(config, every)
         if why:
-            if self.asked and why not in self._told:  # the samples are the same, so it is no error; once will do
+            if asked and why not in self._told:  # the samples are the same, so it is no error; once will do
                 where = "with a deadline or in a stream, " if fused.each else ""
                 _LOG.warning("%ssteps are taken one by one: %s", where, why)
                 self._told.add(why)
             return None
         try:
-            if not self.asked and not self._are_faster(fused, config, batch, worth):
+            if not asked and not self._are_faster(fused, config, batch, calls):
                 return None
             fused.open()
         except LoadError as error:
-            if self.asked:
+            if asked:
                 raise
             _LOG.warning("steps are taken one by one: %s", error)
             self._fused = None
             return None
         return fused
 
-    def _are_faster(self, fused: Fused, config: SamplerConfig, batch: int, worth: bool) -> bool:
+    def _are_faster(self, fused: Fused, config: SamplerConfig, batch: int, calls: float) -> bool:
         measured = nearby(self._measured, batch)
         if measured is not None:
             return measured
         if batch not in self._faster:
-            if not worth:
+            total = self._calls[batch] = self._calls.get(batch, 0) + calls
+            if total < _LONG_RUN or 8 * calls < _LONG_RUN:
                 return False
             self._faster[batch] = self._time(fused, config, batch)
         return self._faster[batch]

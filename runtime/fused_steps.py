@@ -96,6 +96,7 @@ class Fused:
         settings: those that the graph was made with; the `BAKED` ones count.
         check: called before the engine is opened, which may be long after the others were: raises where its file is another
             one by then. None checks nothing.
+        fingerprint: of what the engine is made from; None where there is none.
         each: whether the engine tells of each step, see `EACH`. It costs time: energies that nobody else asks for.
 
     Attributes:
@@ -110,13 +111,20 @@ class Fused:
         count: int,
         settings: SamplerConfig,
         check: Callable[[], object] | None = None,
+        fingerprint: Callable[[], str] | None = None,
         *,
         each: bool = False,
     ) -> None:
         self.engine, self.count, self.each = engine, count, each
         self._settings = settings
         self._check = check
+        self._fingerprint = fingerprint
         self._is_open = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what the engine is made from, so that a checkpoint is not gone on with on other blocks."""
+        return "" if self._fingerprint is None else self._fingerprint()
 
     def open(self) -> None:
         """Opens the engine, once; chains need it open.

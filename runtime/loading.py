@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
 
 from .arguments import check_count
-from .artifact_engine import engine_of, fused_of
+from .artifact_engine import engine_of, fingerprint_of, fused_of
 from .bundle import Bundle
 from .choice import choose
 from .device import usable_cores
@@ -85,7 +84,7 @@ def load(
         ebm.close()  # what was opened before the one that failed
         raise
     # Only now: a plan that does not fit this machine is built again where it is opened.
-    ebm.fingerprint = " ".join(_fingerprint(bundle, artifact, fuse=bool(fuse)) for artifact in artifacts)
+    ebm.fingerprint = " ".join(fingerprint_of(bundle, artifact) for artifact in artifacts)
     return ebm
 
 
@@ -168,16 +167,3 @@ def _on_artifacts(
     )
     opened: list[Engine | Fused] = [*engines, *([fused] if fuse and fused is not None else [])]
     return ebm, opened, [choice.artifact for choice in choices]
-
-
-def _fingerprint(bundle: Bundle, artifact: Artifact, *, fuse: bool) -> str:
-    """Of all files that decide what an engine answers: an OpenVINO .xml of other weights is the same, and so is its prologue's."""
-    now = bundle.now(artifact)
-    parts = [now, bundle.prologue_of(now), bundle.sampler_of(now) if fuse else None]
-    sums = [
-        value
-        for part in parts
-        if part is not None
-        for value in (bundle.built_here.get(part.path, part.sha256), *part.files.values())
-    ]
-    return hashlib.sha256(" ".join(sums).encode()).hexdigest()[:16]

@@ -10,6 +10,7 @@ import numpy as np
 
 from .device import GPU, GPUS_JOINED, PROCESSOR, describe_device, toolchain
 from .engine import Engine
+from .fused_steps import Fused
 from .request import Request
 
 __all__ = ["identity_of"]
@@ -24,7 +25,7 @@ def identity_of(
     model: str,
     engines: Iterable[Engine],
     files: str,
-    fuse: bool,
+    fused: Fused | None,
     diverged: str,
     energy_range: tuple[float, float] | None,
     every: int | None,
@@ -38,7 +39,7 @@ def identity_of(
         model: name of the energy.
         engines: all that may be asked.
         files: fingerprint of what the engines were made from.
-        fuse: whether fused steps were asked for.
+        fused: what takes several steps in one call; None where they are taken one by one.
         diverged: as in `run_chains`, like `energy_range`.
         energy_range: energies of a chain that is well.
         every: steps between two rows of the file of states; None where there is none.
@@ -53,7 +54,8 @@ def identity_of(
         "engines": [_name(engine) for engine in engines],
         "files": files,
         **_rounding(engines),
-        "fuse": fuse,
+        "fuse": fused is not None,
+        "fused": None if fused is None else fused.fingerprint,
         "switches": {str(step): _name(engine) for step, engine in request.switches.items()},
         "exact": request.exact is not None,
         **request.config.to_dict(),

@@ -8,20 +8,48 @@ from .checkpoint import Checkpoint
 from .divergence import Divergence
 from .errors import DivergenceError
 from .fused_choice import FusedChoice
+from .fused_steps import Fused
 from .progress import Callback, ProgressOnly
 from .request import Request
 from .run import run_chains
 from .sample_file import SampleFile
 
-__all__ = ["run_whole"]
+__all__ = ["fused_for", "run_whole"]
 
-_LONG_RUN = 4096
-"""Engine calls of a run from which it is worth timing fused steps for it: that takes a hundred, and compiling an engine."""
+
+def fused_for(
+    request: Request,
+    choice: FusedChoice,
+    *,
+    callback: Callback | None,
+    energy_range: tuple[float, float] | None,
+    every: int | None,
+    earlier: bool | None,
+) -> Fused | None:
+    """Returns what takes several steps of these chains in one call, open; None where they are taken one by one.
+
+    Args:
+        request: the chains.
+        choice: whether steps are fused.
+        callback: as in `run.run_chains`.
+        energy_range: energies of a chain that is well.
+        every: number of steps of which no call goes beyond a multiple; None for no such place.
+        earlier: whether they were fused where this run goes on with an earlier one, whose blocks are those of this one; None where it
+            begins.
+    """
+    asked = choice.asked if earlier is None or choice.asked is not None else earlier
+    # Whoever asked for every step gets every step, unless asked for blocks.
+    if not asked and not isinstance(callback, ProgressOnly | None):
+        return None
+    batch = request.batch
+    why = request.why_one_by_one(energy_range)
+    calls = request.config.steps * request.n // batch
+    return choice.open_for(request.config, batch, calls=calls, why=why, every=every, asked=asked)
 
 
 def run_whole(
     request: Request,
-    choice: FusedChoice,
+    fused: Fused | None,
     *,
     callback: Callback | None,
     diverged: Divergence,
@@ -33,24 +61,13 @@ def run_whole(
 
     Args:
         request: the chains.
-        choice: whether steps are fused.
+        fused: what takes several steps in one call, see `fused_for`.
         callback: as in `run.run_chains`, like all that follow, what is returned and what is raised.
         diverged: what happens to a chain whose numbers are not finite.
         energy_range: energies of a chain that is well.
         checkpoint: where the run is saved.
         samples: takes states on the way.
     """
-    batch = request.batch
-    # What is measured may come out otherwise when a run is gone on with, and its blocks would be other ones.
-    worth = checkpoint is None and request.config.steps * request.n // batch >= _LONG_RUN
-    fused = None
-    # Whoever asked for every step gets every step, unless asked for blocks.
-    watched = not isinstance(callback, ProgressOnly | None)
-    if choice.asked or (checkpoint is None and not watched):
-        every = None if samples is None else samples.every
-        fused = choice.open_for(
-            request.config, batch, worth=worth, why=request.why_one_by_one(energy_range), every=every
-        )
     try:
         return run_chains(
             request.engine,

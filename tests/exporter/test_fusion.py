@@ -23,6 +23,7 @@ from ebm_export.runtime import DivergenceError, EngineMismatch, SamplerConfig, U
 from ebm_export.runtime.artifact_engine import fused_of
 from ebm_export.runtime.backends import backend_of
 from ebm_export.runtime.bundle import Bundle
+from ebm_export.runtime.checkpoint import fused_in
 from ebm_export.runtime.file_hash import sha256_of
 from ebm_export.runtime.fused_steps import EACH
 from ebm_export.runtime.gradient_scale import ScaledScore
@@ -230,7 +231,7 @@ def test_energies_are_looked_at_after_each_step(bundle: Path, caplog: pytest.Log
 
 def test_who_watches_every_step_gets_every_step(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ebm_export.runtime.ebm.is_faster", lambda *arguments: True)
-    monkeypatch.setattr("ebm_export.runtime.whole_run._LONG_RUN", 1)
+    monkeypatch.setattr("ebm_export.runtime.fused_choice._LONG_RUN", 1)
     told: list[int] = []
     with load(bundle, backend="onnxruntime", threads=1) as ebm:
         watched = ebm.sample(2, goal=GOAL, callback=lambda now: told.append(now.done))
@@ -277,7 +278,7 @@ def test_states_on_the_way_leave_room_for_blocks(
 ) -> None:
     """Nobody asked for them: where they are faster they are taken, as far as whole ones fit between two states."""
     monkeypatch.setattr("ebm_export.runtime.ebm.is_faster", lambda *arguments: True)
-    monkeypatch.setattr("ebm_export.runtime.whole_run._LONG_RUN", 1)
+    monkeypatch.setattr("ebm_export.runtime.fused_choice._LONG_RUN", 1)
     told: list[int] = []
     with load(bundle, backend="onnxruntime", threads=1) as ebm:
         tell = ProgressOnly(lambda done, total: told.append(done))
@@ -300,7 +301,7 @@ def test_states_nearer_to_one_another_than_a_block(
 
 
 def test_what_was_measured_before_is_not_what_was_asked_for(bundle: Path) -> None:
-    """A callback still gets every step, and a checkpoint single ones."""
+    """A callback still gets every step."""
     told: list[int] = []
     with load(bundle, backend="onnxruntime", threads=1) as ebm:
         ebm._fused._measured = {4: True}
@@ -407,12 +408,69 @@ def test_steps_that_nobody_uses_are_not_compared(bundle: Path, tmp_path: Path) -
 
 def test_a_checkpoint_of_fused_steps_is_told_by_their_file(bundle: Path, tmp_path: Path) -> None:
     fingerprints = []
-    for folder, count in ((bundle, COUNT), (write(tmp_path, fuse=5), 5)):
-        for fuse in (True, False):
-            with load(folder, backend="onnxruntime", threads=1, fuse=fuse) as ebm:
-                fingerprints.append((ebm.fingerprint, count, fuse))
-    assert fingerprints[1][0] == fingerprints[3][0], "the same score graph"
-    assert len({fingerprint for fingerprint, *_ in fingerprints}) == 3
+    for folder in (bundle, write(tmp_path, fuse=5)):
+        with load(folder, backend="onnxruntime", threads=1, fuse=True) as ebm:
+            fused = ebm._fused._fused
+            assert fused is not None
+            fingerprints.append((ebm.fingerprint, fused.fingerprint))
+    (one, of_four), (other, of_five) = fingerprints
+    assert one == other and len({one, of_four, of_five}) == 3
+
+
+CLIPPED = CONFIG.replace(grad_clip=0.5, grad_clip_mode="norm", steps=400)  # whose blocks round otherwise
+
+
+@pytest.fixture(scope="module")
+def clipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("clipped"), CLIPPED)
+
+
+class TestCheckpoint:
+    """Runs that are saved are fused where that is faster, and go on as they began, whatever is measured later."""
+
+    def run(self, path: Path, at: Path | None, measured: bool | None, fuse: bool | None = None, stop: int = 0) -> Any:
+        """The samples; with `stop` what it ended with after so many steps. `measured` says what is faster."""
+
+        def watch(done: int, total: int) -> None:
+            if stop and done >= stop:
+                raise KeyboardInterrupt
+
+        with load(path, backend="onnxruntime", threads=1, fuse=fuse) as ebm:
+            if measured is not None:
+                ebm._fused._measured = {1: measured}
+            kept = {} if at is None else {"checkpoint": at, "checkpoint_seconds": 0}
+            return ebm.sample(1, goal=GOAL, callback=ProgressOnly(watch), **kept)
+
+    @pytest.mark.parametrize("faster", [True, False])
+    def test_goes_on_as_it_began(self, clipped: Path, tmp_path: Path, faster: bool) -> None:
+        at = tmp_path / "run"
+        wanted = self.run(clipped, None, faster)
+        with pytest.raises(KeyboardInterrupt):
+            self.run(clipped, at, faster, stop=100)
+        assert fused_in(at) is faster
+        np.testing.assert_array_equal(self.run(clipped, at, not faster), wanted)
+        assert (wanted != self.run(clipped, None, not faster)).any()  # else this would show nothing
+
+    def test_refuses_what_was_asked_for_and_is_another(self, clipped: Path, tmp_path: Path) -> None:
+        at = tmp_path / "run"
+        with pytest.raises(KeyboardInterrupt):
+            self.run(clipped, at, True, stop=100)
+        with pytest.raises(UsageError, match="fuse was True and is False"):
+            self.run(clipped, at, True, fuse=False)
+
+    def test_blocks_of_another_length_are_another_run(self, clipped: Path, tmp_path: Path) -> None:
+        at = tmp_path / "run"
+        with pytest.raises(KeyboardInterrupt):
+            self.run(clipped, at, True, stop=100)
+        with pytest.raises(UsageError, match="fused was"):
+            self.run(write(tmp_path, CLIPPED, fuse=5), at, True)
+
+    def test_a_long_one_is_timed(self, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("ebm_export.runtime.ebm.is_faster", lambda *arguments: True)
+        with load(bundle, backend="onnxruntime", threads=1) as ebm:
+            ebm.sample(1, goal=GOAL, checkpoint=tmp_path / "short")
+            ebm.sample(1, goal=GOAL, checkpoint=tmp_path / "long", steps=5000)
+        assert [fused_in(tmp_path / name) for name in ("short", "long", "none")] == [False, True, None]
 
 
 def test_measurement_decides(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

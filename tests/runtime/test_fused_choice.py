@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import pytest
@@ -35,14 +36,14 @@ def test_why_there_are_none_is_told_once(settings: dict[str, Any], why: str, cap
     asked = choice(True)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert asked.open_for(MADE_WITH.replace(**settings), 4, worth=True) is None
+            assert asked.open_for(MADE_WITH.replace(**settings), 4, calls=math.inf) is None
         for unasked in (choice(None), choice(False)):
-            assert unasked.open_for(MADE_WITH.replace(**settings), 4, worth=True) is None
+            assert unasked.open_for(MADE_WITH.replace(**settings), 4, calls=math.inf) is None
     assert caplog.messages == [f"steps are taken one by one: {why}"]
 
 
 def test_those_for_deadlines_say_that_they_are(caplog: pytest.LogCaptureFixture) -> None:
-    assert choice(True, each=True).open_for(MADE_WITH.replace(steps=7), 4, worth=True) is None
+    assert choice(True, each=True).open_for(MADE_WITH.replace(steps=7), 4, calls=math.inf) is None
     assert caplog.messages[0].startswith("with a deadline or in a stream, steps are taken one by one: ")
 
 
@@ -70,11 +71,27 @@ def test_elsewhere_both_ways_are_timed(times_faster: bool) -> None:
 
     fused = Fused(FunctionEngine(lambda x: (x.sum(1), x)), 8, MADE_WITH)
     choice = FusedChoice(fused, None, {1: not times_faster, 8: not times_faster}, time)
-    found = [choice.open_for(MADE_WITH, batch, worth=worth) for batch, worth in ((8, True), (512, False), (512, True))]
+    found = [
+        choice.open_for(MADE_WITH, batch, calls=calls) for batch, calls in ((8, math.inf), (512, 0), (512, math.inf))
+    ]
     assert [one is not None for one in found] == [not times_faster, False, times_faster]
     assert asked == [512]
 
 
+def test_runs_that_are_long_together_are_timed() -> None:
+    asked = []
+    fused = Fused(FunctionEngine(lambda x: (x.sum(1), x)), 8, MADE_WITH)
+    choice = FusedChoice(fused, None, None, lambda fused, config, batch: bool(asked.append(batch)) or True)
+    opened = [choice.open_for(MADE_WITH, batch, calls=1000) is not None for batch in (4, 4, 4, 9, 4, 4, 9)]
+    assert opened == [False, False, False, False, False, True, False] and asked == [4]
+
+
+def test_a_control_loop_is_never_held_up() -> None:
+    fused = Fused(FunctionEngine(lambda x: (x.sum(1), x)), 8, MADE_WITH)
+    choice = FusedChoice(fused, None, None, lambda *_: pytest.fail("is timed"))
+    assert not any(choice.open_for(MADE_WITH, 4, calls=100) for _ in range(1000))
+
+
 def test_nothing_is_told_where_they_are_taken(caplog: pytest.LogCaptureFixture) -> None:
-    assert choice(True).open_for(MADE_WITH, 4, worth=True) is not None
+    assert choice(True).open_for(MADE_WITH, 4, calls=math.inf) is not None
     assert not caplog.messages
