@@ -105,12 +105,25 @@ def chain_steps(
     random = ChainRandom(seed, shifted(chains, first), start.shape[1:], free, count, attempt)
     energy = None if exact is None else _energy_of(exact, rows, len(chains), pace)
     method = build_method(config, start, energy, free, every)
-    if switches or exact is not None or free is not None or energy_range is not None:
-        fused = None  # which tells of the last energy of a block, for one
+    if switches or exact is not None or free is not None:
+        fused = None
+    if fused is not None and energy_range is not None and not fused.each:
+        fused = None  # which tells of the last energy of a block
     if fused is not None and pace is not None and not pace.has_time(fused.count):
         fused = None  # there will be no more time than there is now
     if fused is not None:
-        method = fuse(method, fused, config, start, every, pace, unwatched=unwatched, stops=stop_when_diverged)
+        method = fuse(
+            method,
+            fused,
+            config,
+            start,
+            every,
+            pace,
+            unwatched=unwatched,
+            stops=stop_when_diverged,
+            energy_range=energy_range,
+            lost=lambda: lost,
+        )
     score: ScaledScore
     ask: Evaluate
     step_sizes = spread(config.step_size, config.steps)

@@ -131,7 +131,8 @@ class Ebm:
         self._schedule = tuple(schedule)
         self._exact = exact
         self._fused = FusedChoice(fused, fuse, fused_is_faster, self._is_faster)
-        self._best_runs = BestRuns(FusedChoice(telling, fuse, None, self._is_faster))
+        self._telling = FusedChoice(telling, fuse, None, self._is_faster)
+        self._best_runs = BestRuns(self._telling)
         self.fingerprint = fingerprint
         self._judged = Judged(judged, energy_rounding)
         self._seen = SeenRanges(model.cond)
@@ -340,7 +341,13 @@ class Ebm:
         with self._turns.taken():
             earlier = None if checkpoint is None else fused_in(checkpoint)
             fused = fused_for(
-                request, self._fused, callback=callback, energy_range=energy_range, every=every, earlier=earlier
+                request,
+                self._fused,
+                self._telling,
+                callback=callback,
+                energy_range=energy_range,
+                every=every,
+                earlier=earlier,
             )
             kept = None
             if checkpoint is not None:

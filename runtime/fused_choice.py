@@ -61,6 +61,11 @@ class FusedChoice:
         self._calls: dict[int, float] = {}  # of runs one by one, by the number of chains
         self._told: set[str] = set()
 
+    @property
+    def there(self) -> bool:
+        """Whether there is something that takes several steps."""
+        return self._fused is not None
+
     def open_for(
         self,
         config: SamplerConfig,
@@ -92,7 +97,7 @@ class FusedChoice:
         why = why or fused.why_not(config, every)
         if why:
             if asked and why not in self._told:  # the samples are the same, so it is no error; once will do
-                where = "with a deadline or in a stream, " if fused.each else ""
+                where = "with a deadline, an energy_range or in a stream, " if fused.each else ""
                 _LOG.warning("%ssteps are taken one by one: %s", where, why)
                 self._told.add(why)
             return None

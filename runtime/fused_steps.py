@@ -199,10 +199,12 @@ def fuse(
     *,
     unwatched: bool = False,
     stops: bool = False,
+    energy_range: tuple[float, float] | None = None,
+    lost: Callable[[], np.ndarray | None] = lambda: None,
 ) -> Method:
     """Lets a sampler take its steps in blocks, as far as there are whole ones.
 
-    A block in which a number is not finite is done again step by step, so that nothing is decided on sums that overflowed. Energies
+    A block in which a number of a chain that was well is not finite is done again step by step, so that nothing is decided on sums that overflowed. Energies
     of chains that were not finite on the way are NaN at its end.
 
     Args:
@@ -214,6 +216,9 @@ def fuse(
         pace: says whether there is time for a block; None where there is always.
         unwatched: whether nobody wants to hear of each block, so that some of them may be told of together.
         stops: whether a chain that is not finite is an error, after which no step is of use.
+        energy_range: (lowest, highest) energy of a chain that is well, where the engine tells of each step; one outside counts as one that is
+            not finite.
+        lost: [B] bool, chains that diverged, whose numbers are not looked at any more; None where there are none.
     """
     count = fused.count
     most = _CALLS * count if unwatched and pace is None and not fused.each else count
@@ -232,6 +237,8 @@ def fuse(
     # may be gone back to: the first of these is where it lies.
     sets = [{name: np.empty_like(position) for name in changing} for _ in range(3)]
     each = EachStep(np.empty_like(noise), np.empty(noise.shape[:2], np.float32)) if fused.each else None
+    lowest, highest = energy_range or (-np.inf, np.inf)
+    assert energy_range is None or each is not None
 
     def end(step: int) -> int:
         nonlocal number
@@ -255,6 +262,8 @@ def fuse(
         for port, name in given:
             inputs[port] = getattr(state, name)
         last = number // count - 1
+        gone = lost()
+        rows = slice(None) if gone is None else ~gone
         for block in range(last + 1):
             begin, put = step + block * count, sets[1 + block % 2]
             for port, numbers in series.items():
@@ -267,16 +276,20 @@ def fuse(
             # then on.
             told = [energy]
             if "sampler.squares" in answer:
-                told.append(answer["sampler.squares"])
+                told.append(answer["sampler.squares"].T)
             if block == last:
                 told += [answer["sampler.next.x"], answer["sampler.next.grad"]]
             if each is not None:
                 for name, array in zip(EACH, each, strict=True):
                     np.copyto(array, answer[name])
-                told.append(each.energy)
+                told.append(each.energy.T)
             elif EACH[1] in answer:  # an energy can be infinite where nothing else is
-                told.append(answer[EACH[1]])
-            if not all([math.isfinite(np.add.reduce(numbers, axis=None)) for numbers in told]):
+                told.append(answer[EACH[1]].T)
+            well = all([math.isfinite(np.add.reduce(numbers[rows], axis=None)) for numbers in told])
+            if well and energy_range is not None and each is not None:
+                seen = each.energy[:, rows]
+                well = not seen.size or bool(seen.min() >= lowest and seen.max() <= highest)
+            if not well:
                 score.state, score.calls = before, calls
                 return singly(random, state, score, step, number)
             for port, name in taken:
@@ -291,9 +304,10 @@ def fuse(
         lost_after = np.full(len(position), -1)
         for index in range(step, step + number):
             state, info = method.step(random.at(index), state, score, step_sizes.item(index), index)
-            if info.not_finite:
-                lost_after[(lost_after < 0) & ~are_finite(state.energy, state.grad)] = index + 1
-                if stops:
+            if info.not_finite or energy_range is not None:
+                well = are_finite(state.energy, state.grad) & (state.energy >= lowest) & (state.energy <= highest)
+                lost_after[(lost_after < 0) & ~well] = index + 1
+                if stops and not well.all():
                     break
             if each is not None and number > 1:
                 each.position[index - step] = state.position

@@ -56,7 +56,7 @@ class Request(NamedTuple):
         """Why something has to be looked at after each step, so that none are fused; empty where nothing has.
 
         Args:
-            energy_range: of a chain that is well, where that is watched.
+            energy_range: of a chain that is well, where that is watched and nothing tells of the energies on the way.
         """
         asked = [name for name, on in (("keep", self.start.free), ("energy_range", energy_range)) if on is not None]
         return f"each step is looked at for {' and '.join(asked)}" if asked else ""

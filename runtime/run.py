@@ -75,7 +75,7 @@ def run_chains(
             all that a batch has lost run together.
         restart: gives the start states of chain numbers at an attempt from 1 on; None takes those of `start` again.
         fused: takes several steps in one call, open and with the settings of `config`. It is left alone where engines switch,
-            where there is an exact one, where numbers stay, and with an `energy_range`.
+            where there is an exact one, where numbers stay, and with an `energy_range` unless it tells of each step.
         energy_range: (lowest, highest) energy of a chain that is well; one outside has diverged. Looked at after each step.
         runaways: looks for chains that ran away, which have diverged too: at the end, and on the host where states are written; None where
             nobody does.

@@ -19,7 +19,8 @@ __all__ = ["fused_for", "run_whole"]
 
 def fused_for(
     request: Request,
-    choice: FusedChoice,
+    plain: FusedChoice,
+    telling: FusedChoice,
     *,
     callback: Callback | None,
     energy_range: tuple[float, float] | None,
@@ -30,19 +31,21 @@ def fused_for(
 
     Args:
         request: the chains.
-        choice: whether steps are fused.
+        plain: whether steps are fused.
+        telling: likewise, by a graph that tells of each step, which an `energy_range` needs.
         callback: as in `run.run_chains`.
         energy_range: energies of a chain that is well.
         every: number of steps of which no call goes beyond a multiple; None for no such place.
         earlier: whether they were fused where this run goes on with an earlier one, whose blocks are those of this one; None where it
             begins.
     """
+    choice = plain if energy_range is None or not telling.there else telling
     asked = choice.asked if earlier is None or choice.asked is not None else earlier
     # Whoever asked for every step gets every step, unless asked for blocks.
     if not asked and not isinstance(callback, ProgressOnly | None):
         return None
     batch = request.batch
-    why = request.why_one_by_one(energy_range)
+    why = request.why_one_by_one(energy_range if choice is plain else None)
     calls = request.config.steps * request.n // batch
     return choice.open_for(request.config, batch, calls=calls, why=why, every=every, asked=asked)
 

@@ -217,16 +217,52 @@ def test_only_who_listens_has_each_block_told(bundle: Path, monkeypatch: pytest.
         assert ends == [*range(4, 69, 4), 70]
 
 
-def test_energies_are_looked_at_after_each_step(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A block tells its last energy alone."""
-    kept = []
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("way", ["drift-noise", "noise-drift"])
+def test_energies_are_looked_at_after_each_step(
+    bundle: Path, drifting: Path, backend: str, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In blocks too, which tell of each then."""
+    kept, told, calls = [], [], []
     for fuse in (True, False):
-        with load(bundle, backend="onnxruntime", threads=1, fuse=fuse) as ebm:
+        caplog.clear()
+        with load(bundle if way == "drift-noise" else drifting, backend=backend, threads=1, fuse=fuse) as ebm:
             energy, _ = ebm.score(ebm.sample(64, goal=GOAL), goal=GOAL)
             limits = (-1e9, float(np.quantile(energy, 0.9)))
-            kept.append(ebm.sample(64, goal=GOAL, diverged="drop", energy_range=limits))
+            counts: list[int] = []
+            tell = ProgressOnly(lambda done, total: counts.append(done))  # noqa: B023
+            kept.append(ebm.sample(64, goal=GOAL, diverged="drop", energy_range=limits, callback=tell))
+            for options in ({}, {"diverged": "restart"}):
+                with pytest.raises(DivergenceError) as error:
+                    ebm.sample(64, goal=GOAL, energy_range=limits, **options)
+                told.append([str(error.value), *(line for line in caplog.messages if "started anew" in line)])
+            calls.append(len(counts))
     assert 0 < len(kept[0]) < 64
     np.testing.assert_array_equal(*kept)
+    assert told[:2] == told[2:] and len(told[1]) == 4
+    assert calls == [1 + 5 + 2, 1 + CONFIG.steps]  # what is left is told of at once
+    assert not any("one by one" in line for line in caplog.messages)
+
+
+def test_blocks_go_on_where_a_chain_is_lost(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its numbers are looked at no more, so that only the block that it was lost in is done again, also after a kill."""
+    blocks: list[int] = []
+    honest = ScaledScore.take_steps
+
+    def counted(self: ScaledScore, *given: Any) -> Any:
+        blocks.append(1)
+        return honest(self, *given)
+
+    monkeypatch.setattr(ScaledScore, "take_steps", counted)
+    x0 = np.zeros((3, 3), np.float32)
+    x0[1] = 3e38
+    with load(bundle, backend="onnxruntime", threads=1, fuse=True) as ebm:
+        singles: list[int] = []
+        engine = ebm.engine.run
+        monkeypatch.setattr(ebm.engine, "run", lambda *given: (singles.append(1), engine(*given))[1])
+        ebm.sample(3, x0=x0, goal=GOAL, diverged="drop", steps=80, callback=lambda now: None)
+    assert len(blocks) == 20
+    assert len(singles) <= 1 + COUNT  # the start, and at most one block
 
 
 def test_who_watches_every_step_gets_every_step(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

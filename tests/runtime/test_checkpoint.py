@@ -340,7 +340,7 @@ def test_one_of_another_form_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as earlier:
         earlier.setattr(checkpoint, "_VERSION", 1)
         ebm().sample(5, 7, checkpoint=tmp_path / "run")
-    with pytest.raises(UsageError, match=r"written by another version of ebm-export \(form 1, here 3\)"):
+    with pytest.raises(UsageError, match=r"written by another version of ebm-export \(form 1, here 4\)"):
         ebm().sample(5, 7, checkpoint=tmp_path / "run")
 
 
