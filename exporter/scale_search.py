@@ -52,6 +52,7 @@ def search_scale(
     scale = body.input("search/scale", shape)
     settled = body.input("search/settled", shape, ir.DataType.BOOL)
     body.input("search/lost", shape, ir.DataType.BOOL)
+    too_small, too_large = body.input("search/small", shape), body.input("search/large", shape)
 
     writer = StepWriter(body, score, config, sizes, conditions, highest_scale=None, scale=scale)
     writer.evaluate(start, {})
@@ -69,9 +70,17 @@ def search_scale(
 
     later = body.op("Greater", [index, made.index(0)])
     low, high = (made.scalar(end) for end in SETTLED)
-    too_large = body.op("Greater", [size, high])
-    overshot = body.op("And", [later, too_large])
+    overshot = body.op("And", [later, body.op("Greater", [size, high])])
     new = body.op("Mul", [new, body.op("Where", [overshot, made.scalar(1 / OVERSHOOT), made.scalar(1.0)])])
+    fits_or_less = body.op("Or", [body.op("LessOrEqual", [size, high]), body.op("Not", [later])])
+    too_large = body.op("Where", [fits_or_less, too_large, body.op("Min", [too_large, scale])])
+    less = body.op("And", [later, body.op("Less", [size, low])])
+    too_small = body.op("Where", [less, body.op("Max", [too_small, scale]), too_small])
+    outside = body.op("Or", [body.op("LessOrEqual", [new, too_small]), body.op("GreaterOrEqual", [new, too_large])])
+    below, above = made.scalar(0.0), made.scalar(math.inf)
+    known = body.op("And", [body.op("Greater", [too_small, below]), body.op("Less", [too_large, above])])
+    middle = body.op("Mul", [body.op("Sqrt", [too_small]), body.op("Sqrt", [too_large])])
+    new = body.op("Where", [body.op("And", [outside, known]), middle, new])
     at_the_highest = body.op("GreaterOrEqual", [scale, made.scalar(scales.highest)])
     large = body.op("Or", [body.op("GreaterOrEqual", [size, low]), at_the_highest])
     fits = body.op("And", [large, body.op("LessOrEqual", [size, high])])
@@ -84,8 +93,11 @@ def search_scale(
     body.output("search/next_scale", body.op("Where", [stays, scale, new]), shape)
     body.output("search/next_settled", settled, shape, ir.DataType.BOOL)
     body.output("search/next_lost", body.op("Not", [usable]), shape, ir.DataType.BOOL)
+    body.output("search/next_small", too_small, shape)
+    body.output("search/next_large", too_large, shape)
 
     rounds, always = made.stored(np.array(TRIES + 1, np.int64)), made.stored(np.array(True))
-    found, _, lost = made.ops("Loop", [rounds, always, usual, none, none], 3, body=body.graph)
+    ends = [made.op("Expand", [made.scalar(end), batch]) for end in (0.0, math.inf)]
+    found, _, lost, _, _ = made.ops("Loop", [rounds, always, usual, none, none, *ends], 5, body=body.graph)
     # A gradient that is zero at every scale is zero; the largest scale would make the next one overflow.
     return made.op("Where", [lost, usual, found])

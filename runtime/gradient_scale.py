@@ -258,13 +258,21 @@ class ScaledScore:
         answer = self._run(x, scale)
         size: np.ndarray = np.zeros(len(x))
         settled: np.ndarray = np.zeros(len(x), dtype=bool)
+        # The largest scale that was too small, and the smallest that was too large.
+        small, large = np.zeros(len(x), np.float32), np.full(len(x), np.inf, np.float32)
         for _ in range(TRIES):
             # One that is still too large after it was divided by its own size was clipped.
             clipped = np.where(size > SETTLED[1], 1 / OVERSHOOT, 1.0)
             new = np.asarray(first_scale(scale, answer["grad"], highest) * clipped, np.float32)
+            # A gradient that was rounded says too little about its size as well, and a chain went to and fro between the same two.
+            known = (small > 0) & (large < np.inf)
+            middle = np.sqrt(small) * np.sqrt(np.where(known, large, 1))
+            new = np.where(known & ((new <= small) | (new >= large)), middle, new)
             scale = np.where(settled, scale, new)  # a chain's scale must not depend on how long the others need
             answer = self._run(x, scale)
             size = _rms(answer["grad"])
+            large = np.where(size <= SETTLED[1], large, np.minimum(large, scale))
+            small = np.where(size < SETTLED[0], np.maximum(small, scale), small)
             large_enough = (size >= SETTLED[0]) | (scale >= np.float32(highest))
             settled |= large_enough & (size <= SETTLED[1])
             if settled.all():

@@ -59,7 +59,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("known", sorted(KNOWN))
-@pytest.mark.parametrize("step", [None, 4 / 127, 1 / 127, 1.0])
+@pytest.mark.parametrize("step", [None, 4 / 127, 1 / 127, 0.01, 1.0, 1.7])
 def test_it_finds_what_the_runtime_finds(step: float | None, known: str, tmp_path: Path) -> None:
     proto, scales = score_graph(step), KNOWN[known]
     onnx.save(proto, tmp_path / "score.onnx")

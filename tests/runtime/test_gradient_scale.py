@@ -98,6 +98,28 @@ def test_finds_the_scale_of_an_engine_that_rounds_and_clips() -> None:
         assert relative < 0.1, slope  # 0.036 for the rounding at a size of 0.8, and what lies beyond 2.4 sigma at 1.25
 
 
+class Rough(Recorder):
+    """One that says too little of a small gradient as well as of a large one: 0.68 of its size below one half, and 3.3 at most."""
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        answer = super().run(inputs)
+        grad = np.clip(answer["grad"], -3.3, 3.3)
+        answer["grad"] = np.where(np.abs(grad) < 0.5, 0.68 * grad, grad).astype(np.float32)
+        return answer
+
+
+def test_the_search_does_not_go_to_and_fro() -> None:
+    """One answer too large and one too small led back to the first, until the tries were used up."""
+    engine = Rough(6.47)
+    engine.known_scales = KnownScales(usual=0.734)
+    score = ScaledScore(engine, {})
+    _, grad = score(np.ones((1, 4), np.float32))
+    assert len(engine.scales) == 6
+    np.testing.assert_allclose(grad, 6.47, rtol=1e-5)
+    assert score.scale is not None
+    np.testing.assert_allclose(score.scale, 1 / 6.47, rtol=1e-5)
+
+
 def test_the_search_begins_where_the_engine_says() -> None:
     x = np.random.default_rng(4).standard_normal((5, 50)).astype(np.float32)
     calls = []
