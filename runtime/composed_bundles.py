@@ -76,7 +76,7 @@ def load_composition(
             for name in names[number]:
                 _check_input(number, path, name, part.model)
         said: dict[str, Any] = {"kind": "mixture" if composition.mixture else "sum"}
-        temperature = 1.0
+        temperature = None
         if composition.mixture:
             temperature = said["temperature"] = _temperature(loaded[0], settings)
         weights = [weight for _, weight in parts]

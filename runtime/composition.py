@@ -23,6 +23,7 @@ from .ebm import Ebm
 from .engine import Engine
 from .errors import UsageError
 from .manifest import ModelSpec, TensorSpec
+from .schedule import temperature_schedule
 from .seen_ranges import largest_size
 
 __all__ = ["CompositeEngine", "Kind", "compose"]
@@ -175,7 +176,7 @@ def compose(
     weights: Sequence[float] | None = None,
     *,
     kind: Kind = "sum",
-    temperature: float = 1.0,
+    temperature: float | None = None,
     names: Sequence[Mapping[str, str]] | None = None,
 ) -> Ebm:
     """Makes one energy of several, which scores and samples as any other.
@@ -188,7 +189,8 @@ def compose(
         parts: energies of states of one shape.
         weights: one for each part; None is 1 each.
         kind: see `Kind`.
-        temperature: T of a mixture, above 0; the one that is sampled at, for the sum of the densities.
+        temperature: T of a mixture, above 0; the one that is sampled at, for the sum of the densities. None is that of the last step by the first
+            part's settings.
         names: for each part, what its conditioning inputs are called here, by their names in it; those left out keep these. Two of the
             same energy, one given a smile and one given age, are compose([a, b], names=[{}, {"label": "second"}]).
 
@@ -208,7 +210,7 @@ def _composed(
     parts: list[Ebm],
     weights: Sequence[float] | None,
     kind: Kind,
-    temperature: float,
+    temperature: float | None,
     names: Sequence[Mapping[str, str]] | None,
 ) -> Ebm:
     """`compose`, which closes the parts where this raises."""
@@ -222,7 +224,14 @@ def _composed(
         raise UsageError(
             f"weights: expected finite numbers{', above 0 in a mixture' if kind == 'mixture' else ''}, got {given}"
         )
-    if not temperature > 0:
+    if temperature is None:
+        temperature = float(temperature_schedule(parts[0].sampler)[-1]) if kind == "mixture" else 1.0
+        if not temperature > 0:
+            raise UsageError(
+                f"temperature: a mixture joins densities exp(-E / T), and chains by the settings of {parts[0].model.name} have T = 0 at their "
+                "last step: give the T that you sample at"
+            )
+    elif not temperature > 0:
         raise UsageError(f"temperature: expected a number above 0, got {temperature!r}")
     renamed: Sequence[Mapping[str, str]] = names or [{}] * len(parts)
     if len(renamed) != len(parts):

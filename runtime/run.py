@@ -94,6 +94,9 @@ def run_chains(
     saved = None if checkpoint is None else checkpoint.load()
     at = Saved.beginning(n, start(range(1)).shape[1:]) if saved is None else saved
     loop = loop_for(engine, config, callback, exact=exact, switches=switches)
+    last_lost = (
+        0 if saved is None else config.steps
+    )  # after which step the last chain was seen to diverge; those of before are not known
     past, again = at.first, 0  # runs of chains that are done, and how many of all are done anew
 
     def run(chains: Chains, attempt: int, alone: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -186,6 +189,7 @@ def run_chains(
         if at.attempt == 0:  # else a checkpoint of those of its chains that were started anew
             at.result[chains.start : chains.stop], seen = run(chains, 0)
             at = at._replace(lost=seen != -1, attempt=1)
+            last_lost = max(last_lost, int(seen.max()))
         past += len(chains)
         if diverged == "drop":
             at = at._replace(dropped=np.append(at.dropped, chains.start + np.flatnonzero(at.lost)))
@@ -210,7 +214,7 @@ def run_chains(
         return at.result
     # Of these it is no longer known which ran away, and which have numbers that are not finite.
     why = "" if runaways is None else "diverged"
-    stop_if_diverged(n if len(dropped) == n else 0, config.steps, n, energy_range, why=why)
+    stop_if_diverged(n if len(dropped) == n else 0, last_lost, n, energy_range, why=why)
     _LOG.warning("%d of %d chains diverged and were dropped: %s", len(dropped), n, ", ".join(map(str, dropped)))
     if samples is not None:
         samples.blank(dropped)

@@ -64,10 +64,13 @@ class Start:
 
 
 def _within(bounds: tuple[float, float] | None, position: np.ndarray) -> np.ndarray:
-    """Returns positions projected into the bounds; the same array where they are there, which may be as large as the memory left."""
+    """Returns positions projected into the bounds; the same array where they are there, which may be as large as the memory left.
+
+    What is infinite stays so: a chain that starts there has diverged, and at a bound it would look well.
+    """
     if bounds is None or (position.min() >= bounds[0] and position.max() <= bounds[1]):  # false for NaN
         return position
-    return np.clip(position, *bounds)
+    return np.where(np.isinf(position), position, np.clip(position, *bounds))
 
 
 def check_start(settings: SamplerConfig, overrides: Mapping[str, Any], *, given: bool, data: bool) -> None:
@@ -131,7 +134,7 @@ def start_states(
             )
         # A float32 uniform is a multiple of 2**-24 below 1, so the product in float64 stays below M.
         fractions = NoiseSource(seed, Stream.DATA, attempt).uniform(0, chains, ())
-        states = data[(fractions.astype(np.float64) * len(data)).astype(np.int64)]
+        states = _within(config.bounds, data[(fractions.astype(np.float64) * len(data)).astype(np.int64)])
     elif config.init == "uniform":
         assert config.bounds is not None  # SamplerConfig refuses uniform without bounds
         low, high = config.bounds
@@ -140,6 +143,6 @@ def start_states(
         states += low
     else:
         states = NoiseSource(seed, Stream.START, attempt).normal(0, chains, shape)
-    if config.bounds is not None:
+    if config.bounds is not None and config.init != "data":
         np.clip(states, *config.bounds, out=states)
     return states

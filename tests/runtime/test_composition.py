@@ -51,6 +51,21 @@ def test_a_mixture_is_that_of_the_densities() -> None:
     np.testing.assert_allclose(grad, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_mixture_is_joined_at_the_temperature_of_its_chains() -> None:
+    def made(**options: Any) -> np.ndarray:
+        cold = bowl(1.0)
+        cold.sampler = cold.sampler.replace(temperature=(2.0, 0.25))
+        return compose([cold, bowl(-2.0)], kind="mixture", **options).score(X)[0]
+
+    np.testing.assert_array_equal(made(), made(temperature=0.25))
+    assert (made() != made(temperature=1.0)).any()
+    frozen = bowl(1.0)
+    frozen.sampler = SamplerConfig(steps=10, sampler="optimize", temperature=0.0)
+    with pytest.raises(UsageError, match="have T = 0 at their last step: give the T that you sample at"):
+        compose([frozen, bowl(-2.0)], kind="mixture")
+    compose([bowl(1.0)], kind="sum").close()
+
+
 def test_a_precision_that_was_judged_for_a_part_alone_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     low = bowl(1.0, judged="int8", energy_rounding=3.0)
     low.sample(2)

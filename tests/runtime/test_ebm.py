@@ -248,7 +248,7 @@ class TestRestart:
         assert str(caught.value).endswith("not finite at the start; look at the states that they start from")
 
     def test_what_was_tried_is_not_advised(self) -> None:
-        with pytest.raises(DivergenceError, match=r"40 of 40 chains .* after step 3; try a smaller .*, --bounds\)$"):
+        with pytest.raises(DivergenceError, match=r"40 of 40 chains .* after step 1; try a smaller .*, --bounds\)$"):
             self.ebm().sample(40, seed=1, step_size=1e9, diverged="drop")
 
 

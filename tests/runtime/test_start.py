@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig, UsageError
+from ebm_export.runtime import DivergenceError, Ebm, FunctionEngine, SamplerConfig, UsageError
 from ebm_export.runtime.best_of import best_of
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
 from ebm_export.runtime.noise import normal
@@ -96,3 +96,21 @@ class TestGivenOutsideTheBounds:
         with self.ebm() as ebm:
             ebm.refine(given)
         np.testing.assert_array_equal(given, self.GIVEN)
+
+
+@pytest.mark.parametrize("init", ["x0", "data"])
+def test_what_is_infinite_is_not_put_at_a_bound(init: str) -> None:
+    """It would be a sample like any other."""
+    config = SamplerConfig(steps=5, step_size=0.1, bounds=(-1.0, 1.0), init="data" if init == "data" else "normal")
+    ebm = Ebm(
+        FunctionEngine(lambda x: (0.5 * (x * x).sum(1), x)), ModelSpec("m", TensorSpec("x", (2,), "float32")), config
+    )
+    states = np.array([[0.5, 7.0], [np.inf, 0.0], [0.0, -np.inf], [-9.0, 0.1]], np.float32)
+    given = {init: states}
+    for sampler in ("langevin", "mala", "optimize"):
+        with pytest.raises(DivergenceError, match="at the start; look at the states that they start from"):
+            ebm.sample(4 if init == "x0" else 64, sampler=sampler, **given)
+        left = ebm.sample(4 if init == "x0" else 64, sampler=sampler, diverged="drop", **given)
+        assert 0 < len(left) < (4 if init == "x0" else 64) and np.isfinite(left).all()
+    with pytest.raises(DivergenceError, match="4 of 4 chains .* at the start"):
+        ebm.sample(4, x0=np.full((4, 2), np.inf), diverged="drop")
