@@ -7,6 +7,7 @@ from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnus
 
 from .affine import FoldAffineIntoConv
 from .expand import DropExpand
+from .heads import KeepHeads, TurnOnce
 from .log_sigmoid import LogSigmoid
 from .pad import FusePadIntoConv
 from .part import PartProducts, SliceProducts
@@ -16,10 +17,12 @@ __all__ = [
     "DropExpand",
     "FoldAffineIntoConv",
     "FusePadIntoConv",
+    "KeepHeads",
     "LogSigmoid",
     "MergeReshapes",
     "PartProducts",
     "SliceProducts",
+    "TurnOnce",
     "optimize",
 ]
 
@@ -33,6 +36,7 @@ def optimize(model: ir.Model) -> None:
         [
             MergeReshapes(),
             DropExpand(),
+            KeepHeads(),
             CommonSubexpressionEliminationPass(),
             LogSigmoid(),
             FoldAffineIntoConv(),
@@ -45,3 +49,4 @@ def optimize(model: ir.Model) -> None:
         early_stop=True,
     )
     passes(model)
+    TurnOnce()(model)  # which MergeReshapes would undo

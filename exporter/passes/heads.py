@@ -1,0 +1,177 @@
+"""Keeps the heads of an attention apart from the batch where keys and values come from a condition."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from .dependence import varying
+from .graph import dims, insert, replace, stored
+
+__all__ = ["KeepHeads", "TurnOnce", "turns_a_factor"]
+
+
+class KeepHeads(ir.passes.InPlacePass):
+    """Turns products of [h*B, m, k] and [h*B, k, n] into ones of [B, h, m, k] and [B, h, k, n], where one of the two is fixed along a chain.
+
+    PyTorch's attention folds the heads into the batch, and turns the batch to the second place before that. A split graph can be cut at
+    values with the batch in front alone, so that the keys and values of a condition were turned at each step: with OpenVINO a step of a
+    policy that attends to 64 places of an image took 36 ms, and 6.5 ms with the turns before the cut.
+
+    1. What a Reshape folded is taken before it.
+    2. A Transpose of the two last dimensions is one of those of what is before it.
+    3. A Transpose that brings a batch to the front that was folded in the second place is one of the four dimensions apart.
+    4. What was made in another way is unfolded by a Reshape.
+
+    Both rules 2 and 3 keep the product's own Reshape back to [h*B, m, n], which `MergeReshapes` merges with what follows.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        batch = (dims(next((value for value in graph.inputs if value.name == "x"), None)) or (0,))[0]
+        changing = varying(graph)
+        modified = False
+        for node in list(graph):
+            if node.op_type != "MatMul" or not isinstance(batch, str):
+                continue
+            heads = _heads(node.outputs[0], batch)
+            factors = [value for value in node.inputs if value is not None]
+            fixed = [value not in changing for value in factors]
+            if heads is None or any(_heads(value, batch) != heads for value in factors) or sum(fixed) != 1:
+                continue
+            self._apart(graph, node, factors, batch, heads)
+            modified = True
+        return ir.passes.PassResult(model, modified)
+
+    def _apart(self, graph: ir.Graph, node: ir.Node, factors: Sequence[ir.Value], batch: str, heads: int) -> None:
+        out, name = node.outputs[0], node.name or "MatMul"
+        shape = dims(out)
+        assert shape is not None
+        apart = [_unfolded(graph, node, value, f"{name}.{side}", batch, heads) for side, value in enumerate(factors)]
+        product = insert(node, "MatMul", apart, like=out, name=f"{name}.apart", shape=[batch, heads, *shape[1:]])
+        target = _target(graph, [-1, *shape[1:]])
+        replace(node, insert(node, "Reshape", [product, target], like=out, name=f"{name}.folded"))
+
+
+class TurnOnce(ir.passes.InPlacePass):
+    """Makes of two Transposes of one value that differ by the last two dimensions one of the value and one of the other.
+
+    The product's gradient takes the factor of its value the other way round, which engines do while they read it. A split graph then
+    takes one of the two from its prologue, and not both.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        made: dict[tuple[ir.Value, tuple[int, ...]], ir.Value] = {}
+        modified = False
+        for node in list(model.graph):
+            source = node.inputs[0] if node.op_type == "Transpose" else None
+            if source is None:
+                continue
+            out, perm = node.outputs[0], tuple(node.attributes["perm"].as_ints())
+            if len(perm) < 3 or perm[0] != 0 or perm == _other_way(tuple(range(len(perm)))):
+                continue
+            first = made.setdefault((source, perm), out)
+            other = made.get((source, _other_way(perm)))
+            if first is out and other is not None:
+                turn = list(_other_way(tuple(range(len(perm)))))
+                replace(node, insert(node, "Transpose", [other], like=out, name=f"{node.name}.turned", perm=turn))
+                made.pop((source, perm))
+                modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def turns_a_factor(node: ir.Node) -> bool:
+    """Whether a node only turns the last two dimensions of what products read, which engines do while they read it."""
+    if node.op_type != "Transpose" or node.outputs[0].is_graph_output():
+        return False
+    perm = tuple(node.attributes["perm"].as_ints())
+    users = [use.node for use in node.outputs[0].uses()]
+    turned = len(perm) >= 3 and perm == _other_way(tuple(range(len(perm))))
+    return turned and all(user.op_type == "MatMul" for user in users)
+
+
+def _other_way(perm: tuple[int, ...]) -> tuple[int, ...]:
+    return (*perm[:-2], perm[-1], perm[-2])
+
+
+def _target(graph: ir.Graph, sizes: Sequence[int | str]) -> ir.Value:
+    """The shape of a Reshape; one for all of these sizes, so that equal Reshapes are seen to be."""
+    name = f"heads.{'x'.join(map(str, sizes))}"
+    there = graph.initializers.get(name)
+    return stored(graph, np.array(sizes, np.int64), name) if there is None else there
+
+
+def _heads(value: ir.Value, batch: str) -> int | None:
+    """How many heads are folded into the batch of [h*B, r, c]; None for another shape."""
+    shape = dims(value)
+    if shape is None or len(shape) != 3 or not all(isinstance(size, int) for size in shape[1:]):
+        return None
+    found = re.fullmatch(rf"(\d+)\*{re.escape(batch)}", str(shape[0]))
+    return None if found is None else int(found[1])
+
+
+def _unfolded(graph: ir.Graph, before: ir.Node, value: ir.Value, name: str, batch: str, heads: int) -> ir.Value:
+    """[h*B, r, c] as [B, h, r, c], made before a node."""
+    shape = dims(value)
+    assert shape is not None
+    rows, columns = shape[1:]
+    producer = value.producer()
+    source = None if producer is None else producer.inputs[0]
+    if producer is not None and source is not None:
+        if producer.op_type == "Reshape" and dims(source) == (batch, heads, rows, columns):
+            return source
+        if producer.op_type == "Transpose":
+            turn = tuple(producer.attributes["perm"].as_ints())
+            if turn == (0, 2, 1):
+                inner = _unfolded(graph, before, source, f"{name}.inner", batch, heads)
+                return insert(
+                    before,
+                    "Transpose",
+                    [inner],
+                    like=value,
+                    name=name,
+                    shape=[batch, heads, rows, columns],
+                    perm=[0, 1, 3, 2],
+                )
+            folded = source.producer()
+            if turn in ((1, 0, 2), (1, 2, 0)) and folded is not None and folded.op_type == "Reshape":
+                found = _from_second_place(graph, before, folded, turn, value, name, batch, heads)
+                if found is not None:
+                    return found
+    target = _target(graph, [-1, heads, rows, columns])
+    return insert(before, "Reshape", [value, target], like=value, name=name, shape=[batch, heads, rows, columns])
+
+
+def _from_second_place(
+    graph: ir.Graph,
+    before: ir.Node,
+    folded: ir.Node,
+    turn: tuple[int, ...],
+    value: ir.Value,
+    name: str,
+    batch: str,
+    heads: int,
+) -> ir.Value | None:
+    """[h*B, r, c] of a Reshape [s, B, h*d] -> [s, h*B, d], as [B, h, r, c]; None where the Reshape is another one."""
+    places, _, numbers = dims(folded.outputs[0]) or (0, 0, 0)
+    source, shape = folded.inputs[0], dims(value)
+    if not isinstance(places, int) or not isinstance(numbers, int) or shape is None or source is None:
+        return None
+    if dims(source) != (places, batch, heads * numbers):
+        return None
+    turned = source.producer()
+    if turned is not None and turned.op_type == "Transpose" and turned.attributes["perm"].as_ints() == (1, 0, 2):
+        # [B, s, h*d]: what is before a turn needs none.
+        source, apart, order = turned.inputs[0], [-1, places, heads, numbers], [0, 2, 1, 3]
+        sizes = [batch, places, heads, numbers]
+    else:
+        apart, order = [places, -1, heads, numbers], [1, 2, 0, 3]
+        sizes = [places, batch, heads, numbers]
+    if turn == (1, 2, 0):
+        order[2:] = order[:1:-1]
+    target = _target(graph, apart)
+    split = insert(before, "Reshape", [source, target], like=value, name=f"{name}.apart", shape=sizes)
+    return insert(before, "Transpose", [split], like=value, name=name, shape=[batch, heads, *shape[1:]], perm=order)

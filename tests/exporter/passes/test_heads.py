@@ -1,0 +1,148 @@
+"""Heads that stay apart from the batch where keys and values come from a condition."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from torch import nn
+
+from ebm_export.exporter.energy import make_energy
+from ebm_export.exporter.passes import KeepHeads, TurnOnce
+from ebm_export.exporter.passes.graph import dims
+from ebm_export.exporter.split import split
+
+from ..referee import score_graph
+from .graphs import check_pass, graph, kinds
+
+
+def i64(*numbers: int) -> np.ndarray:
+    return np.array(numbers, np.int64)
+
+
+RNG = np.random.default_rng(0)
+Q, K, SECOND = (RNG.standard_normal(shape).astype(np.float32) for shape in ((5, 3, 2, 4), (5, 3, 6, 4), (6, 5, 12)))
+FEEDS = {"x": RNG.standard_normal((5, 2)).astype(np.float32)}
+
+FOLDED = """
+g (float[B, 2] x, float[B, 3, 2, 4] c, {given}) => (float[B, 3, 2, 6] y)
+<float[B, 1, 1, 2] w, float[B, 1, 1, 1] t, float[B, 3, 2, 4] q, float["3*B", 2, 4] a, {made} float["3*B", 2, 6] p>
+{{ w = Reshape(x, s) t = ReduceSum(w, last) q = Mul(c, t) a = Reshape(q, folded) {text} p = MatMul(a, b) y = Reshape(p, back) }}
+"""
+SHAPES = {"s": i64(-1, 1, 1, 2), "last": i64(3), "folded": i64(-1, 2, 4), "back": i64(-1, 3, 2, 6)}
+WAYS = {
+    "folded": (
+        "float[B, 3, 4, 6] k",
+        'float["3*B", 4, 6] b,',
+        "b = Reshape(k, own)",
+        {"own": i64(-1, 4, 6)},
+        {"k": K.swapaxes(2, 3).copy()},
+        ["MatMul"],
+    ),
+    "folded and turned": (
+        "float[B, 3, 6, 4] k",
+        'float["3*B", 6, 4] f, float["3*B", 4, 6] b,',
+        "f = Reshape(k, own) b = Transpose<perm=[0,2,1]>(f)",
+        {"own": i64(-1, 6, 4)},
+        {"k": K},
+        ["Transpose", "MatMul"],
+    ),
+    "batch in the second place": (
+        "float[6, B, 12] k",
+        'float[6, "3*B", 4] f, float["3*B", 4, 6] b,',
+        "f = Reshape(k, own) b = Transpose<perm=[1,2,0]>(f)",
+        {"own": i64(6, -1, 4)},
+        {"k": SECOND},
+        ["Reshape", "Transpose", "MatMul"],
+    ),
+    "brought to the second place": (
+        "float[B, 6, 12] k",
+        'float[6, B, 12] t2, float[6, "3*B", 4] f, float["3*B", 4, 6] b,',
+        "t2 = Transpose<perm=[1,0,2]>(k) f = Reshape(t2, own) b = Transpose<perm=[1,2,0]>(f)",
+        {"own": i64(6, -1, 4)},
+        {"k": SECOND.swapaxes(0, 1).copy()},
+        ["Reshape", "Transpose", "MatMul"],
+    ),
+    "anything else": (
+        'float["3*B", 4, 6] k',
+        'float["3*B", 4, 6] b,',
+        "b = Neg(k)",
+        {},
+        {"k": K.reshape(15, 6, 4).swapaxes(1, 2).copy()},
+        ["Neg", "Reshape", "MatMul"],
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_product_is_one_of_heads_apart(way: str) -> None:
+    given, made, text, constants, feeds, expected = WAYS[way]
+    model = graph(FOLDED.format(given=given, made=made, text=text), {**SHAPES, **constants})
+    assert check_pass(KeepHeads(), model, {**FEEDS, "c": Q, **feeds})
+    (product,) = (node for node in model.graph if node.op_type == "MatMul")
+    assert [dims(value) for value in (*product.inputs, *product.outputs)] == [
+        ("B", 3, 2, 4),
+        ("B", 3, 4, 6),
+        ("B", 3, 2, 6),
+    ]
+    assert [node.op_type for node in _behind(product.inputs[1])] + ["MatMul"] == expected
+    assert not check_pass(KeepHeads(), model, {**FEEDS, "c": Q, **feeds})
+
+
+def _behind(value: ir.Value | None) -> list[ir.Node]:
+    """What makes a factor, in order."""
+    node = None if value is None else value.producer()
+    return [] if node is None else [*_behind(node.inputs[0]), node]
+
+
+def test_where_both_change_from_step_to_step_nothing_does() -> None:
+    model = graph(
+        """g (float[B, 2] x, float[B, 3, 2, 4] c) => (float["3*B", 2, 2] p)
+        <float[B, 1, 1, 2] w, float[B, 1, 1, 1] t, float[B, 3, 2, 4] q, float["3*B", 2, 4] a, float["3*B", 4, 2] b>
+        { w = Reshape(x, s) t = ReduceSum(w, last) q = Mul(c, t) a = Reshape(q, folded)
+          b = Transpose<perm=[0,2,1]>(a) p = MatMul(a, b) }""",
+        {"s": i64(-1, 1, 1, 2), "last": i64(3), "folded": i64(-1, 2, 4)},
+    )
+    assert not check_pass(KeepHeads(), model, {**FEEDS, "c": Q})
+
+
+def test_of_two_turns_one_is_that_of_the_other() -> None:
+    model = graph(
+        "g (float[B, 6, 3, 4] k) => (float[B, 3, 6, 4] y, float[B, 3, 4, 6] z) "
+        "{ a = Transpose<perm=[0,2,1,3]>(k) b = Transpose<perm=[0,2,3,1]>(k) y = Neg(a) z = Neg(b) }"
+    )
+    assert check_pass(TurnOnce(), model, {"k": K.transpose(0, 2, 1, 3).copy()})
+    first, second = (node for node in model.graph if node.op_type == "Transpose")
+    assert second.inputs[0] is first.outputs[0] and list(second.attributes["perm"].as_ints()) == [0, 1, 3, 2]
+    assert not check_pass(TurnOnce(), model, {"k": K.transpose(0, 2, 1, 3).copy()})
+    assert kinds(model).count("Transpose") == 2
+
+
+class Looking(nn.Module):
+    """A state that attends to the places of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.see, self.embed = nn.Conv2d(3, 12, 3, 2, 1), nn.Linear(4, 12)
+        self.attend = nn.MultiheadAttention(12, 3, batch_first=True)
+        self.judge = nn.Linear(12, 1)
+
+    def forward(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        places = self.see(image).flatten(2).transpose(1, 2)
+        query = self.embed(x).unsqueeze(1)
+        found = query + self.attend(query, places, places, need_weights=False)[0]
+        return self.judge(torch.tanh(found)).squeeze(2).squeeze(1)
+
+
+def test_a_policy_takes_keys_and_values_from_its_prologue_once_and_as_they_are_read() -> None:
+    model = score_graph(make_energy(Looking().eval(), torch.randn(4, 4), cond={"image": torch.randn(4, 3, 8, 8)}))
+    halves = split(model)
+    assert halves is not None
+    features = [value for value in halves.score.graph.inputs if value.name not in ("x", "grad_scale")]
+    assert [dims(value) for value in features] == [("B", 3, 4, 16), ("B", 3, 16, 4)]
+    for value in features:
+        for node, _ in value.uses():
+            readers = [node] if node.op_type != "Transpose" else [use.node for use in node.outputs[0].uses()]
+            assert {reader.op_type for reader in readers} == {"MatMul"}
