@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +74,10 @@ def engines(
     *,
     each: bool = False,
     highest: float = HIGHEST_SCALE,
+    model: ir.Model | None = None,
 ) -> tuple[Engine, Fused]:
-    model = score_graph(make_energy(Net().eval(), torch.randn(4, 3), cond={"goal": torch.randn(4, 3)}))
+    if model is None:
+        model = score_graph(make_energy(Net().eval(), torch.randn(4, 3), cond={"goal": torch.randn(4, 3)}))
     model = model if precision == "fp32" else typed(model, precision)
     scaled = precision == "fp16"
     paths = {
@@ -187,6 +191,52 @@ def test_it_tells_of_each_step(tmp_path: Path, name: str, precision: str, backen
     for one, many in zip(*chains, strict=True):
         for single, several in zip(one, many, strict=True):
             np.testing.assert_allclose(single, several, **loose)
+
+
+def _bowl(x: torch.Tensor) -> torch.Tensor:
+    return 0.5 * x.square().flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"order": "noise-drift"},
+        {"step_size": (0.2, 0.01)},
+        {"sampler": "preconditioned", "warmup": 0},
+        {"sampler": "underdamped"},
+        {"sampler": "optimize"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("ahead", "together"), [(True, True), (False, False)])
+def test_the_steady_loop_allocates_no_state(
+    tmp_path: Path,
+    settings: dict[str, Any],
+    backend: str,
+    ahead: bool,
+    together: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ebm_export.runtime.chain_random.pays", lambda numbers, stride=1: ahead)
+    x = np.random.default_rng(0).standard_normal((32, 3, 32, 32)).astype(np.float32)
+    config = SamplerConfig.from_dict({"steps": 160, "step_size": 0.01, **settings})
+    model = score_graph(make_energy(_bowl, torch.from_numpy(x)))
+    engine, fused = engines(tmp_path, config, backend, model=model)
+    peaks = []
+    steps = chain_steps(engine, config, x, range(len(x)), len(x), fused=fused, unwatched=together)
+    with contextlib.closing(steps):
+        for now in steps:
+            if tracemalloc.is_tracing():
+                peaks.append(tracemalloc.get_traced_memory()[1])
+                tracemalloc.stop()
+            if now.done:  # what is kept is there after the first blocks
+                tracemalloc.start()
+    tracemalloc.stop()
+    assert len(peaks) == (4 if together else 39)
+    # At the end all states are looked at. numpy's iterators take 25 kB for a broadcast of any size.
+    assert max(peaks[:-1]) < x.nbytes / 10
 
 
 @pytest.mark.tensorrt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,6 +168,18 @@ class TestRun:
             engine.run(batch_of(1))
         with pytest.raises(RuntimeError, match="the engine is not open"):
             engine.run(batch_of(1))
+
+    def test_a_call_allocates_no_array(self, tmp_path: Path) -> None:
+        inputs = batch_of(2000)
+        with OpenVinoEngine(write(tmp_path, "fp32"), precision="fp32", threads=1) as engine:
+            for _ in range(3):
+                engine.run(inputs)
+            tracemalloc.start()
+            for _ in range(5):
+                engine.run(inputs)
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        assert peak < inputs["x"].nbytes / 20
 
 
 def perceptron(precision: str) -> onnx.ModelProto:
