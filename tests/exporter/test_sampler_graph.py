@@ -54,10 +54,23 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "annealed": {"anneal": 20.0},
     "preconditioned": {"sampler": "preconditioned", "warmup": 6},
     "preconditioned, no warm-up": {"sampler": "preconditioned", "warmup": 0},
+    "preconditioned, bounds": {"sampler": "preconditioned", "warmup": 6, "bounds": (-0.4, 0.5)},
+    "preconditioned, reflecting": {
+        "sampler": "preconditioned",
+        "warmup": 6,
+        "bounds": (-0.4, 0.5),
+        "bounds_mode": "reflect",
+    },
     "underdamped": {"sampler": "underdamped", "friction": 2.0},
     "underdamped, bounds": {"sampler": "underdamped", "bounds": (-0.4, 0.5)},
     "underdamped, reflecting": {"sampler": "underdamped", "bounds": (-0.4, 0.5), "bounds_mode": "reflect"},
-    "optimize": {"sampler": "optimize", "momentum": 0.7, "bounds": (-0.4, 0.5)},
+    "optimize": {"sampler": "optimize", "momentum": 0.7, "bounds": (-0.1, 0.2)},
+    "optimize, reflecting": {
+        "sampler": "optimize",
+        "momentum": 0.7,
+        "bounds": (-0.1, 0.2),
+        "bounds_mode": "reflect",
+    },
 }
 
 
