@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ebm_export.runtime.chain import chain_steps
 from ebm_export.runtime.engine import Engine
 from ebm_export.runtime.fused_steps import Fused, ports
 from ebm_export.runtime.known_scales import HIGHEST_SCALE, KnownScales
+from ebm_export.runtime.noise import NoiseSource
 from ebm_export.runtime.run import run_chains
 
 from .referee import score_graph
@@ -250,6 +252,25 @@ def test_the_steady_loop_allocates_no_state(
     assert len(peaks) == (4 if together else 39)
     # At the end all states are looked at. numpy's iterators take 25 kB for a broadcast of any size.
     assert max(peaks[:-1]) < x.nbytes / 10
+
+
+def test_the_noise_of_blocks_is_drawn_by_another_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[int, int, str]] = []
+    real = NoiseSource.normals
+
+    def told(self: NoiseSource, step: int, chains: Any, shape: tuple[int, ...], out: np.ndarray) -> None:
+        drawn.append((step, len(out), threading.current_thread().name))
+        real(self, step, chains, shape, out)
+
+    monkeypatch.setattr(NoiseSource, "normals", told)
+    monkeypatch.setattr("ebm_export.runtime.noise_ahead.usable_cores", lambda: 2)
+    x = np.zeros((1, 3, 32, 32), np.float32)  # of which one step alone would have too few numbers
+    config = SamplerConfig(steps=6 * COUNT, step_size=0.01)
+    engine, fused = engines(
+        tmp_path, config, "onnxruntime", model=score_graph(make_energy(_bowl, torch.zeros(x.shape)))
+    )
+    run_chains(engine, config, lambda chains: x, 1, fused=fused)
+    assert drawn == [(step, COUNT, "ebm-export noise") for step in range(0, config.steps, COUNT)]
 
 
 @pytest.mark.tensorrt
