@@ -14,11 +14,21 @@ import pytest
 import torch
 from torch import nn
 
+from ebm_export import cli
 from ebm_export.exporter import save_energy
 from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.bundle_writer import write_manifest, writing_bundle
 
 from .runtime.tiny_bundle import artifact_entry, golden_data, manifest_entries, write_bundle, write_two_precisions
+
+LIMITED: dict[str, list[str]] = {
+    "bench": ["--batch", "1", "--threads", "1", "--seconds", "0.05", "--no-keep"],
+    "refine": ["few.npy", "--out", "limited.npy", "--steps", "2"],
+    "sample": ["-n", "1", "--out", "limited.npy", "--steps", "2"],
+    "score": ["few.npy"],
+    "verify": [],
+}
+"""What the commands that have --cpus and --memory-limit are given."""
 
 
 def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -337,11 +347,30 @@ class TestRun:
         assert run.returncode == 2 and len(run.stderr.splitlines()) == 1
         assert f"error: {said}" in run.stderr
 
-    def test_verify_keeps_to_its_cpus(self, folder: Path) -> None:
-        limits = ("--cpus", "0", "--memory-limit", "8G")
-        assert command("ebm-run", "verify", "model.ebm", *limits, cwd=folder).returncode == 0
-        run = command("ebm-run", "verify", "model.ebm", "--cpus", "x", cwd=folder)
-        assert run.returncode == 2 and "--cpus: expected numbers and ranges" in run.stderr
+    @pytest.mark.parametrize("name", LIMITED)
+    def test_it_keeps_to_its_cpus_and_memory(self, folder: Path, name: str) -> None:
+        np.save(folder / "few.npy", np.ones((2, 3), np.float32))
+        cpu = max(os.sched_getaffinity(0))
+        limits = ("--cpus", str(cpu), "--memory-limit", "8G")
+        code = (
+            "import atexit, os, resource, sys; from ebm_export.cli import ebm_run; "
+            "atexit.register(lambda: print(os.sched_getaffinity(0), resource.getrlimit(resource.RLIMIT_DATA), file=sys.stderr)); "
+            "ebm_run()"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", code, name, "model.ebm", *LIMITED[name], *limits],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert run.returncode == 0, run.stderr
+        assert run.stderr.splitlines()[-1] == f"{{{cpu}}} ({8 * 2**30}, {8 * 2**30})"
+
+    def test_none_that_can_be_limited_is_left_out_above(self) -> None:
+        folder = Path(cli.__file__).parent / "commands"
+        names = [path.stem for path in folder.glob("*.py") if "cpus: Cpus" in path.read_text(encoding="utf-8")]
+        assert sorted(names) == sorted(LIMITED)
 
     def test_chains_start_from_data(self, folder: Path) -> None:
         data = np.full((3, 3), 7, np.float32) + np.arange(3, dtype=np.float32)[:, None]
