@@ -12,7 +12,7 @@ from .backends import BACKENDS, LOADABLE, available
 from .bundle import Bundle
 from .errors import LoadError, MissingBackend, UsageError
 from .manifest import CALIBRATED, NOT_JUDGED, VERIFIED, Artifact
-from .measured import kept_measurements
+from .measured import kept_measurements, measured_on_other_cores
 from .runnable import why_not
 
 __all__ = ["FASTEST", "Choice", "choose"]
@@ -85,6 +85,7 @@ def choose(
     if not fastest:
         fitting = [pair for pair in fitting if pair[0].precision == artifact.precision]
     kept = kept_measurements(bundle)
+    elsewhere = measured_on_other_cores(bundle) if kept is None else ""
     # Of a backend that is given the artifact is settled, and among what fits are such as are not verified.
     files = {artifact.path}
     if backend is None or fastest:
@@ -102,7 +103,7 @@ def choose(
             )
         raise UsageError(
             f"precision {FASTEST!r}: nothing of {bundle.path} that is verified was measured on this device: run ebm-run bench "
-            f"{bundle.path}, or name a precision"
+            f"{bundle.path}, or name a precision{elsewhere and f' ({elsewhere})'}"
         )
     why = []
     measured: tuple[int | None, Mapping[int, bool]] = (None, MappingProxyType({}))
@@ -122,6 +123,8 @@ def choose(
         why.append(f"precision left out: {'the default' if default else f'no {_DEFAULT_PRECISION} fits'}")
     if artifact.status != VERIFIED:
         why.append(f"NOT verified ({artifact.status}): {_how_to_verify(bundle, artifact)}")
+    if elsewhere:
+        why.append(elsewhere)
     why.extend(passed_over)
     text = f"{picked} {artifact.precision} ({artifact.path}): {'; '.join(why) or 'as asked for'}"
     return Choice(artifact, picked, text, *measured)

@@ -1,7 +1,8 @@
 """What `ebm-run bench` measured on this device, kept for `load` to choose by.
 
-One JSON file for each device and bundle, in the user's cache folder. The device is what `device.describe_device` says of it,
-with the versions of the libraries: after an update, or on another board, the measurements are of another device.
+One JSON file for each device and bundle, in the user's cache folder. The device is what `device.describe_device` says of it, but for
+the system's release, with the versions of the libraries: after an update of these, on another board, or on fewer of its cores, the
+measurements are of another device.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from .bundle import Bundle
 from .device import describe_device, toolchain
 from .replaced_file import replacing
 
-__all__ = ["Kept", "fingerprint", "keep_measurements", "kept_measurements"]
+__all__ = ["Kept", "fingerprint", "keep_measurements", "kept_measurements", "measured_on_other_cores"]
+
+_NO_SAY = ("system",)
+"""What of a device changes without another being the fastest: its kernel's release, with every update."""
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What reading a file raises that is none of ours; a user may have edited it."""
 
 
 class Kept(NamedTuple):
@@ -36,7 +43,7 @@ class Kept(NamedTuple):
 
 def fingerprint() -> str:
     """Returns 16 hexadecimal digits that stand for this device and its libraries."""
-    return _digest([describe_device(), toolchain()])
+    return _digest(_device())
 
 
 def keep_measurements(bundle: Bundle, rows: Sequence[dict[str, Any]]) -> Path | None:
@@ -67,11 +74,41 @@ def kept_measurements(bundle: Bundle) -> Kept | None:
     try:
         if folder is None or not folder.is_dir():  # the usual case, and describing a device takes milliseconds
             return None
-        said = json.loads((folder / _name(bundle)).read_text(encoding="utf-8"))
-        rows = [row for row in said["rows"] if _fits(row)]
-        return Kept(str(said["date"]), rows) if rows else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return _kept(json.loads((folder / _name(bundle)).read_text(encoding="utf-8")))
+    except _UNREADABLE:
         return None
+
+
+def measured_on_other_cores(bundle: Bundle) -> str:
+    """Says when and on how many cores of this device something was measured, where it was not on as many as there are now; else empty."""
+    folder = _folder()
+    try:
+        if folder is None or not folder.is_dir():
+            return ""
+        files = sorted(folder.glob(f"*-{_digest_of(bundle)}.json"))
+    except OSError:
+        return ""
+    here, libraries = _device()
+    cores = here.pop("cores", None)
+    found = []
+    for file in files:
+        try:
+            said = json.loads(file.read_text(encoding="utf-8"))
+            kept, device = _kept(said), _deciding(said["device"])
+            there = device.pop("cores", None)
+            if kept is not None and there != cores and [device, said["toolchain"]] == [here, libraries]:
+                found.append((kept.date, str(there)))
+        except _UNREADABLE:
+            continue
+    if not found:
+        return ""
+    date, there = max(found)
+    return f"measured by ebm-run bench on {date}, but with {there} cores, where this process may use {cores}: ebm-run bench has --cpus too"
+
+
+def _kept(said: Any) -> Kept | None:
+    rows = [row for row in said["rows"] if _fits(row)]
+    return Kept(str(said["date"]), rows) if rows else None
 
 
 def _fits(row: Any) -> bool:
@@ -96,8 +133,20 @@ def _whole(value: Any, least: int) -> bool:
 
 
 def _name(bundle: Bundle) -> str:
-    files = sorted(artifact.sha256 for artifact in bundle.artifacts)
-    return f"{fingerprint()}-{_digest(files)}.json"
+    return f"{fingerprint()}-{_digest_of(bundle)}.json"
+
+
+def _digest_of(bundle: Bundle) -> str:
+    return _digest(sorted(artifact.sha256 for artifact in bundle.artifacts))
+
+
+def _device() -> list[dict[str, str]]:
+    """What the times are of: the device and the versions of its libraries."""
+    return [_deciding(describe_device()), toolchain()]
+
+
+def _deciding(device: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in device.items() if name not in _NO_SAY}
 
 
 def _folder() -> Path | None:

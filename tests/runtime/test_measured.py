@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from ebm_export.runtime import SamplerConfig, UsageError, bench, load
 from ebm_export.runtime.bench import time_bundle
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.choice import choose
+from ebm_export.runtime.device import describe_device
 from ebm_export.runtime.engine import Engine
 from ebm_export.runtime.file_hash import sha256_of
 from ebm_export.runtime.manifest import Artifact
@@ -201,6 +203,62 @@ def test_another_bundle_and_another_device_have_their_own(tmp_path: Path, monkey
     assert kept_measurements(other) is None
     monkeypatch.setattr("ebm_export.runtime.measured.describe_device", lambda: {"processor": "another"})
     assert kept_measurements(one) is None
+
+
+def test_another_release_of_the_system_is_the_same_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle(write_two_precisions(tmp_path / "m.ebm"))
+    keep_measurements(bundle, [row("fp32", 1.0)])
+    device = describe_device() | {"system": "Linux 99.1.0-2 x86_64"}
+    monkeypatch.setattr("ebm_export.runtime.measured.describe_device", lambda: device)
+    assert kept_measurements(bundle) is not None
+
+
+class TestOtherCores:
+    """As `--cpus` gives to a command, and not to the one that measured."""
+
+    @pytest.fixture
+    def bundle(self, tmp_path: Path) -> Bundle:
+        return Bundle(write_two_precisions(tmp_path / "m.ebm"))
+
+    @staticmethod
+    def measured(bundle: Bundle, cores: str, **changes: str) -> Path:
+        device = describe_device() | {"cores": cores} | changes
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ebm_export.runtime.measured.describe_device", lambda: device)
+            path = keep_measurements(bundle, [row("fp32", 1.0, threads=3)])
+        assert path is not None
+        return path
+
+    def test_the_reason_says_so(self, bundle: Bundle) -> None:
+        self.measured(bundle, "999", system="Linux 99.1.0-2 x86_64")
+        choice = choose(bundle)
+        here = describe_device()["cores"]
+        said = f"but with 999 cores, where this process may use {here}: ebm-run bench has --cpus too"
+        assert choice.threads is None and said in choice.reason
+        assert re.search(r"; measured by ebm-run bench on 20\d\d-\d\d-\d\d, but", choice.reason)
+        assert said in choose(bundle, "onnxruntime").reason
+        with pytest.raises(UsageError, match=r"or name a precision \(measured by .*but with 999 cores"):
+            choose(bundle, precision="fastest")
+
+    def test_what_was_measured_on_these_comes_first(self, bundle: Bundle) -> None:
+        self.measured(bundle, "999")
+        keep_measurements(bundle, [row("fp32", 2.0, threads=2)])
+        assert choose(bundle).threads == 2
+        assert "999" not in choose(bundle).reason
+
+    @pytest.mark.parametrize("changes", [{"processor": "another"}, {"memory": "another"}], ids=str)
+    def test_another_device_says_nothing(self, bundle: Bundle, changes: dict[str, str]) -> None:
+        self.measured(bundle, "999", **changes)
+        assert "measured" not in choose(bundle).reason
+
+    def test_another_bundle_says_nothing(self, bundle: Bundle, tmp_path: Path) -> None:
+        self.measured(Bundle(write_two_precisions(tmp_path / "n.ebm", coarse=1.2)), "999")
+        assert "measured" not in choose(bundle).reason
+
+    @pytest.mark.parametrize("content", ["", "[]", '{"device": 1}', '{"device": {}, "rows": [], "date": ""}'])
+    def test_a_file_that_cannot_be_read_says_nothing(self, bundle: Bundle, content: str) -> None:
+        self.measured(bundle, "999").write_text(content)
+        assert "measured" not in choose(bundle).reason
 
 
 def test_rows_of_a_real_run(tmp_path: Path) -> None:
