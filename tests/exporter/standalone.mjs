@@ -1,4 +1,4 @@
-// Runs a whole chain with onnxruntime-web. Arguments: folder of onnxruntime-web, ONNX file, JSON of inputs {name: [shape, numbers]}.
+// Runs a whole chain with onnxruntime-web. Arguments: folder of onnxruntime-web, ONNX file, JSON file of inputs {name: [shape, numbers]}.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -8,7 +8,7 @@ const ort = await import(pathToFileURL(join(folder, "dist", "ort.wasm.bundle.min
 ort.env.wasm.numThreads = 1;
 const session = await ort.InferenceSession.create(readFileSync(file));
 const feeds = {};
-for (const [name, [shape, numbers]] of Object.entries(JSON.parse(inputs))) {
+for (const [name, [shape, numbers]] of Object.entries(JSON.parse(readFileSync(inputs)))) {
   feeds[name] = new ort.Tensor("float32", Float32Array.from(numbers), shape);
 }
 const { sample, energy } = await session.run(feeds);

@@ -14,14 +14,17 @@ import onnxruntime
 import pytest
 import torch
 
+from ebm_export.exporter import export
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.split import Split
 from ebm_export.exporter.standalone_sampler import standalone_sampler, why_not_standalone
-from ebm_export.runtime import SamplerConfig
+from ebm_export.runtime import SamplerConfig, load
+from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.known_scales import NOTHING_KNOWN, KnownScales
 
 from .referee import score_graph
 from .test_sampler_graph import SETTINGS, Net, config_of
+from .test_split import POLICY, Policy
 
 STEP = 0.2
 WEB = Path(__file__).parents[2] / "build" / "web" / "node_modules" / "onnxruntime-web"
@@ -143,22 +146,48 @@ def test_what_can_be_one_file(precision: str) -> None:
     assert why_not_standalone(SamplerConfig(steps=8), precision) is None
 
 
-def test_in_javascript_with_nothing_of_ours(tmp_path: Path) -> None:
+def in_javascript(file: Path, **feeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sample and energy by onnxruntime-web."""
     if not WEB.is_dir():
         pytest.fail(
             "onnxruntime-web is not there: `make test` installs it (npm install --prefix build/web onnxruntime-web)"
         )
-    file = tmp_path / "standalone.onnx"
-    onnx.save(chain(SamplerConfig(steps=60, step_size=STEP)), file)
-    centre = np.tile(np.array([[1.0, -3.0]], np.float32), (4000, 1))
-    inputs = {"x": [centre.shape, [0.0] * centre.size], "centre": [centre.shape, centre.ravel().tolist()]}
+    inputs = {name: [array.shape, array.ravel().tolist()] for name, array in feeds.items()}
     script = Path(__file__).with_name("standalone.mjs")
-    command = ["node", str(script), str(WEB), str(file), json.dumps(inputs)]
+    given = file.with_suffix(".json")
+    given.write_text(json.dumps(inputs))
+    command = ["node", str(script), str(WEB), str(file), str(given)]
     told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert told.returncode == 0, told.stderr
     found = json.loads(told.stdout)
-    sample = np.array(found["sample"], np.float32).reshape(centre.shape)
-    check_moments(sample, np.array(found["energy"]), centre, 1 / (1 - STEP / 2))
+    return np.array(found["sample"], np.float32).reshape(feeds["x"].shape), np.array(found["energy"])
+
+
+def test_in_javascript_with_nothing_of_ours(tmp_path: Path) -> None:
+    file = tmp_path / "standalone.onnx"
+    onnx.save(chain(SamplerConfig(steps=60, step_size=STEP)), file)
+    centre = np.tile(np.array([[1.0, -3.0]], np.float32), (4000, 1))
+    sample, energy = in_javascript(file, x=np.zeros_like(centre), centre=centre)
+    check_moments(sample, energy, centre, 1 / (1 - STEP / 2))
+
+
+def test_what_an_export_wrote_in_javascript(tmp_path: Path) -> None:
+    """A policy with an encoder; without noise there is one sample, that of the loop."""
+    config = SamplerConfig(steps=20, step_size=0.05, noise=0.0)
+    path = export(
+        Policy().eval(), POLICY["x"], cond={"image": POLICY["image"]}, out=tmp_path / "policy.ebm", sampler=config,
+        targets=["onnx"], fuse=4,
+    )  # fmt: skip
+    names = {artifact.role for artifact in Bundle(path).artifacts}
+    assert "prologue" in names
+    start, image = (tensor.numpy()[:3] for tensor in POLICY.values())
+    sample, energy = in_javascript(path / "standalone.fp32.onnx", x=start, image=image)
+    with load(path, threads=1) as ebm:
+        expected = ebm.refine(start, image=image)
+        of_the_end, _ = ebm.score(expected, image=image)
+    assert np.abs(expected - start).max() > 0.05
+    np.testing.assert_allclose(sample, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(energy, of_the_end, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.tensorrt
