@@ -20,10 +20,12 @@ def results_of_this_machine(path: Path | None) -> dict[str, Any]:
     """
     result: dict[str, Any] = {
         "device": describe_device(),
-        "toolchain": toolchain() | {name: importlib.metadata.version(name) for name in ("torch", "torchebm")},
+        "toolchain": toolchain() | {name: importlib.metadata.version(name) for name in ("torch", "torchebm", "ebmkit")},
     }
     if path is not None and path.exists():
         before = dict(json.loads(path.read_text(encoding="utf-8")))
+        if "ebmkit" not in before["toolchain"]:  # it was not kept at first; the file is gone on with, and stays without
+            del result["toolchain"]["ebmkit"]
         for part, now in result.items():
             if before[part] != now:
                 sys.exit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.metadata
 import json
 import re
 import runpy
@@ -82,6 +83,22 @@ def test_a_page_of_benchmarks_is_that_of_its_results(name: str, title: str) -> N
     page = runpy.run_path(str(ROOT / "benchmarks" / "sampler_page.py"))
     results = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
     assert (ROOT / "docs" / f"{title}.md").read_text() == page["document"](results)
+
+
+def test_results_of_benchmarks_have_the_versions_of_all_contestants(tmp_path: Path) -> None:
+    results_of_this_machine = runpy.run_path(str(ROOT / "benchmarks" / "results.py"))["results_of_this_machine"]
+    made = results_of_this_machine(None)
+    for package in ("torch", "torchebm", "ebmkit", "onnxruntime"):
+        assert made["toolchain"][package] == importlib.metadata.version(package)
+    file = tmp_path / "results.json"
+    for ebmkit, fits in (({}, True), ({"ebmkit": made["toolchain"]["ebmkit"]}, True), ({"ebmkit": "0.0"}, False)):
+        versions = {name: version for name, version in made["toolchain"].items() if name != "ebmkit"} | ebmkit
+        file.write_text(json.dumps(before := made | {"toolchain": versions}))
+        if fits:
+            assert results_of_this_machine(file) == before
+        else:
+            with pytest.raises(SystemExit, match="has results with another toolchain"):
+                results_of_this_machine(file)
 
 
 def test_the_page_of_benchmarks_has_deadlines_where_they_were_measured() -> None:
