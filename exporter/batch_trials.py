@@ -72,7 +72,11 @@ def check_independence(
             raise ContractError(
                 f"the energy of sample {kept} changes with the other samples of its batch ({gap}); expected it to "
                 "depend on its own sample alone: "
-                + _training_hint(module, "look for a mean, norm or softmax over dimension 0 in forward")
+                + _training_hint(
+                    module,
+                    "look for a mean, norm or softmax over dimension 0 in forward, "
+                    "and for tensors of different rank that broadcast over it, such as [B, C, H, W] - [B, H, W]",
+                )
             )
     try:
         with failing(f"the model runs at a batch of {size} and fails at a batch of {size - 1}", TAKE_SIZE):

@@ -65,6 +65,13 @@ class DataDependence(TorchDispatchMode):
         for tensor in given:
             refuse_sparse(tensor, self._provenance)
         depends = any(self._is_marked(tensor) for tensor in given)
+        if depends and func is aten._pack_padded_sequence.default:
+            raise ContractError(
+                f"the model packs sequences by their lengths{self._provenance.describe_last()}: a graph has the same shapes at every "
+                "call; leave pack_padded_sequence out. A recurrent layer over the padded x gives the same outputs up to each "
+                "sequence's end: its last one is out[torch.arange(out.shape[0]), lengths - 1] (batch_first), and a mask keeps the rest out of means. "
+                "(In the reverse direction flip each sequence by its length first, with torch.gather)"
+            )
         if depends and func in _READS:
             raise ContractError(
                 f"the model decides by the value of a tensor{self._provenance.describe_last()}: a graph cannot branch "

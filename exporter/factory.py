@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import reprlib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from ..runtime.errors import LoadError, UsageError
+from ..runtime.errors import EbmExportError, LoadError, UsageError
+from .model_errors import first_line, place_of
 from .working_directory import importing_from_here
 
 __all__ = ["build_model", "parse_model_args"]
@@ -50,7 +52,7 @@ def build_model(factory: str, arguments: Mapping[str, Any]) -> nn.Module:
 
     Raises:
         UsageError: the text has no colon, or the arguments do not fit.
-        LoadError: there is no such module or name, or it does not give a torch module.
+        LoadError: there is no such module or name, or it fails, or does not give a torch module.
     """
     place, colon, name = factory.rpartition(":")
     if not colon or not place or not name:
@@ -67,7 +69,17 @@ def build_model(factory: str, arguments: Mapping[str, Any]) -> nn.Module:
     if not callable(found):
         raise LoadError(f"--model: {factory} is a {type(found).__name__}; expected a class or function")
     _check_arguments(factory, found, arguments)
-    made = found(**arguments)
+    try:
+        made = found(**arguments)
+    except EbmExportError:
+        raise
+    except Exception as error:  # the user's own code: its traceback stays in the chain
+        given = ", ".join(f"{key}={reprlib.repr(value)}" for key, value in arguments.items())
+        place = place_of(error) if str(error).strip() else ""  # which an error without a text brings itself
+        raise LoadError(
+            f"--model: {factory}({given}) fails{place}: {type(error).__name__}: {first_line(error)}; --model-arg gives Python "
+            "literals and text. For arguments of other types, such as a config object, name a function that makes the model"
+        ) from error
     if not isinstance(made, nn.Module):
         raise LoadError(f"--model: {factory} gave a {type(made).__name__}; expected a torch.nn.Module")
     return made.eval()
@@ -82,7 +94,8 @@ def _check_arguments(factory: str, found: Callable[..., Any], arguments: Mapping
         signature.bind(**arguments)
     except TypeError as error:
         raise UsageError(
-            f"--model {factory}{signature}: {error}; give its arguments with --model-arg NAME=VALUE"
+            f"--model {factory}{signature}: {error}; give its arguments with --model-arg NAME=VALUE; where "
+            "they are not literals (a config object), name a function that makes the model"
         ) from error
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +19,10 @@ from .sparse import is_sparse
 if TYPE_CHECKING:
     from .energy import Energy
 
-__all__ = ["TAKE_SIZE", "dtype_name", "failing", "first_line", "why_it_fails"]
+__all__ = ["TAKE_SIZE", "dtype_name", "failing", "first_line", "place_of", "why_it_fails"]
+
+_NOT_THE_USERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
+"""How the files begin whose lines tell nothing about a model: PyTorch, this package, code made at run time."""
 
 TAKE_SIZE = "take the batch size from x.shape[0] inside forward"
 """What to do about a model that runs at one batch size alone."""
@@ -84,8 +90,15 @@ def dtype_name(value: torch.Tensor) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, on one line."""
-    return next(iter(str(error).strip().splitlines()), "no message")
+    """What an error says first, on one line; where it stands, if it says nothing (an assert)."""
+    return next(iter(str(error).strip().splitlines()), f"no message{place_of(error)}")
+
+
+def place_of(error: BaseException) -> str:
+    """` at file.py:12 (source line)`, the innermost line outside torch and this package; empty where there is none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    found = next((frame for frame in reversed(frames) if not frame.filename.startswith(_NOT_THE_USERS)), None)
+    return f" at {Path(found.filename).name}:{found.lineno} ({found.line})" if found else ""
 
 
 def _shape_hint(energy: Energy, said: str) -> str:

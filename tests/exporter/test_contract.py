@@ -167,6 +167,14 @@ class TestOutput:
             "size mismatch" in str(caught.value)
         )  # a table that is too small is none of x
 
+    def test_an_assert_without_a_text_is_told_by_its_place(self) -> None:
+        def energy(x: torch.Tensor) -> torch.Tensor:
+            raise AssertionError  # as an assert does, of which pytest would make one with a text
+
+        text = r"AssertionError: no message at test_contract\.py:\d+ \(raise AssertionError\b"
+        with pytest.raises(ContractError, match=text):
+            check_contract(make_energy(energy, X))
+
     def test_a_batch_size_written_down(self) -> None:
         with pytest.raises(ContractError, match=r"runs at the example's batch of 4 and fails at a batch of 5.*x.shape"):
             check_contract(make_energy(lambda x: x.view(4, 6).sum(1), X))
@@ -216,6 +224,11 @@ class TestSamples:
     def test_a_mean_over_the_batch(self) -> None:
         with pytest.raises(ContractError, match=r"energy of sample 0 changes with the other samples.*dimension 0"):
             check_contract(make_energy(lambda x: (x - x.mean(0)).square().sum(1), X))
+
+    def test_a_condition_that_broadcasts_over_the_batch(self) -> None:
+        images, others = torch.randn(4, 1, 4, 4), torch.randn(4, 4, 4)
+        with pytest.raises(ContractError, match=r"energy of sample 0 changes .*different rank that broadcast over it"):
+            check_contract(make_energy(lambda x, y: (x - y).square().sum((1, 2, 3)), images, cond={"y": others}))
 
     def test_a_division_by_the_batch_size(self) -> None:
         with pytest.raises(

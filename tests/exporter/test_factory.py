@@ -23,6 +23,12 @@ class Net(nn.Linear):
     def __init__(self, width=WIDTH):
         super().__init__(width, 1)
 
+def configured(config):
+    return Net(config.width)
+
+def silent():
+    assert WIDTH == 8
+
 def number():
     return 3
 
@@ -63,7 +69,7 @@ def test_an_installed_module_and_a_dotted_name() -> None:
         ("Net", UsageError, r"expected package.module:name or file.py:name, got 'Net'"),
         ("no_such_module:Net", LoadError, "there is no module 'no_such_module' .*a file is given as path/to/file.py"),
         ("no_such_file.py:Net", LoadError, "there is no file no_such_file.py"),
-        ("{path}:Nett", LoadError, r"has no 'Nett'; it has Sizes, Net, number"),
+        ("{path}:Nett", LoadError, r"has no 'Nett'; it has Sizes, Net, configured, silent, number"),
         ("{path}:number", LoadError, "gave a int; expected a torch.nn.Module"),
         ("{path}:constant", LoadError, "is a int; expected a class or function"),
     ],
@@ -76,6 +82,23 @@ def test_errors(folder: Path, factory: str, error: type[Exception], text: str) -
 def test_arguments_that_do_not_fit(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"Net\(width=7\): got an unexpected keyword argument 'depth'; .*--model-arg"):
         build_model(f"{folder / 'user_model_for_test.py'}:Net", {"depth": 3})
+
+
+def test_an_object_that_no_option_can_give(folder: Path) -> None:
+    factory = f"{folder / 'user_model_for_test.py'}:configured"
+    advice = "name a function that makes the model"
+    with pytest.raises(UsageError, match=f"missing a required argument: 'config'.*{advice}"):
+        build_model(factory, {})
+    text = r"configured\(config='Sizes\(\)'\) fails at user_model_for_test\.py:\d+ \(return Net\(config\.width\)\): AttributeError: 'str' "
+    with pytest.raises(LoadError, match=f"{text}.*{advice}") as caught:
+        build_model(factory, {"config": "Sizes()"})
+    assert isinstance(caught.value.__cause__, AttributeError)
+
+
+def test_a_failure_without_a_text_is_told_by_its_place(folder: Path) -> None:
+    text = r"silent\(\) fails: AssertionError: no message at user_model_for_test\.py:\d+ \(assert WIDTH == 8\); "
+    with pytest.raises(LoadError, match=text):
+        build_model(f"{folder / 'user_model_for_test.py'}:silent", {})
 
 
 def test_an_import_that_fails_inside_is_shown_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from ebm_export.exporter.batch import generalize
 from ebm_export.exporter.energy import make_energy
@@ -132,6 +133,24 @@ class TestModule:
 
         with pytest.raises(ContractError, match=r"decides by the value of a tensor.*test_trace\.py:\d+, in forward"):
             trace(make_energy(Branching(), torch.zeros(2, 3)))
+
+    def test_packed_sequences_are_refused_and_the_way_out_traces(self) -> None:
+        layer = nn.GRU(3, 5, batch_first=True)
+        x, lengths = torch.randn(4, 6, 3), torch.tensor([6, 2, 4, 6])
+
+        def packed(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+            rows = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            return layer(rows)[1][0].square().sum(1)
+
+        def padded(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+            out = layer(x)[0]
+            return out[torch.arange(out.shape[0]), lengths - 1].square().sum(1)
+
+        text = r"packs sequences by their lengths in .*test_trace\.py:\d+, in packed\).*leave pack_padded_sequence out"
+        with pytest.raises(ContractError, match=text):
+            trace(make_energy(packed, x, cond={"lengths": lengths}))
+        torch.testing.assert_close(padded(x, lengths), packed(x, lengths))
+        trace(make_energy(padded, x, cond={"lengths": lengths}))
 
     @pytest.mark.parametrize("name", SIZES_FROM_DATA)
     def test_a_size_that_depends_on_data_is_refused_with_its_place(self, name: str) -> None:
