@@ -190,7 +190,11 @@ Keep = Annotated[
 ]
 Diverged = Annotated[Divergence, typer.Option(help="What happens to a chain that diverges.")]
 DeadlineMs = Annotated[
-    float | None, typer.Option("--deadline-ms", help="Write the best states that are found in this time; above 0.")
+    float | None,
+    typer.Option(
+        "--deadline-ms",
+        help="Write the best states that are found in this time, counted from after loading and compiling; above 0.",
+    ),
 ]
 EnergyRange = Annotated[
     str | None, typer.Option(help="LOW,HIGH: energies of a chain that is well; one outside has diverged.")

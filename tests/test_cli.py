@@ -191,7 +191,9 @@ class TestExport:
             assert text in said
         assert "x>=1.0" not in said, "a --gate of 1 is refused"
         said = " ".join(command("ebm-run", "sample", "--help", cwd=tmp_path).stdout.split())
-        assert "that are found in this time; above 0. --stream" in said, "no range stands there, with the 0 in it"
+        assert "found in this time, counted from after loading and compiling; above 0. --stream" in said, (
+            "no range stands there, with the 0 in it"
+        )
 
     @pytest.mark.parametrize("as_json", [True, False])
     def test_settings_that_were_found_are_told(self, tmp_path: Path, as_json: bool) -> None:
