@@ -85,7 +85,7 @@ def contestants(stack: ExitStack, name: str, batch: int, folder: Path) -> dict[s
 def bundles(case: Case, module: nn.Module, folder: Path) -> tuple[Path, Path]:
     """Exports a case once; returns the bundle, and one with the score graph in one piece."""
     path, whole = folder / "model.ebm", folder / "whole.ebm"
-    calibrated._CHAINS, calibrated._STATES = 32, (32, 32)  # the numbers of INT8 grids do not change the time
+    calibrated._CHAINS, calibrated._STATES = 8, (8, 8)  # the numbers of INT8 grids do not change the time
     common: dict[str, Any] = {
         "cond": {name: torch.rand(ENOUGH, *shape) for name, shape in case.cond.items()},
         "sampler": case.settings,
