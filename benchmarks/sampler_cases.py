@@ -123,6 +123,6 @@ CASES = {
         digits, (1, 8, 8), (64,), 16, 2, fuse=16, config={"step_size": 0.05, "temperature": 0.05}, verify=True
     ),
     "igebm_cifar": Case(Igebm, (3, 32, 32), (8,), 20, 2, config=IMAGE, rounds=5),
-    "jem_wrn_28_10": Case(WideResNet, (3, 32, 32), (2,), 2, 2, config=IMAGE, rounds=3),
+    "jem_wrn_28_10": Case(WideResNet, (3, 32, 32), (2,), 10, 2, config=IMAGE, rounds=3),
     "igebm_128": Case(Igebm, (3, 128, 128), (1,), 8, 2, config=IMAGE, rounds=5),
 }

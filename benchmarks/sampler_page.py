@@ -32,6 +32,8 @@ def document(result: dict[str, Any]) -> str:
         "step` the gradient (`torch.func.grad`), the update and the noise too, or several steps written out; `torchebm` and `ebmkit` are",
         "their own samplers; `onnxruntime from Python` calls the exported graph, whole, with numpy around it: it asks for the gradient alone,",
         "keeps no scale for it, looks for no divergence, and draws with numpy's generator, whose numbers depend on how chains are batched.",
+        "In INT8 a chain's first gradient scale is looked for beside its steps: two calls of the engine, and four for the three networks of",
+        "images, whose exports ran no chains here that would tell where to begin. With 8 steps those are a third of the time.",
         *_earlier(result["nets"]),
         "",
     ]

@@ -26,7 +26,7 @@ class KeepHeads(ir.passes.InPlacePass):
     3. A Transpose that brings a batch to the front that was folded in the second place is one of the four dimensions apart.
     4. What was made in another way is unfolded by a Reshape.
 
-    Both rules 2 and 3 keep the product's own Reshape back to [h*B, m, n], which `MergeReshapes` merges with what follows.
+    The product itself is folded again, by a Reshape that `MergeReshapes` merges with what follows.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
