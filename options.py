@@ -246,7 +246,7 @@ Fuse = Annotated[
     typer.Option(
         "--fuse/--no-fuse",
         help="Take several steps in one engine call, where the bundle was exported with --fuse. If left out, long runs time both "
-        "ways and take the faster one. The samples are the same.",
+        "ways and take the faster one. The samples are the same, up to rounding where the sampler clips by norm or the precision is low.",
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Same seed, same samples.")]

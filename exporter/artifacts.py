@@ -25,6 +25,7 @@ from .int8 import write_int8
 from .low_gate import LowGate
 from .low_prologue import lower_prologue
 from .mixed import Mixed, write_mixed
+from .passes.infinite_energy import may_be_infinite_alone
 from .precision import typed
 from .score_graph import ScoreGraph
 from .tail import Tail, low_types, write_tail
@@ -342,7 +343,11 @@ def write_artifacts(
                 ranges,
             )
         )
-        fusion = None if fuse is None else Fusion(fuse, config, splits, spec.scales)
+        fusion = (
+            None
+            if fuse is None
+            else Fusion(fuse, config, splits, spec.scales, may_be_infinite_alone(models["fp32"].graph))
+        )
         low_gate = LowGate(gating, calibrated, golden, folder, tell)
         writer = _Writer(models, traced, golden, batch, folder, tell, gating, calibrated, splits, fusion, low_gate)
         writer.asked = {precision for _, precision in plan}

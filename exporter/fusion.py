@@ -17,7 +17,6 @@ from ..runtime.fused_steps import BAKED, EACH, FUSABLE, LEAVE_OUT, Fused
 from ..runtime.known_scales import NOTHING_KNOWN, KnownScales
 from ..runtime.manifest import CALIBRATED
 from ..runtime.verify import Tolerance
-from .passes.infinite_energy import may_be_infinite_alone
 from .sampler_graph import sampler_graph
 from .split import Split, split
 from .standalone_check import check_standalone
@@ -36,12 +35,15 @@ class Fusion(NamedTuple):
         config: the sampler's settings.
         splits: whether the score graph is split, as its artifact is.
         scales: what is known of the gradient scales of the chains.
+        energies: whether the energy of each step is looked at, as nothing else shows that one is infinite
+            (`passes.infinite_energy`, of the whole graph: a wall may come out of the prologue).
     """
 
     steps: int
     config: SamplerConfig
     splits: bool
     scales: KnownScales = NOTHING_KNOWN
+    energies: bool = False
 
     def check(self) -> None:
         """Refuses settings that cannot be fused.
@@ -74,12 +76,11 @@ class Fusion(NamedTuple):
         each = artifact["target"] in ("openvino", "onnxruntime")  # which can be told to leave an output out
         scales = self._scales(artifact)
         highest = None if scales is None else scales.highest
-        graph = sampler_graph(score, self.config, self.steps, highest_scale=highest, each=each)
+        graph = sampler_graph(score, self.config, self.steps, highest_scale=highest, each=each, energies=self.energies)
         made = self._written(artifact, ir.to_proto(graph), folder, batch, "sampler", tell)
         made["steps"] = self.steps
         if each:
-            # Energies are looked at in any case where nothing else shows that one was infinite.
-            made["options"][LEAVE_OUT] = [EACH[0]] if may_be_infinite_alone(score.graph) else list(EACH)
+            made["options"][LEAVE_OUT] = [EACH[0]] if self.energies else list(EACH)
         return made
 
     def write_standalone(

@@ -13,14 +13,19 @@ from ..runtime.config import SamplerConfig
 from ..runtime.fused_steps import EACH, ports
 from .graph_builder import GraphBuilder
 from .passes.graph import dims
-from .passes.infinite_energy import may_be_infinite_alone
 from .sampler_steps import NOISE_FACTOR, StepWriter
 
 __all__ = ["sampler_graph"]
 
 
 def sampler_graph(
-    score: ir.Model, config: SamplerConfig, steps: int, *, highest_scale: float | None, each: bool = False
+    score: ir.Model,
+    config: SamplerConfig,
+    steps: int,
+    *,
+    highest_scale: float | None,
+    each: bool = False,
+    energies: bool = False,
 ) -> ir.Model:
     """Builds the graph of K steps.
 
@@ -31,8 +36,8 @@ def sampler_graph(
         steps: K, at least 1.
         highest_scale: where the gradient scale goes on from step to step in the graph, its limit; None where `grad_scale` is
             used as it is.
-        each: whether it has outputs that tell of each step (`runtime.fused_steps.EACH`). Energies are told in any case where nothing
-            else would show that one was infinite.
+        each: whether it has outputs that tell of each step (`runtime.fused_steps.EACH`).
+        energies: whether energies are told in any case, as nothing else shows that one is infinite (`passes.infinite_energy`).
 
     Returns:
         A model with the inputs and outputs of `runtime.fused_steps.ports`, and the score graph's conditions and features.
@@ -58,7 +63,7 @@ def sampler_graph(
     scale = made.input("grad_scale", [batch])
     writer = StepWriter(made, score.graph, config, sizes, conditions, highest_scale=highest_scale, scale=scale)
     places: list[ir.Value] = []
-    energies: list[ir.Value] = []
+    found: list[ir.Value] = []
     for step in range(steps):
         given = {name: values[step] for name, values in series.items()}
         if noise is not None:
@@ -66,7 +71,7 @@ def sampler_graph(
         position = writer.take(position, state, given)
         assert writer.energy is not None
         places.append(position)
-        energies.append(writer.energy)
+        found.append(writer.energy)
     made.output("sampler.next.x", position, sizes)
     for name in ("grad", "velocity"):
         if name in state:  # "grad" is, after an evaluation
@@ -74,7 +79,7 @@ def sampler_graph(
     if highest_scale is not None:
         made.output("sampler.grad_scale", writer.last_scale, [batch])
         made.output("sampler.next.grad_scale", writer.scale, [batch])
-    made.output("sampler.energy", energies[-1], [batch])
+    made.output("sampler.energy", found[-1], [batch])
 
     def stacked(values: list[ir.Value]) -> ir.Value:
         return made.op("Concat", [made.op("Unsqueeze", [value, made.constant([0])]) for value in values], axis=0)
@@ -85,8 +90,8 @@ def sampler_graph(
         beside = made.op("Concat", [made.op("Unsqueeze", [place, made.constant([1])]) for place in places], axis=1)
         turned = made.op("Transpose", [beside], perm=(1, 0, *range(2, len(sizes) + 1)))
         made.output(EACH[0], turned, [steps, batch, *sizes[1:]])
-    if each or may_be_infinite_alone(score.graph):
-        made.output(EACH[1], stacked(energies), [steps, batch])
+    if each or energies:
+        made.output(EACH[1], stacked(found), [steps, batch])
     if highest_scale is not None or config.grad_clip is not None or config.bounds is not None:
         # Elsewhere a gradient that is not finite leads to a position that is not.
         squares = stacked([writer.square_sum(grad) for grad in writer.grads])

@@ -51,11 +51,16 @@ class BestAfterDrift(Best):
         well: np.ndarray = ~np.isnan(told if each is None else each.energy[0])
         if now.diverged is not None and each is None:
             well &= ~now.diverged
+        gone = self._now.diverged  # before this block, whose numbers nobody has looked at
+        if each is not None and gone is not None:
+            well &= ~gone
         self._count(self._newest, self._is_new & well)
         if each is not None and len(each.energy) > 1:
             on_the_way = np.where(np.isnan(each.energy[1:]), np.float32(np.nan), each.energy[:-1])
             lowest, energy = lowest_of(each.position[:-1], on_the_way, self._block)
             better = energy < self._to_beat
+            if gone is not None:
+                better &= ~gone
             self._count(lowest, better)
             np.copyto(self._to_beat, energy, where=better)
         self._now = now

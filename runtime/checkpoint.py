@@ -66,7 +66,7 @@ class Checkpoint:
     Args:
         path: of the file.
         identity: what decides the run's numbers, as JSON values by the name that a user knows; a file of another run is refused.
-        seconds: time between two savings, at least 0; with 0 the run is saved at the start and after every step.
+        seconds: time between two savings, at least 0; with 0 the run is saved at the start and after every step, or block of fused ones.
 
     Attributes:
         before: called before each saving, to bring what was written elsewhere to disk; None calls nothing.
@@ -190,7 +190,7 @@ def fused_in(path: str | Path) -> bool | None:
     """Returns whether the run of a checkpoint takes several steps in one call; None where there is no such file, or one that cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return bool(json.loads(str(file["identity"]))["fuse"])
+            return bool(json.loads(str(file["identity"]))["fuse"]) if int(file["version"]) == _VERSION else None
     except Exception:  # `Checkpoint.load` says what is wrong with it
         return None
 

@@ -23,6 +23,7 @@ from .arguments import (
     check_room,
     check_seconds,
     check_states,
+    check_writable,
     split_keywords,
 )
 from .best_runs import BestRuns, check_deadline
@@ -80,7 +81,7 @@ class Ebm:
         exact: an engine of the energy that samples are to follow exactly. Chains move on `engine`, its surrogate, and are
             corrected (see `samplers/surrogate.py`); `score` asks the exact one.
         fused: takes several steps of the engine in one call; opened when it is first used, closed with the Ebm.
-        telling: the same for deadlines and streams: it tells of each step.
+        telling: the same for deadlines, streams and an energy range: it tells of each step.
         fuse: whether they do; None lets measurement say, see `load`.
         fused_is_faster: what was measured of that on this device before, by the number of chains; None where nothing was.
         fingerprint: of what the engines were made from, so that a checkpoint is not gone on with on other ones.
@@ -298,7 +299,7 @@ class Ebm:
                 beforehand, so that no engine is compiled in that time.
             checkpoint: file that the run's state is saved to. The same call after a kill goes on from there and ends with the same
                 bits; after the end it returns the samples again. Remove the file when they are safe.
-            checkpoint_seconds: time between two savings, at least 0; with 0 the run is saved at the start and after every step.
+            checkpoint_seconds: time between two savings, at least 0; with 0 the run is saved at the start and after every step, or block of fused ones.
             every: write the states after every so many steps to `out`.
             out: .npy file [steps // every, n, *S] float32, written as the chains go, in constant memory; see `SampleFile`.
             **keywords: any field of `SamplerConfig`, and conditioning arrays by name, each with n rows or 1. A name
@@ -339,15 +340,23 @@ class Ebm:
             pace.handed_over()
             return best
         with self._turns.taken():
-            earlier = None if checkpoint is None else fused_in(checkpoint)
-            fused = fused_for(
-                request,
-                self._fused,
-                self._telling,
-                callback=callback,
-                energy_range=energy_range,
-                every=every,
-                earlier=earlier,
+            loop = loop_for(request.engine, request.config, callback, exact=request.exact, switches=request.switches)
+            earlier = None
+            if checkpoint is not None:
+                check_writable("checkpoint", Path(checkpoint), replaced=True)  # before engines are compiled
+                earlier = fused_in(checkpoint)
+            fused = (
+                None
+                if loop is not None
+                else fused_for(
+                    request,
+                    self._fused,
+                    self._telling,
+                    callback=callback,
+                    energy_range=energy_range,
+                    every=every,
+                    earlier=earlier,
+                )
             )
             kept = None
             if checkpoint is not None:
@@ -361,10 +370,7 @@ class Ebm:
                     energy_range=energy_range,
                     every=every,
                     out=None if out is None else Path(out).name,
-                    on_device=loop_for(
-                        request.engine, request.config, callback, exact=request.exact, switches=request.switches
-                    )
-                    is not None,
+                    on_device=loop is not None,
                 )
                 kept = Checkpoint(checkpoint, identity, seconds=checkpoint_seconds)
             with (

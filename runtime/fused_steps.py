@@ -179,7 +179,7 @@ class FusedInfo(NamedTuple):
     """What a block of steps tells, or one step that was none of a block.
 
     Attributes:
-        not_finite: number of chains whose energy or gradient was not finite at one of the steps.
+        not_finite: number of chains whose energy or gradient was not finite at one of the steps, or whose energy was out of range.
         each: the states on the way, where the engine tells of each step; None for a single step, whose state is told anyway.
         lost_after: [B] int64, the number of steps after which each chain was seen not to be finite, -1 for those that are; None where all are.
     """

@@ -55,7 +55,7 @@ def load(
         exact: a precision that samples are to follow exactly while chains move in the one that `precision` names, such as
             precision="int8", exact="fp32". Blocks of `SamplerConfig.block` steps are accepted or rejected.
         fuse: whether several steps go into one engine call, where the bundle was exported with --fuse. None lets measurement
-            say: `Ebm.warm` times both ways, and so does a run that is long enough to be worth it.
+            say: `Ebm.warm` times both ways, and so does a run that is long enough to be worth it, or one of some length after others.
 
     Raises:
         LoadError: the bundle cannot be read, is damaged, or has no artifact that fits.

@@ -24,7 +24,9 @@ class KeepHeads(ir.passes.InPlacePass):
     1. What a Reshape folded is taken before it.
     2. A Transpose of the two last dimensions is one of those of what is before it.
     3. A Transpose that brings a batch to the front that was folded in the second place is one of the four dimensions apart.
-    4. What was made in another way is unfolded by a Reshape.
+    4. The factor that changes may be made in any way, and is unfolded by a Reshape. The fixed one may not: rows of a condition are encoded once and
+       repeated, so that row b must be of chain b, and h*B may as well be h times all chains (heads that were concatenated, two conditions in
+       one batch).
 
     The product itself is folded again, by a Reshape that `MergeReshapes` merges with what follows.
     """
@@ -41,6 +43,8 @@ class KeepHeads(ir.passes.InPlacePass):
             factors = [value for value in node.inputs if value is not None]
             fixed = [value not in changing for value in factors]
             if heads is None or any(_heads(value, batch) != heads for value in factors) or sum(fixed) != 1:
+                continue
+            if not _is_folded(factors[fixed.index(True)], batch, heads):
                 continue
             self._apart(graph, node, factors, batch, heads)
             modified = True
@@ -71,7 +75,8 @@ class TurnOnce(ir.passes.InPlacePass):
             if source is None:
                 continue
             out, perm = node.outputs[0], tuple(node.attributes["perm"].as_ints())
-            if len(perm) < 3 or perm[0] != 0 or perm == _other_way(tuple(range(len(perm)))):
+            led_by_batch = isinstance((dims(out) or (0,))[0], str)
+            if len(perm) < 3 or not led_by_batch or perm == _other_way(tuple(range(len(perm)))):
                 continue
             first = made.setdefault((source, perm), out)
             other = made.get((source, _other_way(perm)))
@@ -113,6 +118,31 @@ def _heads(value: ir.Value, batch: str) -> int | None:
     return None if found is None else int(found[1])
 
 
+def _is_folded(value: ir.Value, batch: str, heads: int) -> bool:
+    """Whether the heads of each sample follow one another, as rules 1 to 3 know it."""
+    producer, shape = value.producer(), dims(value)
+    source = None if producer is None else producer.inputs[0]
+    if producer is None or source is None or shape is None:
+        return False
+    if producer.op_type == "Reshape":
+        return dims(source) == (batch, heads, *shape[1:])
+    if producer.op_type != "Transpose":
+        return False
+    turn = tuple(producer.attributes["perm"].as_ints())
+    if turn == (0, 2, 1):
+        return _is_folded(source, batch, heads)
+    folded = source.producer()
+    return turn in ((1, 0, 2), (1, 2, 0)) and folded is not None and _folds_second_place(folded, batch, heads)
+
+
+def _folds_second_place(folded: ir.Node, batch: str, heads: int) -> bool:
+    """Whether a node is a Reshape [s, B, h*d] -> [s, h*B, d]."""
+    places, _, numbers = dims(folded.outputs[0]) or (0, 0, 0)
+    if folded.op_type != "Reshape" or not isinstance(places, int) or not isinstance(numbers, int):
+        return False
+    return dims(folded.inputs[0]) == (places, batch, heads * numbers)
+
+
 def _unfolded(graph: ir.Graph, before: ir.Node, value: ir.Value, name: str, batch: str, heads: int) -> ir.Value:
     """[h*B, r, c] as [B, h, r, c], made before a node."""
     shape = dims(value)
@@ -137,10 +167,8 @@ def _unfolded(graph: ir.Graph, before: ir.Node, value: ir.Value, name: str, batc
                     perm=[0, 1, 3, 2],
                 )
             folded = source.producer()
-            if turn in ((1, 0, 2), (1, 2, 0)) and folded is not None and folded.op_type == "Reshape":
-                found = _from_second_place(graph, before, folded, turn, value, name, batch, heads)
-                if found is not None:
-                    return found
+            if turn in ((1, 0, 2), (1, 2, 0)) and folded is not None and _folds_second_place(folded, batch, heads):
+                return _from_second_place(graph, before, folded, turn, value, name, batch, heads)
     target = _target(graph, [-1, heads, rows, columns])
     return insert(before, "Reshape", [value, target], like=value, name=name, shape=[batch, heads, rows, columns])
 
@@ -154,14 +182,11 @@ def _from_second_place(
     name: str,
     batch: str,
     heads: int,
-) -> ir.Value | None:
-    """[h*B, r, c] of a Reshape [s, B, h*d] -> [s, h*B, d], as [B, h, r, c]; None where the Reshape is another one."""
+) -> ir.Value:
+    """[h*B, r, c] of a Reshape [s, B, h*d] -> [s, h*B, d], as [B, h, r, c]."""
     places, _, numbers = dims(folded.outputs[0]) or (0, 0, 0)
     source, shape = folded.inputs[0], dims(value)
-    if not isinstance(places, int) or not isinstance(numbers, int) or shape is None or source is None:
-        return None
-    if dims(source) != (places, batch, heads * numbers):
-        return None
+    assert source is not None and shape is not None and isinstance(places, int) and isinstance(numbers, int)
     turned = source.producer()
     if turned is not None and turned.op_type == "Transpose" and turned.attributes["perm"].as_ints() == (1, 0, 2):
         # [B, s, h*d]: what is before a turn needs none.

@@ -38,7 +38,7 @@ _MAKES_FINITE = frozenset(
         "Tanh",
     }
 )
-"""Operations behind which an infinity is none: a mask of -inf before a softmax, and the question whether a row is all masked."""
+"""Operations behind which an infinity is none, as it is none behind a Clip with two bounds: a mask of -inf before a softmax, and the question whether a row is all masked."""
 
 
 def may_be_infinite_alone(score: ir.Graph) -> bool:
@@ -55,11 +55,18 @@ def may_be_infinite_alone(score: ir.Graph) -> bool:
     for node in score:
         stored = node.attributes.get("value")  # of a Constant or a ConstantOfShape
         own = stored is not None and not _finite(stored.as_tensor().numpy())
-        if own or (node.op_type not in _MAKES_FINITE and any(value in infinite for value in node.inputs)):
+        if own or (not _makes_finite(node) and any(value in infinite for value in node.inputs)):
             infinite.update(node.outputs)
     if not infinite.isdisjoint(energy):
         return True
     return any(node.op_type not in _KEEP_FINITE for node in _behind(energy) - _behind(grad))
+
+
+def _makes_finite(node: ir.Node) -> bool:
+    if node.op_type != "Clip":
+        return node.op_type in _MAKES_FINITE
+    bounds = [content(value) for value in node.inputs[1:]]  # either may be left out
+    return len(bounds) == 2 and all(bound is not None and _finite(bound) for bound in bounds)
 
 
 def _finite(array: np.ndarray | None) -> bool:

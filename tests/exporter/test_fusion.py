@@ -199,6 +199,41 @@ def test_an_energy_that_is_infinite_in_the_middle_of_a_block_is_found(tmp_path: 
     assert any(int(re.findall("after step ([0-9]+)", message)[0]) % 8 for message in messages)  # not at a block's end
 
 
+class Obstacles(nn.Module):
+    """Places of a map, worked out of an image, where there is no energy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.see = nn.Conv2d(1, 1, 3, 1, 1)
+
+    def forward(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        cost = self.see(image).flatten(1).masked_fill(image.flatten(1) > 0, torch.inf)  # [B, 16]
+        cell = ((x.detach()[:, :1] + 4) * 2).clamp(0, 15).long()
+        return 0.5 * x.square().sum(1) + cost.gather(1, cell).squeeze(1)
+
+
+def test_a_wall_that_comes_out_of_the_prologue_is_found(tmp_path: Path) -> None:
+    image = torch.zeros(8, 1, 4, 4)
+    image[:, :, 3, 1:] = 1  # beyond 2.5
+    path = export(
+        Obstacles().eval(),
+        torch.rand(8, 2),
+        cond={"image": image},
+        out=tmp_path / "wall.ebm",
+        targets=["onnxruntime"],
+        sampler=SamplerConfig(steps=40, step_size=0.1),
+        fuse=8,
+        verify=False,
+    )
+    messages = []
+    for fuse in (True, False):
+        with load(path, backend="onnxruntime", threads=1, fuse=fuse) as ebm, pytest.raises(DivergenceError) as error:
+            ebm.refine(np.zeros((200, 2), np.float32), image=image[:1].numpy())
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
+
+
 def test_only_who_listens_has_each_block_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ends: list[int] = []
     honest = chain.fuse

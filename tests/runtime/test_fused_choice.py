@@ -44,7 +44,9 @@ def test_why_there_are_none_is_told_once(settings: dict[str, Any], why: str, cap
 
 def test_those_for_deadlines_say_that_they_are(caplog: pytest.LogCaptureFixture) -> None:
     assert choice(True, each=True).open_for(MADE_WITH.replace(steps=7), 4, calls=math.inf) is None
-    assert caplog.messages[0].startswith("with a deadline or in a stream, steps are taken one by one: ")
+    assert caplog.messages[0].startswith(
+        "with a deadline, an energy_range or in a stream, steps are taken one by one: "
+    )
 
 
 @pytest.mark.parametrize(

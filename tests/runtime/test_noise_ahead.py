@@ -154,7 +154,7 @@ class TestNoiseAhead:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     def test_a_forked_process_has_threads_of_its_own(self) -> None:
         code = """
-import os, numpy as np
+import os, time, numpy as np
 from ebm_export.runtime.noise_ahead import NoiseAhead
 
 def drawn():
@@ -164,9 +164,12 @@ def drawn():
     return found
 
 assert drawn() == 1
+noise = NoiseAhead(lambda step, out: time.sleep(0.3), (3,), 3)  # its thread is not in the child
 child = os.fork()
 if not child:
-    os._exit(0 if drawn() == 1 else 1)
+    noise.close()
+    os._exit(0 if drawn() == drawn() == 1 else 1)
+noise.close()
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
         assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60, check=False).returncode == 0

@@ -34,12 +34,14 @@ CANNOT: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "attention": attention,
     "masked attention": masked,
     "log inside": lambda x: NET(torch.log(1 + x.square())).squeeze(1),
+    "clipped wall": lambda x: NET(x).squeeze(1) + torch.where(x[:, 0] > 2, torch.inf, 0.0).clamp(0, 1e4),
     "high wall": lambda x: x.square().sum(1) + torch.where(x[:, 0] > 2, 1e4, 0.0),
 }
 MAY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "wall": lambda x: NET(x).squeeze(1) + torch.where(x[:, 0] > 2, torch.inf, 0.0),
     "wall by a mask": lambda x: x.square().masked_fill(x > 2, torch.inf).sum(1),
     "not a number behind it": lambda x: NET(x).squeeze(1) + torch.where(x[:, 0] > 2, torch.nan, 0.0),
+    "wall clipped at one end": lambda x: NET(x).squeeze(1) + torch.where(x[:, 0] > 2, torch.inf, 0.0).clamp(min=0),
     "detached": lambda x: NET(x).squeeze(1) - torch.log(torch.relu(x.detach())).sum(1),
     "log at the end": lambda x: torch.log(NET(x).squeeze(1).square()),
     "a step divided by": lambda x: NET(x).squeeze(1) + (1 / torch.floor(x)).sum(1),
