@@ -94,9 +94,8 @@ def run_chains(
     saved = None if checkpoint is None else checkpoint.load()
     at = Saved.beginning(n, start(range(1)).shape[1:]) if saved is None else saved
     loop = loop_for(engine, config, callback, exact=exact, switches=switches)
-    last_lost = (
-        0 if saved is None else config.steps
-    )  # after which step the last chain was seen to diverge; those of before are not known
+    # After which step the last chain was seen to diverge; those that another process saw are not known.
+    last_lost = 0 if saved is None else config.steps
     past, again = at.first, 0  # runs of chains that are done, and how many of all are done anew
 
     def run(chains: Chains, attempt: int, alone: bool = True) -> tuple[np.ndarray, np.ndarray]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ebm_export.runtime import Ebm, FunctionEngine, SamplerConfig
+from ebm_export.runtime.best_after_drift import BestAfterDrift
 from ebm_export.runtime.best_of import best_of
 from ebm_export.runtime.best_so_far import BestSoFar
+from ebm_export.runtime.fused_steps import EachStep, FusedInfo
 from ebm_export.runtime.manifest import ModelSpec, TensorSpec
+from ebm_export.runtime.pace import Pace
 from ebm_export.runtime.precision_schedule import Span
+from ebm_export.runtime.progress import Progress
 
 MODEL = ModelSpec("ripple", TensorSpec("x", (3,), "float32"))
 START = np.random.default_rng(0).uniform(-2, 2, (16, 3)).astype(np.float32)
@@ -229,6 +235,26 @@ class TestDivergence:
         assert last.steps == 4
         np.testing.assert_array_equal(last.x, found.x)
         np.testing.assert_array_equal(last.energy, found.energy)
+
+
+def test_a_lost_chain_offers_no_state_of_a_later_block() -> None:
+    """Nobody looks at its numbers any more, and they may be lower than any."""
+
+    def told(done: int, places: list[list[float]], found: list[list[float]], lost: list[bool] | None) -> Progress:
+        each = EachStep(np.array(places, np.float32)[..., None], np.array(found, np.float32)) if done else None
+        last = np.array(places[-1], np.float32)[:, None]
+        state = SimpleNamespace(position=last, energy=np.array(found[-1], np.float32))
+        gone = None if lost is None else np.array(lost)
+        return Progress(
+            done, 4, range(2), 2, state, FusedInfo(0, each), None, diverged=gone, energies=lambda x: abs(x).sum(axis=1)
+        )
+
+    best = BestAfterDrift(())
+    best.take(told(0, [[5, 5]], [[5, 5]], None))
+    best.take(told(2, [[4, 4], [3, 3]], [[4.5, 4.5], [3.5, np.nan]], [False, True]))
+    best.take(told(4, [[2.5, 1], [2, 0.5]], [[2.5, 1], [2.2, 0.6]], [False, True]))
+    best.settle(Pace(perf_counter() + 1e6))
+    assert best._x[0, 0] == 2 and best._x[1, 0] >= 4
 
 
 class TestPrecisionSwitch:
