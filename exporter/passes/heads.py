@@ -118,79 +118,70 @@ def _heads(value: ir.Value, batch: str) -> int | None:
     return None if found is None else int(found[1])
 
 
-def _is_folded(value: ir.Value, batch: str, heads: int) -> bool:
-    """Whether the heads of each sample follow one another, as rules 1 to 3 know it."""
+def _way(value: ir.Value, batch: str, heads: int) -> int | None:
+    """Which of rules 1 to 3 a value [h*B, r, c] is one for; None where it is none."""
     producer, shape = value.producer(), dims(value)
     source = None if producer is None else producer.inputs[0]
     if producer is None or source is None or shape is None:
-        return False
+        return None
     if producer.op_type == "Reshape":
-        return dims(source) == (batch, heads, *shape[1:])
+        return 1 if dims(source) == (batch, heads, *shape[1:]) else None
     if producer.op_type != "Transpose":
-        return False
+        return None
     turn = tuple(producer.attributes["perm"].as_ints())
     if turn == (0, 2, 1):
-        return _is_folded(source, batch, heads)
+        return 2
     folded = source.producer()
-    return turn in ((1, 0, 2), (1, 2, 0)) and folded is not None and _folds_second_place(folded, batch, heads)
+    if turn not in ((1, 0, 2), (1, 2, 0)) or folded is None or folded.op_type != "Reshape":
+        return None
+    places, _, numbers = dims(source) or (0, 0, 0)  # of [s, B, h*d] -> [s, h*B, d]
+    if not isinstance(places, int) or not isinstance(numbers, int):
+        return None
+    return 3 if dims(folded.inputs[0]) == (places, batch, heads * numbers) else None
 
 
-def _folds_second_place(folded: ir.Node, batch: str, heads: int) -> bool:
-    """Whether a node is a Reshape [s, B, h*d] -> [s, h*B, d]."""
-    places, _, numbers = dims(folded.outputs[0]) or (0, 0, 0)
-    if folded.op_type != "Reshape" or not isinstance(places, int) or not isinstance(numbers, int):
-        return False
-    return dims(folded.inputs[0]) == (places, batch, heads * numbers)
+def _is_folded(value: ir.Value, batch: str, heads: int) -> bool:
+    """Whether the heads of each sample follow one another, as rules 1 to 3 know it."""
+    way = _way(value, batch, heads)
+    return _is_folded(_source(value), batch, heads) if way == 2 else way is not None
+
+
+def _source(value: ir.Value) -> ir.Value:
+    producer = value.producer()
+    source = None if producer is None else producer.inputs[0]
+    assert source is not None
+    return source
 
 
 def _unfolded(graph: ir.Graph, before: ir.Node, value: ir.Value, name: str, batch: str, heads: int) -> ir.Value:
     """[h*B, r, c] as [B, h, r, c], made before a node."""
-    shape = dims(value)
+    way, shape = _way(value, batch, heads), dims(value)
     assert shape is not None
-    rows, columns = shape[1:]
-    producer = value.producer()
-    source = None if producer is None else producer.inputs[0]
-    if producer is not None and source is not None:
-        if producer.op_type == "Reshape" and dims(source) == (batch, heads, rows, columns):
-            return source
-        if producer.op_type == "Transpose":
-            turn = tuple(producer.attributes["perm"].as_ints())
-            if turn == (0, 2, 1):
-                inner = _unfolded(graph, before, source, f"{name}.inner", batch, heads)
-                return insert(
-                    before,
-                    "Transpose",
-                    [inner],
-                    like=value,
-                    name=name,
-                    shape=[batch, heads, rows, columns],
-                    perm=[0, 1, 3, 2],
-                )
-            folded = source.producer()
-            if turn in ((1, 0, 2), (1, 2, 0)) and folded is not None and _folds_second_place(folded, batch, heads):
-                return _from_second_place(graph, before, folded, turn, value, name, batch, heads)
-    target = _target(graph, [-1, heads, rows, columns])
-    return insert(before, "Reshape", [value, target], like=value, name=name, shape=[batch, heads, rows, columns])
+    sizes = [batch, heads, *shape[1:]]
+    if way == 1:
+        return _source(value)
+    if way == 2:
+        inner = _unfolded(graph, before, _source(value), f"{name}.inner", batch, heads)
+        return insert(before, "Transpose", [inner], like=value, name=name, shape=sizes, perm=[0, 1, 3, 2])
+    if way == 3:
+        return _from_second_place(graph, before, value, name, batch, heads)
+    target = _target(graph, [-1, *sizes[1:]])
+    return insert(before, "Reshape", [value, target], like=value, name=name, shape=sizes)
 
 
 def _from_second_place(
-    graph: ir.Graph,
-    before: ir.Node,
-    folded: ir.Node,
-    turn: tuple[int, ...],
-    value: ir.Value,
-    name: str,
-    batch: str,
-    heads: int,
+    graph: ir.Graph, before: ir.Node, value: ir.Value, name: str, batch: str, heads: int
 ) -> ir.Value:
-    """[h*B, r, c] of a Reshape [s, B, h*d] -> [s, h*B, d], as [B, h, r, c]."""
-    places, _, numbers = dims(folded.outputs[0]) or (0, 0, 0)
-    source, shape = folded.inputs[0], dims(value)
-    assert source is not None and shape is not None and isinstance(places, int) and isinstance(numbers, int)
+    """A turned [h*B, r, c] of a Reshape [s, B, h*d] -> [s, h*B, d], as [B, h, r, c]."""
+    producer, shape = value.producer(), dims(value)
+    places, _, numbers = dims(_source(value)) or (0, 0, 0)
+    assert producer is not None and shape is not None and isinstance(places, int) and isinstance(numbers, int)
+    turn = tuple(producer.attributes["perm"].as_ints())
+    source = _source(_source(value))
     turned = source.producer()
     if turned is not None and turned.op_type == "Transpose" and turned.attributes["perm"].as_ints() == (1, 0, 2):
         # [B, s, h*d]: what is before a turn needs none.
-        source, apart, order = turned.inputs[0], [-1, places, heads, numbers], [0, 2, 1, 3]
+        source, apart, order = _source(source), [-1, places, heads, numbers], [0, 2, 1, 3]
         sizes = [batch, places, heads, numbers]
     else:
         apart, order = [places, -1, heads, numbers], [1, 2, 0, 3]
