@@ -9,6 +9,7 @@ import numpy as np
 
 from ..runtime.engine import Engine
 from ..runtime.fitting_batch import largest_call
+from ..runtime.shared_rows import rows_apart
 from .metrics.score_fidelity import StageFidelity, score_fidelity
 from .trajectory import Trajectory
 
@@ -64,10 +65,10 @@ def _prepared(engine: Engine, cond: Mapping[str, np.ndarray], max_batch: int | N
     size = max_batch or count
     if count <= size:
         return engine.prepare(cond)
-    parts = [
-        engine.prepare({name: array[first : first + size] for name, array in cond.items()})
-        for first in range(0, count, size)
-    ]
+    parts = []
+    for first in range(0, count, size):
+        rows = {name: array[first : first + size] for name, array in cond.items()}
+        parts.append(rows_apart(engine.prepare(rows), min(size, count - first)))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

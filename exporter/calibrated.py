@@ -32,6 +32,7 @@ from ..runtime.fitting_batch import fitting_batch
 from ..runtime.int8_said import int8_said
 from ..runtime.manifest import ModelSpec
 from ..runtime.method import replicas
+from ..runtime.shared_rows import rows_apart
 from ..runtime.split_engine import SplitEngine
 from .conditions import Conditions
 from .precision import keep_in_float32, typed
@@ -234,7 +235,9 @@ class CalibratedArtifacts:
                 max_batch=self.rows,
                 progress=lambda done, total: self.tell("recording states along chains", done, total),
             )
-            read = self.fp32.prepare(recorded.conditions) if recorded.conditions else {}
+            read, rows = {}, recorded.conditions
+            if rows:
+                read = rows_apart(self.fp32.prepare(rows), len(next(iter(rows.values()))))
             self._states = replace(recorded, conditions={name: np.array(array) for name, array in read.items()})
         return self._states
 

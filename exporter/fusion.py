@@ -18,6 +18,7 @@ from ..runtime.known_scales import NOTHING_KNOWN, KnownScales
 from ..runtime.manifest import CALIBRATED
 from ..runtime.verify import Tolerance
 from .sampler_graph import sampler_graph
+from .shared_rows import led_by_batch, led_by_one_row
 from .split import Split, split
 from .standalone_check import check_standalone
 from .standalone_sampler import standalone_sampler, why_not_standalone
@@ -72,7 +73,7 @@ class Fusion(NamedTuple):
             tell: progress.
         """
         halves = split(model) if self.splits else None
-        score = model if halves is None else halves.score
+        score = led_by_one_row(model if halves is None else halves.score, artifact.get("shared", []))
         each = artifact["target"] in ("openvino", "onnxruntime")  # which can be told to leave an output out
         scales = self._scales(artifact)
         highest = None if scales is None else scales.highest
@@ -199,5 +200,5 @@ def _read(artifact: Artifact, folder: Path) -> ir.Model | Split:
     score = ir.load(folder / artifact["path"])
     if "prologue" not in artifact:
         return score
-    first = artifact["prologue"]
+    first, score = artifact["prologue"], led_by_batch(score, artifact.get("shared", []))
     return Split(ir.load(folder / first["path"]), score, tuple(first["reads"]), tuple(artifact["reads"]))

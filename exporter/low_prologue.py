@@ -10,6 +10,7 @@ from pathlib import Path
 from ..calibration.quantization.layer_entry import layer_entry
 from ..calibration.quantization.layers import Layer, find_layers
 from ..calibration.quantization.prologue import PrologueQuantizer
+from ..runtime.shared_rows import rows_apart
 from .agreement import as_close
 from .calibrated import Calibrated, CalibratedArtifacts
 from .conditions import ENOUGH
@@ -118,7 +119,7 @@ def _computes(
         tried = halves._replace(score=artifacts.latest, prologue=quantizer.model(int8))
         whole = write_score(name, tried, apart, precision=precision, batch=artifacts.batch)
         with artifacts.open(whole, apart) as engine:
-            features = engine.prepare(quantizer.asked)
+            features = rows_apart(engine.prepare(quantizer.asked), len(next(iter(quantizer.asked.values()))))
             return as_close(quantizer.error_of(features), quantizer.error(int8))
 
 

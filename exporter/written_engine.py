@@ -35,7 +35,7 @@ def written_engine(
         return engine
     prologue = artifact["prologue"]
     first = _of_file(prologue, folder, scratch, scales, as_it_is)
-    return SplitEngine(first, engine, prologue["reads"], artifact["reads"])
+    return SplitEngine(first, engine, prologue["reads"], artifact["reads"], artifact.get("shared", []))
 
 
 def _of_file(artifact: Artifact, folder: Path, scratch: Path, scales: KnownScales, as_it_is: bool) -> Engine:

@@ -50,7 +50,8 @@ def engine_of(bundle: Bundle, artifact: Artifact, backend: str, *, threads: int 
     prologue = bundle.prologue_of(artifact)
     if prologue is None:
         return engine
-    return SplitEngine(_engine_of_file(bundle, prologue, backend, threads), engine, prologue.reads, artifact.reads)
+    first = _engine_of_file(bundle, prologue, backend, threads)
+    return SplitEngine(first, engine, prologue.reads, artifact.reads, artifact.shared)
 
 
 def fused_of(

@@ -65,8 +65,8 @@ class Engine(ABC):
                 (`np.broadcast_to`).
 
         Returns:
-            What `run` takes beside `x` and `grad_scale`. The arrays are read-only: a backend that is given such an array twice
-            need not read it again.
+            What `run` takes beside `x` and `grad_scale`, [B, ...], or [1, ...] where all samples share a row and the engine
+            takes one. The arrays are read-only: a backend that is given such an array twice need not read it again.
         """
         return {name: read_only(array) for name, array in cond.items()}
 

@@ -68,8 +68,9 @@ def why_steps_differ(
     chains = slice(engine.largest_batch)
     for stage in stages:
         x = golden["x"][stage][chains]
+        own = np.arange(len(x)) if stage else np.zeros(len(x), int)  # where chains start they share a condition
         cond = {
-            name.removeprefix("cond."): np.ascontiguousarray(rows[stage][chains])
+            name.removeprefix("cond."): np.ascontiguousarray(rows[stage][chains][own])
             for name, rows in golden.items()
             if name.startswith("cond.")
         }

@@ -123,6 +123,7 @@ class Artifact:
         prologue: path of the artifact that makes the features which this one takes in place of conditioning inputs; "" where
             it takes these themselves.
         reads: of a prologue and of what takes its features, the names of their conditioning inputs.
+        shared: of what takes features, the names of those that may come as one row for all samples.
         sampler: path of the artifact that takes several of its steps in one call; "" where there is none.
         steps: of such an artifact, how many; 0 where it is a whole chain with noise of its own, for other programs.
         settings: of a sampler, the settings that it was made with.
@@ -145,6 +146,7 @@ class Artifact:
     schedule: str = ""
     prologue: str = ""
     reads: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
     sampler: str = ""
     steps: int = 0
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -330,6 +332,7 @@ def _artifact(entries: _Entries, model: ModelSpec) -> Artifact:
         schedule=entries.take("schedule", str, ""),
         prologue=_file_name(prologue, entries.where) if (prologue := entries.take("prologue", str, "")) else "",
         reads=tuple(reads),
+        shared=tuple(map(str, entries.take("shared", list, []))),
         sampler=_file_name(sampler, entries.where) if (sampler := entries.take("sampler", str, "")) else "",
         steps=entries.take("steps", int, 0),
         settings=entries.take("settings", dict, {}),

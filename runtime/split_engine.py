@@ -33,18 +33,26 @@ class SplitEngine(Engine):
         score: the engine of the score graph.
         reads: names of the conditioning inputs that the prologue reads.
         keeps: names of those that the score graph reads.
+        shared: names of the features that the score graph takes as one row where all samples share a condition.
 
     Attributes:
         prologue: the engine of the prologue.
         score: the engine of the score graph.
     """
 
-    def __init__(self, prologue: Engine, score: Engine, reads: Sequence[str], keeps: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        prologue: Engine,
+        score: Engine,
+        reads: Sequence[str],
+        keeps: Sequence[str] = (),
+        shared: Sequence[str] = (),
+    ) -> None:
         self.backend = score.backend
         self.needs_scale, self.known_scales = score.needs_scale, score.known_scales
         self.prologue = prologue
         self.score = score
-        self._reads, self._keeps = tuple(reads), tuple(keeps)
+        self._reads, self._keeps, self._shared = tuple(reads), tuple(keeps), frozenset(shared)
         self._features: tuple[str, ...] | None = None
         # The one condition that was asked for last, and its features.
         self._latest: tuple[bytes, dict[str, np.ndarray]] | None = None
@@ -77,7 +85,10 @@ class SplitEngine(Engine):
         rows = slice(1) if len(first) == 1 else first  # what all share is not copied: an image takes 0.1 ms
         features = self._encoded({name: array[rows] for name, array in read.items()}, len(first))
         if len(first) == 1:
-            features = {name: np.broadcast_to(array, (size, *array.shape[1:])) for name, array in features.items()}
+            features = {
+                name: array if name in self._shared else np.broadcast_to(array, (size, *array.shape[1:]))
+                for name, array in features.items()
+            }
         elif len(first) < size:
             features = {name: array[which] for name, array in features.items()}
         self._features = tuple(features)

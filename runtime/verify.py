@@ -166,7 +166,8 @@ def check_engine(
         limits: a tolerance in place of the precision's own.
 
     Returns:
-        One result per stage and batch, G times 3, or more where the engine does not take all of a batch in one call.
+        One result per stage and batch, G times 3, or more where the engine does not take all of a batch in one call; with
+        conditioning inputs G more, of a sample in a batch whose samples all have its conditions, which engines may take in another way.
 
     Raises:
         UsageError: no tolerance is set for this precision.
@@ -192,6 +193,10 @@ def check_engine(
             batch = {name: array[stage][rows] for name, array in golden.items() if array.ndim > 1}
             norms = (typical[stage], largest)
             results.append(_check_batch(engine, batch, limits, norms, stage, int(step)))
+        if any(name.startswith("cond.") for name in golden):
+            batch = {name: array[stage][: engine.largest_batch] for name, array in golden.items() if array.ndim > 1}
+            only = stage % len(batch["x"])
+            results.append(_check_batch(engine, batch, limits, norms, stage, int(step), only))
     return results
 
 
@@ -229,10 +234,21 @@ def _check_batch(
     typical: tuple[float, float],
     stage: int,
     step: int,
+    only: int | None = None,
 ) -> StageResult:
-    """Runs one batch; `golden` holds its rows alone, `typical` is the typical norm of its stage, and the largest of all stages."""
-    size = len(golden["x"])
-    energy, grad = _run(engine, golden, f"stage {stage}, batch {size}")
+    """Runs one batch; `golden` holds its rows alone, `typical` is the typical norm of its stage, and the largest of all stages.
+
+    With `only` all rows have that one's conditions, and it alone is compared.
+    """
+    asked = size = len(golden["x"])
+    given = golden
+    if only is not None:
+        rows = slice(only, only + 1)
+        shared = {name: np.repeat(a[rows], size, axis=0) for name, a in golden.items() if name.startswith("cond.")}
+        given, golden, size = {**golden, **shared}, {name: array[rows] for name, array in golden.items()}, 1
+    energy, grad = _run(engine, given, f"stage {stage}, batch {asked}")
+    if only is not None:
+        energy, grad = energy[rows], grad[rows]
     reference = golden["grad"].reshape(size, -1)
     norms = np.linalg.norm(reference, axis=1)  # [B]
     floor = limits.reference_factor * golden["reference_error"]  # [B], of the norm
@@ -266,7 +282,7 @@ def _check_batch(
     return StageResult(
         stage=stage,
         step=step,
-        batch=size,
+        batch=asked,
         relative_error=float(relative.max()),
         cosine=float(cosine.min()),
         energy_error=float(energy_error.max()),

@@ -30,6 +30,7 @@ class Artifact(TypedDict):
         schedule: precisions over the steps that a search found for it.
         prologue: the entry of what makes the features that this one takes; the manifest has it beside this one, and its path here.
         reads: of a prologue and of what takes its features, the names of their conditioning inputs.
+        shared: of what takes features, those that may come as one row for all samples.
         sampler: the entry of what takes several of its steps in one call, as for the prologue.
         standalone: the entry of a whole chain in one file.
         steps: of a sampler, the steps of one call; a whole chain has no such entry.
@@ -51,6 +52,7 @@ class Artifact(TypedDict):
     schedule: NotRequired[str]
     prologue: NotRequired[Artifact]
     reads: NotRequired[list[str]]
+    shared: NotRequired[list[str]]
     sampler: NotRequired[Artifact]
     standalone: NotRequired[Artifact]
     steps: NotRequired[int]

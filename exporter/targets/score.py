@@ -7,9 +7,14 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from ..shared_rows import led_by_one_row, may_be_one_row
 from ..split import Split, split
 from . import target
 from .artifact import Artifact, Progress
+
+_SHARING = ("onnxruntime", "openvino")
+"""Targets whose files take one row of a feature for all samples. Of the others programs that are not ours, or plans that know one batch,
+ask for a row for each."""
 
 __all__ = ["companions", "engine_files_of", "files_of", "write_plan", "write_score"]
 
@@ -46,8 +51,13 @@ def write_score(
         assert isinstance(model, ir.Model)
         return _write(name, ir.to_proto(model), folder, precision, batch, "score", progress)
     prologue = _write(name, ir.to_proto(halves.prologue), folder, precision, batch, "prologue", progress)
-    score = _write(name, ir.to_proto(halves.score), folder, precision, batch, "score", progress)
+    features = [value.name or "" for value in halves.prologue.graph.outputs]
+    shared = may_be_one_row(halves.score.graph, features) if name in _SHARING else []
+    steps = led_by_one_row(halves.score, shared)
+    score = _write(name, ir.to_proto(steps), folder, precision, batch, "score", progress)
     score["reads"], prologue["reads"] = list(halves.keeps), list(halves.reads)
+    if shared:
+        score["shared"] = shared
     score["prologue"] = prologue
     return score
 

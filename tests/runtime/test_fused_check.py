@@ -74,3 +74,19 @@ def test_no_more_chains_than_the_engine_takes(monkeypatch: pytest.MonkeyPatch) -
         engine.largest_batch = largest
         assert why_steps_differ(engine, Fused(engine, 4, config), config, golden, "fp32") is None
         assert set(asked) == {(rows, rows)}
+
+
+def test_chains_that_share_a_condition_are_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they start; later each has its own."""
+    alike: list[bool] = []
+    monkeypatch.setattr(
+        fused_check,
+        "_why_paths_differ",
+        lambda e, f, c, x, cond, *rest: alike.append(bool((cond["centre"] == cond["centre"][:1]).all())),
+    )
+    engine = FunctionEngine(lambda x, centre: (x.sum(1), x))
+    config = SamplerConfig(steps=4, step_size=0.1, temperature=0.0)
+    centre = np.random.default_rng(0).standard_normal((3, 8, 3)).astype(np.float32)
+    golden = {"x": np.zeros((3, 8, 3), np.float32), "step": np.arange(3), "cond.centre": centre}
+    assert why_steps_differ(engine, Fused(engine, 4, config), config, golden, "fp32") is None
+    assert alike == [True, False, False]

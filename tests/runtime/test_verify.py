@@ -64,6 +64,24 @@ def test_conditions_reach_the_engine() -> None:
         assert all(result.passed for result in check_engine(engine, golden_data(cond=True), "fp32"))
 
 
+def test_a_condition_that_all_samples_share_is_asked_for_too() -> None:
+    """An engine that takes one row for all of them is right in that form, or is told to be wrong."""
+    shared = []
+
+    def answer(x: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        alike = len(x) > 1 and (centre == centre[:1]).all()
+        shared.append(alike)
+        off = x - centre
+        return 0.5 * (off**2).sum(axis=1), off[::-1] if alike else off
+
+    golden = golden_data(cond=True)
+    with FunctionEngine(answer) as engine:
+        results = check_engine(engine, golden, "fp32")
+    assert shared == [False, False, False, True] * 4
+    assert [result.batch for result in results] == [1, 3, 8, 8] * 4
+    assert [result.passed for result in results] == [True, True, True, False] * 4
+
+
 @pytest.mark.parametrize(
     ("precision", "off", "passed"),
     [
