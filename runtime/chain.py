@@ -211,7 +211,10 @@ def chain_steps(
         step_size = step_sizes.item(step)
         if method.rejects and warm_up.steps:
             step_size = step_size * warm_up.factor
-        state, info = method.step(random.at(step), state, ask, step_size, step)
+        taken, info = method.step(random.at(step), state, ask, step_size, step)
+        if score.gave_up:  # on a scale for the engine that answers from this step on
+            raise TimeIsOver
+        state = taken
         own()
         if method.rejects:
             if step < warm_up.steps:
@@ -265,7 +268,8 @@ def chain_steps(
         if draw_ahead and config.sampler != "optimize":  # which has no noise
             begins = 0 if resume is None else resume.done
             random.draw_ahead(config.steps, 1 if fused is None else fused.count, begins, in_bulk=not evenly)
-        score = ScaledScore(engine, rows, free)  # runs the prologue, where there is one
+        # Runs the prologue, where there is one.
+        score = ScaledScore(engine, rows, free, has_time=None if pace is None else pace.has_time_for_another)
         ask = score
         if pace is not None:
             pace.starts()
@@ -275,7 +279,7 @@ def chain_steps(
         with np.errstate(over="ignore", invalid="ignore"):
             begin()
         yield tell(None)
-        while done < config.steps:
+        while done < config.steps and not score.gave_up:
             try:
                 with np.errstate(over="ignore", invalid="ignore"):
                     info = advance()

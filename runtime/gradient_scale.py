@@ -21,7 +21,7 @@ colder than those that it was calibrated on, and FP16 overflow at the end of a d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -126,8 +126,10 @@ class ScaledScore:
         cond: conditioning arrays by graph name, [B, ...]; see `Engine.prepare`.
         free: [B, *S] or [1, *S] float32 of ones and zeros that gradients are multiplied by; None is ones everywhere.
         scaled: whether there is a running scale; None asks the engine.
+        has_time: (calls so far) -> whether there is time for one more of the search for a scale; None where there always is.
 
     Attributes:
+        gave_up: whether there was no time to find a scale, so that gradients are too coarse to go on with; energies are the engine's.
         scale: [B] float32, the scale that the last answer was computed with; None before the first.
         calls: how often the engine was asked.
         state: the running scale; another one's may be put in its place, to go on from there. Its arrays are never written
@@ -141,8 +143,11 @@ class ScaledScore:
         free: np.ndarray | None = None,
         *,
         scaled: bool | None = None,
+        has_time: Callable[[int], bool] | None = None,
     ) -> None:
         self.scale: np.ndarray | None = None
+        self.gave_up = False
+        self._has_time = has_time
         self.calls = 0
         self._engine = engine
         self._cond = cond
@@ -260,7 +265,12 @@ class ScaledScore:
         settled: np.ndarray = np.zeros(len(x), dtype=bool)
         # The largest scale that was too small, and the smallest that was too large.
         small, large = np.zeros(len(x), np.float32), np.full(len(x), np.inf, np.float32)
+        begun = self.calls - 1
         for _ in range(TRIES):
+            if self._has_time is not None and not self._has_time(self.calls - begun):
+                self.gave_up = True
+                # It may have overflown, which says nothing about the state.
+                return scale, {**answer, "grad": np.zeros_like(answer["grad"])}
             # One that is still too large after it was divided by its own size was clipped.
             clipped = np.where(size > SETTLED[1], 1 / OVERSHOOT, 1.0)
             new = np.asarray(first_scale(scale, answer["grad"], highest) * clipped, np.float32)

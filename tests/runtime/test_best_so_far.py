@@ -77,6 +77,31 @@ class TestDeadline:
     ) -> None:
         assert ebm(clock.bowl).refine(START, deadline_ms=deadline_ms).steps == steps  # 20 ms are over then
 
+    @pytest.mark.parametrize("sampler", ["langevin", "mala", "optimize", "tempering"])
+    def test_the_search_for_a_scale_looks_at_the_clock(self, clock: Clock, sampler: str) -> None:
+        """A chain that there was no time to find a scale for takes no step, and its energy is that of its start."""
+
+        class Coarse(FunctionEngine):
+            def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+                answer = super().run(inputs)
+                grad = answer["grad"] * np.float32(1e-9)
+                grad[np.abs(grad) < 0.3] = 0
+                grad[np.abs(grad) > 4] = np.inf
+                return {**answer, "grad": grad}
+
+        settings = SamplerConfig(sampler=sampler, steps=1000, step_size=0.1)
+        energy = Ebm(Coarse(clock.bowl), MODEL, settings)
+        energy.refine(START, steps=1, sampler="langevin")
+        calls = clock.calls - 1
+        assert calls > 5
+        clock.now, clock.calls = 1000.0, 0
+        result = energy.refine(START, deadline_ms=50)
+        assert clock.now <= 1000.05 and clock.calls == 4
+        assert result.steps == 0
+        np.testing.assert_allclose(result.energy, 6.0)
+        np.testing.assert_array_equal(result.x, START)
+        assert energy.refine(START, deadline_ms=10 * (calls + 10)).steps > 0
+
     def test_no_step_at_all_is_told_of_once(self, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
         energy = ebm(clock.bowl)
         assert energy.refine(START, deadline_ms=36).steps == 1 and not caplog.messages
