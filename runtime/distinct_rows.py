@@ -8,6 +8,9 @@ import numpy as np
 
 __all__ = ["distinct_rows"]
 
+_LARGE = 2**12
+"""Bytes of a row from which one is compared with that before it."""
+
 
 def distinct_rows(arrays: Iterable[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
     """Finds the different rows of arrays that belong together, bit by bit.
@@ -20,11 +23,17 @@ def distinct_rows(arrays: Iterable[np.ndarray], count: int) -> tuple[np.ndarray,
         [R] int64, where each different row is met first, in order, and [count] int64, which of these each row is.
     """
     varying = [array for array in arrays if array.strides[0] != 0]
+    bits = [np.ascontiguousarray(array).reshape(count, -1).view(np.uint8) for array in varying]
+    # The candidates of an observation follow one another, and to compare images takes a fifth of hashing them.
+    large = sum(one.shape[1] for one in bits) >= _LARGE
     numbers: dict[bytes, int] = {}
     first: list[int] = []
     which = np.zeros(count, np.int64)
     for row in range(count if varying else min(count, 1)):
-        key = b"".join(array[row].tobytes() for array in varying)
+        if row and large and all(np.array_equal(one[row], one[row - 1]) for one in bits):
+            which[row] = which[row - 1]
+            continue
+        key = b"".join(one[row].tobytes() for one in bits)
         if key not in numbers:
             numbers[key] = len(first)
             first.append(row)

@@ -11,6 +11,16 @@ def test_rows_are_the_same_where_all_arrays_are() -> None:
     assert first.tolist() == [0, 1, 2] and which.tolist() == [0, 1, 2, 0]
 
 
+def test_large_rows_too() -> None:
+    rows = np.zeros((6, 40, 40), np.float32)
+    rows[[2, 3, 5], 7, 7] = 1
+    rows[4, 0, 0] = -0.0
+    turned = np.moveaxis(np.ascontiguousarray(np.moveaxis(rows, 0, 2)), 2, 0)
+    for array in (rows, turned):
+        first, which = distinct_rows([array, np.array([0, 0, 0, 1, 0, 0])], 6)
+        assert first.tolist() == [0, 2, 3, 4] and which.tolist() == [0, 0, 1, 2, 3, 1]
+
+
 def test_bits_count() -> None:
     first, _ = distinct_rows([np.array([0.0, -0.0, np.nan, np.nan], np.float32)], 4)
     assert first.tolist() == [0, 1, 2]
