@@ -22,7 +22,9 @@ from .openvino_sums import part_sums
 
 __all__ = ["OpenVinoEngine", "available"]
 
-_KEPT_SHAPES = 4  # compiled models kept, one per batch size: the three sizes of a verification and one of a sampler
+_KEPT_SHAPES = 8
+"""Compiled models kept: of a run's batches, of its last one and of a call with a deadline, each for a condition that is shared and for one per
+sample, and two more."""
 _ARITHMETIC = frozenset(
     ["Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq", "ScaledDotProductAttention"]
 )
@@ -67,7 +69,7 @@ class OpenVinoEngine(Engine):
     On a CPU whose 8-bit products overflow (see `openvino_saturation`), a graph with large 8-bit weights is computed in float32
     on its 8-bit numbers: right, and not faster than float32. A warning says so.
 
-    A model is compiled for the very shapes of a batch, at the first call that brings them, and the last four are
+    A model is compiled for the very shapes of a batch, at the first call that brings them, and the last eight are
     kept: with fixed shapes a call was 1.1 to 1.7 times faster than with a symbolic batch, and compiling took
     30 ms for a small network and 100 ms for a residual network of 34 convolutions.
     """
