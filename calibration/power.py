@@ -190,8 +190,7 @@ class PowerMeter:
         self._stop.set()
         assert self._thread is not None
         self._thread.join()
-        self._read()
-        self._seconds = time.perf_counter() - self._begun
+        self._seconds = self._read() - self._begun
 
     def reading(self) -> EnergyReading:
         """Returns the energy between entry and exit.
@@ -207,7 +206,8 @@ class PowerMeter:
         while not self._stop.wait(self._interval):
             self._read()
 
-    def _read(self) -> None:
+    def _read(self) -> float:
+        """Adds what was spent until now, and returns when that was."""
         now = time.perf_counter()
         for sensor in self._sensors:
             try:
@@ -215,6 +215,7 @@ class PowerMeter:
             except (OSError, ValueError) as error:
                 self._failure = self._failure or _unreadable(sensor, error)  # the first is the cause
                 self._stop.set()
+        return now
 
 
 def _unreadable(sensor: Sensor, error: Exception) -> SensorError:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from ebm_export.calibration import power
 from ebm_export.calibration.energy_use import idle_watts, measure_energy
 from ebm_export.calibration.power import Sensor
 from ebm_export.runtime import Ebm, SamplerConfig
@@ -53,3 +56,10 @@ def test_all_replicas_of_a_chain_go_into_one_engine_call() -> None:
 
 def test_idle_power() -> None:
     assert idle_watts([Steady()], seconds=0.05) == pytest.approx(3.0, rel=0.01)
+
+
+def test_power_is_that_of_the_time_that_its_energy_was_read_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a second may go by between any two looks at the clock."""
+    looks = itertools.count()
+    monkeypatch.setattr(power, "time", SimpleNamespace(perf_counter=lambda: float(next(looks))))
+    assert idle_watts([Steady()], seconds=0) == 3
