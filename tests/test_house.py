@@ -93,19 +93,15 @@ class TestImports:
                 if parts[0] == "runtime":
                     assert top not in ("torch", "onnx", "onnx_ir", "typer", "rich"), f"{path.name} imports {top}"
 
-    def test_runtime_needs_nothing_heavy_and_comes_fast(self) -> None:
+    def test_runtime_needs_nothing_heavy(self) -> None:
+        """How fast it comes is measured in runtime/test_dependencies.py."""
         code = (
-            "import sys, time; import numpy; there = set(sys.modules); start = time.perf_counter(); import ebm_export.runtime; "
-            "print(time.perf_counter() - start); heavy = 'torch', 'onnx', 'onnxruntime', 'openvino', 'typer', 'rich', 'email'; "
+            "import sys, numpy; there = set(sys.modules); import ebm_export.runtime; "
+            "heavy = 'torch', 'onnx', 'onnxruntime', 'openvino', 'typer', 'rich', 'email'; "
             "print(*[name for name in heavy if name in set(sys.modules) - there])"
         )
-        took = []
-        for _ in range(3):  # what else the machine does can only make it longer
-            run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-            seconds, loaded = run.stdout.split("\n")[:2]
-            assert loaded == ""
-            took.append(float(seconds))
-        assert min(took) < 0.5
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert run.stdout == "\n"
 
     @pytest.mark.parametrize(
         "command", [["ebm_export"], ["ebm_compare"], ["ebm_run"], ["ebm_run", "sample"], ["ebm_run", "verify"]]

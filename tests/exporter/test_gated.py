@@ -16,6 +16,7 @@ from torch import nn
 from ebm_export.calibration.metrics.features import OnnxFeatures, score_graph_features
 from ebm_export.calibration.verdict import GateResult
 from ebm_export.exporter import export
+from ebm_export.exporter.time_to_judge import seconds_to_draw
 from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.errors import LoadError, QualityGateError, UsageError
@@ -91,13 +92,21 @@ def takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ebm_export.exporter.low_gate.seconds_to_draw", lambda *args, **kinds: 180.0)
 
 
+@pytest.fixture
+def takes_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing the samples is timed, and would take no longer than that on any machine."""
+    monkeypatch.setattr(
+        "ebm_export.exporter.low_gate.seconds_to_draw", lambda *args, **kinds: min(seconds_to_draw(*args, **kinds), 1.0)
+    )
+
+
 def note(path: Path) -> str:
     """What a bundle says of its BF16 engine."""
     (found,) = (artifact.note for artifact in Bundle(path).artifacts if artifact.precision == "bf16")
     return found
 
 
-def test_what_is_judged_quickly_is_judged_unasked(tmp_path: Path) -> None:
+def test_what_is_judged_quickly_is_judged_unasked(tmp_path: Path, takes_a_second: None) -> None:
     with pytest.raises(QualityGateError, match=r"score.bf16.openvino.xml fails the quality gate: score gain 0.02"):
         export(Scaled(UNKIND).eval(), EXAMPLE, out=tmp_path / "bent.ebm", sampler=CONFIG, **LOW)
     path = export(Scaled(KIND).eval(), EXAMPLE, out=tmp_path / "kind.ebm", sampler=CONFIG, **LOW)
@@ -135,7 +144,7 @@ class Leaving(nn.Module):
         return 0.5 * far - 1e4 * (far - 11.0).relu() ** 3
 
 
-def test_unasked_an_fp32_whose_chains_diverge_is_no_failure_of_bf16(tmp_path: Path) -> None:
+def test_unasked_an_fp32_whose_chains_diverge_is_no_failure_of_bf16(tmp_path: Path, takes_a_second: None) -> None:
     path = export(Leaving().eval(), EXAMPLE, out=tmp_path / "n.ebm", sampler=CONFIG, **LOW)
     assert not gated(path) and re.search(
         r"its samples were not judged: \d+ of \d+ chains have an energy, .* not finite", note(path)

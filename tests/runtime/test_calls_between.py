@@ -20,6 +20,8 @@ from ebm_export.runtime.progress import Progress, ProgressOnly
 from .tiny_bundle import write_bundle
 
 OTHER = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32) * 50
+HELD = 30.0
+"""Seconds that another thread keeps the engine: far more than any machine takes for what does not wait for it."""
 SAMPLERS = ["langevin", "preconditioned", "underdamped", "optimize", "mala", "hmc", "tempering"]
 
 
@@ -114,7 +116,7 @@ def test_a_deadline_does_not_wait_for_another_thread(ebm: Ebm) -> None:
 
     def hold(now: Progress) -> None:
         begun.set()
-        over.wait(30)
+        over.wait(HELD)
 
     thread = threading.Thread(target=lambda: ebm.sample(6, callback=hold), daemon=True)
     thread.start()
@@ -122,10 +124,10 @@ def test_a_deadline_does_not_wait_for_another_thread(ebm: Ebm) -> None:
     at = perf_counter()
     with pytest.raises(UsageError, match="deadline_ms: another thread's call kept the engine until then"):
         ebm.sample(6, deadline_ms=50)
-    assert perf_counter() - at < 1
+    assert perf_counter() - at < HELD / 2
     over.set()
     thread.join()
-    assert ebm.sample(6, deadline_ms=1e4).complete
+    assert ebm.sample(6, deadline_ms=1e6).complete
 
 
 def test_a_stream_ends_with_what_it_has_where_another_thread_keeps_the_engine(ebm: Ebm) -> None:
@@ -133,7 +135,7 @@ def test_a_stream_ends_with_what_it_has_where_another_thread_keeps_the_engine(eb
 
     def hold(now: Progress) -> None:
         begun.set()
-        over.wait(30)
+        over.wait(HELD)
 
     ebm.warm(6)
     stream = ebm.stream(6, 3, deadline_ms=500, steps=10**8)
@@ -145,7 +147,7 @@ def test_a_stream_ends_with_what_it_has_where_another_thread_keeps_the_engine(eb
     try:
         at = perf_counter()
         *_, last = stream
-        assert perf_counter() - at < 2
+        assert perf_counter() - at < HELD / 2
         assert not last.complete and (last.energy <= first.energy).all() and np.isfinite(last.x).all()
         with pytest.raises(UsageError, match="deadline_ms: another thread's call kept the engine until then"):
             next(late)

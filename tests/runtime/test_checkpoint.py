@@ -606,8 +606,13 @@ import numpy as np
 sys.path.insert(0, {folder!r})
 from tests.runtime.test_checkpoint import ebm, wavy
 
+calls = 0
+
 def slow(x):
-    time.sleep({pause})
+    global calls
+    calls += 1
+    print(calls, flush=True)
+    time.sleep({pause} if calls <= {calls} else 60)  # its kill comes first
     return wavy(x)
 
 print("ready", flush=True)
@@ -621,25 +626,31 @@ np.save("samples.npy", found)
 def killed_runs(folder: Path, name: str, kills: int, seed: int) -> None:
     """Kills a run at random moments, and looks at what it ends with."""
     whole = ebm(name).sample(6, 7, max_batch=3, every=5, out=folder / "whole.npy")
-    # 80 calls of the energy, longer together than the kills' waits: every kill comes before the end.
-    wait, pause = 0.08, 0.0012 * kills
-    (folder / "script.py").write_text(SCRIPT.format(folder=str(Path(__file__).parents[2]), name=name, pause=pause))
-    chance, done = random.Random(seed), 0
+    # At least 80 calls of the energy, of which one that will be killed makes its share at the most: every kill comes before the end.
+    share = 80 // (kills + 1)
+    chance, done, saved = random.Random(seed), 0, 0
     for attempt in range(kills + 1):
+        calls, pause = (share, 0.08 / share) if attempt < kills else (10**9, 0.0)
+        (folder / "script.py").write_text(
+            SCRIPT.format(folder=str(Path(__file__).parents[2]), name=name, calls=calls, pause=pause)
+        )
         process = subprocess.Popen([sys.executable, "script.py"], cwd=folder, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         if attempt < kills:
-            time.sleep(chance.uniform(0.0, wait))
+            for _ in range(chance.randint(0, share)):  # on a slow machine too it has done something by then
+                process.stdout.readline()
+            time.sleep(chance.uniform(0.0, pause))
             process.send_signal(signal.SIGKILL)
             process.wait()
+            saved += (folder / "run").exists()
             done += not (folder / "samples.npy").exists()
             if (folder / "states.npy").exists():
                 np.load(folder / "states.npy", mmap_mode="r")  # readable at any time
         else:
             assert process.wait(timeout=60) == 0
         process.stdout.close()
-    assert done == kills
+    assert done == kills and saved
     np.testing.assert_array_equal(np.load(folder / "samples.npy"), whole)
     assert (folder / "states.npy").read_bytes() == (folder / "whole.npy").read_bytes()
 

@@ -19,18 +19,22 @@ HEAVY = {"torch", "onnx", "onnx_ir", "typer", "rich", "onnxruntime", "openvino",
 
 
 @pytest.mark.native
-def test_a_fresh_interpreter_imports_it_without_torch_or_engines_in_half_a_second() -> None:
+def test_a_fresh_interpreter_imports_it_without_torch_or_engines_and_fast() -> None:
     script = (
         "import sys, time\n"
         "begun = time.process_time()\n"
+        "import numpy\n"
+        "between = time.process_time()\n"
         "import ebm_export.runtime\n"
-        "print(time.process_time() - begun, *sorted({name.split('.')[0] for name in sys.modules}))\n"
+        "print(between - begun, time.process_time() - between, *sorted({name.split('.')[0] for name in sys.modules}))\n"
     )
     # The best of three: the disk's cache and other work on the machine are not what is measured.
     runs = [subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True) for _ in "123"]
     outputs = [run.stdout.split() for run in runs]
-    assert min(float(output[0]) for output in outputs) < 0.5
-    assert not HEAVY & set(outputs[0][1:])
+    # numpy tells how fast the machine is: with it half a second is the budget where it takes an eighth of one, as long as the rest.
+    numpy, own = (min(float(output[place]) for output in outputs) for place in (0, 1))
+    assert own < 3 * numpy
+    assert not HEAVY & set(outputs[0][2:])
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.relative_to(FOLDER)))

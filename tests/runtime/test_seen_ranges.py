@@ -36,7 +36,7 @@ CALLS: dict[str, Callable[[Ebm, dict[str, Any]], Any]] = {
     "score": lambda ebm, cond: ebm.score(START, cond=cond),
     "sample": lambda ebm, cond: ebm.sample(2, cond=cond),
     "refine": lambda ebm, cond: ebm.refine(START, cond=cond),
-    "a deadline": lambda ebm, cond: ebm.sample(2, cond=cond, deadline_ms=1000),
+    "a deadline": lambda ebm, cond: ebm.sample(2, cond=cond, deadline_ms=1e6),
     "stream": lambda ebm, cond: next(ebm.stream(2, cond=cond)),
     "best_of": lambda ebm, cond: best_of(ebm, 1, 4, cond=cond),
 }
