@@ -16,13 +16,13 @@ _ROWS = "conditions"
 
 _BY_ELEMENT = {"Cast", "DequantizeLinear", "Identity", "QuantizeLinear"}
 _BROADCASTING = {
-    "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "MatMul", "Max", "Min", "Mul", "Or", "Pow", "Sub",
-    "Where",
+    "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "MatMul", "Max", "Min", "Mul", "Or", "Sub", "Where",
 }  # fmt: skip
-"""Operations that repeat an operand of one row for all rows of another one."""
+"""Operations that repeat an operand of one row for all rows of another one, with the same bits. Pow does not: onnxruntime takes an exponent that
+is one number in another way than an array of them."""
 
 
-def may_be_one_row(graph: ir.Graph, features: Collection[str]) -> list[str]:
+def may_be_one_row(graph: ir.Graph, features: Collection[str], *, joins_rows: bool = False) -> list[str]:
     """The features that only operations read which broadcast: [1, ...] in their place gives the same as that row for each sample.
 
     Keys and values of 64 places of an image, read once for all 512 candidates of a policy and not 512 times, make a step 1.5 times as
@@ -31,6 +31,8 @@ def may_be_one_row(graph: ir.Graph, features: Collection[str]) -> list[str]:
     Args:
         graph: the steps' part of a score graph, with a symbolic batch; else there are none.
         features: names of its inputs that a prologue makes.
+        joins_rows: whether the target makes one product [B*m, k] x [k, n] of [B, m, k] x [1, k, n], as onnxruntime does. Its sums are others
+            than those of B products, so that such a feature has a row for each sample.
     """
     batch = (dims(next(value for value in graph.inputs if value.name == "x")) or (0,))[0]
     if not isinstance(batch, str):
@@ -41,7 +43,7 @@ def may_be_one_row(graph: ir.Graph, features: Collection[str]) -> list[str]:
         for value in graph.inputs
         if value.name in features
         and all(
-            _broadcasts(use.node, use.idx, batch, changing)
+            _broadcasts(use.node, use.idx, batch, changing) and not (joins_rows and _is_one_matrix(use.node, use.idx))
             for one in _with_copies(value)
             for use in one.uses()
             if not _is_copy(use.node)
@@ -95,3 +97,10 @@ def _broadcasts(node: ir.Node, place: int, batch: str, changing: Collection[ir.V
         (found := dims(value)) is not None and len(found) == len(shape) and found[0] == batch for value in others
     )
     return node.op_type in _BROADCASTING and aligned
+
+
+def _is_one_matrix(node: ir.Node, place: int) -> bool:
+    """Whether an input of one row would be a product's second factor, and no stack of matrices."""
+    shape = dims(node.inputs[place])
+    assert shape is not None
+    return node.op_type == "MatMul" and place == 1 and all(size == 1 for size in shape[1:-2])

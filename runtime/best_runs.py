@@ -21,6 +21,7 @@ from .config import SamplerConfig
 from .engine import Engine
 from .errors import DivergenceError, UsageError
 from .fused_choice import FusedChoice
+from .fused_steps import Fused
 from .method import evaluations, knows_energies, warm_up_steps
 from .on_device import hindrance
 from .pace import BlockTime, Pace
@@ -139,7 +140,14 @@ class BestRuns:
         judge = functools.partial(_told_of_runaways, request=request)
         return improvements(by_turns(steps), request.switches, seconds=seconds, timed=timed, judge=judge)
 
-    def warm(self, engine: Engine, config: SamplerConfig, n: int, call: Callable[..., object]) -> None:
+    def warm(
+        self,
+        engine: Engine,
+        config: SamplerConfig,
+        n: int,
+        call: Callable[..., object],
+        block: Callable[[Fused], object],
+    ) -> None:
         """Does once what these runs need.
 
         Args:
@@ -147,6 +155,7 @@ class BestRuns:
             config: settings of the runs to come.
             n: number of their chains, which fit into one engine call.
             call: makes such a run of n chains; it takes `config` and `deadline_ms`.
+            block: takes a block of fused steps of n chains in every form that their conditions may have.
         """
         loop = None
         if hindrance(config) is None and knows_energies(config):
@@ -164,10 +173,9 @@ class BestRuns:
                 return
             fused = self._telling.open_for(config, n, calls=math.inf)
             if fused is not None:
-                block = config.replace(steps=fused.count, warmup=0)
-                for _ in range(2):  # in the first the engine compiles, which is not how long a block takes
-                    self._block_times.pop(n, None)
-                    call(config=block, deadline_ms=1e6)
+                block(fused)  # the engine compiles, which is not how long one takes
+                self._block_times.pop(n, None)
+                call(config=config.replace(steps=fused.count, warmup=0), deadline_ms=1e6)
 
     def close(self) -> None:
         """Frees the engine of fused steps, where it is open; safe to call twice."""

@@ -235,7 +235,13 @@ class Ebm:
                     warm_block(self._engine, fused, self.model, settings, size)
             if most == n:  # else neither a deadline nor a stream can be asked of them
                 start, cond = normal(0, 0, range(n), self.model.x.shape), blank_conditions(self.model, n)
-                self._best_runs.warm(self._engine, settings, n, functools.partial(self.refine, start, cond=cond))
+                self._best_runs.warm(
+                    self._engine,
+                    settings,
+                    n,
+                    functools.partial(self.refine, start, cond=cond),
+                    lambda fused: warm_block(self._engine, fused, self.model, settings, n),
+                )
 
     @overload
     def sample(self, n: int, seed: int = 0, *, deadline_ms: None = None, **keywords: Any) -> np.ndarray: ...

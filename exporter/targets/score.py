@@ -52,7 +52,9 @@ def write_score(
         return _write(name, ir.to_proto(model), folder, precision, batch, "score", progress)
     prologue = _write(name, ir.to_proto(halves.prologue), folder, precision, batch, "prologue", progress)
     features = [value.name or "" for value in halves.prologue.graph.outputs]
-    shared = may_be_one_row(halves.score.graph, features) if name in _SHARING else []
+    shared = []
+    if name in _SHARING:
+        shared = may_be_one_row(halves.score.graph, features, joins_rows=name == "onnxruntime")
     steps = led_by_one_row(halves.score, shared)
     score = _write(name, ir.to_proto(steps), folder, precision, batch, "score", progress)
     score["reads"], prologue["reads"] = list(halves.keeps), list(halves.reads)

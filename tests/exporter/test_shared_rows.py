@@ -61,6 +61,37 @@ class Joined(nn.Module):
         return torch.tanh(self.mix(tokens)).sum((1, 2))
 
 
+class Asking(nn.Module):
+    """A state that asks the places of an image by one head: products with one matrix for all states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.see = nn.Sequential(nn.Conv2d(3, 32, 4, 4), nn.ReLU(), nn.Conv2d(32, 32, 1))
+        self.query, self.key, self.value = nn.Linear(4, 32), nn.Linear(32, 32), nn.Linear(32, 32)
+        self.judge = nn.Sequential(nn.Linear(32, 32), nn.SiLU(), nn.Linear(32, 1))
+
+    def forward(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        places = self.see(image).flatten(2).transpose(1, 2)
+        query = self.query(x)
+        shares = torch.einsum("bd,bkd->bk", query, self.key(places)).div(32**0.5).softmax(1)
+        seen = torch.bmm(shares.unsqueeze(1), self.value(places)).squeeze(1)
+        return 5 * self.judge(query + seen).squeeze(1) + 0.5 * x.square().sum(1)
+
+
+class Powered(nn.Module):
+    """A generalised normal distribution whose exponent is seen, at most 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.see = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 16), nn.ReLU(), nn.Linear(16, 1))
+
+    def forward(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        exponent = (5 + self.see(image).squeeze(1)).clamp(1.5, 3)
+        return x.square().sum(1).add(1e-4).sqrt().pow(exponent) / exponent
+
+
 class Windows(nn.Module):
     """A product of x with windows of what is seen."""
 
@@ -89,6 +120,13 @@ class TestGraph:
         score, features = halves_of(Joined(), goal=torch.randn(3, 6))
         assert len(features) == 1
         assert may_be_one_row(score.graph, features) == []
+
+    def test_one_matrix_has_a_row_for_each_sample_where_rows_are_joined(self) -> None:
+        score, features = halves_of(Asking(), image=IMAGES[:3])
+        assert may_be_one_row(score.graph, features) == features
+        assert len(may_be_one_row(score.graph, features, joins_rows=True)) < len(features)
+        score, features = halves_of(Looking(), image=IMAGES[:3])  # of three heads
+        assert may_be_one_row(score.graph, features, joins_rows=True) == features
 
     def test_one_row_gives_what_equal_rows_give(self) -> None:
         """Marked, by onnxruntime, which lays out memory by the names of sizes."""
@@ -171,6 +209,22 @@ class TestBundle:
             np.testing.assert_array_equal(ebm.refine(start, seed=2, image=images[[1] * 12 + [2]], max_batch=5), several)
             assert given[2:] == [{1}, {1}, {3}]
 
+    @pytest.mark.parametrize("model", [Asking, Powered])
+    def test_energies_and_gradients_are_those_of_a_condition_for_each(
+        self, model: type[nn.Module], tmp_path: Path
+    ) -> None:
+        path = export(
+            model().eval(), torch.zeros(4, 4), cond={"image": IMAGES}, sampler=CONFIG,
+            targets=["onnxruntime", "openvino"], out=tmp_path / "net.ebm",
+        )  # fmt: skip
+        x, images = np.random.default_rng(0).standard_normal((500, 4)).astype(np.float32), IMAGES.numpy()
+        for backend in ("onnxruntime", "openvino"):
+            with load(path, backend=backend) as ebm:
+                for shared, several in zip(
+                    ebm.score(x, image=images[1:2]), ebm.score(x, image=images[[1] * 499 + [2]]), strict=True
+                ):
+                    np.testing.assert_array_equal(shared[:499], several[:499])
+
     @pytest.mark.parametrize("fused", [False, True])
     def test_warm_readies_both_forms(self, bundle: Path, fused: bool) -> None:
         with load(bundle, backend="openvino", precision="fp32", fuse=fused) as ebm:
@@ -178,8 +232,9 @@ class TestBundle:
             ebm.warm(7)
             engines = [part for engine in ebm._engines for part in engine.parts]
             if fused:
-                assert ebm._fused._fused is not None
-                engines.append(ebm._fused._fused.engine)
+                for choice in (ebm._fused, ebm._telling):
+                    assert choice._fused is not None
+                    engines.append(choice._fused.engine)
             compiled = []
             for part in engines:
                 assert isinstance(part, OpenVinoEngine)
@@ -188,5 +243,6 @@ class TestBundle:
             start, images = np.zeros((7, 4), np.float32), IMAGES.numpy()
             ebm.refine(start, image=images[:1])
             ebm.refine(start, image=images[[0, 1, 2, 3, 4, 5, 0]])
-            ebm.refine(start, image=images[:1], deadline_ms=1e4)
+            for several in (images[:1], images[[0, 1, 2, 3, 4, 5, 0]]):
+                ebm.refine(start, image=several, deadline_ms=1e4)
             assert [set(shapes) for shapes in compiled] == before
