@@ -19,7 +19,7 @@ from .gradient_scale import ScaledScore
 from .method import build_method, knows_energies, replicas
 from .pace import Pace, TimeIsOver
 from .progress import Progress
-from .row_norms import square_sums
+from .row_norms import finite_rows
 from .runaway import Runaways
 from .samplers.langevin import Evaluate, are_finite
 from .samplers.surrogate import Energy
@@ -180,7 +180,7 @@ def chain_steps(
             state = method.init(random, start, score)
             own()
             # A start that is not finite may be answered as if it were: ReLU gives 0 for NaN.
-            well = np.isfinite(square_sums(start))
+            well = finite_rows(start)
             if score.calls:
                 check(well & are_finite(state.energy, state.grad) & in_range(state.energy), 0)
             else:  # so that a block of fused steps, which asks once at each place, can be the first

@@ -229,7 +229,7 @@ def fuse(
     series = {f"sampler.{name}": numbers for name, numbers in series_of(config, wanted.series).items()}
     # What is the same for all steps is the same array for all blocks, which engines that were given it need not read again.
     same = {port: read_only(series.pop(port)[:count]) for port in [*series] if not series[port].strides[0]}
-    noise = np.zeros((count, *position.shape), np.float32)
+    noise = np.empty((count, *position.shape), np.float32)
     changing = ("position", "grad", "velocity") if "velocity" in wanted.state else ("position", "grad")
     taken = [("sampler.next.x" if name == "position" else f"sampler.next.{name}", name) for name in changing]
     going_on = [(port, name) for port, name in given if name in changing]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-__all__ = ["moderate_square_sums", "square_sums"]
+__all__ = ["finite_rows", "moderate_square_sums", "square_sums"]
 
 # float32 squares of numbers near these sums neither vanish nor overflow; outside, float64 is asked.
 _TRUSTED_LOW = 1e-30
@@ -31,6 +33,20 @@ def square_sums(batch: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
             sums[again] = np.einsum("bd,bd->b", wide, wide)
     return sums
+
+
+def finite_rows(batch: np.ndarray) -> np.ndarray:
+    """Returns of each sample whether all of its numbers are finite.
+
+    Args:
+        batch: [B, *S] float32, C-contiguous, B at least 1.
+
+    Returns:
+        [B] bool.
+    """
+    if math.isfinite(np.vdot(batch, batch)):  # one sum for all, in a tenth of the time
+        return np.ones(len(batch), bool)
+    return np.isfinite(square_sums(batch))
 
 
 def moderate_square_sums(batch: np.ndarray) -> np.ndarray | None:
