@@ -33,15 +33,56 @@ class Mlp(nn.Module):
         return self.net(x).squeeze(1)
 
 
+def _convolutions() -> list[nn.Module]:
+    """Of a 96x96 image to 256 channels of 6x6."""
+    found: list[nn.Module] = []
+    for inputs, outputs in ((3, 32), (32, 64), (64, 128), (128, 256)):
+        found += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.ReLU()]
+    return found
+
+
+class Attention(nn.Module):
+    """A block of a transformer whose one token looks at others'."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.grow = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, token: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        token = token + self.attend(self.before(token), places, places, need_weights=False)[0]
+        return token + self.grow(self.after(token))
+
+
+class AttentionPolicy(nn.Module):
+    """An encoder of a 96x96 image, to whose 36 places a token made of 14 numbers of an action attends."""
+
+    def __init__(self, width: int = 128) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(*_convolutions(), nn.Conv2d(256, width, 1), nn.Flatten(2))
+        self.where = nn.Parameter(0.1 * torch.randn(36, width))
+        self.embed = nn.Sequential(nn.Linear(14, width), nn.SiLU(), nn.Linear(width, width))
+        self.blocks = nn.ModuleList(Attention(width, 4) for _ in range(2))
+        self.judge = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+
+    def forward(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        places = self.encoder(image).transpose(1, 2) + self.where
+        # Where one image is that of all candidates, they are tokens that look at the same places: the fastest way in PyTorch.
+        shared = len(image) == 1
+        token = self.embed(x)
+        token = token[None] if shared else token[:, None]
+        for block in self.blocks:
+            token = block(token, places)
+        return self.judge(token[0] if shared else token[:, 0]).squeeze(1)
+
+
 class Policy(nn.Module):
     """An encoder of a 96x96 image, and a perceptron over its features and 14 numbers of an action."""
 
     def __init__(self, encoder: nn.Module | None = None, features: int = 256) -> None:
         super().__init__()
-        convolutions: list[nn.Module] = []
-        for inputs, outputs in ((3, 32), (32, 64), (64, 128), (128, 256)):
-            convolutions += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.ReLU()]
-        self.encoder = encoder or nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.encoder = encoder or nn.Sequential(*_convolutions(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         layers = [nn.Linear(features + 14, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 1)]
         self.judge = nn.Sequential(*layers)
 
@@ -115,6 +156,19 @@ CASES = {
         cond={"image": (3, 96, 96)},
         config={"bounds": (-1.0, 1.0)},
         repeats=True,
+        verify=True,
+    ),
+    "policy_attention": Case(
+        AttentionPolicy,
+        (14,),
+        (512,),
+        16,
+        2,
+        fuse=16,
+        cond={"image": (3, 96, 96)},
+        config={"bounds": (-1.0, 1.0)},
+        repeats=True,
+        rounds=5,
         verify=True,
     ),
     "policy_resnet18": _resnet18(16),
