@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ import onnx_ir as ir
 import pytest
 import torch
 import torch.nn.functional as F
+from openvino import opset13
 from torch import nn
 
 from ebm_export.exporter import export
@@ -18,7 +20,9 @@ from ebm_export.exporter.passes.graph import dims
 from ebm_export.exporter.shared_rows import led_by_batch, led_by_one_row, may_be_one_row
 from ebm_export.exporter.split import split
 from ebm_export.runtime import SamplerConfig, load
+from ebm_export.runtime.backends import openvino as openvino_backend
 from ebm_export.runtime.backends.openvino import OpenVinoEngine
+from ebm_export.runtime.backends.openvino_rows import join_rows
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.split_engine import SplitEngine
 
@@ -224,6 +228,36 @@ class TestBundle:
                     ebm.score(x, image=images[1:2]), ebm.score(x, image=images[[1] * 499 + [2]]), strict=True
                 ):
                     np.testing.assert_array_equal(shared[:499], several[:499])
+
+    @pytest.mark.parametrize("same", [True, False])
+    def test_rows_are_joined_where_that_keeps_the_bits(
+        self, bundle: Path, same: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        x, image = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32), IMAGES.numpy()[1:2]
+
+        def gradients() -> np.ndarray:
+            with load(bundle, backend="openvino", precision="fp32") as ebm:
+                return ebm.score(x, image=image)[1]
+
+        asked: list[bool] = []
+
+        def joined(model: Any) -> bool:
+            asked.append(join_rows(model))
+            if asked[-1] and not same:
+                place = next(result for result in model.get_results() if "grad" in result.output(0).get_names())
+                value = place.input_value(0)
+                place.input(0).replace_source_output(opset13.multiply(value, np.float32(1 + 2**-23)).output(0))
+            return asked[-1]
+
+        with monkeypatch.context() as patch:
+            patch.setattr("ebm_export.runtime.backends.openvino.join_rows", lambda model: False)
+            expected = gradients()
+        agreed: list[bool] = []
+        agree = openvino_backend._agree
+        monkeypatch.setattr(openvino_backend, "join_rows", joined)
+        monkeypatch.setattr(openvino_backend, "_agree", lambda *both: agreed.append(agree(*both)) or agreed[-1])
+        np.testing.assert_array_equal(gradients(), expected)
+        assert any(asked) and agreed == [same]
 
     @pytest.mark.parametrize("fused", [False, True])
     def test_warm_readies_both_forms(self, bundle: Path, fused: bool) -> None:

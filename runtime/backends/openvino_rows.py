@@ -1,0 +1,45 @@
+"""Has OpenVINO multiply the rows of all samples by what they share at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["join_rows"]
+
+
+def join_rows(model: Any) -> bool:
+    """Turns products of [B, .., 1, k] and [1, .., k, n] into ones of [1, .., B, k] and [1, .., k, n].
+
+    So the queries of all candidates meet the keys of one image in one product, where OpenVINO 2026.4 makes B small ones that read the keys
+    again. Factors that are turned on the way stay as they are: their products are sums of another order. So do weights.
+
+    Args:
+        model: of OpenVINO, with fixed shapes; changed in place.
+
+    Returns:
+        Whether there was one.
+    """
+    from openvino import opset13
+
+    found = False
+    for product in model.get_ordered_ops():
+        if product.get_type_name() != "MatMul" or any(product.get_attributes().values()):
+            continue
+        first, second = (product.input_value(index) for index in (0, 1))
+        rows, shared = (list(value.get_shape()) for value in (first, second))
+        middle = rows[1:-2]
+        if len(rows) < 3 or rows[0] == 1 or rows[-2] != 1 or shared[:-2] != [1, *middle]:
+            continue
+        if second.get_node().get_type_name() in ("Constant", "Transpose"):
+            continue
+        batch, last = len(middle), [len(rows) - 2, len(rows) - 1]
+        joined = opset13.transpose(first, [*range(1, batch + 1), 0, *last])
+        joined = opset13.reshape(joined, [1, *middle, rows[0], rows[-1]], False)
+        made = opset13.matmul(joined, second, False, False)
+        made.set_friendly_name(product.get_friendly_name())
+        parted = opset13.reshape(made, [*middle, rows[0], 1, shared[-1]], False)
+        parted = opset13.transpose(parted, [batch, *range(batch), *last])
+        for place in list(product.output(0).get_target_inputs()):
+            place.replace_source_output(parted.output(0))
+        found = True
+    return found
