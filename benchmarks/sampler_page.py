@@ -13,6 +13,12 @@ from typing import Any
 __all__ = ["document"]
 
 
+_ATTENTION = (
+    "The candidates of `policy_attention` attend to 36 places of the image; in PyTorch they are the tokens of one sequence, which share",
+    "keys and values, but for the row with a condition for each chain.",
+)
+
+
 def document(result: dict[str, Any]) -> str:
     """The page of these results."""
     device = ", ".join(f"{name} {value}" for name, value in result["device"].items())
@@ -28,8 +34,7 @@ def document(result: dict[str, Any]) -> str:
         "All take the same steps with the same number of threads, but for those who encode a condition for each chain at each step: they",
         "take four. Weights are random, which does not change the time. The published policy on pixels takes 100 steps, and 100 more",
         '(Florence et al., "Implicit behavioral cloning", CoRL 2021); with 16, the encoder, which runs once, is a good part of the time.',
-        "The candidates of `policy_attention` attend to 36 places of the image; in PyTorch they are the tokens of one sequence, which share",
-        "keys and values, but for the row with a condition for each chain.",
+        *(_ATTENTION if "policy_attention" in result["nets"] else ()),
         "`PyTorch eager` is the loop that people write (autograd, an update, noise); `torch.compile` compiles its energy, and with `whole",
         "step` the gradient (`torch.func.grad`), the update and the noise too, or several steps written out; `torchebm` and `ebmkit` are",
         "their own samplers; `onnxruntime from Python` calls the exported graph, whole, with numpy around it: it asks for the gradient alone,",
