@@ -174,6 +174,12 @@ def chain_steps(
         state = method.refresh(state, ask)
         check(are_finite(state.energy, state.grad), step)
 
+    def end_where_late() -> None:
+        """Ends at a switch where there is no time to find a scale for the new engine: energies are still those of the old one."""
+        if score.gave_up:
+            score.switch_back()
+            raise TimeIsOver
+
     def begin() -> None:
         nonlocal state, done, lost
         if resume is None:
@@ -205,6 +211,7 @@ def chain_steps(
         if step in switches:
             score.switch(switches[step])
             refresh(step)
+            end_where_late()
         if method.rejects and step == warm_up.steps:
             score.freeze(warm_up.settle(score.scale))
             refresh(step)
@@ -212,8 +219,7 @@ def chain_steps(
         if method.rejects and warm_up.steps:
             step_size = step_size * warm_up.factor
         taken, info = method.step(random.at(step), state, ask, step_size, step)
-        if score.gave_up:  # on a scale for the engine that answers from this step on
-            raise TimeIsOver
+        end_where_late()
         state = taken
         own()
         if method.rejects:

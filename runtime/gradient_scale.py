@@ -92,6 +92,11 @@ def _numbers(grad: np.ndarray) -> int:
     return grad.size // len(grad)
 
 
+def _without_gradient(answer: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """An answer whose gradient may have overflown, which says nothing about the state."""
+    return {**answer, "grad": np.zeros_like(answer["grad"])}
+
+
 def _clipped(scale: np.ndarray, highest: float) -> np.ndarray:
     return np.minimum(np.maximum(scale, LOWEST_SCALE), highest).astype(np.float32)  # np.clip takes as long again
 
@@ -158,6 +163,7 @@ class ScaledScore:
         self._frozen = False
         self._grad: np.ndarray | None = None
         self._ones: np.ndarray | None = None
+        self._left: tuple[Engine, dict[str, np.ndarray], bool, ScaleState] | None = None
 
     @property
     def state(self) -> ScaleState:
@@ -267,10 +273,8 @@ class ScaledScore:
         small, large = np.zeros(len(x), np.float32), np.full(len(x), np.inf, np.float32)
         begun = self.calls - 1
         for _ in range(TRIES):
-            if self._has_time is not None and not self._has_time(self.calls - begun):
-                self.gave_up = True
-                # It may have overflown, which says nothing about the state.
-                return scale, {**answer, "grad": np.zeros_like(answer["grad"])}
+            if self._is_late(self.calls - begun):
+                return scale, _without_gradient(answer)
             # One that is still too large after it was divided by its own size was clipped.
             clipped = np.where(size > SETTLED[1], 1 / OVERSHOOT, 1.0)
             new = np.asarray(first_scale(scale, answer["grad"], highest) * clipped, np.float32)
@@ -290,9 +294,16 @@ class ScaledScore:
         # A gradient that is zero at every scale is zero; the largest scale would make the next one overflow.
         lost = (size == 0) | ~np.isfinite(size)
         if lost.any():
+            if self._is_late(self.calls - begun):
+                return scale, _without_gradient(answer)
             scale = np.where(lost, np.float32(usual), scale)
             answer = self._run(x, scale)
         return scale, answer
+
+    def _is_late(self, calls: int) -> bool:
+        """Whether the search for a scale has to be given up after so many calls."""
+        self.gave_up = self._has_time is not None and not self._has_time(calls)
+        return self.gave_up
 
     def switch(self, engine: Engine) -> None:
         """Lets another engine answer from now on; the running scale is carried over, where there is one.
@@ -300,11 +311,17 @@ class ScaledScore:
         Args:
             engine: an open engine of the same energy.
         """
+        self._left = self._engine, self._inputs, self._scaled, self.state
         self._engine = engine
         self._inputs = engine.prepare(self._cond)
         if not (self._scaled and engine.needs_scale):
             self._next = None  # an engine that needs one after one that does not finds it anew, frozen or not
         self._scaled = engine.needs_scale
+
+    def switch_back(self) -> None:
+        """Lets the engine before the last `switch` answer again, with the scale that it had then."""
+        assert self._left is not None, "there was no other engine"
+        self._engine, self._inputs, self._scaled, self.state = self._left
 
     def freeze(self, scale: np.ndarray) -> None:
         """Uses the same scale at every call from now on.

@@ -110,9 +110,12 @@ class Pace:
         return in_time
 
     def has_time_for_another(self, calls: int) -> bool:
-        """Says whether there is time for one more engine call after so many since the last step, or since the start began."""
+        """Says whether there is time for one more engine call after so many since the last step, or since the start began.
+
+        Where evaluations follow the last step, they follow this call too.
+        """
         clock = perf_counter()
-        return clock + _RESERVE * (clock - self._before) / calls <= self._deadline
+        return clock + _RESERVE * (1 + self._after) * (clock - self._before) / calls <= self._deadline
 
     def started(self, calls: int, evaluations: int = 1) -> None:
         """Is told that the start is evaluated.

@@ -56,6 +56,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+class Coarse(FunctionEngine):
+    """Answers with zero or infinity until a scale is found."""
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        answer = super().run(inputs)
+        grad = answer["grad"] * np.float32(1e-9)
+        grad[np.abs(grad) < 0.3] = 0
+        grad[np.abs(grad) > 4] = np.inf
+        return {**answer, "grad": grad}
+
+
 class TestDeadline:
     def test_stops_before_it_with_the_steps_it_got(self, clock: Clock) -> None:
         result = ebm(clock.bowl, steps=1000).refine(START, deadline_ms=301)
@@ -83,14 +94,6 @@ class TestDeadline:
     def test_the_search_for_a_scale_looks_at_the_clock(self, clock: Clock, sampler: str) -> None:
         """A chain that there was no time to find a scale for takes no step, and its energy is that of its start."""
 
-        class Coarse(FunctionEngine):
-            def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-                answer = super().run(inputs)
-                grad = answer["grad"] * np.float32(1e-9)
-                grad[np.abs(grad) < 0.3] = 0
-                grad[np.abs(grad) > 4] = np.inf
-                return {**answer, "grad": grad}
-
         settings = SamplerConfig(sampler=sampler, steps=1000, step_size=0.1)
         energy = Ebm(Coarse(clock.bowl), MODEL, settings)
         energy.refine(START, steps=1, sampler="langevin")
@@ -103,6 +106,36 @@ class TestDeadline:
         np.testing.assert_allclose(result.energy, 6.0)
         np.testing.assert_array_equal(result.x, START)
         assert energy.refine(START, deadline_ms=10 * (calls + 10)).steps > 0
+
+    @pytest.mark.parametrize("sampler", ["langevin", "mala"])
+    @pytest.mark.parametrize("order", ["drift-noise", "noise-drift"])
+    def test_the_search_where_another_engine_takes_over_too(self, clock: Clock, sampler: str, order: str) -> None:
+        """Its energies are 100 lower, and count for nothing where it takes no step."""
+        low = Coarse(lambda x: (clock.bowl(x)[0] - 100, x))
+        high = FunctionEngine(clock.bowl)
+        high.needs_scale = False
+        schedule = [(Span("high", 0, 10), high), (Span("low", 10, None), low)]
+        settings = SamplerConfig(
+            steps=40, step_size=0.1, order=order, sampler=sampler, warmup=0 if sampler == "mala" else None
+        )
+        energy = Ebm(high, MODEL, settings, schedule=schedule)
+        result = energy.refine(START, seed=3, deadline_ms=157)
+        assert clock.now <= 1000.157
+        assert result.steps == 10
+        np.testing.assert_allclose(result.energy, bowl(result.x)[0], rtol=1e-6)
+        assert energy.refine(START, seed=3, deadline_ms=1000).energy.max() < -50
+
+    def test_a_chain_whose_gradient_is_zero_at_every_scale_looks_at_the_clock_too(self, clock: Clock) -> None:
+        """The last call of the search, with the usual scale, where none was found."""
+        flat = Ebm(FunctionEngine(lambda x: (clock.bowl(x)[0], np.zeros_like(x))), MODEL, SamplerConfig(steps=9))
+        flat.refine(START, steps=1)
+        before = clock.calls
+        flat.score(START)
+        search = clock.calls - before
+        clock.now = 1000.0
+        result = flat.refine(START, deadline_ms=10 * search - 3)
+        assert clock.now < 1000 + (10 * search - 3) / 1000
+        assert result.steps == 0
 
     def test_no_step_at_all_is_told_of_once(self, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
         energy = ebm(clock.bowl)
