@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,32 @@ def test_replace_checks_again() -> None:
     with pytest.raises(UsageError, match="steps: expected"):
         SamplerConfig().replace(steps=-3)
     assert SamplerConfig().replace(steps=3).steps == 3
+
+
+def test_replace_reads_an_object_of_the_callers_each_time() -> None:
+    """It may be equal to what it was, and hold other numbers."""
+
+    class Ramp:
+        def __init__(self) -> None:
+            self.end = 1.0
+
+        def __iter__(self) -> Iterator[float]:
+            return iter((2.0, self.end))
+
+    own, ramp = SamplerConfig(), Ramp()
+    assert own.replace(step_size=ramp).step_size == (2.0, 1.0)
+    ramp.end = 0.5
+    assert own.replace(step_size=ramp).step_size == (2.0, 0.5)
+    assert own.replace(step_size=(2.0, 0.25)).step_size == own.replace(step_size=[2.0, 0.25]).step_size == (2.0, 0.25)
+
+
+def test_replace_refuses_what_is_only_equal_to_a_setting() -> None:
+    own = SamplerConfig()
+    assert own.replace(steps=1, bounds=(0, 1)).bounds == (0, 1)
+    with pytest.raises(UsageError, match="steps: expected a whole number"):
+        own.replace(steps=True, bounds=(0, 1))
+    with pytest.raises(UsageError, match=r"bounds\[1\]: expected a finite number, got True"):
+        own.replace(steps=1, bounds=(0, True))
 
 
 def test_survives_json() -> None:
