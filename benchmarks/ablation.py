@@ -38,6 +38,7 @@ from ebm_export.exporter.manifest import model_spec
 from ebm_export.exporter.passes import optimize
 from ebm_export.exporter.targets.score import write_score
 from ebm_export.exporter.trace import trace
+from ebm_export.runtime.shared_rows import rows_apart
 
 BATCH = (1, 8, 64)
 SEED = 3
@@ -129,7 +130,7 @@ def states_at_the_start(calibrated: CalibratedArtifacts, folder: Path) -> States
         calibrated.fp32, config, calibrated.spec.x.shape, folder / "start", count=count, stages=1, chains=count, seed=SEED,
         cond=calibrated.conditions.calibration,
     )  # fmt: skip
-    read = calibrated.fp32.prepare(found.conditions) if found.conditions else {}
+    read = rows_apart(calibrated.fp32.prepare(found.conditions), count) if found.conditions else {}
     return replace(
         found, step=np.ones_like(found.step), conditions={name: np.array(array) for name, array in read.items()}
     )

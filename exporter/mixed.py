@@ -21,6 +21,7 @@ from ..calibration.verdict import GateResult
 from ..runtime.engine import Engine
 from ..runtime.errors import EbmExportError, QualityGateError, UnsupportedOperation
 from ..runtime.precision_schedule import Span
+from ..runtime.shared_rows import rows_apart
 from .calibrated import Calibrated, CalibratedArtifacts
 from .search_subject import search_log
 from .tail import Tail, low_types
@@ -203,7 +204,9 @@ class _Trials:
         engine, conditions, batch = self._lasts[end], self._artifacts.conditions.calibration, self._artifacts.batch[1]
         rows = {name: array[np.arange(batch) % len(array)] for name, array in conditions.items()}
         inputs = {name: self._inputs[name] for name in ("x", "grad_scale")}  # its prologue may be cut in another place
-        inputs |= {name: np.array(array) for name, array in (engine.prepare(rows) if rows else {}).items()}
+        inputs |= {
+            name: np.array(array) for name, array in (rows_apart(engine.prepare(rows), batch) if rows else {}).items()
+        }
         own, other = self._timed(engine, inputs)
         return other if end == "fp32" else own * self.float_milliseconds / other
 

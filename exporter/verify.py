@@ -131,12 +131,15 @@ def describe_failure(
         progress: called for every piece that is built.
     """
     limit = tolerance(found.precision)
-    worst = next(result for result in found.stages if not result.passed)
+    worst = min((result for result in found.stages if not result.passed), key=lambda result: result.shared)
+    batch = f"batch {worst.batch}{' with one condition for all' if worst.shared else ''}"
     text = (
-        f"{found.path} disagrees with PyTorch: at stage {worst.stage} (step {worst.step}, batch {worst.batch}) the "
+        f"{found.path} disagrees with PyTorch: at stage {worst.stage} (step {worst.step}, {batch}) the "
         f"gradient's relative error is {worst.relative_error:.2g} and its cosine {worst.cosine:.6f}, the energy's "
         f"error is {worst.energy_error:.2g}; allowed: {limit.describe()}"
     )
+    if worst.shared:  # pieces are given a condition for each sample
+        return f"{text}. With a condition for each sample it agrees"
     first = _first_difference(found, worst, artifact, model, traced, golden, limit, progress)
     return f"{text}. {first}"
 

@@ -104,6 +104,7 @@ class StageResult:
         cosine: smallest cosine.
         energy_error: largest energy error; infinite where the engine's energy is not finite.
         passed: True if every sample is within its tolerance.
+        shared: True if all samples had the conditions of one, which alone was compared.
     """
 
     stage: int
@@ -113,6 +114,7 @@ class StageResult:
     cosine: float
     energy_error: float
     passed: bool
+    shared: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest's entry."""
@@ -166,8 +168,9 @@ def check_engine(
         limits: a tolerance in place of the precision's own.
 
     Returns:
-        One result per stage and batch, G times 3, or more where the engine does not take all of a batch in one call; with
-        conditioning inputs G more, of a sample in a batch whose samples all have its conditions, which engines may take in another way.
+        One result per stage and batch, G times 3, or more where the engine does not take all of a batch in one call. With conditioning
+        inputs, and an engine that takes more than one sample, G more: of a sample in a batch whose samples all have its conditions, which
+        engines may take in another way.
 
     Raises:
         UsageError: no tolerance is set for this precision.
@@ -193,7 +196,7 @@ def check_engine(
             batch = {name: array[stage][rows] for name, array in golden.items() if array.ndim > 1}
             norms = (typical[stage], largest)
             results.append(_check_batch(engine, batch, limits, norms, stage, int(step)))
-        if any(name.startswith("cond.") for name in golden):
+        if engine.largest_batch != 1 and any(name.startswith("cond.") for name in golden):
             batch = {name: array[stage][: engine.largest_batch] for name, array in golden.items() if array.ndim > 1}
             only = stage % len(batch["x"])
             results.append(_check_batch(engine, batch, limits, norms, stage, int(step), only))
@@ -287,6 +290,7 @@ def _check_batch(
         cosine=float(cosine.min()),
         energy_error=float(energy_error.max()),
         passed=bool(passed.all()),
+        shared=only is not None,
     )
 
 

@@ -27,6 +27,7 @@ import ebm_export.exporter.targets.onnx as onnx_target
 from ebm_export.exporter import export, export_energy, make_energy
 from ebm_export.exporter.precision import LOW_TYPES
 from ebm_export.exporter.targets import TARGETS
+from ebm_export.exporter.verify import Verification, describe_failure
 from ebm_export.runtime import SamplerConfig, load
 from ebm_export.runtime.bundle import Bundle
 from ebm_export.runtime.errors import (
@@ -38,6 +39,7 @@ from ebm_export.runtime.errors import (
     UnsupportedOperation,
     UsageError,
 )
+from ebm_export.runtime.verify import StageResult
 
 CONFIG = SamplerConfig(steps=24, step_size=0.05, noise=0.01, bounds=(-2, 2), init="uniform")
 
@@ -345,6 +347,16 @@ class TestMismatch:
         assert "the others were written" in text
         assert sorted(a.path for a in Bundle(out).artifacts) == ["score.fp32.onnxruntime.onnx"]
         assert not (out / "score.fp32.onnx").exists()
+
+    def test_what_is_wrong_with_one_condition_for_all_alone_is_no_operation(self) -> None:
+        stages = [
+            StageResult(stage, 0, 8, error, 1.0, 0.0, passed=error < 1e-4, shared=shared)
+            for stage, error, shared in [(0, 1e-6, False), (0, 0.5, True), (1, 1e-6, False)]
+        ]
+        found = Verification("score.fp32.onnx", "fp32", stages, "")
+        text = describe_failure(found, {}, None, None, {})  # type: ignore[arg-type]
+        assert "at stage 0 (step 0, batch 8 with one condition for all) the gradient's relative error is 0.5" in text
+        assert text.endswith("With a condition for each sample it agrees")
 
     def test_no_bundle_where_every_engine_is_wrong(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         honest = onnx_target.write

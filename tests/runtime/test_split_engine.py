@@ -175,6 +175,23 @@ def test_parts_of_a_sum_prepare_their_own() -> None:
     np.testing.assert_array_equal(found, whole.sample(4, obs=OBS, goal=GOAL))
 
 
+@pytest.mark.parametrize(("obs", "rows"), [(OBS[:1], {1}), (OBS, {4})])
+def test_parts_of_a_sum_are_given_one_row_of_what_all_share(obs: np.ndarray, rows: set[int]) -> None:
+    """Features that an engine takes as one row come so to each part, and those of conditions that differ a row for each sample."""
+    given = []
+
+    def seen(x: np.ndarray, feature: np.ndarray, goal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        given.append(len(feature))
+        return bowl(x, feature, goal)
+
+    engines = [SplitEngine(Encoder(), FunctionEngine(seen), ["obs"], ["goal"], shared=["feature"]) for _ in range(2)]
+    both = compose([Ebm(engine, MODEL, CONFIG) for engine in engines], [1.0, 0.5])
+    found = both.sample(4, obs=obs, goal=GOAL)
+    assert set(given) == rows
+    whole = compose([Ebm(whole_engine(), MODEL, CONFIG) for _ in range(2)], [1.0, 0.5])
+    np.testing.assert_array_equal(found, whole.sample(4, obs=obs, goal=GOAL))
+
+
 def test_a_half_that_does_not_open_closes_the_other() -> None:
     class Broken(FunctionEngine):
         def open(self) -> None:

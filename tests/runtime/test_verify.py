@@ -79,7 +79,16 @@ def test_a_condition_that_all_samples_share_is_asked_for_too() -> None:
         results = check_engine(engine, golden, "fp32")
     assert shared == [False, False, False, True] * 4
     assert [result.batch for result in results] == [1, 3, 8, 8] * 4
+    assert [result.shared for result in results] == [False, False, False, True] * 4
     assert [result.passed for result in results] == [True, True, True, False] * 4
+
+
+def test_one_that_takes_one_sample_has_no_other_form() -> None:
+    engine = FunctionEngine(lambda x, centre: (0.5 * ((x - centre) ** 2).sum(axis=1), x - centre))
+    engine.largest_batch = 1
+    with engine:
+        results = check_engine(engine, golden_data(cond=True), "fp32")
+    assert [(result.batch, result.shared) for result in results] == [(1, False)] * 12 * 4
 
 
 @pytest.mark.parametrize(
