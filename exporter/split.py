@@ -9,7 +9,6 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from .passes.dependence import VARYING_INPUTS, is_batch_size, varying
 from .passes.graph import dims
-from .passes.heads import turns_a_factor
 
 __all__ = ["Split", "split"]
 
@@ -111,7 +110,6 @@ def _fits(value: ir.Value, heavy: set[ir.Value], batch: int | str) -> bool:
         and value.dtype in _BORDER | _LOW
         and producer is not None
         and producer.op_type not in _WIDENING
-        and not turns_a_factor(producer)
     )
 
 

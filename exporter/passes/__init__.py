@@ -7,7 +7,7 @@ from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnus
 
 from .affine import FoldAffineIntoConv
 from .expand import DropExpand
-from .heads import KeepHeads, TurnOnce
+from .heads import KeepHeads
 from .log_sigmoid import LogSigmoid
 from .pad import FusePadIntoConv
 from .part import PartProducts, SliceProducts
@@ -22,7 +22,6 @@ __all__ = [
     "MergeReshapes",
     "PartProducts",
     "SliceProducts",
-    "TurnOnce",
     "optimize",
 ]
 
@@ -49,4 +48,3 @@ def optimize(model: ir.Model) -> None:
         early_stop=True,
     )
     passes(model)
-    TurnOnce()(model)  # which MergeReshapes would undo

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from .dependence import varying
 from .graph import dims, insert, replace, stored
 
-__all__ = ["KeepHeads", "TurnOnce", "turns_a_factor"]
+__all__ = ["KeepHeads"]
 
 
 class KeepHeads(ir.passes.InPlacePass):
@@ -58,48 +58,6 @@ class KeepHeads(ir.passes.InPlacePass):
         product = insert(node, "MatMul", apart, like=out, name=f"{name}.apart", shape=[batch, heads, *shape[1:]])
         target = _target(graph, [-1, *shape[1:]])
         replace(node, insert(node, "Reshape", [product, target], like=out, name=f"{name}.folded"))
-
-
-class TurnOnce(ir.passes.InPlacePass):
-    """Makes of two Transposes of one value that differ by the last two dimensions one of the value and one of the other.
-
-    The product's gradient takes the factor of its value the other way round, which engines do while they read it. A split graph then
-    takes one of the two from its prologue, and not both.
-    """
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        made: dict[tuple[ir.Value, tuple[int, ...]], ir.Value] = {}
-        modified = False
-        for node in list(model.graph):
-            source = node.inputs[0] if node.op_type == "Transpose" else None
-            if source is None:
-                continue
-            out, perm = node.outputs[0], tuple(node.attributes["perm"].as_ints())
-            led_by_batch = isinstance((dims(out) or (0,))[0], str)
-            if len(perm) < 3 or not led_by_batch or perm == _other_way(tuple(range(len(perm)))):
-                continue
-            first = made.setdefault((source, perm), out)
-            other = made.get((source, _other_way(perm)))
-            if first is out and other is not None:
-                turn = list(_other_way(tuple(range(len(perm)))))
-                replace(node, insert(node, "Transpose", [other], like=out, name=f"{node.name}.turned", perm=turn))
-                made.pop((source, perm))
-                modified = True
-        return ir.passes.PassResult(model, modified)
-
-
-def turns_a_factor(node: ir.Node) -> bool:
-    """Whether a node only turns the last two dimensions of what products read, which engines do while they read it."""
-    if node.op_type != "Transpose" or node.outputs[0].is_graph_output():
-        return False
-    perm = tuple(node.attributes["perm"].as_ints())
-    users = [use.node for use in node.outputs[0].uses()]
-    turned = len(perm) >= 3 and perm == _other_way(tuple(range(len(perm))))
-    return turned and all(user.op_type == "MatMul" for user in users)
-
-
-def _other_way(perm: tuple[int, ...]) -> tuple[int, ...]:
-    return (*perm[:-2], perm[-1], perm[-2])
 
 
 def _target(graph: ir.Graph, sizes: Sequence[int | str]) -> ir.Value:

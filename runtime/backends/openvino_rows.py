@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 __all__ = ["join_rows"]
@@ -11,7 +12,8 @@ def join_rows(model: Any) -> bool:
     """Turns products of [B, .., 1, k] and [1, .., k, n] into ones of [1, .., B, k] and [1, .., k, n].
 
     So the queries of all candidates meet the keys of one image in one product, where OpenVINO 2026.4 makes B small ones that read the keys
-    again. Factors that are turned on the way stay as they are: their products are sums of another order. So do weights.
+    again. Factors that are turned on the way stay as they are: their products are sums of another order. So do weights. What a product is
+    multiplied by, a single number, stays behind it, where OpenVINO makes both at once and rounds once less.
 
     Args:
         model: of OpenVINO, with fixed shapes; changed in place.
@@ -37,9 +39,25 @@ def join_rows(model: Any) -> bool:
         joined = opset13.reshape(joined, [1, *middle, rows[0], rows[-1]], False)
         made = opset13.matmul(joined, second, False, False)
         made.set_friendly_name(product.get_friendly_name())
+        end = product
+        while (scaling := _scaling(end)) is not None:
+            end, number = scaling
+            made = opset13.multiply(made, number)
+            made.set_friendly_name(end.get_friendly_name())
         parted = opset13.reshape(made, [*middle, rows[0], 1, shared[-1]], False)
         parted = opset13.transpose(parted, [batch, *range(batch), *last])
-        for place in list(product.output(0).get_target_inputs()):
+        for place in list(end.output(0).get_target_inputs()):
             place.replace_source_output(parted.output(0))
         found = True
     return found
+
+
+def _scaling(node: Any) -> tuple[Any, Any] | None:
+    """What multiplies a node's output by a single number, where nothing else reads it, and that number."""
+    places = list(node.output(0).get_target_inputs())
+    if len(places) != 1 or places[0].get_node().get_type_name() != "Multiply":
+        return None
+    user = places[0].get_node()
+    number = user.input_value(1 - places[0].get_index())
+    single = number.get_node().get_type_name() == "Constant" and math.prod(number.get_shape()) == 1
+    return (user, number) if single else None

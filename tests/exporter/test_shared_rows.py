@@ -243,6 +243,17 @@ class TestBundle:
 
         def joined(model: Any) -> bool:
             asked.append(join_rows(model))
+            rows = [
+                shape[0]
+                for operation in model.get_ordered_ops()
+                if operation.get_type_name() == "MatMul" and len(shape := operation.input_value(0).get_shape()) == 4
+            ]
+            assert not asked[-1] or rows == [
+                1,
+                1,
+                1,
+                1,
+            ]  # those of the gradient, which take keys and values the other way round, too
             if asked[-1] and not same:
                 place = next(result for result in model.get_results() if "grad" in result.output(0).get_names())
                 value = place.input_value(0)

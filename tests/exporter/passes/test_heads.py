@@ -12,13 +12,13 @@ from torch import nn
 
 from ebm_export.exporter import export
 from ebm_export.exporter.energy import make_energy
-from ebm_export.exporter.passes import KeepHeads, TurnOnce
+from ebm_export.exporter.passes import KeepHeads
 from ebm_export.exporter.passes.graph import dims
 from ebm_export.exporter.split import split
 from ebm_export.runtime import SamplerConfig, load
 
 from ..referee import score_graph
-from .graphs import check_pass, graph, kinds
+from .graphs import check_pass, graph
 
 
 def i64(*numbers: int) -> np.ndarray:
@@ -162,18 +162,6 @@ def test_where_both_change_from_step_to_step_nothing_does() -> None:
     assert not check_pass(KeepHeads(), model, {**FEEDS, "c": Q})
 
 
-def test_of_two_turns_one_is_that_of_the_other() -> None:
-    model = graph(
-        "g (float[B, 6, 3, 4] k) => (float[B, 3, 6, 4] y, float[B, 3, 4, 6] z) "
-        "{ a = Transpose<perm=[0,2,1,3]>(k) b = Transpose<perm=[0,2,3,1]>(k) y = Neg(a) z = Neg(b) }"
-    )
-    assert check_pass(TurnOnce(), model, {"k": K.transpose(0, 2, 1, 3).copy()})
-    first, second = (node for node in model.graph if node.op_type == "Transpose")
-    assert second.inputs[0] is first.outputs[0] and list(second.attributes["perm"].as_ints()) == [0, 1, 3, 2]
-    assert not check_pass(TurnOnce(), model, {"k": K.transpose(0, 2, 1, 3).copy()})
-    assert kinds(model).count("Transpose") == 2
-
-
 class Looking(nn.Module):
     """A state that attends to the places of an image."""
 
@@ -191,13 +179,12 @@ class Looking(nn.Module):
         return self.judge(torch.tanh(found)).squeeze(2).squeeze(1)
 
 
-def test_a_policy_takes_keys_and_values_from_its_prologue_once_and_as_they_are_read() -> None:
+def test_a_policy_takes_keys_and_values_from_its_prologue_as_they_are_read() -> None:
+    """Both ways round, as the gradient's products take them turned: nothing is left to a step but to read them."""
     model = score_graph(make_energy(Looking().eval(), torch.randn(4, 4), cond={"image": torch.randn(4, 3, 8, 8)}))
     halves = split(model)
     assert halves is not None
     features = [value for value in halves.score.graph.inputs if value.name not in ("x", "grad_scale")]
-    assert [dims(value) for value in features] == [("B", 3, 4, 16), ("B", 3, 16, 4)]
+    assert sorted(map(str, map(dims, features))) == ["('B', 3, 16, 4)"] * 2 + ["('B', 3, 4, 16)"] * 2
     for value in features:
-        for node, _ in value.uses():
-            readers = [node] if node.op_type != "Transpose" else [use.node for use in node.outputs[0].uses()]
-            assert {reader.op_type for reader in readers} == {"MatMul"}
+        assert [use.node.op_type for use in value.uses()] == ["MatMul"]

@@ -51,6 +51,25 @@ def test_all_rows_meet_what_they_share_at_once(rows: list[int], shared: list[int
     np.testing.assert_allclose(found, x @ k, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("number", "read_twice", "behind"),
+    [(np.float32(0.3), False, True), (np.full((1, 1, 1), 0.3, np.float32), False, True), (np.ones(9, np.float32), False, False), (np.float32(0.3), True, False)],
+)  # fmt: skip
+def test_a_single_number_stays_behind_its_product(number: np.ndarray, read_twice: bool, behind: bool) -> None:
+    """There OpenVINO multiplies and scales at once; elsewhere the bits would be others."""
+    x, k = (opset.parameter(shape, np.float32) for shape in ([7, 3, 1, 5], [1, 3, 5, 9]))
+    product = opset.matmul(x, k, False, False)
+    results = [opset.multiply(product, number), *([opset.relu(product)] if read_twice else [])]
+    model = openvino.Model(results, [x, k])
+    generator = np.random.default_rng(0)
+    given = [generator.standard_normal(shape).astype(np.float32) for shape in ([7, 3, 1, 5], [1, 3, 5, 9])]
+    expected = run(model, *given)
+    assert join_rows(model)
+    scaled = next(operation for operation in model.get_ordered_ops() if operation.get_type_name() == "Multiply")
+    assert (scaled.input_value(0).get_node().get_type_name() == "MatMul") == behind
+    np.testing.assert_allclose(run(model, *given), expected, rtol=1e-5, atol=1e-6)
+
+
 X = opset.parameter([7, 3, 1, 5], np.float32)
 
 
