@@ -17,6 +17,7 @@ from ..errors import EbmExportError, LoadError, MissingBackend, UnsupportedOpera
 from .openvino_bf16 import HAS_BF16, in_float32
 from .openvino_error import failed_node, in_one_sentence
 from .openvino_products import part_products
+from .openvino_reductions import fold_reductions
 from .openvino_rows import join_rows
 from .openvino_saturation import has_large_weights, saturates
 from .openvino_sums import part_sums
@@ -184,6 +185,7 @@ class OpenVinoEngine(Engine):
             raise RuntimeError("the engine is not open: call it inside a with statement")
         model = self._model.clone()
         model.reshape(dict(zip(self._inputs, map(list, shapes), strict=True)))
+        fold_reductions(model)
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": self._hint,
