@@ -21,7 +21,7 @@ def fold_reductions(model: Any) -> None:
     A dimension of one number counts as none. Channels, and several dimensions at once, stay: those of an image are laid out in another way.
 
     Args:
-        model: of OpenVINO, with fixed shapes; changed in place.
+        model: of OpenVINO, with the shapes of a batch; changed in place.
     """
     from openvino import opset13
 
@@ -29,8 +29,10 @@ def fold_reductions(model: Any) -> None:
         if reduction.get_type_name() not in _KINDS:
             continue
         source, axes = reduction.input_value(0), reduction.input_value(1).get_node()
+        if source.get_partial_shape().is_dynamic or axes.get_type_name() != "Constant":
+            continue
         shape = list(source.get_shape())
-        if len(shape) < 4 or axes.get_type_name() != "Constant":
+        if len(shape) < 4:
             continue
         large = [axis for given in axes.get_data().flat if shape[axis := int(given) % len(shape)] > 1]
         if len(large) != 1 or large[0] < 2:

@@ -16,7 +16,7 @@ def join_rows(model: Any) -> bool:
     multiplied by, a single number, stays behind it, where OpenVINO makes both at once and rounds once less.
 
     Args:
-        model: of OpenVINO, with fixed shapes; changed in place.
+        model: of OpenVINO, with the shapes of a batch; changed in place.
 
     Returns:
         Whether there was one.
@@ -28,6 +28,8 @@ def join_rows(model: Any) -> bool:
         if product.get_type_name() != "MatMul" or any(product.get_attributes().values()):
             continue
         first, second = (product.input_value(index) for index in (0, 1))
+        if first.get_partial_shape().is_dynamic or second.get_partial_shape().is_dynamic:
+            continue
         rows, shared = (list(value.get_shape()) for value in (first, second))
         middle = rows[1:-2]
         if len(rows) < 3 or rows[0] == 1 or rows[-2] != 1 or shared[:-2] != [1, *middle]:
@@ -59,5 +61,6 @@ def _scaling(node: Any) -> tuple[Any, Any] | None:
         return None
     user = places[0].get_node()
     number = user.input_value(1 - places[0].get_index())
-    single = number.get_node().get_type_name() == "Constant" and math.prod(number.get_shape()) == 1
-    return (user, number) if single else None
+    if number.get_node().get_type_name() != "Constant" or math.prod(number.get_shape()) != 1:
+        return None
+    return (user, number) if user.output(0).get_shape() == node.output(0).get_shape() else None

@@ -84,12 +84,22 @@ def test_axes_that_are_not_known_stay() -> None:
     assert shapes(model) == [[5, 4, 1, 36]]
 
 
-@pytest.mark.parametrize("batch", [1, 3, 64])
-def test_a_row_does_not_depend_on_the_others(batch: int) -> None:
-    x = np.random.default_rng(0).standard_normal((64, 4, 1, 36)).astype(np.float32)
+def test_shapes_that_are_not_known_stay() -> None:
+    x = opset.parameter([-1, 4, 1, 36], np.float32)
+    model = openvino.Model([opset.reduce_sum(x, np.array([3], np.int64), True)], [x])
+    fold_reductions(model)
+    assert [each.get_type_name() for each in model.get_ordered_ops()].count("Reshape") == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("heads", "numbers"), [(4, 36), (1, 36), (1, 5000)])
+def test_a_row_does_not_depend_on_the_others(heads: int, numbers: int, threads: int) -> None:
+    """One alone is all that there is to reduce, and would be if its parts were several threads'."""
+    x = np.random.default_rng(0).standard_normal((64, heads, 1, numbers)).astype(np.float32)
     found = {}
-    for rows in (batch, 64):
-        model = model_of("reduce_sum", [rows, 4, 1, 36], [3], True)
+    for rows in (1, 3, 64):
+        model = model_of("reduce_sum", [rows, heads, 1, numbers], [3], True)
         fold_reductions(model)
-        found[rows] = run(model, x[:rows], 2)
-    np.testing.assert_array_equal(found[64][:batch], found[batch])
+        found[rows] = run(model, x[:rows], threads)
+    for rows in (1, 3):
+        np.testing.assert_array_equal(found[64][:rows], found[rows])
