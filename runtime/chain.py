@@ -172,6 +172,7 @@ def chain_steps(
     def refresh(step: int) -> None:
         nonlocal state
         state = method.refresh(state, ask)
+        end_where_late()
         check(are_finite(state.energy, state.grad), step)
 
     def end_where_late() -> None:
@@ -209,9 +210,8 @@ def chain_steps(
         step = done
         done = step + 1 if method.end is None else method.end(step)
         if step in switches:
-            score.switch(switches[step])
+            score.switch(switches[step], ready.get(step))
             refresh(step)
-            end_where_late()
         if method.rejects and step == warm_up.steps:
             score.freeze(warm_up.settle(score.scale))
             refresh(step)
@@ -277,7 +277,10 @@ def chain_steps(
         # Runs the prologue, where there is one.
         score = ScaledScore(engine, rows, free, has_time=None if pace is None else pace.has_time_for_another)
         ask = score
+        ready: dict[int, dict[str, np.ndarray]] = {}
         if pace is not None:
+            # What engines that take over make of the conditions is done once, too, and not within a step.
+            ready = {step: other.prepare(rows) for step, other in switches.items()}
             pace.starts()
             if method.rejects:  # an engine call of the others is a whole step
                 ask = pace.between_calls(score)

@@ -125,6 +125,35 @@ class TestDeadline:
         np.testing.assert_allclose(result.energy, bowl(result.x)[0], rtol=1e-6)
         assert energy.refine(START, seed=3, deadline_ms=1000).energy.max() < -50
 
+    def test_what_is_not_finite_where_a_search_is_given_up_is_no_divergence(self, clock: Clock) -> None:
+        low = Coarse(lambda x: (np.full_like(clock.bowl(x)[0], np.inf), x))
+        high = FunctionEngine(clock.bowl)
+        high.needs_scale = False
+        schedule = [(Span("high", 0, 10), high), (Span("low", 10, None), low)]
+        result = Ebm(high, MODEL, SamplerConfig(steps=40, step_size=0.1), schedule=schedule).refine(
+            START, seed=3, deadline_ms=157
+        )
+        assert result.steps == 10 and not result.diverged.any()
+        np.testing.assert_allclose(result.energy, bowl(result.x)[0], rtol=1e-6)
+
+    def test_an_engine_that_takes_over_encodes_its_condition_before_the_start(self, clock: Clock) -> None:
+        """So that the step in which it does is no slower, and is not refused."""
+        begun: list[int] = []
+
+        class Encoding(FunctionEngine):
+            def prepare(self, cond: Any) -> dict[str, np.ndarray]:
+                begun.append(clock.calls)
+                clock.now += 0.04
+                return super().prepare(cond)
+
+        engines = [Encoding(clock.bowl) for _ in range(2)]
+        for engine in engines:
+            engine.needs_scale = False
+        schedule = [(Span("high", 0, 4), engines[0]), (Span("low", 4, None), engines[1])]
+        energy = Ebm(engines[1], MODEL, SamplerConfig(steps=40, step_size=0.1), schedule=schedule)
+        assert energy.refine(START, seed=3, deadline_ms=80 + 106).steps == 6
+        assert begun == [0, 0]
+
     def test_a_chain_whose_gradient_is_zero_at_every_scale_looks_at_the_clock_too(self, clock: Clock) -> None:
         """The last call of the search, with the usual scale, where none was found."""
         flat = Ebm(FunctionEngine(lambda x: (clock.bowl(x)[0], np.zeros_like(x))), MODEL, SamplerConfig(steps=9))
