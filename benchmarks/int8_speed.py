@@ -64,9 +64,16 @@ def torch_call(model: torch.nn.Module, x: torch.Tensor, *, low: bool, channels_l
     return call
 
 
-def engine_call(stack: ExitStack, bundle: Bundle, precision: str, inputs: dict[str, np.ndarray], threads: int) -> Call:
+def engine_call(
+    stack: ExitStack,
+    bundle: Bundle,
+    precision: str,
+    inputs: dict[str, np.ndarray],
+    threads: int,
+    library: str = "openvino",
+) -> Call:
     """E and dE/dx by an engine of the bundle."""
-    artifact, backend, *_ = choose(bundle, "openvino", precision)
+    artifact, backend, *_ = choose(bundle, library, precision)
     engine = stack.enter_context(
         open_engine(
             backend,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,17 +17,29 @@ _BY_ELEMENT = {"Abs", "Add", "Div", "Exp", "Mul", "Neg", "Reciprocal", "Sigmoid"
 
 
 class _Image(NamedTuple):
-    """What a value [B, G, n] is a view of: [B, C, *places], whose groups are C / G channels."""
+    """What a value is a view of: [B, C, *places], whose groups are C / G channels."""
 
+    batch: int | str
     groups: int
     channels: int
     places: tuple[int, ...]
+    view: tuple[int | str, ...]
+    """The view's shape."""
+    within: tuple[int, ...]
+    """Its dimensions of what is in one group."""
+
+    @property
+    def numbers(self) -> tuple[int | str, ...]:
+        """The shape of one number of each group."""
+        return tuple(1 if axis in self.within else size for axis, size in enumerate(self.view))
 
 
 class KeepChannels(ir.passes.InPlacePass):
-    """Takes group norms, and their gradients, on [B, C, *places] in place of the view [B, G, n] of it.
+    """Takes group norms, and their gradients, on [B, C, *places] in place of a view of it.
 
-    1. What is done number by number is done to the image; a number of each group, [B, G, 1], becomes one of each channel.
+    The view of a group norm is [B, G, n], and that of an instance norm, whose groups are channels, [1, B*C, *places].
+
+    1. What is done number by number is done to the image; a number of each group becomes one of each channel.
     2. A mean over a group is the mean of its channels' means, each of an average pool over all places.
     3. What is done to a view in another way leaves that view, and all that meets it, as they are.
 
@@ -43,7 +55,7 @@ class KeepChannels(ir.passes.InPlacePass):
 
 
 def _views(graph: ir.Graph) -> dict[ir.Value, _Image]:
-    """The values [B, G, n] that can be images, as can all that they meet."""
+    """The views that can be images, as can all that they meet."""
     images: dict[ir.Value, _Image] = {}
     met: dict[ir.Value, list[ir.Value]] = {}  # both ways
     for node in graph:
@@ -68,16 +80,20 @@ def _views(graph: ir.Graph) -> dict[ir.Value, _Image]:
 def _viewed(node: ir.Node) -> _Image | None:
     """The image that a Reshape makes a view of groups of."""
     before, after = dims(node.inputs[0]), dims(node.outputs[0])
-    if before is None or after is None or len(after) != 3 or len(before) < 3 or before[0] != after[0]:
+    if before is None or after is None or len(before) < 3 or node.outputs[0].dtype != ir.DataType.FLOAT:
         return None
-    sizes = [size for size in (*before[1:], *after[1:]) if isinstance(size, int)]
-    if len(sizes) != len(before) + 1 or node.outputs[0].dtype != ir.DataType.FLOAT:
+    sizes = [size for size in before[1:] if isinstance(size, int)]
+    if len(sizes) != len(before) - 1 or math.prod(sizes[1:]) < 2:
         return None
-    channels, *places = sizes[:-2]
-    groups, numbers = sizes[-2:]
-    if not groups or channels % groups or math.prod(sizes[:-2]) != groups * numbers or math.prod(places) < 2:
+    batch, channels, places = before[0], sizes[0], tuple(sizes[1:])
+    if after == (1, f"{channels}*{batch}", *places):
+        return _Image(batch, channels, channels, places, after, (0, *range(2, len(after))))
+    groups = after[1] if len(after) == 3 and after[0] == batch else 0
+    if not isinstance(groups, int) or not groups or channels % groups:
         return None
-    return _Image(groups, channels, tuple(places))
+    if after[2] != channels // groups * math.prod(places):
+        return None
+    return _Image(batch, groups, channels, places, after, (2,))
 
 
 def _stays_a_view(node: ir.Node, image: _Image, images: dict[ir.Value, _Image]) -> bool:
@@ -94,7 +110,8 @@ def _stays_a_view(node: ir.Node, image: _Image, images: dict[ir.Value, _Image]) 
 
 
 def _is_of_groups(value: ir.Value, image: _Image) -> bool:
-    return value.const_value is None and (dims(value) or ())[1:] == (image.groups, 1)
+    numbers = image.numbers
+    return value.const_value is None and dims(value) in (numbers, numbers[1:] if numbers[0] == 1 else numbers)
 
 
 def _is_single(value: ir.Value) -> bool:
@@ -105,7 +122,9 @@ def _is_single(value: ir.Value) -> bool:
 def _can_be_taken(user: ir.Node, images: dict[ir.Value, _Image]) -> bool:
     """Whether what reads a view can read the image in its place."""
     if user.op_type == "ReduceMean":
-        return _is_mean_of_groups(user)
+        source = user.inputs[0]
+        assert source is not None
+        return _is_mean_of_groups(user, images[source])
     if user.op_type == "Reshape":
         source = user.inputs[0]
         assert source is not None  # only the data of a Reshape is a float
@@ -114,10 +133,14 @@ def _can_be_taken(user: ir.Node, images: dict[ir.Value, _Image]) -> bool:
     return user.op_type in _BY_ELEMENT and user.outputs[0] in images
 
 
-def _is_mean_of_groups(node: ir.Node) -> bool:
+def _is_mean_of_groups(node: ir.Node, image: _Image) -> bool:
     axes = content(node.inputs[1]) if len(node.inputs) > 1 else None
     keeps = node.attributes["keepdims"].as_int() if "keepdims" in node.attributes else 1
-    return axes is not None and [int(axis) % 3 for axis in axes.flat] == [2] and keeps == 1
+    return (
+        axes is not None
+        and sorted(int(axis) % len(image.view) for axis in axes.flat) == list(image.within)
+        and keeps == 1
+    )
 
 
 def _reached(first: Iterable[ir.Value], met: dict[ir.Value, list[ir.Value]]) -> set[ir.Value]:
@@ -159,30 +182,34 @@ def _image(graph: ir.Graph, node: ir.Node, views: dict[ir.Value, _Image], made: 
         if value not in views and _is_of_groups(value, image) and value not in made:
             made[value] = _of_channels(graph, node, value, image)
         operands.append(made.get(value, value))
-    shape = [(dims(out) or ("",))[0], image.channels, *image.places]
+    shape = [image.batch, image.channels, *image.places]
     return insert(node, node.op_type, operands, like=out, name=f"{out.name}.channels", shape=shape)
 
 
 def _of_channels(graph: ir.Graph, node: ir.Node, value: ir.Value, image: _Image) -> ir.Value:
-    """Numbers [B, G, 1] as [B, C, 1, ..]."""
-    batch, each = (dims(value) or ("",))[0], image.channels // image.groups
-    shape = stored(graph, np.array([1, image.groups, each], np.int64), f"{value.name}.each")
-    wide = insert(
-        node, "Expand", [value, shape], like=value, name=f"{value.name}.wide", shape=[batch, image.groups, each]
-    )
-    sizes = [image.channels, *(1 for _ in image.places)]
-    target = stored(graph, np.array([-1, *sizes], np.int64), f"{value.name}.target")
-    return insert(node, "Reshape", [wide, target], like=value, name=f"{value.name}.channels", shape=[batch, *sizes])
+    """Numbers of groups as [B, C, 1, ..]."""
+    name, each = value.name, image.channels // image.groups
+    if each > 1:
+        sizes = stored(graph, np.array([1, image.groups, each], np.int64), f"{name}.each")
+        shape = [image.batch, image.groups, each]
+        value = insert(node, "Expand", [value, sizes], like=value, name=f"{name}.wide", shape=shape)
+    return _reshaped(graph, node, value, f"{name}.channels", [image.batch, image.channels, *(1 for _ in image.places)])
 
 
 def _mean(graph: ir.Graph, node: ir.Node, source: ir.Value, image: _Image) -> ir.Value:
-    """The mean over each group, [B, G, 1], of an image."""
-    out, batch, each = node.outputs[0], (dims(node.outputs[0]) or ("",))[0], image.channels // image.groups
-    name, pooled = out.name, [batch, image.channels, *(1 for _ in image.places)]
+    """The mean over each group of an image, in the shape that it has of the view."""
+    name, numbers = node.outputs[0].name, list(image.numbers)
+    shape = [image.batch, image.channels, *(1 for _ in image.places)]
     mean = insert(
-        node, "AveragePool", [source], like=out, name=f"{name}.pooled", shape=pooled, kernel_shape=image.places
+        node, "AveragePool", [source], like=source, name=f"{name}.pooled", shape=shape, kernel_shape=image.places
     )
-    target = stored(graph, np.array([-1, image.groups, each], np.int64), f"{name}.groups")
-    mean = insert(node, "Reshape", [mean, target], like=out, name=f"{name}.apart", shape=[batch, image.groups, each])
+    if image.groups == image.channels:
+        return _reshaped(graph, node, mean, f"{name}.of_groups", numbers)
+    mean = _reshaped(graph, node, mean, f"{name}.apart", [image.batch, image.groups, image.channels // image.groups])
     last = stored(graph, np.array([2], np.int64), f"{name}.last")
-    return insert(node, "ReduceMean", [mean, last], like=out, name=f"{name}.of_groups", keepdims=1)
+    return insert(node, "ReduceMean", [mean, last], like=mean, name=f"{name}.of_groups", shape=numbers, keepdims=1)
+
+
+def _reshaped(graph: ir.Graph, node: ir.Node, value: ir.Value, name: str, shape: Sequence[int | str]) -> ir.Value:
+    sizes = np.array([size if isinstance(size, int) else -1 for size in shape], np.int64)
+    return insert(node, "Reshape", [value, stored(graph, sizes, f"{name}.shape")], like=value, name=name, shape=shape)

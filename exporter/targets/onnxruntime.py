@@ -7,8 +7,10 @@ import importlib.util
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 
 from ..emulate import emulate
+from ..passes.series import SeriesAsImages
 from .artifact import Artifact, Progress
 from .check import check
 
@@ -53,6 +55,9 @@ def write(
         note = "weights in BF16, arithmetic in float32: onnxruntime's CPU provider has no BF16 kernels"
     elif precision == "fp16":
         note = "weights in FP16; onnxruntime's CPU provider computes in float32 on x86"
+    model = ir.from_proto(graph)
+    if SeriesAsImages()(model).modified:
+        graph = ir.to_proto(model)
     check(graph, target="onnxruntime", precision=precision, role=role)
     path = folder / f"{role}.{precision}.onnxruntime.onnx"
     onnx.save(graph, path)
