@@ -155,13 +155,14 @@ def _reached(first: Iterable[ir.Value], met: dict[ir.Value, list[ir.Value]]) -> 
 
 
 def _to_images(graph: ir.Graph, views: dict[ir.Value, _Image]) -> None:
-    made: dict[ir.Value, ir.Value] = {}  # the image of a view, and the numbers of channels of those of groups
+    made: dict[ir.Value, ir.Value] = {}  # the image of a view
+    numbers: dict[tuple[ir.Value, _Image], ir.Value] = {}  # numbers of groups as those of an image's channels
     old: list[ir.Node] = []
     for node in list(graph):
         out, source = node.outputs[0], node.inputs[0] if node.inputs else None
         if out in views:
             old.append(node)
-            made[out] = _image(graph, node, views, made)
+            made[out] = _image(graph, node, views, made, numbers)
         elif source is not None and source in views:
             image = views[source]
             replace(node, made[source] if node.op_type == "Reshape" else _mean(graph, node, made[source], image))
@@ -169,7 +170,13 @@ def _to_images(graph: ir.Graph, views: dict[ir.Value, _Image]) -> None:
         graph.remove(node, safe=True)
 
 
-def _image(graph: ir.Graph, node: ir.Node, views: dict[ir.Value, _Image], made: dict[ir.Value, ir.Value]) -> ir.Value:
+def _image(
+    graph: ir.Graph,
+    node: ir.Node,
+    views: dict[ir.Value, _Image],
+    made: dict[ir.Value, ir.Value],
+    numbers: dict[tuple[ir.Value, _Image], ir.Value],
+) -> ir.Value:
     """The image of what a node makes a view of."""
     out, image = node.outputs[0], views[node.outputs[0]]
     if node.op_type == "Reshape":
@@ -179,16 +186,21 @@ def _image(graph: ir.Graph, node: ir.Node, views: dict[ir.Value, _Image], made: 
     operands: list[ir.Value] = []
     for value in node.inputs:
         assert value is not None
-        if value not in views and _is_of_groups(value, image) and value not in made:
-            made[value] = _of_channels(graph, node, value, image)
-        operands.append(made.get(value, value))
+        if value in views:
+            operands.append(made[value])
+        elif _is_of_groups(value, image):
+            if (value, image) not in numbers:
+                numbers[value, image] = _of_channels(graph, node, value, image)
+            operands.append(numbers[value, image])
+        else:
+            operands.append(value)
     shape = [image.batch, image.channels, *image.places]
     return insert(node, node.op_type, operands, like=out, name=f"{out.name}.channels", shape=shape)
 
 
 def _of_channels(graph: ir.Graph, node: ir.Node, value: ir.Value, image: _Image) -> ir.Value:
     """Numbers of groups as [B, C, 1, ..]."""
-    name, each = value.name, image.channels // image.groups
+    name, each = f"{node.outputs[0].name}.numbers", image.channels // image.groups
     if each > 1:
         sizes = stored(graph, np.array([1, image.groups, each], np.int64), f"{name}.each")
         shape = [image.batch, image.groups, each]

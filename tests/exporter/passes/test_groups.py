@@ -52,6 +52,18 @@ def test_a_norm_is_that_of_the_image() -> None:
     assert not check_pass(KeepChannels(), model, FEEDS)
 
 
+def test_numbers_of_groups_are_those_of_each_image_that_they_meet() -> None:
+    text = (
+        "g (float[B, 6, 2, 5] x, float[B, 12, 5] z) => (float[B, 6, 2, 5] y, float[B, 12, 5] u) <float[B, 3, 20] v, float[B, 3, 20] w> "
+        f"{{ v = Reshape(x, view) {NORM} y = Reshape(n, back) w = Reshape(z, view) a = Sub(w, m) b = ReduceMean<keepdims=1>(a, last) "
+        "c = Sub(a, b) u = Reshape(c, again) }"
+    )
+    model = graph(text, {**CONSTANTS, "again": i64(-1, 12, 5)})
+    z = np.random.default_rng(1).standard_normal((4, 12, 5)).astype(np.float32)
+    assert check_pass(KeepChannels(), model, {**FEEDS, "z": z})
+    assert kinds(model).count("AveragePool") == 3
+
+
 @pytest.mark.parametrize(
     ("shape", "groups"),
     [((6, 7), 3), ((6, 2, 5), 6), ((6, 2, 5), 1), ((4, 3, 2, 2), 2)],
