@@ -86,13 +86,17 @@ class GraphBuilder:
 
         Args:
             graph: without subgraphs; its initializers are shared by all copies.
-            feeds: what stands in the place of its inputs, by name.
+            feeds: what stands in the place of its inputs, by name; gets their types and shapes where it has none, as passes take a graph
+                by them, and are to do the same to each copy.
 
         Returns:
             Its outputs by name.
         """
         self._copies += 1
         values: dict[ir.Value, ir.Value] = {value: feeds[value.name or ""] for value in graph.inputs}
+        for value, fed in values.items():
+            if fed.shape is None:
+                fed.type, fed.shape = value.type, value.shape
         for stored in graph.initializers.values():
             values[stored] = self._root._initializer(stored)
         for node in graph:

@@ -13,6 +13,7 @@ from torch import nn
 from ebm_export.exporter import export
 from ebm_export.exporter.energy import make_energy
 from ebm_export.exporter.passes.groups import KeepChannels
+from ebm_export.exporter.sampler_graph import sampler_graph
 from ebm_export.runtime import SamplerConfig, load
 
 from ..referee import score_graph
@@ -129,6 +130,16 @@ def test_a_gradient_has_no_view_left() -> None:
         ]
         for shape in shapes:
             assert shape[1:] != [4, 256] and (shape[:1] != [1] or shape[2:] != [8, 8]), node
+
+
+def test_a_norm_of_the_state_itself_is_one_of_the_image_in_each_step() -> None:
+    energy = make_energy(
+        nn.Sequential(nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(64, 1)).eval(), torch.randn(2, 4, 4, 4)
+    )
+    score = score_graph(energy)
+    steps = sampler_graph(score, SamplerConfig(steps=4, step_size=0.1), 3, highest_scale=None)
+    assert KeepChannels()(score).modified and KeepChannels()(steps).modified
+    assert 0 < 3 * kinds(score).count("AveragePool") == kinds(steps).count("AveragePool")
 
 
 def test_openvino_answers_as_pytorch_and_the_same_in_each_batch(tmp_path: Path) -> None:

@@ -64,14 +64,34 @@ def test_padding_that_is_worked_out_and_weights_that_are_computed_stay(convoluti
 
 
 class Trajectory(nn.Module):
-    def __init__(self) -> None:
+    """Of places by channels, or of channels by places, which the first convolution reads as they are."""
+
+    def __init__(self, channels_first: bool = False) -> None:
         super().__init__()
+        self.channels_first = channels_first
         torch.manual_seed(0)
         self.stem, self.body, self.head = nn.Conv1d(3, 16, 3, 1, 1), nn.Conv1d(16, 16, 3, 2, 1), nn.Conv1d(16, 1, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = torch.nn.functional.silu(self.stem(x.transpose(1, 2)))
+        h = torch.nn.functional.silu(self.stem(x if self.channels_first else x.transpose(1, 2)))
         return self.head(torch.nn.functional.silu(self.body(h))).sum((1, 2))
+
+
+def test_fused_steps_convolve_as_single_ones_do(tmp_path: Path) -> None:
+    x = torch.randn(9, 3, 8)
+    path = export(
+        Trajectory(channels_first=True).eval(), x[:2], targets=["onnxruntime"], precisions=["fp32"], fuse=2,
+        sampler=SamplerConfig(steps=4, step_size=0.01), out=tmp_path / "trajectory.ebm",
+    )  # fmt: skip
+    for name in ("score", "sampler"):
+        nodes = onnx.load(path / f"{name}.fp32.onnxruntime.onnx").graph.node
+        lines = [node.output[0] for node in nodes if node.op_type == "Unsqueeze"]
+        assert all(node.input[0] in lines for node in nodes if node.op_type == "Conv"), name
+    found = []
+    for fuse in (True, False):
+        with load(path, backend="onnxruntime", fuse=fuse) as ebm:
+            found.append(ebm.refine(x.numpy(), seed=0))
+    np.testing.assert_array_equal(*found)
 
 
 def test_a_bundle_for_onnxruntime_has_images(tmp_path: Path) -> None:
