@@ -125,23 +125,35 @@ def main() -> None:
     report(times, options)
 
 
-def measure(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every call in every round."""
+def measure(calls: dict[str, Call], rounds: int, *, pause: float = 0.0, together: int = 1) -> dict[str, np.ndarray]:
+    """Milliseconds of every call in every round.
+
+    Args:
+        calls: take turns; the order is turned round from round to round, and two rounds before the first are not counted.
+        rounds: how many are counted.
+        pause: seconds before each, for what lasts a few milliseconds: threads of the one before sleep then. It is called three times
+            after that, which do not count either.
+        together: so many calls are timed as one.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 2):
         for name in calls if number % 2 else reversed(calls):
+            if pause:
+                time.sleep(pause)
+                for _ in range(3):
+                    calls[name]()
             begun = time.perf_counter()
-            calls[name]()
+            for _ in range(together):
+                calls[name]()
             if number >= 2:  # compiled and warm
-                times[name].append(1e3 * (time.perf_counter() - begun))
+                times[name].append(1e3 * (time.perf_counter() - begun) / together)
         print(f"round {number + 1} of {rounds + 2}", file=sys.stderr)
-    return times
+    return {name: np.array(values) for name, values in times.items()}
 
 
-def report(times: dict[str, list[float]], options: argparse.Namespace) -> None:
+def report(times: dict[str, np.ndarray], options: argparse.Namespace) -> None:
     """Prints a table and writes the JSON file."""
-    array = {name: np.array(values) for name, values in times.items()}
-    theirs = {name: values for name, values in array.items() if name.startswith("PyTorch")}
+    theirs = {name: values for name, values in times.items() if name.startswith("PyTorch")}
     best = min(theirs, key=lambda name: float(np.median(theirs[name])))
     rows = [
         {
@@ -151,7 +163,7 @@ def report(times: dict[str, list[float]], options: argparse.Namespace) -> None:
             "p90 ms": float(np.percentile(values, 90)),
             "times as fast as the best of PyTorch": float(np.median(theirs[best] / values)),
         }
-        for name, values in array.items()
+        for name, values in times.items()
     ]
     print(f"| | median ms | 10 % to 90 % | times as fast as {best} |\n| --- | --- | --- | --- |")
     for row in rows:

@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
-from int8_speed import WAYS, Call, engine_call, torch_call
+from int8_speed import WAYS, Call, engine_call, measure, torch_call
 from torch import nn
 
 from ebm_export.exporter import export
@@ -65,21 +64,6 @@ def frozen(build: Callable[[], Residual]) -> Residual:
     return build().eval().requires_grad_(False)
 
 
-def measure(calls: dict[str, Call], rounds: int) -> dict[str, np.ndarray]:
-    """Milliseconds of a call, of every one in every round."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds):
-        for name in calls if number % 2 else reversed(calls):
-            time.sleep(0.3)
-            for _ in range(3):
-                calls[name]()
-            begun = time.perf_counter()
-            for _ in range(5):
-                calls[name]()
-            times[name].append(1e3 * (time.perf_counter() - begun) / 5)
-    return {name: np.array(values) for name, values in times.items()}
-
-
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -101,7 +85,7 @@ def main() -> None:
             inputs = {"x": x.numpy(), "grad_scale": np.ones(len(x), np.float32)}
             for library in LIBRARIES:
                 calls[library] = engine_call(stack, Bundle(path), "fp32", inputs, options.threads, library)
-            times = measure(calls, options.rounds)
+            times = measure(calls, options.rounds, pause=0.3, together=5)
         best = min(times.keys() - set(LIBRARIES), key=lambda key: float(np.median(times[key])))
         row = [name, f"{np.median(times[best]):.1f} ({best})"]
         for library in LIBRARIES:
