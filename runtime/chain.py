@@ -198,7 +198,7 @@ def chain_steps(
             return
         for turn in sorted(switches):
             if turn < resume.done:
-                score.switch(switches[turn])
+                score.switch(switches[turn], ready[turn])
         done, state, lost = resume.done, resume.state, resume.lost
         if ask_again:
             score.state = resume.scale
@@ -210,7 +210,7 @@ def chain_steps(
         step = done
         done = step + 1 if method.end is None else method.end(step)
         if step in switches:
-            score.switch(switches[step], ready.get(step))
+            score.switch(switches[step], ready[step])
             refresh(step)
         if method.rejects and step == warm_up.steps:
             score.freeze(warm_up.settle(score.scale))
@@ -277,10 +277,9 @@ def chain_steps(
         # Runs the prologue, where there is one.
         score = ScaledScore(engine, rows, free, has_time=None if pace is None else pace.has_time_for_another)
         ask = score
-        ready: dict[int, dict[str, np.ndarray]] = {}
+        # Engines that take over run theirs now, too, and not within a step, of which a deadline might count the time.
+        ready = {step: other.prepare(rows) for step, other in switches.items()}
         if pace is not None:
-            # What engines that take over make of the conditions is done once, too, and not within a step.
-            ready = {step: other.prepare(rows) for step, other in switches.items()}
             pace.starts()
             if method.rejects:  # an engine call of the others is a whole step
                 ask = pace.between_calls(score)

@@ -155,7 +155,6 @@ class ScaledScore:
         self._has_time = has_time
         self.calls = 0
         self._engine = engine
-        self._cond = cond
         self._inputs = engine.prepare(cond)
         self._free = free
         self._scaled = engine.needs_scale if scaled is None else scaled
@@ -305,16 +304,15 @@ class ScaledScore:
         self.gave_up = self._has_time is not None and not self._has_time(calls)
         return self.gave_up
 
-    def switch(self, engine: Engine, inputs: dict[str, np.ndarray] | None = None) -> None:
+    def switch(self, engine: Engine, inputs: dict[str, np.ndarray]) -> None:
         """Lets another engine answer from now on; the running scale is carried over, where there is one.
 
         Args:
             engine: an open engine of the same energy.
-            inputs: what it made of the conditions, where that is done.
+            inputs: what it made of the conditions (`Engine.prepare`).
         """
         self._left = self._engine, self._inputs, self._scaled, self.state
-        self._engine = engine
-        self._inputs = engine.prepare(self._cond) if inputs is None else inputs
+        self._engine, self._inputs = engine, inputs
         if not (self._scaled and engine.needs_scale):
             self._next = None  # an engine that needs one after one that does not finds it anew, frozen or not
         self._scaled = engine.needs_scale

@@ -125,17 +125,6 @@ class TestDeadline:
         np.testing.assert_allclose(result.energy, bowl(result.x)[0], rtol=1e-6)
         assert energy.refine(START, seed=3, deadline_ms=1000).energy.max() < -50
 
-    def test_what_is_not_finite_where_a_search_is_given_up_is_no_divergence(self, clock: Clock) -> None:
-        low = Coarse(lambda x: (np.full_like(clock.bowl(x)[0], np.inf), x))
-        high = FunctionEngine(clock.bowl)
-        high.needs_scale = False
-        schedule = [(Span("high", 0, 10), high), (Span("low", 10, None), low)]
-        result = Ebm(high, MODEL, SamplerConfig(steps=40, step_size=0.1), schedule=schedule).refine(
-            START, seed=3, deadline_ms=157
-        )
-        assert result.steps == 10 and not result.diverged.any()
-        np.testing.assert_allclose(result.energy, bowl(result.x)[0], rtol=1e-6)
-
     def test_an_engine_that_takes_over_encodes_its_condition_before_the_start(self, clock: Clock) -> None:
         """So that the step in which it does is no slower, and is not refused."""
         begun: list[int] = []

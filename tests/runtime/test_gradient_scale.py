@@ -200,7 +200,7 @@ def test_frozen_where_there_was_none_it_is_found_once_one_is_needed() -> None:
     score = ScaledScore(plain, {})
     score(x)
     score.freeze(score.scale)
-    score.switch(low)
+    score.switch(low, {})
     for _ in range(2):
         score(x)
         np.testing.assert_allclose(score.scale, 1e9, rtol=0.1)

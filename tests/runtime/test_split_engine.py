@@ -157,10 +157,11 @@ def test_warm_encodes_large_conditions_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_another_engine_prepares_for_itself() -> None:
     engine, encoder = split_engine()
-    score = ScaledScore(whole_engine(), {"obs": OBS, "goal": GOAL})
+    cond = {"obs": OBS, "goal": GOAL}
+    score = ScaledScore(whole_engine(), cond)
     x = np.zeros((4, 2), np.float32)
     expected = [array.copy() for array in score(x)]
-    score.switch(engine)
+    score.switch(engine, engine.prepare(cond))
     found = score(x)
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
     assert encoder.rows == [1] * 4
@@ -220,11 +221,11 @@ def test_an_engine_of_float32s_range_is_asked_once_and_without_a_scale() -> None
     assert len(scales) == score.calls == 2
     assert all((scale == 1).all() for scale in scales)
     # Another engine that needs one finds it, and the way back gives it up.
-    score.switch(FunctionEngine(lambda x: (x.sum(axis=1), 1e-6 * x)))
+    score.switch(FunctionEngine(lambda x: (x.sum(axis=1), 1e-6 * x)), {})
     score(x)
     assert score.scale is not None
     np.testing.assert_allclose(score.scale, 1e6, rtol=1e-5)
-    score.switch(engine)
+    score.switch(engine, {})
     score(x)
     assert (score.scale == 1).all()
 
