@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..runtime.config import SamplerConfig
-from ..runtime.gradient_scale import OVERSHOOT, SETTLED, STRIDE, TRIES
+from ..runtime.gradient_scale import OVERSHOOT, SETTLED, SMALLEST, STRIDE, TRIES
 from ..runtime.known_scales import LOWEST_SCALE, KnownScales
 from .graph_builder import GraphBuilder
 from .sampler_steps import StepWriter
@@ -60,11 +60,11 @@ def search_scale(
     size = body.op("Sqrt", [body.op("Div", [squares, made.scalar(float(numbers))])])
     usable = writer.usable(squares)
     # The formula of `first_scale`.
-    divisor = body.op("Where", [usable, size, made.scalar(1.0)])
-    smaller = body.op(
-        "Where", [body.op("Greater", [squares, made.scalar(0.0)]), made.scalar(1 / STRIDE), made.scalar(STRIDE)]
-    )
-    factor = body.op("Where", [usable, made.scalar(1.0), smaller])
+    tiny = body.op("Less", [size, made.scalar(SMALLEST)])
+    telling = body.op("And", [usable, body.op("Not", [tiny])])
+    divisor = body.op("Where", [telling, size, made.scalar(1.0)])
+    stride = body.op("Where", [tiny, made.scalar(STRIDE), made.scalar(1 / STRIDE)])
+    factor = body.op("Where", [telling, made.scalar(1.0), stride])
     new = body.op("Mul", [body.op("Div", [scale, divisor]), factor])
     new = body.op("Clip", [new, made.scalar(LOWEST_SCALE), made.scalar(scales.highest)])
 

@@ -30,7 +30,17 @@ from .engine import Engine
 from .known_scales import HIGHEST_SCALE, LOWEST_SCALE
 from .row_norms import moderate_square_sums, square_sums
 
-__all__ = ["OVERSHOOT", "SETTLED", "STRIDE", "TRIES", "ScaleState", "ScaledScore", "first_scale", "next_scale"]
+__all__ = [
+    "OVERSHOOT",
+    "SETTLED",
+    "SMALLEST",
+    "STRIDE",
+    "TRIES",
+    "ScaleState",
+    "ScaledScore",
+    "first_scale",
+    "next_scale",
+]
 
 STRIDE = 2.0**8
 """The reach of an 8-bit grid: farther, and a gradient that was rounded to zero is clipped next."""
@@ -40,6 +50,10 @@ OVERSHOOT = 2.0**4
 
 TRIES = 13
 """Of 2^8 each: as far as the scales reach."""
+
+SMALLEST = 2.0**-24
+"""Size of a scaled gradient below which it says nothing: the smallest number of FP16, and far below the grids of INT8, whose
+roundings leave as little as 1e-29."""
 
 SETTLED = (0.8, 1.25)
 """Size of a scaled gradient from which the running rule goes on."""
@@ -74,12 +88,12 @@ def next_scale(scale: np.ndarray, scaled_grad: np.ndarray, highest: float = HIGH
 def first_scale(scale: np.ndarray, scaled_grad: np.ndarray, highest: float = HIGHEST_SCALE) -> np.ndarray:
     """Returns the scale that would have made this answer's size one; arguments and result as for `next_scale`.
 
-    s' = s / r. Where r is 0 the gradient may have been too small for the engine, so s' = s * 2^8; where it is not finite
-    it may have been too large, and s' = s / 2^8.
+    s' = s / r. Where r is below `SMALLEST` the gradient may have been too small for the engine, so s' = s * 2^8; where it is not
+    finite it may have been too large, and s' = s / 2^8.
     """
     size = _rms(scaled_grad)
-    usable = np.isfinite(size) & (size > 0)
-    factor = np.where(size == 0, STRIDE, 1 / STRIDE)
+    usable = np.isfinite(size) & (size >= SMALLEST)
+    factor = np.where(size < SMALLEST, STRIDE, 1 / STRIDE)
     return _clipped(np.where(usable, scale / np.where(usable, size, 1.0), scale * factor), highest)
 
 

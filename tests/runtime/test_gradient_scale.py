@@ -37,9 +37,9 @@ def test_first_scale_is_one_over_the_unscaled_rms() -> None:
 
 
 def test_first_scale_looks_farther_where_an_answer_says_nothing() -> None:
-    scaled = np.array([[0, 0], [np.nan, 1], [np.inf, 1]], np.float32)
-    scale = np.array([5, 6, 7], np.float32)
-    np.testing.assert_allclose(first_scale(scale, scaled), [5 * 2.0**8, 6 / 2.0**8, 7 / 2.0**8], rtol=1e-6)
+    scaled = np.array([[0, 0], [np.nan, 1], [np.inf, 1], [1e-29, -1e-29]], np.float32)
+    scale = np.array([5, 6, 7, 8], np.float32)
+    np.testing.assert_allclose(first_scale(scale, scaled), [5 * 2.0**8, 6 / 2.0**8, 7 / 2.0**8, 8 * 2.0**8], rtol=1e-6)
 
 
 def test_next_scale_averages_the_square_of_the_size_over_the_steps() -> None:
@@ -60,7 +60,8 @@ def test_holds_where_the_gradient_is_zero_or_not_finite() -> None:
 
 def test_stays_within_its_limits() -> None:
     scaled = np.array([[1e-38], [1e38]], np.float32)
-    np.testing.assert_array_equal(first_scale(np.ones(2, np.float32), scaled), [HIGHEST_SCALE, LOWEST_SCALE])
+    near = np.array([2.0**99, 1], np.float32)
+    np.testing.assert_array_equal(first_scale(near, scaled), [HIGHEST_SCALE, LOWEST_SCALE])
     assert next_scale(np.array([2.0**-99], np.float32), scaled[1:]) == LOWEST_SCALE
 
 
@@ -96,6 +97,24 @@ def test_finds_the_scale_of_an_engine_that_rounds_and_clips() -> None:
         _, grad = score(x)
         relative = np.linalg.norm(grad / slope - x) / np.linalg.norm(x)
         assert relative < 0.1, slope  # 0.036 for the rounding at a size of 0.8, and what lies beyond 2.4 sigma at 1.25
+
+
+class Residue(Coarse):
+    """One whose roundings leave something where there should be nothing, as sums of dequantized numbers do."""
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        answer = super().run(inputs)
+        answer["grad"] += np.float32(1e-29)
+        return answer
+
+
+def test_what_roundings_leave_is_not_taken_for_a_gradient() -> None:
+    """A scale of 1e29 was tried next, and the search back from there ended at a clipped gradient."""
+    x = np.random.default_rng(2).standard_normal((2, 50)).astype(np.float32)
+    engine = Residue(1e-3)
+    _, grad = ScaledScore(engine, {})(x)
+    assert len(engine.scales) == 3
+    assert np.linalg.norm(grad / 1e-3 - x) < 0.1 * np.linalg.norm(x)
 
 
 class Rough(Recorder):
