@@ -9,6 +9,7 @@ from .affine import FoldAffineIntoConv
 from .expand import DropExpand
 from .heads import KeepHeads
 from .log_sigmoid import LogSigmoid
+from .matrices import ShareMatrix
 from .pad import FusePadIntoConv
 from .part import PartProducts, SliceProducts
 from .reshape import MergeReshapes
@@ -21,6 +22,7 @@ __all__ = [
     "LogSigmoid",
     "MergeReshapes",
     "PartProducts",
+    "ShareMatrix",
     "SliceProducts",
     "optimize",
 ]
@@ -40,6 +42,7 @@ def optimize(model: ir.Model) -> None:
             LogSigmoid(),
             FoldAffineIntoConv(),
             FusePadIntoConv(),
+            ShareMatrix(),
             PartProducts(),
             SliceProducts(),
             RemoveUnusedNodesPass(),
