@@ -45,9 +45,45 @@ class Residual(nn.Module):
         return self.head(h.flatten(2).mean(2)).squeeze(1)
 
 
-CASES: dict[str, tuple[Callable[[], Residual], torch.Tensor]] = {
+class OverChannels(nn.LayerNorm):
+    """A layer norm of each place of an image, as torchvision's ConvNeXt has it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Places(nn.Module):
+    """A norm and two layers of each place of an image (ConvNeXt, Liu et al., arXiv:2201.03545)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth = nn.Conv2d(CHANNELS, CHANNELS, 7, 1, 3, groups=CHANNELS)
+        self.layers = nn.Sequential(
+            nn.LayerNorm(CHANNELS), nn.Linear(CHANNELS, 4 * CHANNELS), nn.GELU(), nn.Linear(4 * CHANNELS, CHANNELS)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.layers(self.depth(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ConvNext(nn.Module):
+    """Three blocks of layers of each place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.head = nn.Conv2d(3, CHANNELS, 2, 2), nn.Linear(CHANNELS, 1)
+        self.blocks = nn.Sequential(*(Places() for _ in range(3)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(self.stem(x)).mean((2, 3))).squeeze(1)
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], torch.Tensor]] = {
     "images, group norm": (lambda: images(lambda: nn.GroupNorm(8, CHANNELS)), torch.rand(8, 3, PLACES, PLACES)),
     "images, instance norm": (lambda: images(lambda: nn.InstanceNorm2d(CHANNELS, affine=True)), torch.rand(8, 3, PLACES, PLACES)),
+    "images, layer norm over channels": (lambda: images(lambda: OverChannels(CHANNELS)), torch.rand(8, 3, PLACES, PLACES)),
+    "images, ConvNeXt": (ConvNext, torch.rand(8, 3, PLACES, PLACES)),
     "images, batch norm": (lambda: images(lambda: nn.BatchNorm2d(CHANNELS)), torch.rand(8, 3, PLACES, PLACES)),
     "series, group norm": (lambda: Residual(lambda: nn.GroupNorm(8, CHANNELS), 7, nn.Conv1d), torch.rand(64, 7, PLACES)),
 }  # fmt: skip
@@ -59,7 +95,7 @@ def images(norm: Callable[[], nn.Module]) -> Residual:
     return Residual(norm, 3, nn.Conv2d)
 
 
-def frozen(build: Callable[[], Residual]) -> Residual:
+def frozen(build: Callable[[], nn.Module]) -> nn.Module:
     """As it is used."""
     return build().eval().requires_grad_(False)
 
@@ -74,6 +110,7 @@ def main() -> None:
     print("| | best PyTorch, ms | OpenVINO, ms | times as fast | onnxruntime, ms | times as fast |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, (build, x) in CASES.items():
+        torch.compiler.reset()  # else it gives up compiling after eight networks
         calls: dict[str, Call] = {}
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             sampler = SamplerConfig(steps=4, step_size=0.1)

@@ -16,6 +16,7 @@ from ...runtime.backends.openvino_error import failed_node, in_one_sentence
 from ...runtime.errors import EbmExportError, MissingBackend, UnsupportedOperation
 from ..passes.few_outputs import SplitFewOutputs
 from ..passes.groups import KeepChannels
+from ..passes.order import KeepOrder
 from ..passes.places import KeepScaledPlaces
 from ..passes.reduce import KeepReducedDims
 from ..passes.windows import WidenInt8Windows
@@ -81,6 +82,7 @@ def write(
     stem = f"{role}.{precision}.openvino"
     onnx_file = folder / f"{stem}.onnx"  # OpenVINO reads files, and names the model after this one
     model_ir = ir.from_proto(graph)
+    KeepOrder()(model_ir)
     KeepChannels()(model_ir)
     KeepReducedDims()(model_ir)
     KeepScaledPlaces()(model_ir)
