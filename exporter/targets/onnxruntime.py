@@ -10,7 +10,9 @@ import onnx
 import onnx_ir as ir
 
 from ..emulate import emulate
+from ..passes.order import KeepOrder
 from ..passes.series import SeriesAsImages
+from ..passes.sums import SumByProduct
 from .artifact import Artifact, Progress
 from .check import check
 
@@ -56,7 +58,7 @@ def write(
     elif precision == "fp16":
         note = "weights in FP16; onnxruntime's CPU provider computes in float32 on x86"
     model = ir.from_proto(graph)
-    if SeriesAsImages()(model).modified:
+    if any([rewrite(model).modified for rewrite in (KeepOrder(), SeriesAsImages(), SumByProduct())]):
         graph = ir.to_proto(model)
     check(graph, target="onnxruntime", precision=precision, role=role)
     path = folder / f"{role}.{precision}.onnxruntime.onnx"

@@ -23,6 +23,9 @@ __all__ = ["OnnxRuntimeEngine", "available"]
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _NVIDIA = (_CUDA, "TensorrtExecutionProvider")
+_MOVES_TRANSPOSES = ("TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider")
+"""What moves a Transpose past reductions, whose axes come to lie right behind the batch: then a sample by itself is added up in another
+order (`exporter/passes/sums.py`). Those that cancel are gone from a graph that was exported."""
 _OWN_OPTIONS = {_CUDA: {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}}
 """Options of providers where the caller gives none. CUDA's own defaults round the operands of float32 products to 10 bits of mantissa, and
 pick the kernels of convolutions by their time, so that the same run need not have the same bits again."""
@@ -168,14 +171,15 @@ class OnnxRuntimeEngine(Engine):
                 source = without_outputs(self.path.read_bytes(), self._left_out)
             except ValueError as error:
                 raise LoadError(f"onnxruntime cannot load {self.path.name}: {error}") from error
+        more = {"disabled_optimizers": _MOVES_TRANSPOSES} if providers == [_CPU] else {}
         try:
-            return onnxruntime.InferenceSession(source, settings, providers=providers)
+            return onnxruntime.InferenceSession(source, settings, providers=providers, **more)
         except _failures() as error:
             # Where layers share 8-bit weights, as fused steps do, onnxruntime 1.32 fails with that setting. Then it computes on the
             # 8-bit numbers in float32, which is right everywhere.
             settings.add_session_config_entry("session.disable_quant_qdq", "1")
             with contextlib.suppress(*_failures()):
-                return onnxruntime.InferenceSession(source, settings, providers=providers)
+                return onnxruntime.InferenceSession(source, settings, providers=providers, **more)
             raise LoadError(f"onnxruntime cannot load {self.path.name}: {_first_line(error)}") from error
 
     def _checked_session(self, onnxruntime: Any, providers: list[Any]) -> Any:
