@@ -190,9 +190,9 @@ class TestProviders:
         session = onnxruntime.InferenceSession
         asked: list[list[Any]] = []
 
-        def without_cuda(path: Path, settings: Any, providers: list[Any]) -> Any:
+        def without_cuda(path: Path, settings: Any, providers: list[Any], **rest: Any) -> Any:
             asked.append(providers)
-            return session(path, settings, providers=[one for one in providers if CUDA not in (one, one[0])])
+            return session(path, settings, providers=[one for one in providers if CUDA not in (one, one[0])], **rest)
 
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
         monkeypatch.setattr(onnxruntime, "InferenceSession", without_cuda)
